@@ -1,0 +1,29 @@
+"""Offline by construction; the SLURP pack is found next to the repository or through TRL_WEAKS_DATA."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("CI", "1")  # TRL sends no telemetry
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+DATA = Path(os.environ.get("TRL_WEAKS_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+def _folder(name: str) -> Path:
+    folder = DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"{name} is not here; set TRL_WEAKS_DATA to the folder that holds it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def slurp_dir() -> Path:
+    return _folder("slurp")
+
+
+@pytest.fixture(scope="session")
+def dialogues_dir() -> Path:
+    return _folder("dialogues")

@@ -1,0 +1,42 @@
+"""The dataset contract: every column that travels between labelling and training, named once.
+
+Letters used in every docstring: B rows, L padded length, T supervised tokens, V vocabulary, K classes, N supervisors,
+n supervisors that share one row.
+
+Generation. One row per *distinct* completion of a prompt; a stock `SFTTrainer` can train on it and ignores the rest.
+
+| column             | type                  | meaning                                                                    |
+|--------------------|-----------------------|----------------------------------------------------------------------------|
+| `example_id`       | str                   | id of the prompt; rows are joined on ids, never on positions               |
+| `prompt`           | str or messages       | TRL's own                                                                  |
+| `completion`       | str or messages       | TRL's own                                                                  |
+| `weak_supervisors` | list[str], n          | the supervisors that gave this completion                                  |
+| `weak_weights`     | list[float], n        | their weights; over all rows of one example they sum to 1                  |
+| `weak_offsets`     | list[n][tokens][2]    | each supervisor's tokens as [start, end) characters of the completion text; |
+|                    |                       | the end-of-sequence token is the empty span at the end                     |
+| `weak_logps`       | list[n][tokens]       | log-probability of those tokens under that supervisor, nats, <= 0          |
+| `weak_score`       | float                 | the ensemble's score of the completion, nats per token (joint decoding)    |
+"""
+
+EXAMPLE_ID = "example_id"
+PROMPT = "prompt"
+COMPLETION = "completion"
+SUPERVISORS = "weak_supervisors"
+WEIGHTS = "weak_weights"
+OFFSETS = "weak_offsets"
+LOGPS = "weak_logps"
+SCORE = "weak_score"
+
+GENERATION = (EXAMPLE_ID, PROMPT, COMPLETION, SUPERVISORS, WEIGHTS, OFFSETS, LOGPS)
+
+TEXT = "text"
+LABEL = "label"
+WEAK_PROBS = "weak_probs"  # list[N][K], rows sum to 1
+
+CHOSEN = "chosen"
+REJECTED = "rejected"
+CHOSEN_SCORE = "chosen_score"
+REJECTED_SCORE = "rejected_score"
+MARGIN = "margin"  # chosen_score - rejected_score, nats per token
+PAIR_WEIGHT = "pair_weight"
+PAIR_EPSILON = "pair_epsilon"
