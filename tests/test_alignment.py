@@ -260,6 +260,10 @@ def test_bad_input_is_refused_by_position(call, message):
         call()
 
 
+def test_rounding_above_zero_is_certainty():
+    assert unit_logps([0, 0], [1e-6, -1.0], 1).tolist() == [-1.0]
+
+
 def test_nothing_to_transfer():
     assert transfer_logps([], [], []).shape == (0,)
     assert assign_units([[], []], [], "") == ([], [[], []])

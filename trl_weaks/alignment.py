@@ -20,6 +20,8 @@ from trl_weaks.units import Offsets, assign_units
 
 __all__ = ["assign_units", "split_logps", "student_shares", "transfer_logps", "unit_logps"]
 
+ROUNDING = 1e-4  # a log-softmax in half precision may end this far above 0; it is read as 0
+
 
 def transfer_logps(
     source_offsets: Offsets,
@@ -68,11 +70,11 @@ def unit_logps(
     logps = source_logps if isinstance(source_logps, Tensor) else torch.tensor(source_logps, dtype=torch.float64)
     if logps.shape != ids.shape:
         raise ValueError(f"{logps.numel()} log-probabilities for {ids.numel()} source tokens.")
-    wrong = ~(torch.isfinite(logps) & (logps <= 0))
+    wrong = ~(torch.isfinite(logps) & (logps <= ROUNDING))
     if wrong.any():
         where = int(wrong.nonzero()[0])
         raise ValueError(f"source_logps[{where}] = {float(logps[where])}: log-probabilities are finite and <= 0.")
-    return logps.new_zeros(num_units).index_add(0, ids.to(logps.device), logps)
+    return logps.new_zeros(num_units).index_add(0, ids.to(logps.device), logps.clamp(max=0))
 
 
 def split_logps(
