@@ -1,0 +1,42 @@
+# Two commands set everything up from nothing but Python and pip: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+RUN = TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
+ARGS ?=
+
+.PHONY: help demo test test-slow test-distributed lint format benchmarks clean
+.DEFAULT_GOAL := help
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+# One install for both commands; torch comes first, so that nothing pulls another build of it.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or later is needed"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,plots]'
+	touch $@
+
+demo: $(VENV)/.installed ## the whole weak-to-strong experiment with tiny models: make demo ARGS="--seeds 0 1 2"
+	$(RUN) $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		examples/slot_filling.py $(ARGS)
+
+test: $(VENV)/.installed ## the tests
+	$(RUN) $(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.installed ## the tests that take minutes
+	$(RUN) $(BIN)/python -m pytest -m slow $(ARGS)
+
+test-distributed: $(VENV)/.installed ## every test that starts several processes
+	$(RUN) $(BIN)/python -m pytest -m distributed $(ARGS)
+
+lint: $(VENV)/.installed ## ruff
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: $(VENV)/.installed ## ruff, fixing
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean: ## remove the environment and what runs made
+	rm -rf $(VENV) runs build *.egg-info

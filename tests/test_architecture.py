@@ -1,0 +1,115 @@
+"""The floors of the house: a room uses only the floors below it, nothing points back, rooms stay small."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "trl_weaks"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# First matching prefix decides. Floor 0 maths, 1 losses, 2 models at work, 3 trainers, 4 study and command line.
+FLOORS = {
+    "trl_weaks.losses": 1,
+    "trl_weaks.labelling": 2,
+    "trl_weaks.heads": 2,
+    "trl_weaks.trainer": 3,
+    "trl_weaks.study": 4,
+    "trl_weaks.cli": 4,
+    "trl_weaks": 0,
+}
+HUGGING_FACE = {"transformers", "datasets", "accelerate", "trl", "peft", "tokenizers", "huggingface_hub"}
+FORBIDDEN = {0: HUGGING_FACE, 1: HUGGING_FACE, 2: {"trl", "peft"}, 3: set(), 4: set()}
+# The metric script is loaded by `evaluate` from its path: it imports that library and is imported by nobody.
+METRIC_SCRIPT = "trl_weaks.metrics.hf_slu_f1.hf_slu_f1"
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def floor(name: str) -> int:
+    return next(level for prefix, level in FLOORS.items() if name == prefix or name.startswith(prefix + "."))
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def imports(name: str) -> set[str]:
+    """Absolute names of everything a module imports at any place; `from x import y` gives x.y where that is a module."""
+    path, found = MODULES[name], set()
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parent, base] if base else parent)
+            inner = {f"{base}.{alias.name}" for alias in node.names if f"{base}.{alias.name}" in MODULES}
+            found |= inner or {base}
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_down(name):
+    for target in imports(name):
+        if target.split(".")[0] == "trl_weaks":
+            assert floor(target) <= floor(name), f"{name} (floor {floor(name)}) imports {target} (floor {floor(target)})"
+        elif name != METRIC_SCRIPT:
+            assert target.split(".")[0] not in FORBIDDEN[floor(name)], f"{name} (floor {floor(name)}) imports {target}"
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n != "trl_weaks"])
+def test_no_module_imports_its_own_package_init(name):
+    package = name.rpartition(".")[0]
+    own = {package} if MODULES[name].name != "__init__.py" else set()
+    assert not imports(name) & (own | {"trl_weaks"}), f"{name} imports the package it lives in"
+
+
+def test_no_cycles():
+    graph = {name: {t for t in imports(name) if t in MODULES} - {name} for name in MODULES}
+    while True:
+        leaves = {name for name, targets in graph.items() if not targets}
+        if not leaves:
+            break
+        graph = {name: targets - leaves for name, targets in graph.items() if name not in leaves}
+    assert not graph, f"these modules import each other: {sorted(graph)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_rooms_are_small(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            first = node.body[0]
+            documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+            start = first.end_lineno if documented else node.lineno
+            assert node.end_lineno - start < 50, f"{node.name} is {node.end_lineno - start} lines long"
+
+
+def test_median_room_is_under_100_lines():
+    lengths = sorted(len(p.read_text(encoding="utf-8").splitlines()) for p in FILES if p.stat().st_size)
+    assert lengths[len(lengths) // 2] < 100
+
+
+def test_importing_the_package_and_its_maths_loads_no_hugging_face_library():
+    code = (
+        "import sys, trl_weaks, trl_weaks.dirichlet, trl_weaks.alignment, trl_weaks.losses, trl_weaks.metrics\n"
+        f"print(sorted({HUGGING_FACE!r} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_public_names_resolve_to_files_that_exist():
+    import trl_weaks
+
+    for name, module in trl_weaks._MODULES.items():
+        assert f"trl_weaks.{module}" in MODULES, f"{name} lives in {module}, which is not there"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = trl_weaks.nothing
