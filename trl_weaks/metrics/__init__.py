@@ -1,6 +1,28 @@
 """Scores of a weak-to-strong experiment: plain Python and numpy in, floats out."""
 
+from trl_weaks.metrics.agreement import label_agreement, slot_agreement
+from trl_weaks.metrics.bootstrap import bootstrap_scores
+from trl_weaks.metrics.calibration import brier_score, expected_calibration_error, reliability_bins
 from trl_weaks.metrics.hf_slu_f1 import slu_f1_metric_path
+from trl_weaks.metrics.pgr import performance_gap_recovered, pgr_draws, pgr_interval, undefined_share
+from trl_weaks.metrics.significance import mcnemar_exact
 from trl_weaks.metrics.slu_f1 import COUNT_COLUMNS, slu_f1, slu_f1_counts, slu_f1_from_counts
 
-__all__ = ["COUNT_COLUMNS", "slu_f1", "slu_f1_counts", "slu_f1_from_counts", "slu_f1_metric_path"]
+__all__ = [
+    "COUNT_COLUMNS",
+    "bootstrap_scores",
+    "brier_score",
+    "expected_calibration_error",
+    "label_agreement",
+    "mcnemar_exact",
+    "performance_gap_recovered",
+    "pgr_draws",
+    "pgr_interval",
+    "reliability_bins",
+    "slot_agreement",
+    "slu_f1",
+    "slu_f1_counts",
+    "slu_f1_from_counts",
+    "slu_f1_metric_path",
+    "undefined_share",
+]

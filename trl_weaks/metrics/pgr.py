@@ -1,0 +1,105 @@
+"""Performance gap recovered: how much of the way from the weak supervisor to the strong ceiling the student went.
+
+Source: Burns et al., 2023 (arXiv 2312.09390); Cui et al. (arXiv 2406.03199), Eq. 13 and §5.2. Intervals: ours.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from trl_weaks.metrics.bootstrap import Score, as_table, bootstrap_scores, limits, seed_scores
+
+_RELATIVE_ROUNDING = 1e-9  # equal scores summed in another order differ by less; their gap is closed
+
+Samples = np.ndarray | Mapping[str, np.ndarray]
+
+
+def performance_gap_recovered(weak: float | Mapping[str, float], student: float, ceiling: float) -> float:
+    """(student - weak) / (ceiling - weak): 0 at the weak supervisor, 1 at the ceiling; may leave [0, 1] (Eq. 13).
+
+    Args:
+        weak: score of the weak supervisor; or a score per supervisor, for one PGR each, averaged (§5.2).
+
+    Raises:
+        ValueError: a score is not finite, or the ceiling does not exceed a weak score: there is no gap to recover.
+    """
+    scores = weak if isinstance(weak, Mapping) else {"the weak supervisor": weak}
+    if not scores:
+        raise ValueError("no weak supervisor given")
+    for name, value in {**scores, "the student": student, "the ceiling": ceiling}.items():
+        if not np.isfinite(value):
+            raise ValueError(f"the score of {name} is {value}")
+    for name, value in scores.items():
+        if not _gap_is_open(value, ceiling):
+            raise ValueError(
+                f"PGR is undefined: the ceiling ({ceiling:.4g}) does not exceed {name} ({value:.4g}), so there is no "
+                "gap to recover; train a stronger ceiling or a weaker supervisor"
+            )
+    return float(np.mean([(student - value) / (ceiling - value) for value in scores.values()]))
+
+
+def pgr_interval(
+    weak: Samples,
+    student: np.ndarray,
+    ceiling: np.ndarray,
+    confidence: float = 0.95,
+    seed: int = 0,
+    *,
+    score: Score | None = None,
+    resamples: int = 2000,
+) -> tuple[float, float]:
+    """Percentile interval of PGR under a paired bootstrap over examples and seeds.
+
+    The three systems see the same resampled examples and seeds. Resamples whose ceiling does not exceed a weak score
+    have no PGR; they count as minus infinity for the lower limit and as plus infinity for the upper one. So the
+    interval is unbounded as soon as `(1 - confidence) / 2` of them are such, which says that this test set cannot tell
+    the ceiling from the weak supervisor. `undefined_share` reports them.
+
+    With S seeds the interval reaches little beyond the S seen: at S = 3 it covers less than `confidence` where seeds
+    vary more than examples do. Print the scores per seed beside it.
+
+    Args:
+        weak: per-example values `(examples,)` or `(seeds, examples)`; or a mapping of supervisor to such, averaged.
+        score: for a corpus score that is not a mean of examples; the samples then end in an axis of C statistics, as
+            in [`bootstrap_scores`]. SLU-F1: `pgr_interval(*counts, score=slu_f1_from_counts)`.
+
+    Returns:
+        (low, high)
+
+    Raises:
+        ValueError: as [`performance_gap_recovered`] and [`bootstrap_scores`].
+    """
+    systems = _systems(weak, student, ceiling)
+    points = {name: float(seed_scores(as_table(name, v, score).mean(1), score).mean()) for name, v in systems.items()}
+    student_point, ceiling_point = points.pop("student"), points.pop("ceiling")
+    performance_gap_recovered(points, student_point, ceiling_point)  # refuses, if need be
+    draws = bootstrap_scores(systems, score, resamples=resamples, seed=seed)
+    student_draws, ceiling_draws = draws.pop("student"), draws.pop("ceiling")
+    return limits(pgr_draws(draws, student_draws, ceiling_draws), confidence)
+
+
+def pgr_draws(weak: Mapping[str, np.ndarray], student: np.ndarray, ceiling: np.ndarray) -> np.ndarray:
+    """Averaged PGR of each resample: `(resamples,)`, NaN where the ceiling does not exceed every weak score."""
+    weak_scores = np.stack(list(weak.values()))  # (supervisors, resamples)
+    gap = ceiling - weak_scores
+    recovered = np.divide(
+        student - weak_scores, gap, out=np.full_like(gap, np.nan), where=_gap_is_open(weak_scores, ceiling)
+    )
+    return recovered.mean(0)
+
+
+def _gap_is_open(weak: np.ndarray | float, ceiling: np.ndarray | float) -> np.ndarray | bool:
+    return ceiling - weak > _RELATIVE_ROUNDING * np.maximum(np.abs(ceiling), np.abs(weak))
+
+
+def undefined_share(draws: np.ndarray) -> float:
+    """Share of the resamples that have no PGR."""
+    return float(np.isnan(draws).mean())
+
+
+def _systems(weak: Samples, student: np.ndarray, ceiling: np.ndarray) -> dict[str, np.ndarray]:
+    if isinstance(weak, Mapping):
+        named = {f"weak supervisor {name}": samples for name, samples in weak.items()}
+    else:
+        named = {"the weak supervisor": weak}
+    return {**named, "student": student, "ceiling": ceiling}
