@@ -1,0 +1,230 @@
+"""The classification form of every loss against plain loops, scipy and the reference rules."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import digamma, gammaln
+
+from trl_weaks.losses import LOSSES, AuxiliaryConfidence, EvidentialLoss, NaiveLoss, PredictionWindow, WeakLoss
+
+EVIDENCE = {"exp": np.exp, "softplus": lambda z: np.log1p(np.exp(z)), "relu": lambda z: np.maximum(z, 0)}
+
+
+def data(n=5, classes=4, seed=0, spread=2.0):
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(n, classes, generator=g, dtype=torch.float64) * spread
+    return logits, torch.rand(n, classes, generator=g, dtype=torch.float64).pow(3).softmax(-1)
+
+
+def textbook_kl(alpha):
+    gain = sum((a - 1) * (digamma(a) - digamma(alpha.sum())) for a in alpha)
+    return gammaln(alpha.sum()) - gammaln(len(alpha)) - sum(gammaln(a) for a in alpha) + gain
+
+
+def evidential_by_hand(logits, targets, evidence, weight, clamp, kl_target):
+    values = []
+    for z, y in zip(logits.numpy(), targets.numpy(), strict=True):
+        alpha = EVIDENCE[evidence](z) + 1
+        value = sum(y[k] * (math.log(alpha.sum()) - math.log(alpha[k])) for k in range(len(y)))
+        if kl_target == "soft":
+            value += min(clamp, weight * textbook_kl(y + (1 - y) * alpha))
+        else:
+            for k in range(len(y)):
+                without = alpha.copy()
+                without[k] = 1
+                value += y[k] * min(clamp, weight * textbook_kl(without))
+        values.append(value)
+    return values
+
+
+@pytest.mark.parametrize("kl_target", ["soft", "expected"])
+@pytest.mark.parametrize("evidence", EVIDENCE)
+@pytest.mark.parametrize("clamp", [0.15, math.inf])
+def test_evidential_loss_equals_its_printed_form(evidence, kl_target, clamp):
+    logits, targets = data()
+    loss = EvidentialLoss(evidence, kl_coef=0.4, kl_anneal=0.5, kl_clamp=clamp, kl_target=kl_target)
+    expected = evidential_by_hand(logits, targets, evidence, 0.4 * 0.5, clamp, kl_target)
+    np.testing.assert_allclose(loss(logits, targets, 0.25), expected, rtol=1e-11)
+    np.testing.assert_allclose(loss(logits.float(), targets.float(), 0.25), expected, rtol=1e-5)
+
+
+def test_the_authors_clamp_before_their_factor_is_this_clamp_after_it():
+    logits, targets = data(classes=6, spread=12)
+    kl = EvidentialLoss(kl_coef=1.0, kl_anneal=0, kl_clamp=None)(logits, targets, 0.3)
+    kl = kl - EvidentialLoss(kl_coef=0)(logits, targets, 0.3)
+    authors = EvidentialLoss(kl_coef=0)(logits, targets, 0.3) + 1e-4 * (0.3 * kl).clamp(max=2e5)
+    assert torch.allclose(EvidentialLoss()(logits, targets, 0.3), authors, rtol=1e-9)
+
+
+def test_hard_labels_read_the_divergence_the_same_way():
+    logits, _ = data()
+    hard = torch.eye(4, dtype=torch.float64)[[0, 1, 2, 3, 1]]
+    soft, expected = (EvidentialLoss(kl_coef=1, kl_target=k)(logits, hard, 1.0) for k in ("soft", "expected"))
+    assert torch.allclose(soft, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "linear"),
+    [
+        (NaiveLoss(), True),
+        (EvidentialLoss(kl_coef=0.5, kl_target="expected"), True),
+        (EvidentialLoss(kl_coef=0), True),
+        (EvidentialLoss(kl_coef=0.5), False),
+        (AuxiliaryConfidence(NaiveLoss(), 0.3), True),
+        (AuxiliaryConfidence(EvidentialLoss(kl_coef=0.5), 0.3), False),
+    ],
+)
+def test_linearity_in_the_target_is_what_the_attribute_says(loss, linear):
+    logits, first = data(seed=1)
+    second = data(seed=2)[1]
+    mixed = loss(logits, 0.3 * first + 0.7 * second, 0.8)
+    apart = 0.3 * loss(logits, first, 0.8) + 0.7 * loss(logits, second, 0.8)
+    assert isinstance(loss, WeakLoss)
+    assert loss.linear_in_targets is linear
+    assert torch.allclose(mixed, apart, rtol=1e-10) is linear
+
+
+def test_naive_loss_is_cross_entropy():
+    logits, targets = data()
+    assert torch.allclose(
+        NaiveLoss()(logits, targets, 0.5), torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    )
+
+
+@pytest.mark.parametrize("kl_target", ["soft", "expected"])
+@pytest.mark.parametrize("evidence", EVIDENCE)
+def test_gradients_pass_gradcheck(evidence, kl_target):
+    logits, targets = data(n=3)
+    loss = AuxiliaryConfidence(EvidentialLoss(evidence, kl_coef=0.5, kl_target=kl_target), gamma_max=0.2)
+    assert torch.autograd.gradcheck(lambda z: loss(z, targets, 0.9), logits.requires_grad_())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        NaiveLoss(),
+        *(EvidentialLoss(e, kl_coef=1, kl_clamp=None, kl_target=k) for e in EVIDENCE for k in ("soft", "expected")),
+    ],
+    ids=str,
+)
+def test_values_and_gradients_are_finite_at_the_extremes(loss, dtype):
+    rows = [
+        [1e4, -1e4, 0.0],
+        [-1e4, 1e4, 1e4],
+        [1e4, 1e4, 1e4],
+        [-1e4, -1e4, -1e4],
+        [0.0, 0.0, 0.0],
+        [16.0, 2.773, -700.0],
+    ]
+    logits = torch.tensor(rows, dtype=dtype, requires_grad=True)
+    for target in ([1.0, 0, 0], [0, 0, 1.0], [0.5, 0.5, 0], [1e-30, 1 - 1e-30, 0]):
+        targets = torch.tensor([target] * len(rows))
+        value = AuxiliaryConfidence(loss, 0.5)(logits, targets, 1.0)
+        (gradient,) = torch.autograd.grad(value.sum(), logits)
+        assert torch.isfinite(value).all()
+        assert torch.isfinite(gradient).all()
+        assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+def test_the_divergence_weight_rises_linearly_and_stays():
+    loss = EvidentialLoss(kl_coef=0.2, kl_anneal=0.4)
+    assert [loss.kl_weight(x) for x in (0.0, 0.2, 0.4, 1.0)] == pytest.approx([0, 0.1, 0.2, 0.2])
+    assert EvidentialLoss(kl_coef=0.2, kl_anneal=0).kl_weight(0.0) == 0.2
+
+
+def test_gamma_is_continuous_and_reaches_its_maximum_at_the_end_of_the_warm_up():
+    loss = AuxiliaryConfidence(NaiveLoss(), gamma_max=0.3, warmup=0.2)
+    values = [loss.gamma(i / 10_000) for i in range(10_001)]
+    assert values[0] == 0
+    assert values[1_000] == pytest.approx(0.15)
+    assert values[-1] == values[2_000] == pytest.approx(0.3)
+    assert max(abs(a - b) for a, b in zip(values, values[1:], strict=False)) < 2e-4
+    assert AuxiliaryConfidence(NaiveLoss(), gamma_max=0.3, warmup=0).gamma(0.0) == 0.3
+
+
+@pytest.mark.parametrize("inner", [NaiveLoss(), EvidentialLoss(kl_coef=0.7)], ids=str)
+def test_auxiliary_confidence_mixes_two_losses(inner):
+    logits, targets = data()
+    own = torch.eye(4, dtype=torch.float64)[[int(row.argmax()) for row in logits]]
+    expected = (1 - 0.1) * inner(logits, targets, 0.5) + 0.1 * inner(logits, own, 0.5)
+    assert torch.allclose(AuxiliaryConfidence(inner, 0.2, warmup=1.0)(logits, targets, 0.5), expected)
+
+
+def test_balanced_threshold_of_two_classes_is_the_quantile_rule():
+    g = torch.Generator().manual_seed(3)
+    logits = torch.randn(64, 2, generator=g, dtype=torch.float64) + torch.tensor([1.0, 0.0])
+    targets = torch.rand(64, 2, generator=g, dtype=torch.float64).softmax(-1)
+    p0 = logits.softmax(-1)[:, 0]
+    threshold = np.quantile(p0.numpy(), targets[:, 1].mean().item())
+    expected = (p0 < threshold).long()
+    loss = AuxiliaryConfidence(NaiveLoss(), threshold="balanced")
+    assert torch.equal(loss.predict(logits, targets), expected)  # nothing fed: the rows themselves
+    loss.window.update(logits.softmax(-1), targets)
+    assert torch.equal(torch.cat([loss.predict(z[None], None) for z in logits]), expected)
+    assert 0 < expected.sum() < 64
+
+
+def test_balanced_shares_of_several_classes_equal_the_weak_prior():
+    g = torch.Generator().manual_seed(4)
+    probs = (torch.randn(200, 3, generator=g) + torch.tensor([2.0, 0.0, -1.0])).softmax(-1)
+    prior = torch.tensor([0.2, 0.5, 0.3])
+    window = PredictionWindow(200)
+    window.update(probs, prior.expand(200, 3))
+    shares = window.predict(probs.log()).bincount(minlength=3) / 200
+    assert torch.allclose(shares, prior, atol=0.011)
+    assert (probs.argmax(-1).bincount(minlength=3) / 200 - prior).abs().max() > 0.2
+
+
+def test_two_classes_and_the_general_rule_agree_inside_the_window():
+    from trl_weaks.losses.prediction_window import _balancing_shift
+
+    g = torch.Generator().manual_seed(5)
+    probs = torch.randn(101, 2, generator=g, dtype=torch.float64).softmax(-1)
+    prior = torch.tensor([0.4, 0.6], dtype=torch.float64)
+    window = PredictionWindow(101)
+    window.update(probs, prior.expand(101, 2))
+    general = (probs.log() + _balancing_shift(probs.log(), prior)).argmax(-1)
+    assert (window.predict(probs.log()) != general).sum() <= 1  # the row exactly on the threshold is a tie
+
+
+def test_the_window_forgets_the_oldest_rows_and_survives_a_checkpoint():
+    window = PredictionWindow(size=3)
+    rows = torch.rand(5, 2, dtype=torch.float64).softmax(-1)
+    window.update(rows[:2], rows[:2])
+    window.update(rows[2:], rows[2:])
+    assert torch.equal(window.state_dict()["probs"], rows[2:])
+    other = PredictionWindow(size=3)
+    other.load_state_dict(window.state_dict())
+    assert torch.equal(other.predict(rows), window.predict(rows))
+    other.load_state_dict({})
+    assert len(other) == 0
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: EvidentialLoss("sigmoid"), "evidence"),
+        (lambda: EvidentialLoss(kl_target="hard"), "kl_target"),
+        (lambda: EvidentialLoss(kl_coef=-1), "kl_coef"),
+        (lambda: EvidentialLoss(kl_anneal=2), "kl_anneal"),
+        (lambda: EvidentialLoss(kl_clamp=0), "kl_clamp"),
+        (lambda: AuxiliaryConfidence(NaiveLoss(), gamma_max=1.5), "gamma_max"),
+        (lambda: AuxiliaryConfidence(NaiveLoss(), warmup=-0.1), "warmup"),
+        (lambda: AuxiliaryConfidence(NaiveLoss(), threshold="mean"), "threshold"),
+        (lambda: AuxiliaryConfidence(NaiveLoss(), window=PredictionWindow()), "balanced"),
+        (lambda: PredictionWindow(0), "size"),
+        (lambda: PredictionWindow().update(torch.ones(2, 2), torch.ones(2, 3)), "alike"),
+        (lambda: PredictionWindow().predict(torch.ones(1, 2)), "empty"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_named_losses_can_be_built_without_arguments():
+    logits, targets = data()
+    assert all(torch.isfinite(cls()(logits, targets, 1.0)).all() for cls in LOSSES.values())

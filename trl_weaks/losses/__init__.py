@@ -1,0 +1,12 @@
+"""Losses for weak labels: callables from logits `(n, K)` and soft targets `(n, K)` to nats `(n,)`."""
+
+from .auxiliary_confidence import AuxiliaryConfidence
+from .base import WeakLoss
+from .evidential import EvidentialLoss
+from .naive import NaiveLoss
+from .prediction_window import PredictionWindow
+
+# Losses a trainer can be given by name.
+LOSSES = {"naive": NaiveLoss, "evidential": EvidentialLoss}
+
+__all__ = ["LOSSES", "AuxiliaryConfidence", "EvidentialLoss", "NaiveLoss", "PredictionWindow", "WeakLoss"]

@@ -1,0 +1,83 @@
+"""Auxiliary confidence: part of the loss trusts the student's own prediction."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .base import WeakLoss
+from .prediction_window import PredictionWindow
+
+Threshold = Literal["argmax", "balanced"]
+
+
+@dataclass
+class AuxiliaryConfidence:
+    """
+    Eq. 1 and Eq. 5 of Cui et al. (arXiv 2406.03199), after Burns et al. (2023), over any weak loss:
+    `(1 - gamma) loss(weak label) + gamma loss(own predicted class)`. The prediction is hardened and detached.
+
+    Two losses are mixed, as printed; the authors' generation code mixes the two targets instead, which is the same
+    wherever the loss is linear in its target.
+
+    Args:
+        loss: The weak loss, e.g. `NaiveLoss()` or `EvidentialLoss()`.
+        gamma_max: Final weight of the own prediction, in [0, 1]. 0.25 is the *authors' code* for the evidential
+            generation loss (they use 0.5 for the soft naive one, Burns et al. 0.5 for classification).
+        warmup: Share of the training over which gamma rises linearly from 0 to `gamma_max`; it stays there. 0.25 is
+            the *authors' code*. Both reference codes jump at the end of the warm-up; this rise is continuous.
+        threshold: `"argmax"` (*paper*), or `"balanced"` (Burns et al., classification only): thresholds under which
+            the predicted classes are as frequent as the weak labels say.
+        window: Recent predictions over which `"balanced"` balances. Feed it (after gathering over processes) with
+            `window.update(probabilities, weak_labels)` before each call; while it is empty the rows of the call
+            itself are balanced. Default: a `PredictionWindow()`.
+
+    Raises:
+        ValueError: For numbers outside [0, 1], an unknown threshold, or a window without `"balanced"`.
+    """
+
+    loss: WeakLoss
+    gamma_max: float = 0.25
+    warmup: float = 0.25
+    threshold: Threshold = "argmax"
+    window: PredictionWindow | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("gamma_max", "warmup"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
+        if self.threshold not in get_args(Threshold):
+            raise ValueError(f"threshold must be one of {', '.join(get_args(Threshold))}, not {self.threshold!r}")
+        if self.threshold == "balanced" and self.window is None:
+            self.window = PredictionWindow()
+        if self.threshold == "argmax" and self.window is not None:
+            raise ValueError('a window is only used with threshold="balanced"')
+
+    @property
+    def linear_in_targets(self) -> bool:
+        return self.loss.linear_in_targets
+
+    def gamma(self, progress: float) -> float:
+        """Weight of the own prediction at this fraction of the training: linear, then flat."""
+        return self.gamma_max * (min(1.0, progress / self.warmup) if self.warmup else 1.0)
+
+    def predict(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The student's own hard labels, `(n, K)`, `(n, K)` -> `(n,)` class ids, no gradient."""
+        logits = logits.detach()
+        if self.window is None:
+            return logits.argmax(-1)
+        window = self.window
+        if not len(window):
+            window = PredictionWindow(size=len(logits))
+            window.update(torch.softmax(logits.double(), -1), targets)
+        return window.predict(logits)
+
+    def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> Tensor:
+        """`(n, K)`, `(n, K)`, fraction of the training -> nats `(n,)`."""
+        gamma = self.gamma(progress)
+        weak = self.loss(logits, targets, progress)
+        if not gamma:
+            return weak
+        own = torch.zeros_like(targets).scatter_(-1, self.predict(logits, targets)[:, None], 1)
+        return (1 - gamma) * weak + gamma * self.loss(logits, own, progress)
