@@ -1,0 +1,95 @@
+"""What a trainer asks of the weak head, and what it gets back."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from ..losses.base import WeakLoss
+
+Split = Literal["confidence", "uniform", "eq8"]
+
+
+@dataclass(frozen=True)
+class WeakHeadRequest:
+    """
+    Everything beside `input_ids` and `labels` that a weak loss over the vocabulary needs. B rows, L padded length,
+    S supervisors of a row at most. Label-shaped tensors are aligned with `input_ids`; the head does the shift.
+
+    Args:
+        loss: The loss, called with the vocabulary as its classes.
+        progress: Fraction of the training done, in [0, 1].
+        weights: Weight of each supervisor of the row, `(B, S)` float32; 0 pads rows with fewer supervisors.
+        unit_ids: Confidence unit (word or span) of each label position, `(B, L)` long; -1 where there is none.
+            A unit is one run of neighbouring supervised tokens of one row.
+        unit_logps: Log-probability of the token's *whole* unit under each supervisor, `(B, L, S)` float32, repeated
+            on every token of the unit. `None`: hard labels, probability 1.
+        split: How a unit's log-probability is shared among its tokens. `"confidence"` (*authors' code*):
+            `ln P_j = a_j ln P(unit)`, `a = softmax(-C)` over the unit, C the student's largest probability at that
+            step, detached. `"uniform"`: equal shares. `"eq8"` (*paper*, as printed; it does not preserve the
+            product of Eq. 7 and is meant for comparison): `P_j = softmax(C)_j P(unit)`.
+        chunk_size: Tokens whose logits exist at once.
+    """
+
+    loss: WeakLoss
+    progress: float
+    weights: Tensor
+    unit_ids: Tensor | None = None
+    unit_logps: Tensor | None = None
+    split: Split = "confidence"
+    chunk_size: int = 256
+
+    def __post_init__(self) -> None:
+        if self.split not in get_args(Split):
+            raise ValueError(f"split must be one of {', '.join(get_args(Split))}, not {self.split!r}")
+        if self.chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1 token, not {self.chunk_size}")
+        if self.weights.dim() != 2:
+            raise ValueError(f"weights must be (rows, supervisors), not {tuple(self.weights.shape)}")
+        if self.unit_logps is not None and self.unit_ids is None:
+            raise ValueError("unit_logps need unit_ids: which tokens share a unit")
+        if getattr(self.loss, "window", None) is not None:
+            raise ValueError('threshold="balanced" is for classification; use threshold="argmax" over a vocabulary')
+
+    def check(self, labels: Tensor) -> None:
+        """Raise `ValueError` where the shapes do not fit `labels`, `(B, L)`."""
+        rows, length = labels.shape
+        expected = {"weights": (rows, self.weights.shape[1])}
+        if self.unit_ids is not None:
+            expected["unit_ids"] = (rows, length)
+        if self.unit_logps is not None:
+            expected["unit_logps"] = (rows, length, self.weights.shape[1])
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise ValueError(f"{name} must be {shape} beside these labels, not {tuple(getattr(self, name).shape)}")
+
+
+@dataclass
+class WeakHeadOutput(ModelOutput):
+    """
+    Output of a model called with `weak_head=`. All but `loss` and `aux_loss` are detached float32 (or bool) `(B, L-1)`
+    tensors, zero where the label is -100.
+
+    Args:
+        loss: Sum over supervised tokens and supervisors of weight times loss, nats, not divided by anything.
+        per_token_loss: Its summands: per token, the sum over the row's supervisors of weight times loss.
+        log_probs: Log-probability of the emitted token under the student.
+        entropy: Entropy of the student's distribution, nats.
+        is_top1: Whether the emitted token is the (first) most likely one.
+        target_probs: Probability P of the emitted token in the soft label, weighted mean over supervisors.
+        top_probs: The student's largest probability.
+        label_mask: Whether the label is not -100.
+        aux_loss: Load-balancing loss of a mixture-of-experts backbone, when it was asked for router logits.
+    """
+
+    loss: torch.Tensor | None = None
+    per_token_loss: torch.Tensor | None = None
+    log_probs: torch.Tensor | None = None
+    entropy: torch.Tensor | None = None
+    is_top1: torch.Tensor | None = None
+    target_probs: torch.Tensor | None = None
+    top_probs: torch.Tensor | None = None
+    label_mask: torch.Tensor | None = None
+    aux_loss: torch.Tensor | None = None

@@ -1,0 +1,86 @@
+"""The supervised tokens of a batch, laid out flat, and the probabilities their soft labels give them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .request import Split, WeakHeadRequest
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """
+    T supervised tokens in row order.
+
+    Args:
+        ids: Emitted token, `(T,)`.
+        weights: Weight of each supervisor, `(T, S)`.
+        segments: Unit of each token, ascending from 0, `(T,)`; a token without a unit is one of its own.
+        unit_logps: Log-probability of the whole unit, `(T, S)`, at most 0; `None` for hard labels.
+        split: How a unit is shared among its tokens.
+    """
+
+    ids: Tensor
+    weights: Tensor
+    segments: Tensor
+    unit_logps: Tensor | None
+    split: Split
+
+    def target_logps(self, span: slice, top_probs: Tensor) -> Tensor:
+        """Log-probability of each emitted token in `span` (whole units) under each supervisor, `(n, S)`."""
+        if self.unit_logps is None:
+            return torch.zeros_like(self.weights[span])
+        segments = self.segments[span] - self.segments[span.start]
+        if self.split == "uniform":
+            mass = torch.ones_like(top_probs)
+        else:
+            mass = (-top_probs if self.split == "confidence" else top_probs).exp()
+        totals = mass.new_zeros(int(segments[-1]) + 1).index_add_(0, segments, mass)
+        shares = (mass / totals[segments])[:, None]
+        logps = self.unit_logps[span].to(shares.dtype)
+        return (shares.log() + logps if self.split == "eq8" else shares * logps).clamp(max=0)
+
+    def chunks(self, size: int) -> list[slice]:
+        """Cut into runs of whole units, of at most `size` tokens (more only where a single unit is longer)."""
+        total = len(self.ids)
+        if not total:
+            return []
+        if self.unit_logps is None or self.split == "uniform" and size >= total:
+            return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+        ends = (torch.nonzero(torch.diff(self.segments)).flatten() + 1).tolist() + [total]
+        chunks, start, last = [], 0, 0
+        for end in ends:
+            if end - start > size and last > start:
+                chunks.append(slice(start, last))
+                start = last
+            last = end
+        return [*chunks, slice(start, total)]
+
+
+def flatten_tokens(request: WeakHeadRequest, labels: Tensor) -> tuple[Tokens, Tensor]:
+    """
+    Take the supervised tokens out of a batch.
+
+    Args:
+        request: The request, aligned with `labels`.
+        labels: `(B, L)`, -100 where not supervised.
+
+    Returns:
+        The tokens and the mask `(B, L - 1)` of the positions whose *next* token they are.
+    """
+    request.check(labels)
+    device, shifted = labels.device, labels[:, 1:]
+    mask = shifted != -100
+    rows = mask.nonzero()[:, 0]
+    segments = torch.arange(len(rows), device=device)
+    logps = None
+    if request.unit_logps is not None:
+        units = request.unit_ids.to(device)[:, 1:][mask]
+        new = torch.ones_like(units, dtype=torch.bool)
+        new[1:] = (units[1:] != units[:-1]) | (rows[1:] != rows[:-1]) | (units[1:] < 0)
+        segments = torch.cumsum(new, 0) - 1
+        logps = request.unit_logps.to(device)[:, 1:][mask].float().clamp(max=0)
+        logps = logps.masked_fill((units < 0)[:, None], 0)
+    weights = request.weights.to(device).float()[rows]
+    return Tokens(shifted[mask], weights, segments, logps, request.split), mask
