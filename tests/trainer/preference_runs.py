@@ -1,0 +1,118 @@
+"""Tiny models, pairs and runs for the preference tests; as a script under torchrun, one run of two processes."""
+
+import json
+import os
+import sys
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+WORDS = "wake me at seven play some jazz in the kitchen turn off every light call anna set an alarm for noon".split()
+
+
+def tokenizer():
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=["<pad>", "</s>"], show_progress=False)
+    core.train_from_iterator([" ".join(WORDS)], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>")
+
+
+def model(kind="llama", seed=0, dropout=0.0):
+    torch.manual_seed(seed)
+    size = {"vocab_size": 320, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    if kind == "llama":
+        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        return LlamaForCausalLM(LlamaConfig(**size, **shape, attention_dropout=dropout))
+    if kind == "gpt2":
+        drop = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
+        return GPT2LMHeadModel(GPT2Config(**size, n_embd=32, n_layer=2, n_head=4, n_positions=128, **drop))
+    shape = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape |= {"word_embed_proj_dim": 32, "max_position_embeddings": 128, "attention_dropout": dropout}
+    return OPTForCausalLM(OPTConfig(**size, **shape, dropout=dropout))
+
+
+def reference_of(policy, noise=0.05):
+    """A reference that differs from the policy, so that margins are not 0."""
+    reference = type(policy)(policy.config)
+    reference.load_state_dict(policy.state_dict())
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.add_(noise * torch.randn(parameter.shape, generator=generator))
+    return reference
+
+
+def pairs(n=8, epsilon=True, weight=True):
+    """n pairs of unequal lengths; epsilons and weights differ from row to row."""
+    rows = []
+    for i in range(n):
+        word = [WORDS[(3 * i + j) % len(WORDS)] for j in range(9)]
+        row = {"prompt": " ".join(word[: 2 + i % 3]), "chosen": " " + " ".join(word[3 : 5 + i % 4])}
+        row["rejected"] = " " + " ".join(reversed(word[4 : 9 - i % 2]))
+        if epsilon:
+            row["pair_epsilon"] = [0.05, 0.3, 0.0, 0.45][i % 4]
+        if weight:
+            row["pair_weight"] = [0.5, 1.5, 1.25, 0.75][(i // 2) % 4]
+        rows.append(row)
+    return Dataset.from_list(rows)
+
+
+def settings(folder, **changes):
+    common = {
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": [],
+        "logging_steps": 1,
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+        "max_steps": 3,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "optim": "adamw_torch",
+        "beta": 0.5,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+        "save_strategy": "no",
+        "seed": 3,
+        "disable_tqdm": True,
+    }
+    return common | changes
+
+
+def main():
+    """Trains on 16 pairs with their own epsilons and weights; rank 0 saves weights and logs to the folder given."""
+    from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
+    from trl_weaks.trainer.weak_preference_trainer import WeakPreferenceTrainer
+
+    folder = sys.argv[1]
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    args = WeakPreferenceConfig(**settings(folder, per_device_train_batch_size=4 // world, max_steps=4, optim="sgd"))
+    policy = model()
+    trainer = WeakPreferenceTrainer(
+        policy, reference_of(policy), args, train_dataset=pairs(16), processing_class=tokenizer()
+    )
+    assert trainer.accelerator.num_processes == world  # launchers may fall back to one process in silence
+    trainer.train()
+    trainer.save_model(folder)
+    if trainer.is_world_process_zero():
+        with open(os.path.join(folder, "logs.json"), "w") as file:
+            json.dump({"world": world, "logs": trainer.state.log_history}, file)
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

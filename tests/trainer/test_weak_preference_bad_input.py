@@ -1,0 +1,158 @@
+"""What `WeakPreferenceTrainer` and its config refuse, and what they count."""
+
+import importlib.util
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import HfArgumentParser
+from trl import DPOConfig
+
+from trl_weaks.trainer.preference_checks import share_moved
+from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
+from trl_weaks.trainer.weak_preference_trainer import WeakPreferenceTrainer
+
+_spec = importlib.util.spec_from_file_location("preference_runs", Path(__file__).with_name("preference_runs.py"))
+runs = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(runs)
+
+
+def build(folder, dataset, policy=None, reference="own", args=None, **changes):
+    policy = policy or runs.model()
+    reference = runs.reference_of(policy) if reference == "own" else reference
+    args = args or WeakPreferenceConfig(**runs.settings(folder))
+    return WeakPreferenceTrainer(
+        policy, reference, args, train_dataset=dataset, processing_class=runs.tokenizer(), **changes
+    )
+
+
+def with_value(column, row, value):
+    rows = runs.pairs().to_list()
+    rows[row][column] = value
+    return Dataset.from_list(rows)
+
+
+REFUSED_SETTINGS = [
+    ({"label_smoothing": 0.5}, r"`label_smoothing`.*\[0, 0.5\); got 0.5"),
+    ({"label_smoothing": -0.1}, r"`label_smoothing`.*got -0.1"),
+    ({"label_smoothing": float("nan")}, "`label_smoothing`"),
+    ({"preference_loss": "ipo"}, "`preference_loss` must be one of cdpo, rdpo, sigmoid; got 'ipo'"),
+    ({"preference_loss": "sigmoid", "label_smoothing": 0.1}, "no flip probability"),
+    ({"preference_loss": "sigmoid", "use_pair_epsilon": True}, "no flip probability"),
+    ({"beta": 0.0}, "`beta` must be positive"),
+    ({"loss_type": "robust"}, "chosen with `preference_loss`"),
+    ({"loss_weights": [2.0]}, "`loss_weights=.*pair_weight"),
+    ({"f_divergence_type": "forward_kl"}, "`f_divergence_type='forward_kl'` is not supported"),
+    ({"use_weighting": True}, "`use_weighting=True` is not supported"),
+    ({"label_smoothing_factor": 0.1}, "`label_smoothing`"),
+]
+
+
+@pytest.mark.parametrize("changes, message", REFUSED_SETTINGS)
+def test_settings_that_cannot_be_honoured(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        WeakPreferenceConfig(**runs.settings(tmp_path) | changes)
+
+
+def test_defaults_are_the_papers(tmp_path):
+    config = WeakPreferenceConfig(str(tmp_path), use_cpu=True, bf16=False)
+    assert (config.preference_loss, config.beta, config.label_smoothing, config.learning_rate) == (
+        "cdpo",
+        10.0,
+        0.1,
+        2e-7,
+    )
+    plain = WeakPreferenceConfig(str(tmp_path), use_cpu=True, bf16=False, preference_loss="sigmoid")
+    assert plain.label_smoothing == 0.0
+
+
+def test_config_parses_from_a_command_line_and_explains_itself(tmp_path):
+    parser = HfArgumentParser(WeakPreferenceConfig)
+    line = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False", "--label_smoothing", "0.2"]
+    (config,) = parser.parse_args_into_dataclasses([*line, "--use_pair_epsilon", "False"])
+    assert config.label_smoothing == 0.2 and config.use_pair_epsilon is False and config.use_pair_weight is None
+    text = parser.format_help()
+    assert "pure bfloat16" in " ".join(text.split())
+
+
+REFUSED_DATA = [
+    (lambda: with_value("pair_epsilon", 3, 0.5), r"Row 3 .*`pair_epsilon` = 0.5.*swap the pair"),
+    (lambda: with_value("pair_epsilon", 2, None), "Row 2 .*`pair_epsilon` = None"),
+    (lambda: with_value("pair_epsilon", 0, float("nan")), "Row 0 .*`pair_epsilon` = nan"),
+    (lambda: with_value("pair_weight", 5, -1.0), "Row 5 .*`pair_weight` = -1.0"),
+    (lambda: with_value("pair_weight", 1, float("inf")), "Row 1 .*`pair_weight` = inf"),
+    (
+        lambda: runs.pairs(weight=False).add_column("pair_weight", [0.0] * 8),
+        "Every `pair_weight` of the train dataset is 0",
+    ),
+    (lambda: runs.pairs().remove_columns("rejected"), "no `rejected` column.*build_preferences"),
+    (
+        lambda: Dataset.from_list([{"prompt": "wake", "chosen": " me", "rejected": " me"}] * 3),
+        "all 3 hold the same tokens twice",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", range(len(REFUSED_DATA)))
+def test_data_that_cannot_train(case, tmp_path):
+    make, message = REFUSED_DATA[case]
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, make())
+
+
+def test_in_memory_model_without_a_reference(tmp_path):
+    with pytest.raises(ValueError, match="built in memory.*ref_model=copy.deepcopy.*peft_config.*precompute"):
+        build(tmp_path, runs.pairs(), reference=None)
+
+
+def test_a_stock_config_and_a_collator_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="must be a `WeakPreferenceConfig`, got `DPOConfig`"):
+        build(tmp_path, runs.pairs(), args=DPOConfig(**runs.settings(tmp_path)))
+    with pytest.raises(ValueError, match="`data_collator` is not supported"):
+        build(tmp_path, runs.pairs(), data_collator=lambda rows: rows)
+
+
+def test_equal_pairs_are_dropped_and_counted(tmp_path, caplog):
+    rows = runs.pairs(6).to_list()
+    rows[1]["rejected"] = rows[1]["chosen"]
+    rows[4]["chosen"] = rows[4]["rejected"]
+    with caplog.at_level(logging.WARNING):
+        trainer = build(tmp_path, Dataset.from_list(rows))
+    assert "Dropped 2 of 6 pairs of the train dataset" in caplog.text
+    assert [row["prompt"] for row in trainer.train_dataset] == [rows[i]["prompt"] for i in (0, 2, 3, 5)]
+
+
+def test_pairs_that_truncation_makes_equal_are_dropped(tmp_path, caplog):
+    same, tail = " jazz in the kitchen" * 4, " anna"
+    long = {"prompt": "play some", "chosen": same, "rejected": same + tail, "pair_epsilon": 0.1, "pair_weight": 1.0}
+    args = WeakPreferenceConfig(**runs.settings(tmp_path, max_length=12))
+    with caplog.at_level(logging.WARNING):
+        trainer = build(tmp_path, Dataset.from_list([long, *runs.pairs(3).to_list()]), args=args)
+    assert len(trainer.train_dataset) == 3 and "Dropped 1 of 4" in caplog.text
+
+
+def test_a_learning_rate_that_rounds_away_is_named(tmp_path, caplog):
+    def warned(learning_rate, dtype):
+        caplog.clear()
+        policy = runs.model().to(dtype)
+        args = WeakPreferenceConfig(**runs.settings(tmp_path, learning_rate=learning_rate))
+        with caplog.at_level(logging.WARNING):
+            build(tmp_path, runs.pairs(), policy=policy, args=args)
+        return "round back" in caplog.text
+
+    assert warned(2e-7, torch.bfloat16)
+    assert not warned(1e-3, torch.bfloat16)
+    assert not warned(2e-7, torch.float32)
+
+
+def test_share_of_weights_moved_by_the_papers_step():
+    """The figures in the help: weights ~ N(0, 0.02) in bfloat16; 8e-5 moves most of them, 2e-7 one in four hundred."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(512, 512, bias=False)
+    torch.nn.init.normal_(layer.weight, std=0.02)
+    layer.to(torch.bfloat16)
+    assert share_moved(layer, 2e-7, sample=10**6) == pytest.approx(0.0025, abs=0.001)
+    assert share_moved(layer, 8e-5, sample=10**6) == pytest.approx(0.88, abs=0.03)
+    assert share_moved(layer.float(), 2e-7) is None

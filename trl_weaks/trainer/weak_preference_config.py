@@ -1,0 +1,133 @@
+"""What weak preferences add to TRL's `DPOConfig`."""
+
+from dataclasses import dataclass, field
+
+from trl import DPOConfig
+
+from ..columns import PAIR_EPSILON, PAIR_WEIGHT
+from ..losses.preference import PREFERENCE_LOSSES
+
+# Inherited settings that the preference loss cannot honour: name -> (the only value accepted, why).
+FIXED = {
+    "loss_type": (["sigmoid"], "the loss is chosen with `preference_loss` ('rdpo' is TRL's 'robust')"),
+    "loss_weights": (None, "there is one loss; pairs are weighted by the `pair_weight` column"),
+    "f_divergence_type": ("reverse_kl", "the optimum margin of cDPO is derived for the reverse KL divergence"),
+    "use_weighting": (False, "pairs are weighted by the `pair_weight` column"),
+    "label_smoothing_factor": (0.0, "it smooths token labels; the flip probability of a pair is `label_smoothing`"),
+}
+
+
+@dataclass
+class WeakPreferenceConfig(DPOConfig):
+    r"""
+    Configuration of [`WeakPreferenceTrainer`]. Inherited fields keep TRL's meaning.
+
+    Parameters:
+        > Parameters that control the loss
+
+        preference_loss (`str`, *optional*, defaults to `"cdpo"`):
+            `"cdpo"`: conservative DPO, Eq. 12 of arXiv 2406.03199 (paper). `"rdpo"`: robust DPO, unbiased under flips
+            but unbounded below and divergent as the flip probability nears ½. `"sigmoid"`: plain DPO, Eq. 9.
+        label_smoothing (`float`, *optional*):
+            Flip probability ε in [0, 0.5) of pairs that bring none of their own. When not set: 0.1 for `"cdpo"` and
+            `"rdpo"` (paper), 0 for `"sigmoid"`, which has no use for it and refuses any other value.
+        use_pair_epsilon (`bool`, *optional*):
+            Whether each pair's own ε (the `pair_epsilon` column, made by [`build_preferences`]) replaces
+            `label_smoothing`. When not set, the column is used where a dataset has it; `True` demands it.
+        use_pair_weight (`bool`, *optional*):
+            The same for the `pair_weight` column. Weights multiply a pair's loss and are used as they are: a mean of 1
+            over the dataset keeps the scale of the loss.
+        beta (`float`, *optional*, defaults to `10.0`):
+            Deviation from the reference. cDPO pulls the log-ratio margin of a pair to log((1 − ε) / ε) / β and no
+            further: 0.22 nats at ε = 0.1 and β = 10 (paper, v1), 0.44 at β = 5 (authors' later runs), 22 at TRL's 0.1.
+
+    > [!NOTE]
+    > These parameters have default values different from [`~trl.DPOConfig`]:
+    > - `learning_rate`: Defaults to `2e-7` (paper, v1; the authors' later runs use `5e-7`) instead of `1e-6`. Meant
+    >   for weights kept in float32 with bfloat16 autocast (`bf16=True`, TRL's default), or under DeepSpeed, which
+    >   keeps float32 masters. In pure bfloat16 (the authors' runs) a step of 2e-7 rounds away for all but 0.3 % of
+    >   weights drawn from N(0, 0.02): load the model with `dtype="float32"`, or train LoRA adapters, which are
+    >   float32, at 1e-5 or more.
+    > - `beta`: Defaults to `10.0` (paper, v1) instead of `0.1`.
+    > - `label_smoothing`: Defaults to `0.1` (paper) instead of `0.0`.
+
+    Inherited fields that this trainer cannot honour are refused when set: `loss_type`, `loss_weights`,
+    `f_divergence_type`, `use_weighting`, `label_smoothing_factor`.
+    """
+
+    learning_rate: float = field(
+        default=2e-7,
+        metadata={
+            "help": "Initial learning rate of AdamW (paper, v1; authors' later runs: 5e-7). For float32 weights: in "
+            "pure bfloat16, whose neighbouring numbers lie 0.4 to 0.8 %% apart, a step of 2e-7 rounds away for all "
+            "but 0.3 %% of typical weights and hardly anything trains. Load the model with dtype float32 (bf16 "
+            "autocast stays on), or use DeepSpeed's float32 masters, or LoRA at 1e-5 or more."
+        },
+    )
+    beta: float = field(
+        default=10.0,
+        metadata={
+            "help": "Deviation from the reference; cDPO stops at a log-ratio margin of log((1 - e) / e) / beta nats. "
+            "10 is the paper's (v1), 5 the authors' later value, 0.1 TRL's."
+        },
+    )
+    label_smoothing: float | None = field(
+        default=None,
+        metadata={
+            "help": "Flip probability in [0, 0.5) of pairs without their own; when not set, 0.1 for 'cdpo' and 'rdpo' "
+            "(paper), 0 for 'sigmoid'."
+        },
+    )
+    preference_loss: str = field(
+        default="cdpo",
+        metadata={
+            "help": "'cdpo': conservative DPO, Eq. 12 (paper); 'rdpo': robust DPO; 'sigmoid': plain DPO.",
+            "choices": list(PREFERENCE_LOSSES),
+        },
+    )
+    use_pair_epsilon: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Use the `pair_epsilon` column instead of `label_smoothing`: true demands it, false ignores it, "
+            "not set uses it where it is. Ours."
+        },
+    )
+    use_pair_weight: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Multiply each pair's loss by the `pair_weight` column: true demands it, false ignores it, not "
+            "set uses it where it is. Ours."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.preference_loss not in PREFERENCE_LOSSES:
+            choices = ", ".join(PREFERENCE_LOSSES)
+            raise ValueError(f"`preference_loss` must be one of {choices}; got {self.preference_loss!r}.")
+        plain = self.preference_loss == "sigmoid"
+        if self.label_smoothing is None:
+            self.label_smoothing = 0.0 if plain else 0.1
+        if not 0.0 <= self.label_smoothing < 0.5:
+            raise ValueError(
+                f"`label_smoothing` is the probability that a pair is the wrong way round, in [0, 0.5); got "
+                f"{self.label_smoothing}. Above one half, swap chosen and rejected."
+            )
+        if plain and (self.label_smoothing > 0.0 or self.use_pair_epsilon):
+            raise ValueError(
+                "`preference_loss='sigmoid'` has no flip probability: choose 'cdpo' or 'rdpo', or leave "
+                "`label_smoothing` and `use_pair_epsilon` unset."
+            )
+        if not self.beta > 0.0:
+            raise ValueError(f"`beta` must be positive; got {self.beta}.")
+        for name, (only, reason) in FIXED.items():
+            if getattr(self, name) != only:
+                raise ValueError(f"`{name}={getattr(self, name)!r}` is not supported: {reason}.")
+
+    @property
+    def pair_columns(self) -> dict[str, bool | None]:
+        """The pair columns that the loss can use -> whether they are demanded (`None`: used where they are)."""
+        wanted = {PAIR_EPSILON: self.use_pair_epsilon, PAIR_WEIGHT: self.use_pair_weight}
+        if self.preference_loss == "sigmoid":
+            del wanted[PAIR_EPSILON]
+        return {column: demanded for column, demanded in wanted.items() if demanded is not False}

@@ -1,0 +1,197 @@
+"""`WeakPreferenceTrainer`: TRL's `DPOTrainer` for pairs that a weak ensemble ranked, with its doubt about each."""
+
+import textwrap
+import warnings
+from dataclasses import fields
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from datasets import Dataset, IterableDataset
+from torch import Tensor
+from transformers import PreTrainedModel
+from trl import DPOTrainer
+
+from ..columns import PAIR_EPSILON, PAIR_WEIGHT
+from ..losses.preference import preference_loss, sequence_logps
+from .preference_checks import (
+    check_pairs,
+    check_reference,
+    drop_equal_pairs,
+    silence_functional_dropout,
+    warn_of_rounding,
+)
+from .preference_metrics import EffectivePairs, epsilon_metrics, reward_metrics, token_metrics, total_tokens
+from .weak_preference_collator import WeakPreferenceCollator
+from .weak_preference_config import WeakPreferenceConfig
+
+# Per-pair floats that no model takes and that must stay float32 (DeepSpeed casts float inputs to its own type).
+SIDE_INPUTS = (PAIR_EPSILON, PAIR_WEIGHT, "ref_chosen_logps", "ref_rejected_logps")
+
+
+class WeakPreferenceTrainer(DPOTrainer):
+    r"""
+    Preference trainer for a strong student under a weak ensemble: conservative DPO (arXiv 2406.03199, Eq. 12), which
+    TRL no longer has, with the flip probability and weight of each pair where the dataset brings them.
+
+    A drop-in for [`~trl.DPOTrainer`]: the same arguments and datasets, and a [`WeakPreferenceConfig`]. With
+    `preference_loss="sigmoid"`, or ε = 0, and no weights it trains and logs exactly as [`~trl.DPOTrainer`] does.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The student, as in [`~trl.DPOTrainer`].
+        ref_model ([`~transformers.PreTrainedModel`], *optional*):
+            The frozen reference. Without it the student is reloaded from its path, or, with PEFT, read with its
+            adapters off.
+        args ([`WeakPreferenceConfig`], *optional*):
+            Configuration.
+        kwargs:
+            Everything else that [`~trl.DPOTrainer`] takes, except `data_collator`, which is refused. Beside TRL's
+            `prompt`, `chosen`, `rejected`, datasets may have `pair_epsilon` in [0, 0.5) and `pair_weight` >= 0.
+
+    Raises:
+        ValueError: a dataset breaks the column contract (row, column and remedy are named), an in-memory model has no
+            reference, or a setting is unsupported. Pairs of equal tokens are dropped and counted in a warning.
+
+    Logged beside TRL's metrics: `weak/epsilon` (mean flip probability), `weak/optimum_margin` (cDPO: mean of
+    log((1 - ε) / ε) / β, nats, over pairs with ε > 0; times β it compares with `rewards/margins`) and
+    `weak/effective_pairs` (Kish's effective number of pairs since the last log, counting weight and doubt).
+    """
+
+    _tag_names = ["trl", "trl_weaks", "weak-preference"]
+    _name = "Weak Preference"
+    _paper = {
+        "title": "Bayesian WeakS-to-Strong from Text Classification to Generation",
+        "id": "2406.03199",
+        # docstyle-ignore
+        "citation": textwrap.dedent("""\
+            @inproceedings{cui2025bayesian,
+                title  = {{Bayesian WeakS-to-Strong from Text Classification to Generation}},
+                author = {Ziyun Cui and Ziyang Zhang and Guangzhi Sun and Wen Wu and Chao Zhang},
+                year   = 2025,
+                booktitle = {The Thirteenth International Conference on Learning Representations}
+            }"""),
+    }
+
+    def __init__(
+        self,
+        model: "str | PreTrainedModel",
+        ref_model: PreTrainedModel | None = None,
+        args: WeakPreferenceConfig | None = None,
+        **kwargs: Any,
+    ):
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path or type(model).__name__
+            args = WeakPreferenceConfig(f"{name.split('/')[-1]}-weak-preference")
+        elif not isinstance(args, WeakPreferenceConfig):
+            raise ValueError(
+                f"`args` must be a `WeakPreferenceConfig`, got `{type(args).__name__}`. It takes the same fields."
+            )
+        if kwargs.get("data_collator") is not None:
+            raise ValueError("`data_collator` is not supported: the trainer's own keeps ε and weight with their pair.")
+        has_adapter = kwargs.get("peft_config") is not None or is_peft_model(model)
+        check_reference(model, ref_model, has_adapter, args.precompute_ref_log_probs)
+        if args.disable_dropout and not isinstance(model, str):
+            silence_functional_dropout(model)  # before the reference is read, which super() may do
+        super().__init__(model, ref_model, args, **kwargs)
+        if self._is_vision_dataset:
+            raise ValueError("Vision datasets are not supported: their collator carries no pair columns.")
+        if args.disable_dropout:
+            for either in (self.model, self.ref_model):
+                if either is not None:
+                    silence_functional_dropout(either)
+        settings = {field.name: getattr(self.data_collator, field.name) for field in fields(self.data_collator)}
+        self.data_collator = WeakPreferenceCollator(**settings)
+        self._effective_pairs = {"train": EffectivePairs(), "eval": EffectivePairs()}
+        if not self.is_deepspeed_enabled:  # it keeps float32 masters
+            warn_of_rounding(self.model, args.learning_rate)
+
+    def _prepare_dataset(
+        self, dataset: Dataset | IterableDataset, processing_class: Any, args: WeakPreferenceConfig, dataset_name: str
+    ) -> Dataset | IterableDataset:
+        check_pairs(dataset, dataset_name, args.pair_columns)
+        dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        return drop_equal_pairs(dataset, dataset_name, args.max_length, args.truncation_mode)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        for column in self.args.pair_columns:
+            if column not in self._signature_columns:
+                self._signature_columns.append(column)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        side = {name: inputs[name].to(self.args.device) for name in SIDE_INPUTS if name in inputs}
+        return {**super()._prepare_inputs({k: v for k, v in inputs.items() if k not in side}), **side}
+
+    def compute_ref_log_probs(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Reference log-probabilities (n,), (n,) of chosen and rejected, nats, as TRL computes them."""
+        return super().compute_ref_log_probs(model, {k: v for k, v in inputs.items() if k not in SIDE_INPUTS})
+
+    def _pair_value(self, inputs: dict[str, Any], column: str, default: float, like: Tensor) -> Tensor:
+        if column in self.args.pair_columns and column in inputs:
+            return inputs[column].to(like)
+        return torch.full_like(like, default)
+
+    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        mask = inputs["completion_mask"]
+        model_inputs = {k: v for k, v in inputs.items() if k not in (*SIDE_INPUTS, "completion_mask")}
+        model_inputs["use_cache"] = False
+        if self.aux_loss_enabled:
+            model_inputs["output_router_logits"] = True
+        labels = inputs["input_ids"].masked_fill(mask == 0, -100)
+        outputs = model(**model_inputs, labels=labels, fused_lm_head=True)
+        mask = mask[:, 1:]
+        chosen, rejected = sequence_logps(outputs.log_probs[:, -mask.size(1) :], mask, self.ld_alpha).chunk(2)
+        if self.precompute_ref_logps:
+            reference = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+        else:
+            reference = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
+        ratios = chosen - reference[0], rejected - reference[1]
+
+        margins = self.beta * (ratios[0] - ratios[1])
+        epsilon = self._pair_value(inputs, PAIR_EPSILON, self.label_smoothing, margins.detach())
+        weight = self._pair_value(inputs, PAIR_WEIGHT, 1.0, margins.detach())
+        loss = (weight * preference_loss(self.args.preference_loss, margins, epsilon)).mean()
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss
+        self._record(inputs, outputs, mask, (chosen, rejected), ratios, epsilon, weight)
+        if return_outputs:
+            warnings.warn(
+                "`return_outputs=True` and the logits for `compute_metrics` cost an extra forward pass and go away in "
+                "TRL 2.0, as in `DPOTrainer`.",
+                FutureWarning,
+                stacklevel=2,
+            )
+            with torch.no_grad():
+                outputs = model(**model_inputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def _record(
+        self,
+        inputs: dict[str, Any],
+        outputs: Any,
+        mask: Tensor,
+        logps: tuple[Tensor, Tensor],
+        ratios: tuple[Tensor, Tensor],
+        epsilon: Tensor,
+        weight: Tensor,
+    ) -> None:
+        mode = "train" if self.model.training else "eval"
+        metrics = token_metrics(self.accelerator, outputs, mask)
+        metrics |= reward_metrics(self.accelerator, self.beta, *logps, ratios)
+        metrics |= epsilon_metrics(self.accelerator, self.args.preference_loss, epsilon, self.beta)
+        if self.aux_loss_enabled:
+            metrics["aux_loss"] = self.accelerator.gather_for_metrics(outputs.aux_loss).mean().item()
+        for name, value in metrics.items():
+            self._metrics[mode][name].append(value)
+        if mode == "train":
+            self._total_train_tokens += total_tokens(self.accelerator, inputs["attention_mask"]) // self._tp_size
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        self._effective_pairs[mode].add(self.accelerator, weight * (1 - 2 * epsilon))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        mode = "train" if self.model.training else "eval"
+        effective = self._effective_pairs[mode].read()
+        if effective is not None:
+            self._metrics[mode]["weak/effective_pairs"] = [effective]
+        super().log(logs, start_time)
