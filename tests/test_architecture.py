@@ -59,7 +59,9 @@ def imports(name: str) -> set[str]:
 def test_imports_point_down(name):
     for target in imports(name):
         if target.split(".")[0] == "trl_weaks":
-            assert floor(target) <= floor(name), f"{name} (floor {floor(name)}) imports {target} (floor {floor(target)})"
+            assert floor(target) <= floor(name), (
+                f"{name} (floor {floor(name)}) imports {target} (floor {floor(target)})"
+            )
         elif name != METRIC_SCRIPT:
             assert target.split(".")[0] not in FORBIDDEN[floor(name)], f"{name} (floor {floor(name)}) imports {target}"
 

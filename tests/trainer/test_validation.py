@@ -1,0 +1,152 @@
+"""Bad input: every case is a clear error, before training starts, that names the row, the column and the remedy."""
+
+import copy
+import math
+
+import pytest
+from datasets import Dataset
+from transformers import PreTrainedTokenizer
+
+from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
+from trl_weaks.trainer.validation import check_columns, check_rows
+
+
+def test_good_rows_pass(weak_rows, perfect):
+    check_rows(weak_rows)
+    check_rows(perfect)
+
+
+@pytest.mark.parametrize("column", ["example_id", "weak_supervisors", "weak_weights", "weak_offsets", "weak_logps"])
+def test_a_missing_column_is_named(weak_rows, column):
+    with pytest.raises(ValueError, match=f"train dataset lacks the column '{column}'.*label_completions"):
+        check_columns([name for name in weak_rows[0] if name != column], "train")
+
+
+def set_to(column, value):
+    return lambda row: row.__setitem__(column, value)
+
+
+def set_first(column, value):
+    return lambda row: row[column][0].__setitem__(0, value)
+
+
+CASES = {
+    "an id that is not text": (set_to("example_id", 7), "example_id", "Give every prompt an id"),
+    "an empty id": (set_to("example_id", ""), "example_id", "Give every prompt an id"),
+    "an empty prompt": (set_to("prompt", ""), "prompt", "Drop the row"),
+    "an empty completion": (set_to("completion", ""), "completion", "Drop the row"),
+    "a message without content": (
+        set_to("completion", [{"role": "assistant", "content": ""}]),
+        "completion",
+        "Drop the row",
+    ),
+    "mixed text and messages": (set_to("prompt", [{"role": "user", "content": "hi"}]), "prompt", "one format"),
+    "no supervisor": (set_to("weak_supervisors", []), "weak_supervisors", "Name the supervisors"),
+    "too many weights": (set_to("weak_weights", [0.5, 0.5]), "weak_weights", "one entry per name"),
+    "too few offsets": (set_to("weak_offsets", []), "weak_offsets", "one entry per name"),
+    "too few log-probabilities": (set_to("weak_logps", []), "weak_logps", "one entry per name"),
+    "a supervisor twice": (set_to("weak_supervisors", ["ann"]), "weak_supervisors", "unique per prompt"),
+    "a negative weight": (set_to("weak_weights", [-0.5]), "weak_weights", "not negative"),
+    "a weight that is NaN": (set_to("weak_weights", [math.nan]), "weak_weights", "finite"),
+    "a confidence above 1": (set_first("weak_logps", 0.1), "weak_logps", "at most 0"),
+    "a confidence that is NaN": (set_first("weak_logps", math.nan), "weak_logps", "Re-label"),
+    "a probability of 0": (set_first("weak_logps", -math.inf), "weak_logps", "Re-label"),
+    "a token without log-probability": (lambda row: row["weak_logps"][0].pop(), "weak_logps", "one per span"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_bad_row_is_named(weak_rows, case):
+    spoil, column, remedy = CASES[case]
+    rows = copy.deepcopy(weak_rows)
+    spoil(rows[1])  # the row of bob on example 0
+    with pytest.raises(ValueError, match=rf"Row 1 .*column '{column}'.*{remedy}"):
+        check_rows(rows)
+
+
+def test_duplicate_ids_are_named(weak_rows):
+    rows = weak_rows + [copy.deepcopy(weak_rows[0])]
+    with pytest.raises(ValueError, match=rf"Row {len(weak_rows)} .*repeats the completion of row 0"):
+        check_rows(rows)
+
+
+def test_weights_that_do_not_sum_to_1_are_named(weak_rows):
+    weak_rows[0]["weak_weights"] = [0.4]
+    with pytest.raises(ValueError, match="Example '0', column 'weak_weights': .* sum to 0.9, not 1"):
+        check_rows(weak_rows)
+
+
+def build(student, tokenizer, arguments, rows, **settings):
+    dataset = Dataset.from_list(rows) if isinstance(rows, list) else rows
+    return WeakSupervisionTrainer(
+        model=student(),
+        args=WeakSupervisionConfig(**arguments | settings),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+    )
+
+
+def test_a_row_longer_than_max_length_is_refused(student, tokenizer, arguments, weak_rows):
+    with pytest.raises(ValueError, match="longer than 40 tokens, the first is row .* Raise `max_length`"):
+        build(student, tokenizer, arguments, weak_rows, max_length=40)
+
+
+def test_a_row_longer_than_the_students_context_is_refused(student, tokenizer, arguments, weak_rows):
+    with pytest.raises(ValueError, match="longer than 30 tokens.*longer context"):
+        build(lambda: student(max_position_embeddings=30), tokenizer, arguments, weak_rows)
+
+
+def test_an_empty_dataset_is_refused(student, tokenizer, arguments, weak_rows):
+    empty = Dataset.from_list(weak_rows).select([])
+    with pytest.raises((ValueError, StopIteration)):
+        build(student, tokenizer, arguments, empty)
+
+
+def test_all_weights_zero_is_refused(student, tokenizer, arguments, weak_rows):
+    for row in weak_rows:
+        row["weak_weights"] = [0.0 for _ in row["weak_weights"]]
+    with pytest.raises(ValueError, match="sum to 0, not 1"):
+        build(student, tokenizer, arguments, weak_rows)
+
+
+def test_offsets_outside_the_completion_are_refused(student, tokenizer, arguments, weak_rows):
+    weak_rows[0]["weak_offsets"][0][-2] = [100, 101]
+    with pytest.raises(ValueError, match="Example '0', columns 'weak_offsets'.*Label this example again"):
+        build(student, tokenizer, arguments, weak_rows)
+
+
+def test_a_streamed_dataset_is_refused(student, tokenizer, arguments, weak_rows):
+    with pytest.raises(ValueError, match="Materialise"):
+        build(student, tokenizer, arguments, Dataset.from_list(weak_rows).to_iterable_dataset())
+
+
+def test_several_messages_as_a_completion_are_refused(student, tokenizer, arguments, weak_rows):
+    for row in weak_rows:
+        row["prompt"] = [{"role": "user", "content": row["prompt"]}]
+        row["completion"] = [{"role": "assistant", "content": row["completion"]}] * 2
+    with pytest.raises(ValueError, match="must be one message"):
+        build(student, tokenizer, arguments, weak_rows)
+
+
+class Slow(PreTrainedTokenizer):
+    """A tokenizer without offsets."""
+
+    vocab_size = 3
+    model_input_names = ["input_ids", "attention_mask"]
+
+    def get_vocab(self):
+        return {"<pad>": 0, "<eos>": 1, "a": 2}
+
+    def _tokenize(self, text):
+        return list(text)
+
+    def _convert_token_to_id(self, token):
+        return self.get_vocab().get(token, 2)
+
+    def _convert_id_to_token(self, index):
+        return "a"
+
+
+def test_a_student_without_a_fast_tokenizer_is_refused(student, arguments, weak_rows):
+    with pytest.raises(ValueError, match="fast tokenizer"):
+        build(student, Slow(pad_token="<pad>", eos_token="<eos>"), arguments, weak_rows)

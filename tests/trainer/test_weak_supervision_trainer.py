@@ -1,0 +1,274 @@
+import copy
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
+
+from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
+from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
+
+LISTS = ("weak_supervisors", "weak_weights", "weak_offsets", "weak_logps")
+
+
+def weak_trainer(student, dataset, tokenizer, arguments, loss=None, peft_config=None, eval_dataset=None, **settings):
+    return WeakSupervisionTrainer(
+        model=student(),
+        args=WeakSupervisionConfig(**arguments | settings),
+        loss=loss,
+        train_dataset=dataset if isinstance(dataset, Dataset) else Dataset.from_list(dataset),
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer,
+        peft_config=peft_config,
+    )
+
+
+def parameters(trainer):
+    return {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+
+
+def close(ours, theirs, tolerance=2e-5):
+    torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("batch, accumulate", [(4, 1), (1, 4)])
+@pytest.mark.parametrize("soft_labels", [True, False])
+def test_one_perfect_supervisor_is_plain_sft(
+    student, perfect, gold, tokenizer, arguments, trajectory, batch, accumulate, soft_labels
+):
+    arguments |= {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulate}
+    weak = weak_trainer(
+        student, perfect, tokenizer, arguments, weak_loss="naive", gamma_max=0.0, soft_labels=soft_labels
+    )
+    plain = SFTTrainer(model=student(), args=SFTConfig(**arguments), train_dataset=gold, processing_class=tokenizer)
+    close(trajectory(weak), trajectory(plain))
+    for name in ("entropy", "mean_token_accuracy", "num_tokens"):
+        ours, theirs = ([log[name] for log in t.state.log_history if name in log] for t in (weak, plain))
+        close(ours, theirs, 1e-4)
+    for ours, theirs in zip(weak.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)  # Adam divides by tiny moments
+
+
+@pytest.mark.parametrize("weak_loss", ["naive", "bayesian"])
+def test_a_batch_of_8_is_8_accumulated_rows(student, weak_rows, tokenizer, arguments, trajectory, weak_loss):
+    rows = weak_rows[:8]
+    totals = {}
+    for row in rows:  # keep whole examples, so that their weights sum to 1
+        totals[row["example_id"]] = totals.get(row["example_id"], 0.0) + sum(row["weak_weights"])
+    rows = [row for row in rows if totals[row["example_id"]] == 1.0]
+    whole = arguments | {"per_device_train_batch_size": len(rows)}
+    split = arguments | {"per_device_train_batch_size": 1, "gradient_accumulation_steps": len(rows)}
+    close(
+        trajectory(weak_trainer(student, rows, tokenizer, whole, weak_loss=weak_loss)),
+        trajectory(weak_trainer(student, rows, tokenizer, split, weak_loss=weak_loss)),
+    )
+
+
+def full_batch_gradients(student, rows, tokenizer, arguments, **settings):
+    """Loss and gradients of one step over the whole dataset."""
+    arguments = arguments | {
+        "per_device_train_batch_size": 64,
+        "max_steps": 1,
+        "learning_rate": 1.0,
+        "optim": "sgd",
+        "max_grad_norm": 0.0,
+    }
+    trainer = weak_trainer(student, rows, tokenizer, arguments, **settings)
+    before = parameters(trainer)
+    trainer.train()
+    loss = next(log["loss"] for log in trainer.state.log_history if "loss" in log)
+    return loss, {name: before[name] - value for name, value in parameters(trainer).items()}
+
+
+def same_gradients(ours, theirs):
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
+    scale = max(float(value.abs().max()) for value in ours[1].values())
+    assert scale > 1e-3
+    for name in ours[1]:
+        torch.testing.assert_close(ours[1][name], theirs[1][name], rtol=0, atol=1e-5 * max(scale, 1.0))
+
+
+SETTINGS = [
+    {"weak_loss": "naive", "gamma_max": 0.0},
+    {"weak_loss": "bayesian", "gamma_max": 0.25},
+    {"weak_loss": "bayesian", "soft_labels": False},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_permuting_supervisors_changes_nothing(student, weak_rows, tokenizer, arguments, settings):
+    shuffled = copy.deepcopy(weak_rows)[::-1]
+    for row in shuffled:
+        for column in LISTS:
+            row[column] = row[column][::-1]
+    same_gradients(
+        full_batch_gradients(student, weak_rows, tokenizer, arguments, **settings),
+        full_batch_gradients(student, shuffled, tokenizer, arguments, **settings),
+    )
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_merging_agreeing_supervisors_is_keeping_them_apart(student, weak_rows, tokenizer, arguments, settings):
+    """Two supervisors in one row train as two rows would; the contract forbids the latter, so the check is lifted."""
+    apart = []
+    for row in weak_rows:
+        for i in range(len(row["weak_supervisors"])):
+            apart.append(row | {column: [row[column][i]] for column in LISTS})
+    with pytest.raises(ValueError, match="repeats the completion of row"):
+        weak_trainer(student, apart, tokenizer, arguments)
+    for number, row in enumerate(apart):
+        row["example_id"] = f"{row['example_id']}-{number}"
+        row["weak_weights"] = [1.0]  # every row an example of its own: equal weights, as in the merged rows
+    merged = copy.deepcopy(weak_rows)
+    same_gradients(
+        full_batch_gradients(student, merged, tokenizer, arguments, **settings),
+        full_batch_gradients(student, apart, tokenizer, arguments, **settings),
+    )
+
+
+def test_a_resumed_run_ends_bit_identical(student, weak_rows, tokenizer, arguments):
+    arguments |= {"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 3}
+    whole = weak_trainer(student, weak_rows, tokenizer, arguments)
+    whole.train()
+    checkpoint = f"{arguments['output_dir']}/checkpoint-2"
+    again = weak_trainer(student, weak_rows, tokenizer, arguments)
+    again.train(resume_from_checkpoint=checkpoint)
+    assert again.state.global_step == whole.state.global_step > 2
+    for name, value in parameters(whole).items():
+        assert torch.equal(value, parameters(again)[name]), name
+
+
+def test_gamma_and_the_other_metrics_are_logged(student, weak_rows, tokenizer, arguments):
+    trainer = weak_trainer(student, weak_rows, tokenizer, arguments, gamma_max=0.4, gamma_warmup=0.5)
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "weak/gamma" in log]
+    steps = trainer.state.max_steps
+    close([log["weak/gamma"] for log in logs], [0.4 * min(1.0, 2.0 * i / steps) for i in range(steps)], 1e-6)
+    for log in logs:
+        assert 0.0 < log["weak/confidence"] < 1.0
+        assert 0.0 <= log["weak/agreement"] <= 1.0
+        assert {"entropy", "mean_token_accuracy", "num_tokens", "grad_norm"} <= set(log)
+
+
+def test_confidence_is_the_supervisors_per_word(student, perfect, tokenizer, arguments):
+    """A student token alone in its word carries the word's whole log-probability."""
+    row = perfect[1]  # "{}" and the end of sequence: one word
+    row["weak_logps"] = [[-0.1] * 3]
+    trainer = weak_trainer(student, [row], tokenizer, arguments, confidence_split="uniform", weak_loss="naive")
+    prepared = trainer.train_dataset[0]
+    supervised = [i for i, label in enumerate(prepared["labels"]) if label != -100]
+    assert [prepared["weak_unit_ids"][i] for i in supervised] == [0] * len(supervised)
+    close([prepared["weak_unit_logps"][i][0] for i in supervised], [-0.3] * len(supervised), 1e-6)
+
+
+def test_evaluation_on_weak_and_on_gold_rows(student, weak_rows, gold, tokenizer, arguments):
+    trainer = weak_trainer(
+        student,
+        weak_rows,
+        tokenizer,
+        arguments,
+        eval_dataset={"weak": Dataset.from_list(weak_rows), "gold": gold},
+        weak_loss="naive",
+        gamma_max=0.0,
+        per_device_eval_batch_size=8,
+    )
+    metrics = trainer.evaluate()
+    plain = SFTTrainer(
+        model=student(),
+        args=SFTConfig(**arguments, per_device_eval_batch_size=8),
+        train_dataset=gold,
+        eval_dataset=gold,
+        processing_class=tokenizer,
+    )
+    assert metrics["eval_gold_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-5)
+    assert metrics["eval_weak_loss"] > 0.0
+
+
+def test_lora_trains_only_the_adapter_and_matches_without_checkpointing(student, weak_rows, tokenizer, arguments):
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.0)
+    losses = []
+    for checkpointing in (False, True):
+        settings = arguments | {"gradient_checkpointing": checkpointing}
+        trainer = weak_trainer(student, weak_rows, tokenizer, settings, peft_config=config)
+        before = parameters(trainer)
+        trainer.train()
+        moved = {name for name, value in parameters(trainer).items() if not torch.equal(value, before[name])}
+        assert moved and all("lora_" in name for name in moved)
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    close(losses[0], losses[1])
+
+
+def test_a_callable_is_a_loss(student, weak_rows, tokenizer, arguments):
+    """Cross-entropy written by hand gives what the built-in naive loss gives."""
+
+    def cross_entropy(logits, targets, progress):
+        return -(targets * logits.float().log_softmax(-1)).sum(-1)
+
+    same_gradients(
+        full_batch_gradients(student, weak_rows, tokenizer, arguments, loss=cross_entropy),
+        full_batch_gradients(student, weak_rows, tokenizer, arguments, weak_loss="naive", gamma_max=0.0),
+    )
+
+
+def test_config_builds_the_loss_it_describes():
+    config = dict(output_dir="unused", use_cpu=True, bf16=False)
+    assert isinstance(WeakSupervisionConfig(**config, weak_loss="naive", gamma_max=0.0).build_loss(), NaiveLoss)
+    loss = WeakSupervisionConfig(**config, evidence="softplus", kl_coef=0.5, kl_anneal=0.1, gamma_max=0.3).build_loss()
+    assert isinstance(loss, AuxiliaryConfidence) and isinstance(loss.loss, EvidentialLoss)
+    assert (loss.gamma_max, loss.loss.evidence, loss.loss.kl_coef, loss.loss.kl_anneal) == (0.3, "softplus", 0.5, 0.1)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"weak_loss": "bayes"}, "must be one of naive, bayesian"),
+        ({"confidence_unit": "token"}, "must be one of word, span"),
+        ({"confidence_split": "linear"}, "must be one of confidence"),
+        ({"evidence": "square"}, "must be one of exp"),
+        ({"gamma_max": 1.0}, r"in \[0, 1\)"),
+        ({"gamma_warmup": 1.5}, "fraction of training"),
+        ({"kl_anneal": -0.1}, "fraction of training"),
+        ({"kl_coef": -1.0}, "must not be negative"),
+        ({"loss_chunk_size": 0}, "at least 1 token"),
+        ({"packing": True}, "packing"),
+        ({"padding_free": True}, "padding_free"),
+        ({"loss_type": "dft"}, "weak_loss"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
+        ({"assistant_only_loss": True}, "assistant_only_loss"),
+    ],
+)
+def test_unsupported_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        WeakSupervisionConfig(output_dir="unused", use_cpu=True, bf16=False, **settings)
+
+
+@pytest.mark.parametrize("name", ["data_collator", "compute_loss_func", "compute_metrics", "formatting_func"])
+def test_arguments_that_would_be_ignored_are_refused(student, perfect, tokenizer, arguments, name):
+    with pytest.raises(ValueError, match=name):
+        WeakSupervisionTrainer(
+            model=student(),
+            args=WeakSupervisionConfig(**arguments),
+            train_dataset=perfect,
+            processing_class=tokenizer,
+            **{name: lambda *a, **k: None},
+        )
+
+
+def test_the_saved_model_loads_and_its_card_names_the_supervisors(student, weak_rows, tokenizer, arguments, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    trainer = weak_trainer(student, weak_rows, tokenizer, arguments)
+    trainer.train()
+    trainer.save_model(arguments["output_dir"])
+    trainer.create_model_card(model_name="tiny")
+    trainer.create_model_card(model_name="tiny")  # a second save does not repeat the section
+    card = open(f"{arguments['output_dir']}/README.md", encoding="utf-8").read()
+    assert card.count("## Weak supervision") == 1
+    for piece in ("`ann`, `bob`", "8, 12", "EvidentialLoss", "2406.03199", "trl_weaks"):
+        assert piece in card, piece
+    loaded = AutoModelForCausalLM.from_pretrained(arguments["output_dir"])
+    for ours, theirs in zip(loaded.parameters(), trainer.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert json.loads(open(f"{arguments['output_dir']}/config.json").read())["architectures"] == ["LlamaForCausalLM"]

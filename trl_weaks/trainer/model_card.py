@@ -1,0 +1,56 @@
+"""The section that a weakly supervised model's card needs: who supervised it, and how."""
+
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from .. import columns
+from .._version import __version__
+
+MARK = "<!-- trl_weaks -->"  # the card is rewritten at every save; the mark keeps the section from piling up
+
+
+@dataclass(frozen=True)
+class CardSection:
+    """A piece of markdown to add to a model card."""
+
+    markdown: str
+
+    def append_to(self, output_dir: str) -> None:
+        """Replace or add the section in `output_dir/README.md`."""
+        path = Path(output_dir) / "README.md"
+        card = path.read_text(encoding="utf-8").split(MARK)[0].rstrip() if path.exists() else ""
+        path.write_text(f"{card}\n\n{MARK}\n{self.markdown}", encoding="utf-8")
+
+
+def describe_loss(loss: Any) -> str:
+    """A loss and its fields in one line, nested losses included."""
+    if not is_dataclass(loss):
+        return getattr(loss, "__name__", type(loss).__name__)
+    fields = {name: getattr(loss, name) for name in asdict(loss)}
+    inner = ", ".join(f"{k}={describe_loss(v) if is_dataclass(v) else repr(v)}" for k, v in fields.items())
+    return f"{type(loss).__name__}({inner})"
+
+
+def weak_supervision_section(args: Any, loss: Any, dataset: Dataset) -> CardSection:
+    """What a reader must know about the supervision of this model."""
+    names = sorted({name for row in dataset[columns.SUPERVISORS] for name in row})
+    rows, examples = len(dataset), len(set(dataset[columns.EXAMPLE_ID]))
+    lines = [
+        "## Weak supervision",
+        "",
+        f"Trained with [trl_weaks](https://pypi.org/project/trl-weaks/) {__version__} on labels made by models, "
+        "not by people.",
+        "",
+        "| what | value |",
+        "|---|---|",
+        f"| weak supervisors | {', '.join(f'`{name}`' for name in names)} |",
+        f"| examples, distinct completions | {examples}, {rows} |",
+        f"| loss | `{describe_loss(loss)}` |",
+        f"| labels | {'soft: word confidences' if args.soft_labels else 'hard'} |",
+        f"| confidence unit, split | `{args.confidence_unit}`, `{args.confidence_split}` |",
+        "",
+    ]
+    return CardSection("\n".join(lines))

@@ -1,0 +1,134 @@
+"""Bad rows are found, named and explained before any long work starts."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .. import columns
+
+TOLERANCE = 1e-4  # of the sum of an example's weights, and of a log-probability's upper bound
+
+
+def _fail(row: int, example: Any, column: str, problem: str, remedy: str):
+    raise ValueError(f"Row {row} (example {example!r}), column '{column}': {problem} {remedy}")
+
+
+def check_columns(names: Iterable[str], dataset_name: str) -> None:
+    """Raise if a generation column is missing.
+
+    Raises:
+        ValueError: names the missing columns and the remedy.
+    """
+    missing = [name for name in columns.GENERATION if name not in set(names)]
+    if missing:
+        raise ValueError(
+            f"The {dataset_name} dataset lacks the column{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}. "
+            "Make it with `label_completions`, or see `trl_weaks.columns` for what each column holds."
+        )
+
+
+def check_rows(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Check every generation row, and that the weights of each example sum to 1.
+
+    Raises:
+        ValueError: names row, example, column, problem and remedy.
+    """
+    totals: dict[str, float] = {}
+    seen: dict[tuple[str, str], int] = {}
+    supervisors_of: dict[str, set[str]] = {}
+    conversational = None
+    for number, row in enumerate(rows):
+        example = row[columns.EXAMPLE_ID]
+        if not isinstance(example, str) or not example:
+            _fail(number, example, columns.EXAMPLE_ID, "is not a non-empty string.", "Give every prompt an id.")
+        kind = not isinstance(row[columns.PROMPT], str)
+        if conversational is not None and kind != conversational:
+            _fail(number, example, columns.PROMPT, "mixes text and messages.", "Use one format for the whole dataset.")
+        conversational = kind
+        _check_text(number, example, row)
+        key = (example, repr(row[columns.COMPLETION]))
+        if key in seen:
+            _fail(
+                number,
+                example,
+                columns.EXAMPLE_ID,
+                f"repeats the completion of row {seen[key]}; ids are duplicated or supervisors were not merged.",
+                "Give every prompt its own id and every distinct completion one row.",
+            )
+        seen[key] = number
+        _check_supervisors(number, example, row, supervisors_of.setdefault(example, set()))
+        _check_confidences(number, example, row)
+        totals[example] = totals.get(example, 0.0) + sum(row[columns.WEIGHTS])
+    for example, total in totals.items():
+        if abs(total - 1.0) > TOLERANCE:
+            raise ValueError(
+                f"Example {example!r}, column '{columns.WEIGHTS}': the weights of its rows sum to {total:.6g}, not 1. "
+                "Keep all rows of an example together and normalise its weights."
+            )
+
+
+def _check_text(number: int, example: str, row: Mapping[str, Any]) -> None:
+    for column in (columns.PROMPT, columns.COMPLETION):
+        value = row[column]
+        empty = not value if isinstance(value, str) else not value or not value[-1].get("content")
+        if empty:
+            _fail(
+                number, example, column, "is empty.", "Drop the row, or write what an empty answer means, e.g. '{}'."
+            )
+
+
+def _check_supervisors(number: int, example: str, row: Mapping[str, Any], known: set[str]) -> None:
+    names, weights = row[columns.SUPERVISORS], row[columns.WEIGHTS]
+    if not names:
+        _fail(number, example, columns.SUPERVISORS, "is empty.", "Name the supervisors that gave this completion.")
+    for column in (columns.WEIGHTS, columns.OFFSETS, columns.LOGPS):
+        if len(row[column]) != len(names):
+            _fail(
+                number,
+                example,
+                column,
+                f"has {len(row[column])} entries for {len(names)} supervisors.",
+                f"Give one entry per name in '{columns.SUPERVISORS}'.",
+            )
+    twice = [name for name in names if name in known] or [n for i, n in enumerate(names) if n in names[:i]]
+    if twice:
+        _fail(
+            number,
+            example,
+            columns.SUPERVISORS,
+            f"supervisor {twice[0]!r} already labelled this example.",
+            "Ids must be unique per prompt, and a supervisor gives one completion.",
+        )
+    known.update(names)
+    for weight in weights:
+        if not math.isfinite(weight) or weight < 0.0:
+            _fail(number, example, columns.WEIGHTS, f"holds {weight}.", "Weights are finite and not negative.")
+
+
+def _check_confidences(number: int, example: str, row: Mapping[str, Any]) -> None:
+    for name, spans, logps in zip(row[columns.SUPERVISORS], row[columns.OFFSETS], row[columns.LOGPS], strict=True):
+        if len(spans) != len(logps):
+            _fail(
+                number,
+                example,
+                columns.LOGPS,
+                f"supervisor {name!r} has {len(logps)} log-probabilities for {len(spans)} tokens.",
+                f"Give one per span in '{columns.OFFSETS}'.",
+            )
+        for logp in logps:
+            if not math.isfinite(logp):
+                _fail(
+                    number,
+                    example,
+                    columns.LOGPS,
+                    f"supervisor {name!r} has {logp}.",
+                    "Re-label this example; it usually means that the supervisor's weights or its dtype overflowed.",
+                )
+            if logp > TOLERANCE:
+                _fail(
+                    number,
+                    example,
+                    columns.LOGPS,
+                    f"supervisor {name!r} has {logp:.6g}, a probability above 1.",
+                    "Store natural logarithms of probabilities, which are at most 0.",
+                )

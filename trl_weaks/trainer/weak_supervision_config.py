@@ -1,0 +1,159 @@
+"""What weak supervision adds to TRL's `SFTConfig`."""
+
+from dataclasses import dataclass, field
+
+from trl import SFTConfig
+
+from ..losses.auxiliary_confidence import AuxiliaryConfidence
+from ..losses.base import WeakLoss
+from ..losses.evidential import EvidentialLoss
+from ..losses.naive import NaiveLoss
+
+CHOICES = {
+    "weak_loss": ("naive", "bayesian"),
+    "confidence_unit": ("word", "span"),
+    "confidence_split": ("confidence", "uniform", "eq8"),
+    "evidence": ("exp", "softplus", "relu"),
+}
+
+# Inherited settings that a weak loss cannot honour: name -> (the only value accepted, why).
+FIXED = {
+    "packing": (False, "packing drops the weak columns"),
+    "eval_packing": (None, "packing drops the weak columns"),
+    "padding_free": (False, "the weak columns are padded row by row"),
+    "loss_type": ("nll", "the loss is chosen with `weak_loss`"),
+    "label_smoothing_factor": (0.0, "the soft labels already carry the supervisors' doubt"),
+    "assistant_only_loss": (False, "the weak columns cover the whole completion"),
+    "use_liger_kernel": (False, "it replaces the forward that the weak loss runs in"),
+}
+
+
+@dataclass
+class WeakSupervisionConfig(SFTConfig):
+    r"""
+    Configuration of [`WeakSupervisionTrainer`]. Inherited fields keep TRL's meaning and default.
+
+    Parameters:
+        > Parameters that control the loss
+
+        weak_loss (`str`, *optional*, defaults to `"bayesian"`):
+            `"naive"`: cross-entropy to the weak labels (Eq. 2). `"bayesian"`: evidential loss, a Dirichlet over the
+            vocabulary (Eq. 3, Appendix B). Equations are those of arXiv 2406.03199.
+        soft_labels (`bool`, *optional*, defaults to `True`):
+            Use the supervisors' confidences as soft labels (§4.2). `False` trusts every weak token fully.
+        gamma_max (`float`, *optional*, defaults to `0.25`):
+            Final weight of the auxiliary confidence loss (Eq. 1, 5), which trains on the student's own hardened
+            prediction. 0 turns it off. Authors' code, v1 of the paper.
+        gamma_warmup (`float`, *optional*, defaults to `0.25`):
+            Fraction of training over which that weight rises linearly from 0. Authors' code, without its jump.
+
+        > Parameters that control the confidences
+
+        confidence_unit (`str`, *optional*, defaults to `"word"`):
+            Unit in which a confidence travels from the supervisor's tokens to the student's: `"word"` (paper) or
+            `"span"`, the finest common token boundaries (ours).
+        confidence_split (`str`, *optional*, defaults to `"confidence"`):
+            How a unit's log-probability is shared among the student's tokens: `"confidence"` by the student's own
+            confidence, in log space (authors' code, keeps Eq. 7); `"uniform"` equal shares; `"eq8"` as Eq. 8 is
+            printed, which does not keep Eq. 7 and serves for comparison only.
+
+        > Parameters that control the evidential loss
+
+        evidence (`str`, *optional*, defaults to `"exp"`):
+            Maps logits to evidence: `"exp"` (authors' code), `"softplus"` or `"relu"`.
+        kl_coef (`float`, *optional*, defaults to `1e-4`):
+            Final weight of the KL regulariser, rising linearly over `kl_anneal`. Authors' code.
+        kl_anneal (`float`, *optional*, defaults to `1.0`):
+            Fraction of training over which the KL weight rises. Authors' code.
+
+        > Parameters that control memory
+
+        loss_chunk_size (`int`, *optional*, defaults to `1024`):
+            Supervised tokens whose logits are held at once. Changes memory, never the result. Ours.
+
+    Inherited fields that a weak loss cannot honour are refused when set: `packing`, `eval_packing`, `padding_free`,
+    `loss_type`, `label_smoothing_factor`, `assistant_only_loss`, `use_liger_kernel`. Rows longer than `max_length`
+    are an error, since a completion cut short would keep the confidence of the whole.
+    """
+
+    weak_loss: str = field(
+        default="bayesian",
+        metadata={
+            "help": "Loss on the weak labels: 'naive' cross-entropy (Eq. 2) or 'bayesian' evidential loss (Eq. 3). Paper.",
+            "choices": CHOICES["weak_loss"],
+        },
+    )
+    soft_labels: bool = field(
+        default=True,
+        metadata={
+            "help": "Use the supervisors' confidences as soft labels (paper, section 4.2) instead of hard labels."
+        },
+    )
+    gamma_max: float = field(
+        default=0.25,
+        metadata={"help": "Final weight of the auxiliary confidence loss, in [0, 1); 0 turns it off. Authors' code."},
+    )
+    gamma_warmup: float = field(
+        default=0.25,
+        metadata={"help": "Fraction of training over which the auxiliary weight rises from 0. Authors' code."},
+    )
+    confidence_unit: str = field(
+        default="word",
+        metadata={
+            "help": "Unit that carries a confidence between tokenizers: 'word' (paper) or 'span' (ours).",
+            "choices": CHOICES["confidence_unit"],
+        },
+    )
+    confidence_split: str = field(
+        default="confidence",
+        metadata={
+            "help": "Sharing of a unit's log-probability among the student's tokens: 'confidence' (authors' code), "
+            "'uniform' (ours), or 'eq8' (Eq. 8 as printed, for comparison).",
+            "choices": CHOICES["confidence_split"],
+        },
+    )
+    evidence: str = field(
+        default="exp",
+        metadata={
+            "help": "Evidence function of the evidential loss: 'exp' (authors' code), 'softplus' or 'relu'.",
+            "choices": CHOICES["evidence"],
+        },
+    )
+    kl_coef: float = field(
+        default=1e-4, metadata={"help": "Final weight of the evidential loss's KL regulariser. Authors' code."}
+    )
+    kl_anneal: float = field(
+        default=1.0, metadata={"help": "Fraction of training over which the KL weight rises from 0. Authors' code."}
+    )
+    loss_chunk_size: int = field(
+        default=1024, metadata={"help": "Supervised tokens whose logits are held at once; memory only. Ours."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
+        if not 0.0 <= self.gamma_max < 1.0:
+            raise ValueError(f"`gamma_max` must be in [0, 1); got {self.gamma_max}.")
+        for name in ("gamma_warmup", "kl_anneal"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"`{name}` is a fraction of training, in [0, 1]; got {getattr(self, name)}.")
+        if self.kl_coef < 0.0:
+            raise ValueError(f"`kl_coef` must not be negative; got {self.kl_coef}.")
+        if self.loss_chunk_size < 1:
+            raise ValueError(f"`loss_chunk_size` must be at least 1 token; got {self.loss_chunk_size}.")
+        for name, (only, reason) in FIXED.items():
+            value = getattr(self, name)
+            if value != only and not (only is None and not value):
+                raise ValueError(f"`{name}={value!r}` is not supported with weak supervision: {reason}.")
+
+    def build_loss(self) -> WeakLoss:
+        """The loss that these settings describe."""
+        if self.weak_loss == "naive":
+            loss = NaiveLoss()
+        else:
+            loss = EvidentialLoss(evidence=self.evidence, kl_coef=self.kl_coef, kl_anneal=self.kl_anneal)
+        if self.gamma_max > 0.0:
+            loss = AuxiliaryConfidence(loss, gamma_max=self.gamma_max, warmup=self.gamma_warmup)
+        return loss

@@ -1,0 +1,265 @@
+"""`WeakSupervisionTrainer`: TRL's `SFTTrainer` for completions whose labels come from several weak supervisors."""
+
+import copy
+import textwrap
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedModel
+from trl import SFTTrainer
+
+from .. import columns
+from ..heads import WeakHeadRequest, add_weak_head
+from ..losses.base import WeakLoss
+from ._compat import is_peft_model, parallelism
+from .callable_loss import as_weak_loss
+from .model_card import weak_supervision_section
+from .preparation import PREPARED, UNIT_IDS, UNIT_LOGPS, WEIGHTS, completion_text, gold_row, prepare_row
+from .validation import check_columns, check_rows
+from .weak_supervision_collator import WeakSupervisionCollator
+from .weak_supervision_config import WeakSupervisionConfig
+
+TEXT = "_completion_text"  # the completion before TRL appends the end-of-sequence token
+
+
+class WeakSupervisionTrainer(SFTTrainer):
+    r"""
+    Trainer for a strong student under several weak supervisors (arXiv 2406.03199).
+
+    A drop-in for [`~trl.SFTTrainer`]: the same arguments, a dataset with the columns of [`trl_weaks.columns`] (made by
+    [`label_completions`]), and a [`WeakSupervisionConfig`]. With one supervisor, hard labels, `weak_loss="naive"` and
+    `gamma_max=0` it trains exactly as [`~trl.SFTTrainer`] does.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The student, as in [`~trl.SFTTrainer`].
+        args ([`WeakSupervisionConfig`], *optional*):
+            Configuration.
+        loss ([`WeakLoss`], *optional*):
+            A loss to use instead of the one `args` describes: any callable
+            `(logits (n, V), targets (n, V), progress) -> (n,)` in nats; see [`trl_weaks.losses`].
+        kwargs:
+            Everything else that [`~trl.SFTTrainer`] takes, except `data_collator`, `compute_loss_func`,
+            `compute_metrics` and `formatting_func`, which cannot be honoured and are refused.
+
+    Raises:
+        ValueError: a dataset breaks the column contract (row, column and remedy are named) or a setting is unsupported.
+
+    Logged beside TRL's metrics: `weak/confidence` (mean soft-label probability of the emitted token), `weak/agreement`
+    (weighted share of tokens on which the student's top choice is the weak label) and `weak/gamma`. In evaluation the
+    loss is that of the end of training (progress 1), so that `eval_loss` can be compared between steps.
+    """
+
+    _tag_names = ["trl", "trl_weaks", "weak-supervision"]
+    _name = "Weak Supervision"
+    _paper = {
+        "title": "Bayesian WeakS-to-Strong from Text Classification to Generation",
+        "id": "2406.03199",
+        # docstyle-ignore
+        "citation": textwrap.dedent("""\
+            @inproceedings{cui2025bayesian,
+                title  = {{Bayesian WeakS-to-Strong from Text Classification to Generation}},
+                author = {Ziyun Cui and Ziyang Zhang and Guangzhi Sun and Wen Wu and Chao Zhang},
+                year   = 2025,
+                booktitle = {The Thirteenth International Conference on Learning Representations}
+            }"""),
+    }
+
+    def __init__(
+        self,
+        model: "str | PreTrainedModel",
+        args: WeakSupervisionConfig | None = None,
+        loss: WeakLoss | None = None,
+        **kwargs: Any,
+    ):
+        if args is None:
+            name = model if isinstance(model, str) else type(model).__name__
+            args = WeakSupervisionConfig(f"{name.split('/')[-1]}-weak-supervision")
+        elif not isinstance(args, WeakSupervisionConfig):
+            raise ValueError(
+                f"`args` must be a `WeakSupervisionConfig`, got `{type(args).__name__}`. It takes the same fields."
+            )
+        for name in ("data_collator", "compute_loss_func", "compute_metrics", "formatting_func"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"`{name}` is not supported by `WeakSupervisionTrainer`; pass `loss` to change the loss."
+                )
+        self.weak_loss = args.build_loss() if loss is None else as_weak_loss(loss)
+        self._context = _context_length(model, args)  # rows are checked before the trainer holds its model
+        super().__init__(model=model, args=args, **kwargs)
+        if parallelism(self.accelerator, "sp"):
+            raise ValueError("Sequence parallelism uses the model's own loss; weak supervision does not support it.")
+        if self._skip_prepare_dataset:
+            raise ValueError("`skip_prepare_dataset=True` leaves out the alignment of the confidences; remove it.")
+        self.data_collator = WeakSupervisionCollator(
+            pad_token_id=self.data_collator.pad_token_id, pad_to_multiple_of=self.data_collator.pad_to_multiple_of
+        )
+        base = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        add_weak_head(base)
+
+    def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+        if not isinstance(dataset, Dataset):
+            raise ValueError(
+                f"The {dataset_name} dataset must be a `datasets.Dataset`, got `{type(dataset).__name__}`: weights are "
+                "normalised over the whole dataset. Materialise it with `Dataset.from_generator` first."
+            )
+        if set(PREPARED) <= set(dataset.column_names):
+            return dataset
+        if len(dataset) == 0:
+            raise ValueError(f"The {dataset_name} dataset is empty.")
+        if not getattr(processing_class, "is_fast", False):
+            raise ValueError(
+                f"`{type(processing_class).__name__}` gives no character offsets, so confidences cannot be moved to its "
+                "tokens. Use a fast tokenizer."
+            )
+        weak = dataset_name == "train" or columns.LOGPS in dataset.column_names
+        if weak:
+            check_columns(dataset.column_names, dataset_name)
+            check_rows(dataset)
+            if "completion_mask" in dataset.column_names or not self.completion_only_loss:
+                raise ValueError("Weak labels speak about completions; `completion_only_loss=False` is not supported.")
+            dataset = dataset.map(lambda row: {TEXT: completion_text(row)})
+        full = super()._prepare_dataset(dataset, processing_class, _untruncated(args), False, None, dataset_name)
+        limits = [limit for limit in (args.max_length, self._context) if limit is not None]
+        _refuse_long(full, min(limits, default=None), dataset_name)
+        if not weak:
+            return full.map(gold_row, desc="Trusting the gold labels")
+        full = full.map(
+            prepare_row,
+            fn_kwargs={
+                "tokenizer": processing_class,
+                "chat_template": self.chat_template,
+                "unit": args.confidence_unit,
+            },
+            remove_columns=[TEXT],
+            num_proc=args.dataset_num_proc,
+            desc=f"Moving confidences to the student's tokens ({dataset_name})",
+        )
+        return _normalise_weights(full)
+
+    def _set_signature_columns_if_needed(self):
+        super()._set_signature_columns_if_needed()
+        self._signature_columns += [name for name in PREPARED if name not in self._signature_columns]
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        # DeepSpeed casts every float input to the model's dtype, which rounds confidences above 0.998 to 1 in bf16.
+        side = {name: inputs.pop(name) for name in PREPARED if name in inputs}
+        inputs = super()._prepare_inputs(inputs)
+        return inputs | {name: value.to(self.args.device) for name, value in side.items()}
+
+    def _progress(self) -> float:
+        """Share of training done, in [0, 1]; taken from the trainer's state, so that resuming keeps it."""
+        if not self.model.training:
+            return 1.0
+        return min(1.0, self.state.global_step / max(1, self.state.max_steps))
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs = dict(inputs)
+        weights = inputs.pop(WEIGHTS)
+        unit_logps = inputs.pop(UNIT_LOGPS)
+        request = WeakHeadRequest(
+            loss=self.weak_loss,
+            progress=self._progress(),
+            weights=weights,
+            unit_ids=inputs.pop(UNIT_IDS),
+            unit_logps=unit_logps if self.args.soft_labels else None,
+            split=self.args.confidence_split,
+            chunk_size=self.args.loss_chunk_size,
+        )
+        inputs["use_cache"] = False
+        if self.aux_loss_enabled:
+            inputs["output_router_logits"] = True
+        outputs = model(**inputs, weak_head=request)
+        # The same reduction as SFTTrainer's: tokens of every rank and accumulation step, DDP averages the gradients.
+        count = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = outputs.loss / torch.as_tensor(count).clamp(min=1)
+        scale_ranks = self.args.average_tokens_across_devices and num_items_in_batch is not None
+        if scale_ranks:
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        if self.aux_loss_enabled:
+            steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
+        self._record(inputs, outputs, weights)
+        return (loss, outputs) if return_outputs else loss
+
+    def _record(self, inputs: dict[str, Tensor], outputs: Any, weights: Tensor) -> None:
+        """TRL's metrics under TRL's names, and the `weak/*` ones."""
+        mode = "train" if self.model.training else "eval"
+        token_weights = weights.sum(-1, keepdim=True) * outputs.label_mask
+        sums = torch.stack(
+            [
+                outputs.label_mask.sum(),
+                outputs.entropy.sum(),
+                outputs.is_top1.sum(),
+                token_weights.sum(),
+                (token_weights * outputs.target_probs).sum(),
+                (token_weights * outputs.is_top1).sum(),
+            ]
+        ).float()
+        tokens, entropy, correct, weight, confidence, agreement = (
+            self.accelerator.gather_for_metrics(sums[None]).sum(0).tolist()
+        )
+        metrics = self._metrics[mode]
+        metrics["entropy"].append(entropy / tokens if tokens else 0.0)
+        metrics["mean_token_accuracy"].append(correct / tokens if tokens else 0.0)
+        metrics["weak/confidence"].append(confidence / weight if weight else 0.0)
+        metrics["weak/agreement"].append(agreement / weight if weight else 0.0)
+        if hasattr(self.weak_loss, "gamma"):
+            metrics["weak/gamma"].append(float(self.weak_loss.gamma(self._progress())))
+        if mode == "train":
+            attended = self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum().item()
+            self._total_train_tokens += attended // self._tp_size
+        metrics["num_tokens"] = [self._total_train_tokens]
+        if self.aux_loss_enabled:
+            metrics["aux_loss"].append(self.accelerator.gather_for_metrics(outputs.aux_loss).mean().item())
+
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None):
+        """TRL's model card, with a section on the supervision."""
+        super().create_model_card(model_name=model_name, dataset_name=dataset_name, tags=tags)
+        if self.is_world_process_zero():
+            weak_supervision_section(self.args, self.weak_loss, self.train_dataset).append_to(self.args.output_dir)
+
+
+def _context_length(model: "str | PreTrainedModel", args: WeakSupervisionConfig) -> int | None:
+    """Positions the student can address, in tokens; `None` where its config does not say."""
+    if isinstance(model, str):
+        config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code)
+    else:
+        config = model.config
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def _untruncated(args: WeakSupervisionConfig) -> WeakSupervisionConfig:
+    """A copy of the settings without `max_length`: long rows are refused, never cut in silence."""
+    args = copy.copy(args)
+    args.max_length = None
+    return args
+
+
+def _refuse_long(dataset: Dataset, limit: int | None, dataset_name: str) -> None:
+    if limit is None:
+        return
+    long = [i for i, ids in enumerate(dataset["input_ids"]) if len(ids) > limit]
+    if long:
+        first = dataset[long[0]]
+        raise ValueError(
+            f"{len(long)} rows of the {dataset_name} dataset are longer than {limit} tokens, the first is row {long[0]} "
+            f"(example {first.get(columns.EXAMPLE_ID)!r}, {len(first['input_ids'])} tokens). Raise `max_length`, use a "
+            "model with a longer context, or drop these rows."
+        )
+
+
+def _normalise_weights(dataset: Dataset) -> Dataset:
+    """Scale all weights by one constant, so that their mean per supervised token is 1.
+
+    The loss then keeps the scale of plain fine-tuning, one perfect supervisor is plain fine-tuning, and merging
+    agreeing supervisors into one row changes nothing.
+    """
+    tokens = [sum(unit >= 0 for unit in units) for units in dataset[UNIT_IDS]]
+    weighted = sum(n * sum(weights) for n, weights in zip(tokens, dataset[WEIGHTS], strict=True))
+    if weighted <= 0.0:
+        raise ValueError(f"Column '{columns.WEIGHTS}': all weights are 0, so there is nothing to learn.")
+    scale = sum(tokens) / weighted
+    return dataset.map(lambda row: {WEIGHTS: [w * scale for w in row[WEIGHTS]]}, desc="Normalising the weights")
