@@ -135,6 +135,12 @@ def test_unresolved_gap_is_unbounded_not_wild():
     assert undefined_share(recovered) == closed.mean() > 0.025
 
 
+def test_one_closed_gap_leaves_the_average_of_that_resample_undefined():
+    weak = {"a": np.array([0.2, 0.2]), "b": np.array([0.4, 0.6])}
+    found = pgr_draws(weak, student=np.array([0.5, 0.5]), ceiling=np.array([0.6, 0.6]))
+    assert found[0] == pytest.approx((0.3 / 0.4 + 0.1 / 0.2) / 2) and np.isnan(found[1])
+
+
 def test_rounding_does_not_open_a_gap():
     third = sum([0.1] * 3)  # 0.30000000000000004
     assert third > 0.3
