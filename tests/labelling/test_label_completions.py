@@ -1,0 +1,188 @@
+"""The dataset that labelling writes: columns, merging, joint choice, resuming, refusals."""
+
+import math
+
+import datasets
+import pytest
+
+from trl_weaks import columns
+from trl_weaks.labelling.ensemble import WeakEnsemble
+from trl_weaks.labelling.label_completions import label_completions
+
+N = 10
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return datasets.Dataset.from_dict(
+        {
+            "example_id": [f"e{i}" for i in range(N)],
+            "prompt": [f"USER: play {'jazz ' * (i % 4)}at {i} ASSISTANT:" for i in range(N)],
+            "gold": list(range(N)),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def ensemble(build):
+    return WeakEnsemble([build("neox", 1, "c"), build("gpt2", 0, "a"), build("gpt2", 0, "b")], [2, 1, 1])
+
+
+@pytest.fixture(scope="module")
+def independent(ensemble, prompts):
+    return label_completions(ensemble, prompts, num_candidates=3, max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def joint(ensemble, prompts):
+    return label_completions(ensemble, prompts, mode="joint", num_candidates=3, max_new_tokens=6)
+
+
+@pytest.mark.parametrize("mode", ["independent", "joint"])
+def test_rows_keep_the_contract(mode, independent, joint, ensemble, prompts):
+    dataset = {"independent": independent, "joint": joint}[mode]
+    assert dataset.column_names == [*columns.GENERATION, columns.SCORE, "gold"]
+    weights: dict[str, float] = {}
+    by_name = dict(zip(ensemble.names, ensemble.supervisors, strict=True))
+    for row in dataset:
+        assert row["prompt"] == prompts[int(row["example_id"][1:])]["prompt"]
+        assert row["gold"] == int(row["example_id"][1:])
+        weights[row["example_id"]] = weights.get(row["example_id"], 0.0) + sum(row["weak_weights"])
+        assert row["weak_supervisors"] == sorted(row["weak_supervisors"])
+        (score,) = ensemble.score([row["prompt"]], [row["completion"]])
+        assert row["weak_score"] == pytest.approx(score, abs=1e-5)
+        for name, offsets, logps in zip(row["weak_supervisors"], row["weak_offsets"], row["weak_logps"], strict=True):
+            (read,) = by_name[name].score([row["prompt"]], [row["completion"]])
+            assert logps == pytest.approx(read.logps, abs=1e-5)
+            assert offsets == [list(span) for span in read.offsets]
+            assert offsets[-1] == [len(row["completion"])] * 2 and max(logps) <= 0
+    assert weights.keys() == {f"e{i}" for i in range(N)}
+    assert all(math.isclose(total, 1.0) for total in weights.values())
+
+
+def test_independent_keeps_the_best_beam_of_each(independent, ensemble, prompts):
+    best = {s.name: [c[0].text for c in s.generate(prompts["prompt"], 3, 6)] for s in ensemble.supervisors}
+    rows = {(row["example_id"], row["completion"]): row["weak_supervisors"] for row in independent}
+    assert len(rows) == len(independent), "one row per distinct completion"
+    for name, texts in best.items():
+        for i, text in enumerate(texts):
+            assert not text or name in rows[f"e{i}", text]
+    assert any(row["weak_supervisors"] == ["a", "b"] for row in independent), "twins share a row"
+
+
+def test_joint_is_the_argmax_over_all_candidates(joint, ensemble, prompts):
+    assert len(joint) == N
+    for row, prompt in zip(joint, prompts["prompt"], strict=True):
+        given: dict[str, list[str]] = {}
+        for supervisor in ensemble.supervisors:
+            for text in {c.text for c in supervisor.generate([prompt], 3, 6)[0]} - {""}:
+                given.setdefault(text, []).append(supervisor.name)
+        texts = sorted(given)
+        scores = ensemble.score([prompt] * len(texts), texts)
+        best = max(range(len(texts)), key=lambda i: (scores[i], -i))
+        assert (row["completion"], row["weak_supervisors"]) == (texts[best], given[texts[best]])
+
+
+def test_order_of_supervisors_and_rows_does_not_matter(ensemble, prompts, independent):
+    turned = WeakEnsemble(ensemble.supervisors[::-1], ensemble.weights[::-1])
+    assert label_completions(turned, prompts, num_candidates=3, max_new_tokens=6)[:] == independent[:]
+
+
+def test_messages(build):
+    supervisor = build("llama")
+    supervisor.tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    chat = [{"role": "user", "content": "play jazz"}]
+    data = datasets.Dataset.from_dict({"example_id": ["x"], "prompt": [chat]})
+    (row,) = label_completions(WeakEnsemble([supervisor]), data, num_candidates=3, max_new_tokens=4)
+    assert row["prompt"] == chat and row["completion"][0]["role"] == "assistant"
+    (read,) = supervisor.score(["<user>play jazz<assistant>"], [row["completion"][0]["content"]])
+    assert row["weak_logps"][0][1:] != [] and len(row["weak_logps"][0]) == len(read.logps)
+
+
+def test_second_call_computes_nothing(ensemble, prompts, tmp_path, monkeypatch, independent):
+    first = label_completions(ensemble, prompts, num_candidates=3, max_new_tokens=6, output_dir=tmp_path)
+    written = (tmp_path / "dataset" / "data-00000-of-00001.arrow").read_bytes()
+    for supervisor in ensemble.supervisors:
+        monkeypatch.setattr(supervisor, "generate", None)
+        monkeypatch.setattr(supervisor, "score", None)
+    again = label_completions(ensemble, prompts, num_candidates=3, max_new_tokens=6, output_dir=tmp_path)
+    assert first[:] == again[:] == independent[:]
+    assert written == (tmp_path / "dataset" / "data-00000-of-00001.arrow").read_bytes()
+
+
+def test_changed_configuration_never_mixes(build, prompts, tmp_path):
+    one, two = WeakEnsemble([build("gpt2", 0, "a")]), WeakEnsemble([build("gpt2", 5, "a")])
+    arguments = {"num_candidates": 2, "max_new_tokens": 4}
+    label_completions(one, prompts, **arguments, output_dir=tmp_path)
+    for ensemble, changed in ((two, arguments), (one, arguments | {"max_new_tokens": 5}), (one, arguments)):
+        reused = label_completions(ensemble, prompts, **changed, output_dir=tmp_path)
+        assert reused[:] == label_completions(ensemble, prompts, **changed)[:]
+    other = prompts.map(lambda row: {"prompt": row["prompt"] + " please"})
+    assert (
+        label_completions(one, other, **arguments, output_dir=tmp_path)[:]
+        == label_completions(one, other, **arguments)[:]
+    )
+
+
+def test_damaged_lines_are_named_and_made_again(ensemble, prompts, tmp_path, caplog, independent):
+    label_completions(ensemble, prompts, num_candidates=3, max_new_tokens=6, output_dir=tmp_path, batch_size=4)
+    (shard,) = (tmp_path / "labels").glob("*.jsonl")
+    lines = shard.read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b"e", b"f", 1)
+    shard.write_bytes(b"".join(lines)[:-30])
+    whole = (tmp_path / "dataset" / "data-00000-of-00001.arrow").read_bytes()
+    label_completions(ensemble, prompts, num_candidates=3, max_new_tokens=6, output_dir=tmp_path, batch_size=4)
+    assert f"{shard.name}, line 3: damaged" in caplog.text
+    assert f"{shard.name}, line {len(lines)}: damaged" in caplog.text
+    assert whole == (tmp_path / "dataset" / "data-00000-of-00001.arrow").read_bytes()
+
+
+def test_empty_answers_are_left_out_and_counted(build, prompts, caplog):
+    supervisor, other = build("gpt2", 0, "a"), build("neox", 1, "b")
+    made = supervisor.generate
+
+    def mute(*args, **kwargs):
+        from dataclasses import replace
+
+        return [[replace(c, text="") for c in row] for row in made(*args, **kwargs)]
+
+    supervisor.generate = mute
+    rows = label_completions(WeakEnsemble([supervisor, other], [3, 1]), prompts, num_candidates=2, max_new_tokens=4)
+    assert f"{N} of {N} best answers of 'a' are empty" in caplog.text
+    assert all(row["weak_supervisors"] == ["b"] and row["weak_weights"] == [1.0] for row in rows)
+    with pytest.raises(ValueError, match="every completion is empty"):
+        label_completions(WeakEnsemble([supervisor]), prompts, num_candidates=2, max_new_tokens=4)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda d: d.remove_columns("prompt"), "no column 'prompt'"),
+        (lambda d: d.remove_columns("example_id"), "no column 'example_id'"),
+        (lambda d: d.rename_column("gold", "completion"), "already has a column 'completion'"),
+        (lambda d: d.rename_column("gold", "weak_logps"), "already has a column 'weak_logps'"),
+        (lambda d: d.rename_column("gold", "tools"), "column 'tools' is read by TRL"),
+        (lambda d: d.select([]), "no rows"),
+        (lambda d: datasets.DatasetDict(train=d), "not a DatasetDict"),
+        (lambda d: datasets.concatenate_datasets([d, d]), "rows 0 and 10: column 'example_id' repeats 'e0'"),
+        (lambda d: d.remove_columns("example_id").rename_column("gold", "example_id"), "row 0: .*non-empty string"),
+        (lambda d: d.map(lambda r: {"prompt": r["prompt"] * (r["gold"] != 3)}), r"row 3 \(example_id 'e3'\): .*empty"),
+        (
+            lambda d: d.map(lambda r: {"prompt": r["prompt"] + "x" * 240 * (r["gold"] == 4)}),
+            r"row 4 \(example_id 'e4'\): the prompt has \d+ tokens for supervisor 'a'",
+        ),
+    ],
+)
+def test_bad_datasets(ensemble, prompts, change, message):
+    with pytest.raises(ValueError, match=message):
+        label_completions(ensemble, change(prompts), num_candidates=3, max_new_tokens=6)
+
+
+def test_bad_mode(ensemble, prompts):
+    with pytest.raises(ValueError, match="mode='vote'"):
+        label_completions(ensemble, prompts, mode="vote")
+    with pytest.raises(ValueError, match="batch_size=0"):
+        label_completions(ensemble, prompts, batch_size=0)

@@ -1,0 +1,150 @@
+"""Beams against `model.generate` and log-probabilities against one unpadded forward pass, for every shape."""
+
+import pytest
+import torch
+
+SHAPES = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma2")
+PROMPTS = [
+    "USER: turn on the light ASSISTANT:",
+    "USER: wake me up at nine tomorrow in the kitchen, 你好 🙂 ASSISTANT:",
+    "USER: jazz ASSISTANT:",
+]
+
+
+def reference_logps(supervisor, prompt_ids, completion_ids):
+    """One sequence, no padding, no cache, float64 softmax."""
+    ids = torch.tensor([[*prompt_ids, *completion_ids]])
+    with torch.no_grad():
+        logits = supervisor.model.eval()(ids).logits[0].double()
+    logps = logits.log_softmax(-1)
+    start = len(prompt_ids) - 1
+    return [logps[start + t, token].item() for t, token in enumerate(completion_ids)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_beams_are_those_of_generate(build, shape):
+    supervisor = build(shape)
+    eos = supervisor.tokenizer.eos_token_id
+    found = supervisor.generate(PROMPTS, num_candidates=4, max_new_tokens=6)
+    for prompt, candidates in zip(PROMPTS, found, strict=True):
+        inputs = supervisor.tokenizer(prompt, return_tensors="pt").to("cpu")
+        beams = supervisor.model.generate(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], num_beams=4,
+            num_return_sequences=4, max_new_tokens=6, do_sample=False, eos_token_id=eos, pad_token_id=supervisor.tokenizer.pad_token_id,
+            output_scores=True, return_dict_in_generate=True,
+        )  # fmt: skip
+        new = beams.sequences[:, inputs["input_ids"].shape[1] :].tolist()
+        assert [c.token_ids for c in candidates] == [b[: b.index(eos) + 1] if eos in b else b for b in new]
+        means = [sum(c.logps) / len(c.logps) for c in candidates]
+        assert means == pytest.approx(beams.sequences_scores.tolist(), abs=1e-5)
+        for candidate in candidates:
+            expected = reference_logps(supervisor, inputs["input_ids"][0].tolist(), candidate.token_ids)
+            assert candidate.logps == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_scores_are_those_of_a_plain_forward(build, shape):
+    supervisor = build(shape, seed=1)
+    completions = ['{"date": "tomorrow"}', " é🙂", ""]
+    for prompt, completion, read in zip(PROMPTS, completions, supervisor.score(PROMPTS, completions), strict=True):
+        tok = supervisor.tokenizer
+        prompt_ids = tok(prompt)["input_ids"]
+        whole = tok(prompt + completion + tok.eos_token)["input_ids"]
+        assert whole == prompt_ids + read.token_ids
+        assert read.logps == pytest.approx(reference_logps(supervisor, prompt_ids, read.token_ids), abs=1e-4)
+        assert read.offsets[-1] == (len(completion), len(completion))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_one_by_one_equals_all_together(build, shape):
+    supervisor = build(shape)
+    together = supervisor.generate(PROMPTS, 3, 5)
+    for prompt, candidates in zip(PROMPTS, together, strict=True):
+        for alone, batched in zip(supervisor.generate([prompt], 3, 5)[0], candidates, strict=True):
+            assert alone.token_ids == batched.token_ids
+            assert alone.logps == pytest.approx(batched.logps, abs=1e-4)
+
+
+def test_model_keeps_its_mode(build):
+    supervisor = build("gpt2")
+    supervisor.model.train()
+    first = supervisor.generate(PROMPTS[:1], 2, 4)
+    assert supervisor.model.training
+    assert first == supervisor.generate(PROMPTS[:1], 2, 4), "dropout must be off while labelling"
+
+
+def test_bfloat16_is_read_in_float32(build):
+    """The log-sum-exp of bfloat16 logits, taken in bfloat16, would be a multiple of 2^-6 here."""
+    supervisor = build("gpt2")
+    supervisor.model.bfloat16()
+    logps = supervisor.score(PROMPTS[:1], ['{"date": "tomorrow"}'])[0].logps
+    exact = reference_logps(supervisor, supervisor.tokenizer(PROMPTS[0])["input_ids"], supervisor.score(
+        PROMPTS[:1], ['{"date": "tomorrow"}'])[0].token_ids)  # fmt: skip
+    assert logps == pytest.approx(exact, abs=1e-4)
+
+
+def test_empty_lists(build):
+    supervisor = build("gpt2")
+    assert supervisor.generate([]) == [] and supervisor.score([], []) == []
+
+
+@pytest.mark.parametrize(
+    "prompts, message",
+    [
+        ([""], "prompt 0: column 'prompt' is empty"),
+        (["a", 3], "prompt 1: column 'prompt' holds a int"),
+        (["a", [{"role": "user", "content": "b"}]], "prompt 1: column 'prompt' mixes text and messages"),
+        ([[{"role": "assistant", "content": "b"}]], "prompt 0: column 'prompt' ends with an assistant message"),
+        ([[{"role": "user", "content": "b"}]], "has no chat template"),
+        (["a", "b" * 300], "prompt 1: the prompt has 300 tokens .* context holds 256"),
+        (["a" * 250], "no room for max_new_tokens=64"),
+    ],
+)
+def test_bad_prompts(build, prompts, message):
+    with pytest.raises(ValueError, match=message):
+        build("gpt2").generate(prompts)
+
+
+def test_bad_arguments(build):
+    supervisor = build("gpt2")
+    with pytest.raises(ValueError, match="num_candidates=0"):
+        supervisor.generate(["a"], num_candidates=0)
+    with pytest.raises(ValueError, match="1 prompts but 2 completions"):
+        supervisor.score(["a"], ["b", "c"])
+    with pytest.raises(ValueError, match="no room for the completion"):
+        supervisor.score(["a"], ["é" * 300])
+    with pytest.raises(ValueError, match="column 'completion' must be"):
+        supervisor.score(["a"], [None])
+
+
+def test_nan_names_supervisor_and_example(build):
+    supervisor = build("gpt2", name="broken")
+    with torch.no_grad():
+        supervisor.model.lm_head.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="prompt 0: supervisor 'broken' gives a log-probability that is not finite"):
+        supervisor.score(["a"], ["b"])
+
+
+def test_bad_tokenizers(build):
+    from trl_weaks.labelling.supervisor import WeakSupervisor
+
+    supervisor = build("gpt2")
+    tokenizer = supervisor.tokenizer
+    tokenizer.pad_token = None
+    with pytest.raises(ValueError, match="has no pad token; set tokenizer.pad_token"):
+        WeakSupervisor(supervisor.model, tokenizer)
+    tokenizer.pad_token, tokenizer.eos_token = "<pad>", None
+    with pytest.raises(ValueError, match="has no eos token"):
+        WeakSupervisor(supervisor.model, tokenizer)
+
+    class Slow:
+        is_fast = False
+
+        def __len__(self):
+            return 10
+
+    with pytest.raises(ValueError, match="is slow"):
+        WeakSupervisor(supervisor.model, Slow())
+    llama = build("llama")
+    with pytest.raises(ValueError, match="embeddings"):
+        WeakSupervisor(supervisor.model, llama.tokenizer)

@@ -1,0 +1,88 @@
+"""Everything that can be wrong with a dataset of prompts, found before any work starts."""
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from datasets import Dataset
+
+from ..columns import COMPLETION, EXAMPLE_ID, GENERATION, PROMPT, SCORE
+from .ensemble import WeakEnsemble
+from .fingerprint import digest
+from .messages import check_prompts
+
+BLOCK = 1000
+UNREAD = ("tools", "chat_template_kwargs", "image", "images")  # TRL reads them in training, supervisors would not
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What labelling keeps in memory of a dataset of any size.
+
+    Attributes:
+        rows: row number of each example id.
+        digests: digest of each row's prompt.
+        lengths: tokens of each row's prompt, the longest over the supervisors.
+    """
+
+    rows: dict[str, int]
+    digests: list[str]
+    lengths: array
+
+
+def check_dataset(dataset: Dataset, ensemble: WeakEnsemble, max_new_tokens: int) -> Prompts:
+    """Read every row once.
+
+    Raises:
+        ValueError: not a `Dataset`, no rows, a missing, reserved or unsupported column, an id that is repeated, empty
+            or not a string, a prompt that is empty, of another type than the others, or leaves no room to answer.
+    """
+    _check_columns(dataset)
+    rows: dict[str, int] = {}
+    digests: list[str] = []
+    lengths = array("l")
+    first = dataset[0][PROMPT]
+    for ids, prompts in blocks(dataset):
+        for i, example_id in enumerate(ids, start=len(digests)):
+            if not isinstance(example_id, str) or not example_id:
+                raise ValueError(
+                    f"row {i}: column {EXAMPLE_ID!r} holds {example_id!r}; it must be a non-empty string."
+                )
+            if rows.setdefault(example_id, i) != i:
+                raise ValueError(
+                    f"rows {rows[example_id]} and {i}: column {EXAMPLE_ID!r} repeats {example_id!r}; give every "
+                    "prompt its own id."
+                )
+        names = [f"row {i} (example_id {e!r})" for i, e in enumerate(ids, start=len(digests))]
+        check_prompts([first, *prompts], ["row 0", *names])
+        encoded = [s.encode(prompts, names, max_new_tokens) for s in ensemble.supervisors]
+        lengths.extend(max(len(p.ids) for p in row) for row in zip(*encoded, strict=True))
+        digests.extend(digest(prompt) for prompt in prompts)
+    return Prompts(rows, digests, lengths)
+
+
+def blocks(dataset: Dataset) -> Iterator[tuple[list[str], list]]:
+    """Ids and prompts, a thousand rows at a time."""
+    for start in range(0, len(dataset), BLOCK):
+        block = dataset[start : start + BLOCK]
+        yield block[EXAMPLE_ID], block[PROMPT]
+
+
+def _check_columns(dataset: Dataset) -> None:
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"label a datasets.Dataset, not a {type(dataset).__name__}; choose one split of a DatasetDict."
+        )
+    if len(dataset) == 0:
+        raise ValueError("the dataset has no rows; nothing to label.")
+    for column in (EXAMPLE_ID, PROMPT):
+        if column not in dataset.column_names:
+            raise ValueError(f"the dataset has no column {column!r}, only {dataset.column_names}; add or rename it.")
+    reserved = {*GENERATION, SCORE, COMPLETION} - {EXAMPLE_ID, PROMPT}
+    for column in dataset.column_names:
+        if column in reserved:
+            raise ValueError(
+                f"the dataset already has a column {column!r}, which labelling writes; rename or remove it."
+            )
+        if column in UNREAD:
+            raise ValueError(f"column {column!r} is read by TRL in training but not by supervisors; remove it.")

@@ -1,0 +1,35 @@
+"""Short digests that say whether two labels were made by the same supervisor under the same settings."""
+
+import hashlib
+import json
+
+import torch
+
+from .supervisor import WeakSupervisor
+
+SAMPLES = 64  # values read from every parameter: training moves nearly all of them
+
+
+def digest(*parts: object) -> str:
+    """16 hexadecimal digits of SHA-256 over the parts' canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def supervisor_fingerprint(supervisor: WeakSupervisor) -> str:
+    """Digest of the model's configuration, of a sample of every weight, and of the whole tokenizer."""
+    weights = hashlib.sha256()
+    for name, value in sorted(supervisor.model.state_dict().items()):
+        flat = value.detach().reshape(-1)
+        picked = flat[:: max(1, flat.numel() // SAMPLES)][: 2 * SAMPLES]
+        weights.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        weights.update(picked.to("cpu", torch.float64).numpy().tobytes())
+    config = supervisor.model.config.to_diff_dict()
+    for volatile in ("_name_or_path", "transformers_version", "use_cache"):
+        config.pop(volatile, None)
+    backend = json.loads(supervisor.tokenizer.backend_tokenizer.to_str())
+    for volatile in ("truncation", "padding"):
+        backend.pop(volatile, None)
+    special = supervisor.tokenizer.special_tokens_map
+    template = supervisor.tokenizer.chat_template
+    return digest(json.dumps(config, sort_keys=True, default=str), weights.hexdigest(), backend, special, template)

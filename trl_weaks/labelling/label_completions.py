@@ -1,0 +1,92 @@
+"""The weak-label dataset: every prompt answered by N supervisors, one row per distinct completion."""
+
+import tempfile
+from pathlib import Path
+
+from accelerate import PartialState
+from datasets import Dataset
+from tqdm import tqdm
+
+from .checks import Prompts, check_dataset
+from .consolidate import consolidate
+from .ensemble import WeakEnsemble
+from .ledger import Ledger
+from .stages import configurations, missing, units, work
+from .store import LabelStore
+
+MODES = ("independent", "joint")
+
+
+def label_completions(
+    ensemble: WeakEnsemble,
+    dataset: Dataset,
+    mode: str = "independent",
+    num_candidates: int = 5,
+    max_new_tokens: int = 64,
+    output_dir: str | Path | None = None,
+    batch_size: int = 16,
+) -> Dataset:
+    """Label prompts with an ensemble; the columns are those of `trl_weaks.columns`, plus the dataset's own.
+
+    Every log-probability is the supervisor's reading of the completion's text in its own tokens, end of sequence
+    included, so that supervisors which agree, and those which only score, are measured alike.
+
+    An empty completion (a supervisor that ends at once) is left out and counted in a warning, and the weights of the
+    example's other supervisors are normalised again; an example with nothing else has no row.
+
+    Args:
+        dataset: `example_id` (str, unique) and `prompt` (text or messages); other columns are carried through.
+        mode: `independent` keeps each supervisor's best completion; `joint` keeps the one completion of highest joint
+            score among the candidates of all (Eq. 6 of Cui et al., arXiv 2406.03199).
+        num_candidates: beams of each supervisor, all scored in `joint` mode. *paper*
+        max_new_tokens: tokens of a completion. *paper*
+        output_dir: labels are kept here while they are made, and the dataset in its folder `dataset`; the same call
+            continues where a killed one stopped. None keeps nothing.
+        batch_size: prompts per unit of work, the most that a kill can lose. *ours*
+
+    Raises:
+        ValueError: before any work: wrong arguments or anything wrong with the dataset (row, column, remedy).
+        LabelStoreError: the labels cannot be written; nothing already written is lost.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode={mode!r} is not one of {MODES}.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1.")
+    settings = {"num_candidates": num_candidates, "max_new_tokens": max_new_tokens}
+    prompts = check_dataset(dataset, ensemble, max_new_tokens)
+    if output_dir is None:
+        with tempfile.TemporaryDirectory() as folder:
+            kept = _label(ensemble, dataset, prompts, mode, settings, Path(folder), batch_size)
+            return Dataset.from_list(kept.to_list(), features=kept.features)  # in memory: the folder goes
+    return _label(ensemble, dataset, prompts, mode, settings, Path(output_dir), batch_size)
+
+
+def _label(
+    ensemble: WeakEnsemble,
+    dataset: Dataset,
+    prompts: Prompts,
+    mode: str,
+    settings: dict,
+    folder: Path,
+    batch_size: int,
+) -> Dataset:
+    state = PartialState()
+    configs = configurations(ensemble, settings, mode)
+    store = LabelStore(folder / "labels", str(state.process_index))
+    ledger = Ledger(store, prompts, configs)
+    todo = [unit for unit in units(prompts, batch_size) if missing(ledger, ensemble, unit)]
+    state.wait_for_everyone()  # nobody writes while another still reads
+    share = todo[state.process_index :: state.num_processes]
+    with tqdm(total=sum(map(len, share)), desc="labelling", unit="prompt", disable=not state.is_main_process) as bar:
+        for unit in share:
+            work(ledger, ensemble, dataset, unit, mode, settings)
+            bar.update(len(unit))
+    store.close()
+    state.wait_for_everyone()
+    target = folder / "dataset"
+    if state.is_main_process:
+        complete = Ledger(LabelStore(folder / "labels"), prompts, configs)
+        consolidate(complete, ensemble, dataset, mode, target)
+        complete.store.close()
+    state.wait_for_everyone()
+    return Dataset.load_from_disk(str(target))

@@ -1,0 +1,56 @@
+"""Prompts and completions as text or as messages: which is which, and what is refused."""
+
+from collections.abc import Sequence
+
+Prompt = str | list[dict]
+Completion = str | list[dict]
+
+
+def is_messages(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(m, dict) and "role" in m and "content" in m for m in value)
+
+
+def check_prompts(prompts: Sequence[Prompt], names: Sequence[str]) -> None:
+    """Refuse empty prompts, prompts of another type, and text mixed with messages.
+
+    Raises:
+        ValueError: names the first offending prompt.
+    """
+    kinds = set()
+    for prompt, name in zip(prompts, names, strict=True):
+        if isinstance(prompt, str):
+            kinds.add("text")
+            empty = prompt == ""
+        elif is_messages(prompt):
+            kinds.add("messages")
+            empty = not prompt or not all(isinstance(m["content"], str) for m in prompt)
+            if prompt and prompt[-1]["role"] == "assistant":
+                raise ValueError(
+                    f"{name}: column 'prompt' ends with an assistant message, so there is nothing to answer; move "
+                    "that message to the completion."
+                )
+        else:
+            raise ValueError(
+                f"{name}: column 'prompt' holds a {type(prompt).__name__}; it must be a string or a list of messages "
+                "with 'role' and 'content'."
+            )
+        if empty:
+            raise ValueError(f"{name}: column 'prompt' is empty; remove the row or write a prompt.")
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{name}: column 'prompt' mixes text and messages; label conversational and text prompts in two runs."
+            )
+
+
+def completion_text(completion: Completion, name: str) -> str:
+    """The text of a completion: itself, or the content of its single assistant message."""
+    if isinstance(completion, str):
+        return completion
+    if is_messages(completion) and len(completion) == 1 and isinstance(completion[0]["content"], str):
+        return completion[0]["content"]
+    raise ValueError(f"{name}: column 'completion' must be a string or a list of one message with text content.")
+
+
+def as_completion(prompt: Prompt, text: str) -> Completion:
+    """The completion in the prompt's own form, as TRL expects it."""
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]

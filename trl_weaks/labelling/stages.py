@@ -1,0 +1,77 @@
+"""One unit of work: a batch of prompts answered by every supervisor, then the answers read by every supervisor.
+
+A unit is made of the same prompts whatever was done before, so that a run that was killed and taken up again computes
+the same batches, and the same numbers to the last bit, as one that was not.
+"""
+
+from collections.abc import Sequence
+
+from ..columns import PROMPT
+from .checks import Prompts
+from .ensemble import WeakEnsemble
+from .fingerprint import digest, supervisor_fingerprint
+from .ledger import GENERATE, SCORE, Ledger
+from .records import Candidate, Scored
+
+DECIMALS = 6  # of a log-probability on disk
+
+
+def configurations(ensemble: WeakEnsemble, settings: dict, mode: str) -> dict[tuple[str, str], str]:
+    """Digests that decide whether a stored label may be used again. Ensemble weights are not among them: they only
+    enter when the dataset is put together."""
+    prints = {s.name: supervisor_fingerprint(s) for s in ensemble.supervisors}
+    configs = {(GENERATE, name): digest(GENERATE, value, settings) for name, value in prints.items()}
+    configs |= {(SCORE, name): digest(SCORE, mode, settings, value, prints) for name, value in prints.items()}
+    return configs
+
+
+def units(prompts: Prompts, batch_size: int) -> list[list[int]]:
+    """Rows in batches of like length, the longest first."""
+    order = sorted(range(len(prompts.lengths)), key=lambda row: (-prompts.lengths[row], row))
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def missing(ledger: Ledger, ensemble: WeakEnsemble, unit: Sequence[int]) -> list[tuple[str, str]]:
+    """The (stage, supervisor) steps of a unit that have to be done, each for the whole unit."""
+    steps = [(stage, name) for stage in (GENERATE, SCORE) for name in ensemble.names]
+    return [(stage, name) for stage, name in steps if not all(ledger.has(stage, name, row) for row in unit)]
+
+
+def work(ledger: Ledger, ensemble: WeakEnsemble, dataset, unit: Sequence[int], mode: str, settings: dict) -> None:
+    """Do what is missing of one unit and store it step by step."""
+    prompts = dataset.select(unit)[PROMPT]
+    names = [f"row {row} (example_id {ledger.ids[row]!r})" for row in unit]
+    by_name = dict(zip(ensemble.names, ensemble.supervisors, strict=True))
+    todo = missing(ledger, ensemble, unit)
+    for stage, name in todo:
+        if stage == GENERATE:
+            answers = by_name[name].generate(list(prompts), **settings, names=names)
+            ledger.put(stage, name, unit, [{"candidates": [_candidate(c) for c in row]} for row in answers])
+    texts = [pooled(ledger, ensemble, row, mode) for row in unit]
+    for stage, name in todo:
+        if stage == SCORE:
+            flat = [(p, t, n) for p, row, n in zip(prompts, texts, names, strict=True) for t in row]
+            read = iter(by_name[name].score(*map(list, zip(*flat, strict=True)))) if flat else iter(())
+            ledger.put(stage, name, unit, [_readings(row, [next(read) for _ in row]) for row in texts])
+
+
+def pooled(ledger: Ledger, ensemble: WeakEnsemble, row: int, mode: str) -> list[str]:
+    """The distinct completions of a prompt that every supervisor reads, sorted; empty ones are left out."""
+    texts = set()
+    for name in ensemble.names:
+        candidates = ledger.get(GENERATE, name, row)["candidates"]
+        texts.update(c["text"] for c in (candidates[:1] if mode == "independent" else candidates))
+    return sorted(texts - {""})
+
+
+def _candidate(candidate: Candidate) -> dict:
+    logp = round(sum(candidate.logps), DECIMALS)
+    return {"text": candidate.text, "logp": logp, "tokens": len(candidate.logps), "finished": candidate.finished}
+
+
+def _readings(texts: Sequence[str], read: Sequence[Scored]) -> dict:
+    return {
+        "texts": list(texts),
+        "offsets": [r.offsets for r in read],
+        "logps": [[round(x, DECIMALS) + 0.0 for x in r.logps] for r in read],
+    }
