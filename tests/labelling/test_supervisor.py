@@ -29,10 +29,17 @@ def test_beams_are_those_of_generate(build, shape):
     for prompt, candidates in zip(PROMPTS, found, strict=True):
         inputs = supervisor.tokenizer(prompt, return_tensors="pt").to("cpu")
         beams = supervisor.model.generate(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], num_beams=4,
-            num_return_sequences=4, max_new_tokens=6, do_sample=False, eos_token_id=eos, pad_token_id=supervisor.tokenizer.pad_token_id,
-            output_scores=True, return_dict_in_generate=True,
-        )  # fmt: skip
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            num_beams=4,
+            num_return_sequences=4,
+            max_new_tokens=6,
+            do_sample=False,
+            eos_token_id=eos,
+            pad_token_id=supervisor.tokenizer.pad_token_id,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
         new = beams.sequences[:, inputs["input_ids"].shape[1] :].tolist()
         assert [c.token_ids for c in candidates] == [b[: b.index(eos) + 1] if eos in b else b for b in new]
         means = [sum(c.logps) / len(c.logps) for c in candidates]
