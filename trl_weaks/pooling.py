@@ -32,13 +32,19 @@ def log_linear_pool(probs: Tensor, weights: Tensor | None = None) -> Tensor:
 
 def vote_shares(probs: Tensor, weights: Tensor | None = None) -> Tensor:
     """Weighted share of the supervisors whose largest class is k; their ties are shared: (..., N, K) -> (..., K)."""
-    return linear_pool(_hard(probs), weights)
+    return linear_pool(harden(probs), weights)
 
 
 def majority_vote(probs: Tensor, weights: Tensor | None = None) -> Tensor:
     """One-hot class with the most (weighted) votes; classes that tie share evenly: (..., N, K) -> (..., K)."""
     shares = vote_shares(probs, weights)
-    return _hard(shares, tolerance=1e-6)
+    return harden(shares, tolerance=1e-6)
+
+
+def harden(probs: Tensor, tolerance: float = 0.0) -> Tensor:
+    """One-hot largest class over the last axis; classes within `tolerance` of the largest share it: (..., K)."""
+    top = (probs >= probs.amax(-1, keepdim=True) - tolerance).to(probs.dtype)
+    return top / top.sum(-1, keepdim=True)
 
 
 def temper(probs: Tensor, temperature: float | Tensor) -> Tensor:
@@ -79,11 +85,6 @@ def entropy_gap(probs: Tensor, weights: Tensor | None = None) -> Tensor:
 
 def _entropy(probs: Tensor) -> Tensor:
     return -torch.special.xlogy(probs, probs).sum(-1)
-
-
-def _hard(probs: Tensor, tolerance: float = 0.0) -> Tensor:
-    top = (probs >= probs.amax(-1, keepdim=True) - tolerance).to(probs.dtype)
-    return top / top.sum(-1, keepdim=True)
 
 
 def _weights(probs: Tensor, weights: Tensor | None) -> Tensor:

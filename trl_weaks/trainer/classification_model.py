@@ -1,0 +1,108 @@
+"""The student of `WeakClassificationTrainer`: loaded, checked, and fitted with padding and adapters."""
+
+from typing import Any
+
+from peft import PeftConfig, get_peft_model
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer import disable_dropout_in_model
+
+from ._compat import create_model_from_path, is_peft_model, suppress_seqcls_warning
+from .weak_classification_config import WeakClassificationConfig
+
+Student = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def load_student(
+    model: "str | PreTrainedModel",
+    tokenizer: PreTrainedTokenizerBase | None,
+    num_classes: int,
+    args: WeakClassificationConfig,
+) -> Student:
+    """Load what is given by name, and see that model, tokenizer and data fit.
+
+    Raises:
+        ValueError: the model has another number of outputs than the data has classes.
+    """
+    kwargs = dict(args.model_init_kwargs or {})
+    if isinstance(model, str):
+        if kwargs.setdefault("num_labels", num_classes) != num_classes:
+            raise ValueError(f"`model_init_kwargs`: num_labels={kwargs['num_labels']}, the data has {num_classes}.")
+        kwargs.setdefault("trust_remote_code", args.trust_remote_code)
+        if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
+            kwargs["device_map"] = None
+        with suppress_seqcls_warning():
+            model = create_model_from_path(model, AutoModelForSequenceClassification, **kwargs)
+    elif kwargs:
+        raise ValueError("`model_init_kwargs` is for a model given by name; this one is already there.")
+    elif model.config.num_labels != num_classes:
+        raise ValueError(
+            f"The model has `num_labels={model.config.num_labels}`, the data has {num_classes} classes. Load it with "
+            f"`num_labels={num_classes}`."
+        )
+    if tokenizer is None:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.config._name_or_path, revision=kwargs.get("revision"), trust_remote_code=args.trust_remote_code
+        )
+    _agree_on_padding(model, tokenizer)
+    if args.disable_dropout:
+        disable_dropout_in_model(model)
+    if getattr(model.config.get_text_config(), "use_cache", None):
+        model.config.get_text_config().use_cache = False  # there is nothing to generate
+    return model, tokenizer
+
+
+def _agree_on_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Decoders read their prediction at the last token that is not `config.pad_token_id`."""
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError("The tokenizer has neither a pad token nor an end-of-sequence token; set `pad_token`.")
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
+def add_adapters(model: PreTrainedModel, peft_config: PeftConfig, args: WeakClassificationConfig) -> Any:
+    """Wrap the model with LoRA or another adapter.
+
+    Raises:
+        ValueError: the adapter would leave the new classification head untrained, or the model has adapters already.
+    """
+    if is_peft_model(model):
+        raise ValueError("The model has adapters already: merge them first, or leave `peft_config` out.")
+    if peft_config.task_type != "SEQ_CLS" and not getattr(peft_config, "modules_to_save", None):
+        raise ValueError(
+            f"`peft_config` has `task_type={peft_config.task_type!r}`, which leaves the classification head "
+            "untrained. Set `task_type='SEQ_CLS'`."
+        )
+    plugin = args.deepspeed_plugin
+    zero3 = plugin is not None and plugin.zero_stage == 3
+    # DeepSpeed ZeRO-3 gathers into one dtype, so adapters keep that of the model there.
+    return get_peft_model(model, peft_config, autocast_adapter_dtype=not zero3)
+
+
+def refuse_dead_head(model: nn.Module, loss: Any) -> None:
+    """`relu` evidence has no gradient where no logit is positive: a head that starts at zero would never move.
+
+    Raises:
+        ValueError: the loss uses relu evidence and the classification head is all zero.
+    """
+    inner = getattr(loss, "loss", loss)
+    if getattr(inner, "evidence", None) != "relu":
+        return
+    base = model.get_base_model() if is_peft_model(model) else model
+    linears = [m for m in base.modules() if isinstance(m, nn.Linear) and m.out_features == base.config.num_labels]
+    if not linears:
+        return
+    weight, bias = linears[-1].weight, linears[-1].bias
+    if not weight.any() and (bias is None or (bias <= 0).all()):
+        raise ValueError(
+            "`evidence='relu'` on a classification head that starts at zero: every logit is 0, where relu has no "
+            "gradient, so training would never start. Use 'exp' or 'softplus', or give the head a random start."
+        )
+
+
+def context_length(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Tokens the model can read, special ones included; None where neither config nor tokenizer says."""
+    base = model.get_base_model() if is_peft_model(model) else model
+    limits = [getattr(base.config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
+    return min((limit for limit in limits if limit is not None and limit < 10**9), default=None)

@@ -1,0 +1,197 @@
+"""Configuration of `WeakClassificationTrainer`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..losses.auxiliary_confidence import AuxiliaryConfidence
+from ..losses.base import WeakLoss
+from ..losses.dirichlet_votes import DirichletVotes
+from ..losses.evidential import EvidentialLoss
+from ..losses.naive import NaiveLoss
+from ..losses.prediction_window import PredictionWindow
+from ._compat import BaseConfig
+
+CHOICES = {
+    "weak_loss": ("naive", "bayesian", "dirichlet_votes"),
+    "pooling": ("linear", "log_linear", "majority"),
+    "evidence": ("exp", "softplus", "relu"),
+    "threshold": ("argmax", "balanced"),
+}
+
+
+@dataclass
+class WeakClassificationConfig(BaseConfig):
+    r"""
+    Configuration of [`WeakClassificationTrainer`]. Inherited fields keep TRL's meaning.
+
+    Parameters:
+        > Parameters that control the model
+
+        model_init_kwargs (`dict[str, Any]`, *optional*):
+            Keyword arguments of `from_pretrained` when the model is given by name.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether models and tokenizers may bring code of their own.
+        disable_dropout (`bool`, *optional*, defaults to `True`):
+            Train without dropout. Burns et al.'s code, which the paper follows.
+
+        > Parameters that control the data
+
+        max_length (`int`, *optional*):
+            Texts are cut to this many tokens. When not set, a text longer than the model's context is an error.
+        pad_to_multiple_of (`int`, *optional*):
+            Pad batches to a multiple of this length, in tokens.
+        dataset_num_proc (`int`, *optional*):
+            Processes that tokenise.
+
+        > Parameters that control the loss
+
+        weak_loss (`str`, *optional*, defaults to `"bayesian"`):
+            `"naive"`: cross-entropy to the weak labels (Eq. 2). `"bayesian"`: evidential loss (Eq. 3, 4, Appendix B).
+            Equations are those of arXiv 2406.03199. `"dirichlet_votes"`: a Dirichlet fitted to the supervisors' votes,
+            which alone sees their disagreement (ours).
+        soft_labels (`bool`, *optional*, defaults to `True`):
+            Use the supervisors' class probabilities (paper). `False` hardens each vote to its largest class.
+        pooling (`str`, *optional*, defaults to `"linear"`):
+            How the votes become one label: `"linear"`, the weighted mean, which is Eq. 2 and 4; `"log_linear"`, the
+            weighted geometric mean (ours); `"majority"`, the class with the most votes.
+        gamma_max (`float`, *optional*, defaults to `0.5`):
+            Final weight of the auxiliary confidence loss (Eq. 1, 5); 0 turns it off. Burns et al.; the paper does not
+            say for classification.
+        gamma_warmup (`float`, *optional*, defaults to `0.1`):
+            Fraction of training over which that weight rises linearly from 0. Burns et al., without their code's jump.
+        threshold (`str`, *optional*, defaults to `"argmax"`):
+            The student's own label in the auxiliary loss: `"argmax"` (paper), or `"balanced"` (Burns et al.), under
+            which classes are predicted as often as the weak labels say.
+        threshold_window (`int`, *optional*, defaults to `256`):
+            Recent rows, of all processes, that `"balanced"` balances over. Ours; Burns et al. use their batch of 32.
+
+        > Parameters that control the evidential loss
+
+        evidence (`str`, *optional*, defaults to `"exp"`):
+            Maps logits to evidence: `"exp"` (authors' code for generation), `"softplus"` or `"relu"`. `"relu"` has no
+            gradient where logits are not positive, so it is refused on a head that starts at zero.
+        kl_coef (`float`, *optional*, defaults to `1.0`):
+            Final weight of the KL regulariser. Sensoy et al., 2018; the paper does not say for classification.
+        kl_anneal (`float`, *optional*, defaults to `1.0`):
+            Fraction of training over which that weight rises linearly from 0. Authors' code for generation.
+        vote_precision (`float`, *optional*, defaults to `100.0`):
+            Observations a vote is worth under `weak_loss="dirichlet_votes"`. Ours.
+
+    > [!NOTE]
+    > These parameters have default values different from [`~transformers.TrainingArguments`]: `logging_steps` 10,
+    > `gradient_checkpointing` `True` and `bf16` `True` as everywhere in TRL, and `learning_rate` 1e-5 (paper).
+    """
+
+    _VALID_DICT_FIELDS = BaseConfig._VALID_DICT_FIELDS + ["model_init_kwargs"]
+
+    learning_rate: float = field(default=1e-5, metadata={"help": "Initial learning rate. Paper."})
+    model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Keyword arguments of from_pretrained when the model is given by name."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Whether models and tokenizers may bring code of their own."}
+    )
+    disable_dropout: bool = field(
+        default=True, metadata={"help": "Train without dropout. Burns et al.'s code, which the paper follows."}
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Cut texts to this many tokens; not set, a text beyond the model's context is an error."},
+    )
+    pad_to_multiple_of: int | None = field(
+        default=None, metadata={"help": "Pad batches to a multiple of this length, in tokens."}
+    )
+    dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise."})
+    weak_loss: str = field(
+        default="bayesian",
+        metadata={
+            "help": "'naive' cross-entropy (paper, Eq. 2), 'bayesian' evidential loss (paper, Eq. 3-4), or "
+            "'dirichlet_votes', a Dirichlet fitted to the votes (ours).",
+            "choices": CHOICES["weak_loss"],
+        },
+    )
+    soft_labels: bool = field(
+        default=True, metadata={"help": "Use the supervisors' class probabilities (paper) instead of their top class."}
+    )
+    pooling: str = field(
+        default="linear",
+        metadata={
+            "help": "How the votes become one label: 'linear' mean (paper), 'log_linear' mean (ours) or 'majority'.",
+            "choices": CHOICES["pooling"],
+        },
+    )
+    gamma_max: float = field(
+        default=0.5,
+        metadata={"help": "Final weight of the auxiliary confidence loss, in [0, 1); 0 turns it off. Burns et al."},
+    )
+    gamma_warmup: float = field(
+        default=0.1, metadata={"help": "Fraction of training over which that weight rises from 0. Burns et al."}
+    )
+    threshold: str = field(
+        default="argmax",
+        metadata={
+            "help": "The student's own label: 'argmax' (paper) or 'balanced' (Burns et al.).",
+            "choices": CHOICES["threshold"],
+        },
+    )
+    threshold_window: int = field(
+        default=256, metadata={"help": "Recent rows, of all processes, that 'balanced' balances over. Ours."}
+    )
+    evidence: str = field(
+        default="exp",
+        metadata={
+            "help": "Evidence function: 'exp' (authors' code), 'softplus' or 'relu'.",
+            "choices": CHOICES["evidence"],
+        },
+    )
+    kl_coef: float = field(default=1.0, metadata={"help": "Final weight of the KL regulariser. Sensoy et al., 2018."})
+    kl_anneal: float = field(
+        default=1.0, metadata={"help": "Fraction of training over which the KL weight rises from 0. Authors' code."}
+    )
+    vote_precision: float = field(
+        default=100.0, metadata={"help": "Observations a vote is worth under 'dirichlet_votes'. Ours."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
+        if not 0.0 <= self.gamma_max < 1.0:
+            raise ValueError(f"`gamma_max` must be in [0, 1); got {self.gamma_max}.")
+        if self.kl_coef < 0.0:
+            raise ValueError(f"`kl_coef` must not be negative; got {self.kl_coef}.")
+        for name in ("gamma_warmup", "kl_anneal"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"`{name}` is a fraction of training, in [0, 1]; got {getattr(self, name)}.")
+        for name in ("threshold_window", "max_length", "pad_to_multiple_of"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        if self.threshold == "balanced" and self.gamma_max == 0.0:
+            raise ValueError("`threshold='balanced'` belongs to the auxiliary loss, which `gamma_max=0` turns off.")
+        if self.weak_loss == "dirichlet_votes" and (self.gamma_max > 0.0 or self.pooling != "linear"):
+            raise ValueError(
+                "`weak_loss='dirichlet_votes'` fits every vote by itself: set `gamma_max=0` (a student's hardened "
+                "label has no density under its own Dirichlet) and leave `pooling` alone."
+            )
+        if self.label_smoothing_factor != 0.0:
+            raise ValueError("`label_smoothing_factor` is not supported: soft labels already carry the doubt.")
+
+    def build_loss(self) -> WeakLoss | DirichletVotes:
+        """The loss that these settings describe."""
+        if self.weak_loss == "dirichlet_votes":
+            return DirichletVotes(evidence=self.evidence, precision=self.vote_precision)
+        if self.weak_loss == "naive":
+            loss = NaiveLoss()
+        else:
+            loss = EvidentialLoss(
+                evidence=self.evidence,
+                kl_coef=self.kl_coef,
+                kl_anneal=self.kl_anneal,
+                kl_clamp=None,
+                kl_target="expected",  # Eq. 4 as printed: the loss of each class, weighted by its probability
+            )
+        if self.gamma_max == 0.0:
+            return loss
+        window = PredictionWindow(self.threshold_window) if self.threshold == "balanced" else None
+        return AuxiliaryConfidence(loss, self.gamma_max, self.gamma_warmup, self.threshold, window)

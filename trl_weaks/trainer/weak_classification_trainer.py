@@ -1,0 +1,284 @@
+"""`WeakClassificationTrainer`: a sequence classifier trained on the votes of several weak supervisors."""
+
+import textwrap
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftConfig
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..dirichlet import concentration, vacuity
+from ..labelling.class_predictions import EVIDENCE_KEY, ClassPredictions
+from ..losses.base import WeakLoss
+from ._compat import BaseTrainer, global_then_local_main_first, parallelism
+from .classification_card import classification_card
+from .classification_collator import WeakClassificationCollator
+from .classification_data import (
+    LABELS,
+    PREPARED,
+    UNKNOWN,
+    VOTE_WEIGHTS,
+    VOTES,
+    check_lengths,
+    check_rows,
+    count_classes,
+    prepare_row,
+    text_column,
+)
+from .classification_model import add_adapters, context_length, load_student, refuse_dead_head
+from .classification_objective import VoteObjective
+from .weak_classification_config import WeakClassificationConfig
+
+WINDOW_FILE = "prediction_window.safetensors"
+
+
+class WeakClassificationTrainer(BaseTrainer):
+    r"""
+    Trainer for a strong student that classifies texts, under several weak supervisors (arXiv 2406.03199, §3).
+
+    The data has a column `text` (or `prompt`, text or messages), `weak_probs` (list[N][K], the votes; see
+    [`label_classes`]), optional `weak_weights` (list[N]) and optional gold `label`, which serves metrics only. An
+    evaluation set may bring `label` instead of votes.
+
+    The gradient is that of the mean loss over all rows of an update: it depends on neither the accumulation steps nor
+    the number of processes. In evaluation the loss is that of the end of training (progress 1).
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`]): The student, any `*ForSequenceClassification`.
+        args ([`WeakClassificationConfig`], *optional*): Configuration.
+        train_dataset ([`~datasets.Dataset`]): Rows with votes.
+        eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*): Rows with votes, gold, or both.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*): The student's tokenizer.
+        loss ([`WeakLoss`], *optional*): Used instead of the one `args` describes: any
+            `(logits (n, K), targets (n, K), progress) -> (n,)` in nats.
+        peft_config ([`~peft.PeftConfig`], *optional*): Adapters; LoRA needs `task_type="SEQ_CLS"`.
+        kwargs: `callbacks`, `optimizers`, `compute_metrics` and the like, as in [`~transformers.Trainer`].
+
+    Raises:
+        ValueError: malformed rows (row, column and remedy are named), a model with another number of labels, or a
+            setting that cannot be honoured; all before training.
+
+    Logged beside TRL's metrics: `accuracy` (against gold, where it is known), `weak/agreement` (share of rows where
+    student and pooled label agree), `weak/gamma`, `weak/vacuity` (evidential losses).
+    """
+
+    loss_is_scaled_for_ga = True
+    _tag_names = ["trl", "trl_weaks", "weak-classification"]
+    _name = "Weak Classification"
+    _paper = {
+        "title": "Bayesian WeakS-to-Strong from Text Classification to Generation",
+        "id": "2406.03199",
+        # docstyle-ignore
+        "citation": textwrap.dedent("""\
+            @inproceedings{cui2025bayesian,
+                title  = {{Bayesian WeakS-to-Strong from Text Classification to Generation}},
+                author = {Ziyun Cui and Ziyang Zhang and Guangzhi Sun and Wen Wu and Chao Zhang},
+                year   = 2025,
+                booktitle = {The Thirteenth International Conference on Learning Representations}
+            }"""),
+    }
+
+    def __init__(
+        self,
+        model: "str | PreTrainedModel",
+        args: WeakClassificationConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        loss: WeakLoss | None = None,
+        peft_config: PeftConfig | None = None,
+        **kwargs: Any,
+    ):
+        args = _settings(model, args, train_dataset, kwargs)
+        self.num_classes = count_classes(train_dataset, "train")
+        set_seed(args.seed)  # the classification head starts at random
+        model, processing_class = load_student(model, processing_class, self.num_classes, args)
+        if peft_config is not None:
+            model = add_adapters(model, peft_config, args)
+            if args.gradient_checkpointing:
+                model.enable_input_require_grads()
+        self.weak_loss = args.build_loss() if loss is None else loss
+        refuse_dead_head(model, self.weak_loss)
+        self.evidence = getattr(getattr(self.weak_loss, "loss", self.weak_loss), "evidence", None)
+        setattr(model.config, EVIDENCE_KEY, self.evidence)
+        self._objective = VoteObjective(self.weak_loss, args.pooling, args.soft_labels)
+        self._context = context_length(model, processing_class)
+        self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._total_train_tokens = 0
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=WeakClassificationCollator(processing_class.pad_token_id, args.pad_to_multiple_of),
+            train_dataset=self._prepare_dataset(train_dataset, processing_class, args, "train"),
+            eval_dataset=self._prepare_eval(eval_dataset, processing_class, args),
+            processing_class=processing_class,
+            **kwargs,
+        )
+        _refuse_parallelism(self)
+        # Rows are counted through `labels`, for every model class: `compute_loss` divides by that count itself.
+        self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
+        self.label_names = [LABELS]
+        self.model.add_model_tags(self._tag_names)
+
+    def _prepare_eval(self, dataset: Any, tokenizer: PreTrainedTokenizerBase, args: WeakClassificationConfig) -> Any:
+        if isinstance(dataset, dict):
+            return {name: self._prepare_dataset(part, tokenizer, args, name) for name, part in dataset.items()}
+        return None if dataset is None else self._prepare_dataset(dataset, tokenizer, args, "eval")
+
+    def _prepare_dataset(
+        self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: WeakClassificationConfig, name: str
+    ) -> Dataset:
+        if set(PREPARED) <= set(dataset.column_names):
+            return dataset
+        column = text_column(dataset.column_names, name)
+        check_rows(dataset, name, self.num_classes)
+        with global_then_local_main_first():
+            prepared = dataset.map(
+                prepare_row,
+                fn_kwargs={
+                    "column": column,
+                    "tokenizer": tokenizer,
+                    "num_classes": self.num_classes,
+                    "max_length": args.max_length,
+                },
+                remove_columns=dataset.column_names,
+                num_proc=args.dataset_num_proc,
+                desc=f"Tokenizing {name} dataset",
+            )
+        check_lengths(prepared, name, self._context, tokenizer.pad_token_id)
+        return prepared
+
+    def _set_signature_columns_if_needed(self):
+        self._signature_columns = list(PREPARED)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        # DeepSpeed casts every float input to the model's dtype; in bf16 votes above 0.998 would become 1.
+        side = {name: inputs[name] for name in (VOTES, VOTE_WEIGHTS) if name in inputs}
+        rest = super()._prepare_inputs({name: value for name, value in inputs.items() if name not in side})
+        return rest | {name: value.to(self.args.device) for name, value in side.items()}
+
+    def _progress(self) -> float:
+        """Share of the training done, from the trainer's state, so that resuming keeps it; 1 in evaluation."""
+        if not self.model.training:
+            return 1.0
+        return min(1.0, self.state.global_step / max(1, self.state.max_steps))
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs = dict(inputs)
+        votes, weights, labels = inputs.pop(VOTES), inputs.pop(VOTE_WEIGHTS), inputs.pop(LABELS)
+        outputs = model(**inputs)
+        target = self._objective.target(votes, weights)
+        self._observe(outputs.logits, target)
+        rows = self._objective(outputs.logits, votes, weights, self._progress())
+        count = torch.as_tensor(len(rows) if num_items_in_batch is None else num_items_in_batch)
+        loss = rows.sum() / count.to(rows.device)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
+        self._record(inputs, outputs.logits.detach(), target, labels)
+        return (loss, outputs) if return_outputs else loss
+
+    def _observe(self, logits: Tensor, target: Tensor) -> None:
+        """Feed the balanced threshold's window with the rows of all processes."""
+        window = getattr(self.weak_loss, "window", None)
+        if window is None or not self.model.training:
+            return
+        pair = torch.stack([torch.softmax(logits.detach().float(), -1), target.float()], 1)
+        pair = self.accelerator.gather(self.accelerator.pad_across_processes(pair, dim=0, pad_index=-1))
+        pair = pair[pair[:, 0, 0] >= 0]
+        window.update(pair[:, 0], pair[:, 1])
+
+    def _record(self, inputs: dict[str, Tensor], logits: Tensor, target: Tensor, labels: Tensor) -> None:
+        mode = "train" if self.model.training else "eval"
+        predicted, known = logits.argmax(-1), labels != UNKNOWN
+        top = target >= target.amax(-1, keepdim=True)
+        agree = top.gather(-1, predicted[:, None]).sum()
+        vacant = logits.new_zeros(()) if self.evidence is None else vacuity(concentration(logits, self.evidence)).sum()
+        sums = [torch.tensor(len(labels)), known.sum(), ((predicted == labels) & known).sum(), agree, vacant]
+        sums = torch.stack([*(s.to(logits.device).double() for s in sums), inputs["attention_mask"].sum().double()])
+        n, gold, right, agreed, vacant, tokens = self.accelerator.gather_for_metrics(sums[None]).sum(0).tolist()
+        metrics = self._metrics[mode]
+        metrics["weak/agreement"].append(agreed / n)
+        if gold:
+            metrics["accuracy"].append(right / gold)
+        if self.evidence is not None:
+            metrics["weak/vacuity"].append(vacant / n)
+        if hasattr(self.weak_loss, "gamma"):
+            metrics["weak/gamma"].append(float(self.weak_loss.gamma(self._progress())))
+        if mode == "train":
+            self._total_train_tokens += int(tokens)
+        metrics["num_tokens"] = [self._total_train_tokens]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        mode = "train" if self.model.training else "eval"
+        prefix = "" if mode == "train" else "eval_"
+        logs.update({prefix + name: sum(values) / len(values) for name, values in self._metrics[mode].items()})
+        super().log(logs, start_time)
+        self._metrics[mode].clear()
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        if not isinstance(eval_dataset, str):
+            eval_dataset = self._prepare_eval(eval_dataset, self.processing_class, self.args)
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
+        test_dataset = self._prepare_dataset(test_dataset, self.processing_class, self.args, metric_key_prefix)
+        return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+
+    def predict_classes(self, dataset: Dataset) -> ClassPredictions:
+        """Probabilities for a dataset of texts and, for an evidential student, strength and vacuity."""
+        logits = torch.as_tensor(self.predict(dataset).predictions)
+        self._metrics["eval"].clear()
+        return ClassPredictions.from_logits(logits, self.evidence)
+
+    def _save_checkpoint(self, model, trial):
+        self.create_model_card(model_name=(self.args.hub_model_id or Path(self.args.output_dir).name).split("/")[-1])
+        super()._save_checkpoint(model, trial)
+        window = getattr(self.weak_loss, "window", None)
+        if window is not None and len(window) and self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            save_file({name: value.cpu() for name, value in window.state_dict().items()}, folder / WINDOW_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        file = Path(resume_from_checkpoint) / WINDOW_FILE
+        if getattr(self.weak_loss, "window", None) is not None and file.is_file():
+            self.weak_loss.window.load_state_dict(load_file(file))
+
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None):
+        """A card that says who supervised the classifier, and how."""
+        if self.is_world_process_zero():
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            classification_card(self, model_name, dataset_name, tags).save(Path(self.args.output_dir) / "README.md")
+
+
+def _settings(
+    model: "str | PreTrainedModel",
+    args: WeakClassificationConfig | None,
+    train_dataset: Dataset | None,
+    kwargs: dict[str, Any],
+) -> WeakClassificationConfig:
+    """The configuration, and early refusal of what cannot be honoured."""
+    for name in ("data_collator", "compute_loss_func", "model_init"):
+        if kwargs.pop(name, None) is not None:
+            raise ValueError(f"`{name}` is not supported by `WeakClassificationTrainer`.")
+    if not isinstance(train_dataset, Dataset):
+        raise ValueError("`train_dataset` must be a `datasets.Dataset`; all rows are checked before training.")
+    if args is None:
+        name = model if isinstance(model, str) else type(model).__name__
+        return WeakClassificationConfig(f"{name.split('/')[-1]}-weak-classification")
+    if not isinstance(args, WeakClassificationConfig):
+        raise ValueError(f"`args` must be a `WeakClassificationConfig`, got `{type(args).__name__}`.")
+    return args
+
+
+def _refuse_parallelism(trainer: BaseTrainer) -> None:
+    if trainer.args.n_gpu > 1:
+        raise ValueError("`nn.DataParallel` is not supported: use `accelerate launch`, or show one GPU only.")
+    if parallelism(trainer.accelerator, "sp") or parallelism(trainer.accelerator, "cp"):
+        raise ValueError("Sequence and context parallelism cut the text that the classifier reads whole.")
