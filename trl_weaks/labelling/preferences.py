@@ -1,0 +1,198 @@
+"""Preference pairs: the student's own candidates, ranked by the weak ensemble (arXiv 2406.03199, §4.3)."""
+
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+from accelerate import PartialState
+from datasets import Dataset, load_from_disk
+from tqdm import tqdm
+
+from ..columns import CHOSEN, CHOSEN_SCORE, MARGIN, PAIR_EPSILON, PAIR_WEIGHT, PROMPT, REJECTED, REJECTED_SCORE
+from .checks import Prompts, check_dataset
+from .ensemble import WeakEnsemble
+from .fingerprint import digest, supervisor_fingerprint
+from .ledger import GENERATE, SCORE, Ledger
+from .rank import rank
+from .sampling import sample
+from .stages import DECIMALS, units
+from .store import LabelStore, LabelStoreError
+from .supervisor import WeakSupervisor
+
+logger = logging.getLogger(__name__)
+WRITTEN = (CHOSEN, REJECTED, CHOSEN_SCORE, REJECTED_SCORE, MARGIN, PAIR_WEIGHT, PAIR_EPSILON)
+
+
+def build_preferences(
+    student: WeakSupervisor,
+    ensemble: WeakEnsemble,
+    dataset: Dataset,
+    num_candidates: int = 10,
+    output_dir: str | Path | None = None,
+    max_new_tokens: int = 64,
+    temperature: float | None = None,
+    seed: int = 0,
+    min_margin: float = 0.0,
+    batch_size: int = 16,
+) -> Dataset:
+    r"""One preference pair for each prompt on which the ensemble tells the student's candidates apart.
+
+    The student answers every prompt `num_candidates` times; every supervisor reads every distinct answer, with the
+    code that joint decoding uses (end of sequence included); the answers of highest and lowest
+    $\sum_i w_i \, \overline{\log p_i}$ (Eq. 10 and 11, nats per token) become `chosen` and `rejected`. Left out, and
+    counted: empty answers, exact duplicates, prompts with fewer than two distinct answers, pairs of equal scores or of
+    a margin below `min_margin`. `preference_report` reads the counts from the dataset.
+
+    Columns: the dataset's own, TRL's `prompt`, `chosen`, `rejected`, and `chosen_score`, `rejected_score`, `margin`
+    (nats per token), `pair_epsilon` (see `pairs.flip_probabilities`; pairs it puts above one half are swapped, which
+    leaves their `margin` negative) and `pair_weight` (see `pairs.pair_weights`; mean one).
+
+    Args:
+        student: the model to be trained on the pairs, with its tokenizer.
+        dataset: `example_id` (str, unique) and `prompt` (text or messages); other columns are carried through.
+        num_candidates: answers of each prompt, at least 2. Default 10: *authors' code*.
+        output_dir: candidates and scores are kept here while they are made, and the pairs in its folder `dataset`; the
+            same call continues where a killed one stopped. None keeps nothing.
+        max_new_tokens: tokens of an answer. *paper*
+        temperature: None searches beams (*paper*); a number samples at that temperature instead (*ours*), with `seed`.
+        min_margin: drop pairs whose margin is smaller, nats per token. *ours*
+        batch_size: prompts per unit of work, the most that a kill can lose. *ours*
+
+    Raises:
+        ValueError: before any work: wrong arguments or anything wrong with the dataset (row, column, remedy); after
+            it: no pair is left (with the counts).
+        LabelStoreError: the disk refuses; nothing already written is lost.
+    """
+    _check_arguments(num_candidates, temperature, min_margin, batch_size)
+    state = PartialState()
+    if output_dir is None and state.num_processes > 1:
+        raise ValueError("several processes share their work through the disk: give build_preferences an output_dir.")
+    taken = [column for column in WRITTEN if column in getattr(dataset, "column_names", ())]
+    if taken:
+        raise ValueError(f"the dataset already has a column {taken[0]!r}, which pairs write; rename or remove it.")
+    prompts = check_dataset(dataset, SimpleNamespace(supervisors=[student, *ensemble.supervisors]), max_new_tokens)
+    settings = {"num_candidates": num_candidates, "max_new_tokens": max_new_tokens}
+    if temperature is not None:
+        settings |= {"temperature": temperature, "seed": seed}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(output_dir or temporary)
+        configs = _configurations(student, ensemble, settings)
+        _collect(student, ensemble, dataset, prompts, configs, settings, folder, batch_size)
+        if state.is_main_process:
+            store = LabelStore(folder / "candidates")
+            pairs = rank(Ledger(store, prompts, configs), student.name, ensemble, dataset, min_margin)
+            store.close()
+            _report(preference_report(pairs))
+            if output_dir is None:
+                return pairs
+            _save(pairs, folder / "dataset")
+        state.wait_for_everyone()
+        return load_from_disk(str(folder / "dataset"))
+
+
+def preference_report(pairs: Dataset) -> dict:
+    """What `build_preferences` counted: candidates, drops by reason, swaps, and the distribution of the margins."""
+    return json.loads(pairs.info.description)
+
+
+def _check_arguments(num_candidates: int, temperature: float | None, min_margin: float, batch_size: int) -> None:
+    if num_candidates < 2:
+        raise ValueError(f"num_candidates={num_candidates}: a pair needs at least 2 candidates; the authors use 10.")
+    if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature={temperature} must be positive, or None for beam search.")
+    if not (math.isfinite(min_margin) and min_margin >= 0):
+        raise ValueError(f"min_margin={min_margin} must be finite and not negative (nats per token).")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1.")
+
+
+def _configurations(student: WeakSupervisor, ensemble: WeakEnsemble, settings: dict) -> dict[tuple[str, str], str]:
+    """Digests that decide whether a stored answer or score may be used again; weights and `min_margin` come later."""
+    made = digest("preferences", supervisor_fingerprint(student), settings)
+    readings = {(SCORE, s.name): digest(SCORE, made, supervisor_fingerprint(s)) for s in ensemble.supervisors}
+    return {(GENERATE, student.name): made, **readings}
+
+
+def _collect(
+    student: WeakSupervisor,
+    ensemble: WeakEnsemble,
+    dataset: Dataset,
+    prompts: Prompts,
+    configs: dict[tuple[str, str], str],
+    settings: dict,
+    folder: Path,
+    batch_size: int,
+) -> None:
+    """Answer and score what is not in the store yet, each process its share."""
+    state = PartialState()
+    store = LabelStore(folder / "candidates", str(state.process_index))
+    ledger = Ledger(store, prompts, configs)
+    todo = [unit for unit in units(prompts, batch_size) if any(_missing(ledger, key, unit) for key in configs)]
+    state.wait_for_everyone()  # nobody writes while another still reads
+    share = todo[state.process_index :: state.num_processes]
+    bar = tqdm(total=sum(map(len, share)), desc="preferences", unit="prompt", disable=not state.is_main_process)
+    with bar:
+        for unit in share:
+            _work(ledger, student, ensemble, dataset, unit, settings)
+            bar.update(len(unit))
+    store.close()
+    state.wait_for_everyone()
+
+
+def _missing(ledger: Ledger, key: tuple[str, str], unit: Sequence[int]) -> bool:
+    return not all(ledger.has(*key, row) for row in unit)
+
+
+def _work(
+    ledger: Ledger,
+    student: WeakSupervisor,
+    ensemble: WeakEnsemble,
+    dataset: Dataset,
+    unit: Sequence[int],
+    settings: dict,
+) -> None:
+    prompts = list(dataset.select(unit)[PROMPT])
+    names = [f"row {row} (example_id {ledger.ids[row]!r})" for row in unit]
+    if _missing(ledger, (GENERATE, student.name), unit):
+        if "temperature" in settings:
+            answers = sample(student, prompts, names, **settings)
+        else:
+            found = student.generate(prompts, **settings, names=names)
+            answers = [[(c.text, c.finished) for c in row] for row in found]
+        ledger.put(GENERATE, student.name, unit, [{"candidates": row} for row in answers])
+    texts = [
+        sorted({text for text, _ in ledger.get(GENERATE, student.name, row)["candidates"]} - {""}) for row in unit
+    ]
+    flat = [(p, t, n) for p, row, n in zip(prompts, texts, names, strict=True) for t in row]
+    for supervisor in ensemble.supervisors:
+        if _missing(ledger, (SCORE, supervisor.name), unit):
+            read = iter(supervisor.score(*map(list, zip(*flat, strict=True))) if flat else ())
+            scores = [[round(next(read).mean_logp, DECIMALS) + 0.0 for _ in row] for row in texts]
+            made = [{"texts": t, "scores": s} for t, s in zip(texts, scores, strict=True)]
+            ledger.put(SCORE, supervisor.name, unit, made)
+
+
+def _report(report: dict) -> None:
+    left_out = {reason: report[reason] for reason in ("too_few", "equal_scores", "below_margin") if report[reason]}
+    level = logging.WARNING if left_out else logging.INFO
+    logger.log(level, "%d pairs from %d prompts; left out: %s", report["pairs"], report["prompts"], left_out or "none")
+
+
+def _save(pairs: Dataset, folder: Path) -> None:
+    new = folder.with_name(folder.name + ".new")
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        pairs.save_to_disk(str(new))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(new, folder)
+    except OSError as error:
+        raise LabelStoreError(
+            f"the pairs cannot be written to {folder}: {error.strerror or error}. All candidates are kept: make room "
+            "or write access there, then run the same command again."
+        ) from error
