@@ -1,0 +1,194 @@
+"""Votes of several classifiers: right, calibrated, cached, resumable, refused where they cannot be."""
+
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+from scipy.optimize import minimize_scalar
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForSequenceClassification, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
+
+from trl_weaks.labelling.calibration import fit_temperature
+from trl_weaks.labelling.classifier import WeakClassifier
+from trl_weaks.labelling.ensemble import WeakEnsemble
+from trl_weaks.labelling.label_classes import label_classes
+
+WORDS = "wake me up at seven play some jazz turn the lights on off".split()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<pad>", "<unk>", *WORDS])}, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", padding_side="left")
+
+
+def model(seed: int, num_labels: int = 3, kind: str = "llama", **extra):
+    common = {"vocab_size": len(WORDS) + 2, "num_labels": num_labels, "pad_token_id": 0, **extra}
+    if kind == "gpt2":
+        config = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=12, **common)
+    else:
+        config = LlamaConfig(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=12, **common,
+        )  # fmt: skip
+    torch.manual_seed(seed)
+    built = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.mul_(8 if parameter.dim() == 2 else 1)
+    return built
+
+
+@pytest.fixture
+def ensemble(tokenizer):
+    members = [WeakClassifier(model(i, kind=kind), tokenizer, f"weak{i}") for i, kind in enumerate(("llama", "gpt2"))]
+    return WeakEnsemble(members, weights=[1, 3])
+
+
+def rows(n: int, seed: int = 0) -> list[str]:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 8, (n,), generator=generator).tolist()
+    return [" ".join(WORDS[i] for i in torch.randint(len(WORDS), (k,), generator=generator)) for k in lengths]
+
+
+def by_hand(classifier: WeakClassifier, text: str) -> torch.Tensor:
+    ids = torch.tensor([[classifier.tokenizer.convert_tokens_to_ids(w) for w in text.split()]])
+    with torch.no_grad():
+        return classifier.model.eval()(ids).logits[0].softmax(-1)
+
+
+def test_votes_are_each_models_softmax_of_each_text(ensemble):
+    dataset = Dataset.from_dict({"text": rows(20), "kept": list(range(20))})
+    labelled = label_classes(ensemble, dataset)
+    assert labelled["kept"] == list(range(20)) and labelled["weak_weights"][0] == [0.25, 0.75]
+    assert labelled["weak_supervisors"][3] == ["weak0", "weak1"]
+    for row in labelled:
+        expected = torch.stack([by_hand(s, row["text"]) for s in ensemble.supervisors])
+        torch.testing.assert_close(torch.tensor(row["weak_probs"]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_evidential_supervisor_votes_with_its_dirichlet_mean(tokenizer):
+    evidential = WeakClassifier(model(4, weak_evidence="softplus"), tokenizer, "e")
+    found = evidential.predict(["play some jazz"])
+    with torch.no_grad():
+        alpha = torch.nn.functional.softplus(evidential.model(torch.tensor([[7, 8, 9]])).logits[0]) + 1
+    torch.testing.assert_close(found.probabilities[0], alpha / alpha.sum(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.vacuity[0], 3 / alpha.sum(), rtol=1e-4, atol=1e-6)
+
+
+class Counting(WeakClassifier):
+    """Says what it was asked, and fails after `limit` texts."""
+
+    def __init__(self, *args, limit: int = 10**9):
+        super().__init__(*args)
+        self.asked, self.limit = [], limit
+
+    def predict(self, texts, *rest):
+        if len(self.asked) + len(texts) > self.limit:
+            raise KeyboardInterrupt
+        self.asked += texts
+        return super().predict(texts, *rest)
+
+
+def test_a_killed_run_continues_and_a_second_costs_nothing(tokenizer, tmp_path):
+    dataset = Dataset.from_dict({"text": [*rows(10), rows(10)[0]]})  # one text twice
+
+    def attempt(limit=10**9, seeds=(0, 1)):
+        members = [Counting(model(s), tokenizer, f"weak{i}", limit=limit) for i, s in enumerate(seeds)]
+        try:
+            return members, label_classes(WeakEnsemble(members), dataset, output_dir=tmp_path, batch_size=3)
+        except KeyboardInterrupt:
+            return members, None
+
+    distinct = len(set(dataset["text"]))
+    first, none = attempt(limit=6)
+    assert none is None and len(first[0].asked) == 6
+    second, labelled = attempt()
+    assert [len(s.asked) for s in second] == [distinct - 6, distinct]
+    assert not set(first[0].asked) & set(second[0].asked)
+    third, again = attempt()
+    assert [s.asked for s in third] == [[], []]
+    assert again["weak_probs"] == labelled["weak_probs"] and again["weak_probs"][-1] == again["weak_probs"][0]
+    changed, _ = attempt(seeds=(0, 7))  # other weights: only that supervisor's votes are made anew
+    assert [len(s.asked) for s in changed] == [0, distinct]
+    fresh = label_classes(
+        WeakEnsemble([WeakClassifier(model(s), tokenizer, f"weak{i}") for i, s in enumerate((0, 1))]), dataset
+    )
+    torch.testing.assert_close(torch.tensor(fresh["weak_probs"]), torch.tensor(labelled["weak_probs"]))
+
+
+def test_calibration_on_held_out_gold(ensemble, tmp_path):
+    held_out = Dataset.from_dict({"text": rows(60, seed=5), "label": torch.randint(3, (60,)).tolist()})
+    dataset = Dataset.from_dict({"text": [t for t in rows(20) if t not in set(held_out["text"])]})
+    plain = torch.tensor(label_classes(ensemble, dataset)["weak_probs"])
+    labelled = torch.tensor(label_classes(ensemble, dataset, calibration=held_out, output_dir=tmp_path)["weak_probs"])
+    temperatures = json.loads((tmp_path / "temperatures.json").read_text())
+    for i, name in enumerate(ensemble.names):
+        expected = (plain[:, i].log() / temperatures[name]).softmax(-1)
+        torch.testing.assert_close(labelled[:, i], expected, rtol=1e-4, atol=1e-5)
+        assert temperatures[name] > 1.5  # random labels: these sharp models are far too sure
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_temperature_by_scipy(classes):
+    torch.manual_seed(classes)
+    logits = 3 * torch.randn(400, classes, dtype=torch.float64)
+    labels = torch.distributions.Categorical(logits=logits / 2.5).sample()
+    probabilities = logits.softmax(-1)
+
+    def nll(log_inverse: float) -> float:
+        scaled = (probabilities.log() * torch.tensor(log_inverse).exp()).log_softmax(-1)
+        return float(torch.nn.functional.nll_loss(scaled, labels))
+
+    expected = 1 / torch.tensor(minimize_scalar(nll, bounds=(-4, 4), method="bounded").x).exp()
+    assert fit_temperature(probabilities, labels) == pytest.approx(float(expected), rel=1e-3)
+    assert fit_temperature(probabilities, labels) == pytest.approx(2.5, rel=0.25)
+
+
+def test_temperature_at_its_ends():
+    sure = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    assert fit_temperature(sure, [0, 1]) == 0.01 and fit_temperature(sure, [1, 0]) == 100.0
+    with pytest.raises(ValueError, match="3 labels"):
+        fit_temperature(sure, [0, 1, 1])
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        fit_temperature(sure, [0, 2])
+
+
+def test_bad_input_is_refused_before_any_work(ensemble, tokenizer):
+    good = Dataset.from_dict({"text": rows(4)})
+    three, two = ensemble.supervisors[0], WeakClassifier(model(0, num_labels=2), tokenizer, "two")
+    with pytest.raises(ValueError, match="differ in their number of classes"):
+        label_classes(WeakEnsemble([three, two]), good)
+    with pytest.raises(ValueError, match="needs a column 'text' or 'prompt'"):
+        label_classes(ensemble, Dataset.from_dict({"body": ["a"]}))
+    with pytest.raises(ValueError, match="row 1, column 'text' is empty"):
+        label_classes(ensemble, Dataset.from_dict({"text": ["a", ""]}))
+    with pytest.raises(ValueError, match="gold in a column 'label'"):
+        label_classes(ensemble, good, calibration=good)
+    leak = Dataset.from_dict({"text": ["wake me", good["text"][2]], "label": [0, 1]})
+    with pytest.raises(ValueError, match="row 1, is also to be labelled"):
+        label_classes(ensemble, good, calibration=leak)
+    with pytest.raises(ValueError, match="row 0: label 3 is not from 0 to 2"):
+        label_classes(ensemble, good, calibration=Dataset.from_dict({"text": ["wake me"], "label": [3]}))
+    long = " ".join(["up"] * 13)
+    with pytest.raises(ValueError, match=r"text 'up.*13 tokens.*reads 12"):
+        label_classes(ensemble, Dataset.from_dict({"text": [long]}))
+    assert WeakClassifier(model(0), tokenizer, max_length=5).predict([long]).probabilities.shape == (1, 3)
+    unpadded = model(0)
+    unpadded.config.pad_token_id = None
+    with pytest.raises(ValueError, match="pads with 0, its config says None"):
+        WeakClassifier(unpadded, tokenizer)
+    with pytest.raises(ValueError, match="1 label"):
+        WeakClassifier(model(0, num_labels=1), tokenizer)
+    broken = model(0)
+    torch.nn.init.constant_(broken.score.weight, float("nan"))
+    with pytest.raises(ValueError, match="text 0.*not finite"):
+        WeakClassifier(broken, tokenizer).predict(["up"])
+
+    class Other:
+        name = "writer"
+
+    with pytest.raises(ValueError, match="does not classify"):
+        label_classes(WeakEnsemble([Other()]), good)

@@ -1,0 +1,188 @@
+"""Soft votes: every text classified by N weak supervisors."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import columns
+from ..pooling import temper
+from .calibration import fit_temperature
+from .classifier import WeakClassifier
+from .ensemble import WeakEnsemble
+from .fingerprint import digest, supervisor_fingerprint
+from .store import LabelStore
+
+STAGE = "classify"
+TEMPERATURES = "temperatures.json"
+
+
+def label_classes(
+    ensemble: WeakEnsemble,
+    dataset: Dataset,
+    calibration: Dataset | None = None,
+    output_dir: str | Path | None = None,
+    batch_size: int = 256,
+) -> Dataset:
+    """The dataset with the votes of the ensemble: `weak_probs` (N, K), `weak_weights` (N), `weak_supervisors` (N).
+
+    Args:
+        ensemble: a `WeakEnsemble` of `WeakClassifier`s with the same number of classes.
+        dataset: `text` (or `prompt`, text or messages); other columns are carried through.
+        calibration: held-out rows with gold `label` (and the same text column), none of them used to train the
+            supervisors. Each supervisor's temperature is fitted on it. None leaves the probabilities as they are.
+        output_dir: votes are kept here while they are made, and the dataset in its folder `dataset`, beside
+            `temperatures.json`; the same call continues where a killed one stopped. None keeps nothing.
+        batch_size: texts per unit of work, the most that a kill can lose. *ours*
+
+    Raises:
+        ValueError: before any work: supervisors that do not classify or differ in classes, missing columns, empty
+            texts, gold labels out of range, or a calibration text that is also to be labelled.
+        LabelStoreError: the votes cannot be written; nothing already written is lost.
+    """
+    num_classes = _check_ensemble(ensemble)
+    texts = _texts(dataset, "dataset")
+    held_out = _check_calibration(calibration, texts, num_classes)
+    if output_dir is None:
+        with tempfile.TemporaryDirectory() as folder:
+            made = _label(ensemble, dataset, texts, calibration, held_out, Path(folder), batch_size)
+            return Dataset.from_list(made.to_list(), features=made.features)  # in memory: the folder goes
+    return _label(ensemble, dataset, texts, calibration, held_out, Path(output_dir), batch_size)
+
+
+def _label(
+    ensemble: WeakEnsemble,
+    dataset: Dataset,
+    texts: list,
+    calibration: Dataset | None,
+    held_out: list,
+    folder: Path,
+    batch_size: int,
+) -> Dataset:
+    state = PartialState()
+    votes = _votes(ensemble, [*texts, *held_out], folder / "labels", batch_size)  # (N, all texts, K)
+    target = folder / "dataset"
+    if state.is_main_process:
+        temperatures = dict.fromkeys(ensemble.names, 1.0)
+        if calibration is not None:
+            for name, probs in zip(ensemble.names, votes, strict=True):
+                temperatures[name] = fit_temperature(probs[len(texts) :], calibration[columns.LABEL])
+        (folder / TEMPERATURES).write_text(json.dumps(temperatures, indent=1), encoding="utf-8")
+        scale = torch.tensor(list(temperatures.values()), dtype=torch.float64)[:, None]
+        probs = temper(votes[:, : len(texts)], scale).transpose(0, 1)
+        kept = dataset.remove_columns([c for c in _ADDED if c in dataset.column_names])
+        kept = kept.add_column(columns.WEAK_PROBS, probs.tolist())
+        kept = kept.add_column(columns.WEIGHTS, [ensemble.weights] * len(texts))
+        _replace(kept.add_column(columns.SUPERVISORS, [ensemble.names] * len(texts)), target)
+    state.wait_for_everyone()
+    return Dataset.load_from_disk(str(target))
+
+
+def _replace(dataset: Dataset, target: Path) -> None:
+    """Save beside and rename: a dataset of an earlier call may still read the old files."""
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    dataset.save_to_disk(str(beside))
+    shutil.rmtree(target, ignore_errors=True)
+    beside.rename(target)
+
+
+_ADDED = (columns.WEAK_PROBS, columns.WEIGHTS, columns.SUPERVISORS)
+
+
+def _votes(ensemble: WeakEnsemble, texts: Sequence, folder: Path, batch_size: int) -> Tensor | None:
+    """(N, n, K) float64 probabilities on the main process; those already in the store are not made again."""
+    state = PartialState()
+    keys = [digest(text) for text in texts]
+    by_key = dict(zip(keys, texts, strict=True))  # a text that occurs twice is read once
+    configs = {s.name: digest(supervisor_fingerprint(s), s.max_length) for s in ensemble.supervisors}
+    store = LabelStore(folder, str(state.process_index))
+    known = _read(store, configs, by_key)
+    state.wait_for_everyone()  # nobody writes while another still reads
+    todo = [(s, key) for s in ensemble.supervisors for key in by_key if (s.name, key) not in known]
+    with tqdm(total=len(todo), desc="labelling", unit="vote", disable=not state.is_main_process) as bar:
+        for supervisor in ensemble.supervisors:
+            mine = [key for s, key in todo if s is supervisor][state.process_index :: state.num_processes]
+            for start in range(0, len(mine), batch_size):
+                unit = mine[start : start + batch_size]
+                found = supervisor.predict([by_key[k] for k in unit], [_named(by_key[k]) for k in unit])
+                about = {"supervisor": supervisor.name, "stage": STAGE, "config": configs[supervisor.name]}
+                rows = found.probabilities.double().tolist()
+                store.append(
+                    {"example_id": key, **about, "probabilities": row} for key, row in zip(unit, rows, strict=True)
+                )
+                bar.update(len(unit) * state.num_processes)
+    store.close()
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        return None
+    complete = LabelStore(folder)
+    known = _read(complete, configs, by_key)
+    complete.close()
+    rows = [[known[s.name, key] for key in keys] for s in ensemble.supervisors]
+    votes = torch.tensor(rows, dtype=torch.float64)
+    return votes / votes.sum(-1, keepdim=True)
+
+
+def _read(store: LabelStore, configs: dict[str, str], wanted: dict) -> dict[tuple[str, str], list[float]]:
+    return {
+        (record["supervisor"], record["example_id"]): record["probabilities"]
+        for record, _ in store.records()
+        if record["stage"] == STAGE
+        and configs.get(record["supervisor"]) == record["config"]
+        and record["example_id"] in wanted
+    }
+
+
+def _named(text: object) -> str:
+    shown = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+    return f"text {shown[:60]!r}"
+
+
+def _check_ensemble(ensemble: WeakEnsemble) -> int:
+    for supervisor in ensemble.supervisors:
+        if not isinstance(supervisor, WeakClassifier):
+            raise ValueError(f"supervisor {supervisor.name!r} does not classify; build it with `WeakClassifier`.")
+    counts = {s.name: s.num_classes for s in ensemble.supervisors}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"the supervisors differ in their number of classes: {counts}.")
+    return ensemble.supervisors[0].num_classes
+
+
+def _texts(dataset: Dataset, name: str) -> list:
+    found = [c for c in (columns.TEXT, columns.PROMPT) if c in dataset.column_names]
+    if not found:
+        raise ValueError(f"The {name} needs a column '{columns.TEXT}' or '{columns.PROMPT}'.")
+    texts = list(dataset[found[0]])
+    for row, text in enumerate(texts):
+        if not text:
+            raise ValueError(f"The {name}, row {row}, column '{found[0]}' is empty. Drop the row.")
+    if not texts:
+        raise ValueError(f"The {name} is empty.")
+    return texts
+
+
+def _check_calibration(calibration: Dataset | None, texts: list, num_classes: int) -> list:
+    if calibration is None:
+        return []
+    if columns.LABEL not in calibration.column_names:
+        raise ValueError(f"The calibration set needs gold in a column '{columns.LABEL}'.")
+    held_out = _texts(calibration, "calibration set")
+    for row, label in enumerate(calibration[columns.LABEL]):
+        if not isinstance(label, int) or not 0 <= label < num_classes:
+            raise ValueError(f"The calibration set, row {row}: label {label!r} is not from 0 to {num_classes - 1}.")
+    labelled = {digest(text) for text in texts}
+    for row, text in enumerate(held_out):
+        if digest(text) in labelled:
+            raise ValueError(
+                f"The calibration set, row {row}, is also to be labelled; its gold would leak. Remove it."
+            )
+    return held_out
