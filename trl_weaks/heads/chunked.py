@@ -15,8 +15,9 @@ class ChunkedHeadLoss(torch.autograd.Function):
     """
     `(T, H)` hidden states, `(V, H)` weight, bias -> the summed loss and `(T, 6)` statistics.
 
-    Per chunk of n tokens: `z = h W'`, the gradient `g = dloss/dz` on the spot, then `dh = g W` and `dW += g' h`. Only
-    `(n, V)` logits exist at a time; the weight's gradient is accumulated in float32 (float64 for float64 models).
+    Per chunk of n tokens: `z = h W'`, the gradient `g = dloss/dz` over it, then `dh = g W` and `dW += g' h`: three
+    matrix products, one buffer of `(n, V)` logits. The weight's gradient is accumulated in float32 (float64 for
+    float64 models) and handed over in `backward`, which can therefore run once only.
     """
 
     @staticmethod
@@ -32,52 +33,89 @@ class ChunkedHeadLoss(torch.autograd.Function):
         exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         device = hidden.device.type
         compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        needs = ctx.needs_input_grad[:3]
-        grads = [
-            torch.zeros(x.shape, dtype=exact, device=x.device) if need else None
-            for x, need in zip((hidden, weight, bias), needs, strict=True)
-        ]
+        grads = _empty_gradients((hidden, weight, bias), ctx.needs_input_grad, compute, exact)
         statistics = torch.zeros(len(hidden), len(STATISTICS), dtype=exact, device=hidden.device)
         with torch.autocast(device, enabled=False):
-            kernel = weight.detach().to(compute)
-            for span in tokens.chunks(request.chunk_size):
+            kernel, offset = weight.detach().to(compute), None if bias is None else bias.detach().to(exact)
+            spans = tokens.chunks(request.chunk_size)
+            longest = max((span.stop - span.start for span in spans), default=0)
+            buffer = torch.empty(longest, len(weight), dtype=compute, device=hidden.device)
+            for span in spans:
                 h = hidden[span].detach().to(compute)
-                logits = transform.forward(_project(h, kernel, bias, exact))
-                rows = chunk_rows(logits, tokens, span, request, any(needs))
-                statistics[span] = _columns(rows, exact)
+                logits = torch.mm(h, kernel.t(), out=buffer[: len(h)]).to(exact)
+                logits = transform.forward(logits if offset is None else logits.add_(offset))
+                slope = transform.slope(logits) if any(ctx.needs_input_grad) else None
+                rows = chunk_rows(logits, tokens, span, request, any(ctx.needs_input_grad))
+                statistics[span] = statistic_columns(rows, exact)
                 if rows.gradient is not None:
-                    slope = transform.slope(logits)
-                    gradient = rows.gradient if slope is None else rows.gradient * slope
-                    _accumulate(grads, span, gradient, h, kernel)
-        ctx.save_for_backward(*grads)
-        ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
+                    _accumulate(grads, span, rows.gradient if slope is None else rows.gradient.mul_(slope), h, kernel)
+        ctx.grads, ctx.dtypes = grads, [None if x is None else x.dtype for x in (hidden, weight, bias)]
         ctx.mark_non_differentiable(statistics)
         return statistics[:, 0].sum(), statistics
 
     @staticmethod
     def backward(ctx, grad_loss: Tensor, _):
-        grads = [
-            None if g is None else (g * grad_loss.to(g.dtype)).to(dtype)
-            for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        ]
-        return *grads, None, None, None
+        return *hand_over(ctx, grad_loss), None, None, None
 
 
-def _project(h: Tensor, weight: Tensor, bias: Tensor | None, exact: torch.dtype) -> Tensor:
-    raw = (h @ weight.t()).to(exact)
-    return raw if bias is None else raw.add_(bias.detach().to(exact))
+class ChunkedLogitsLoss(torch.autograd.Function):
+    """The same from `(T, V)` logits, for models whose head cannot be separated from their forward."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, tokens: Tokens, request: WeakHeadRequest) -> tuple[Tensor, Tensor]:
+        exact = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        needs_grad = ctx.needs_input_grad[0]
+        gradient = torch.zeros_like(logits) if needs_grad else None
+        statistics = torch.zeros(len(logits), len(STATISTICS), dtype=exact, device=logits.device)
+        for span in tokens.chunks(request.chunk_size):
+            rows = chunk_rows(logits[span].detach().to(exact, copy=True), tokens, span, request, needs_grad)
+            statistics[span] = statistic_columns(rows, exact)
+            if needs_grad:
+                gradient[span] = rows.gradient.to(gradient.dtype)
+        ctx.grads, ctx.dtypes = [gradient], [logits.dtype]
+        ctx.mark_non_differentiable(statistics)
+        return statistics[:, 0].sum(), statistics
+
+    @staticmethod
+    def backward(ctx, grad_loss: Tensor, _):
+        return *hand_over(ctx, grad_loss), None, None
 
 
-def _accumulate(grads: list[Tensor | None], span: slice, gradient: Tensor, h: Tensor, weight: Tensor) -> None:
+def hand_over(ctx, grad_loss: Tensor) -> list[Tensor | None]:
+    """Scale the stored gradients in place and let go of them: a second copy of a `(V, H)` tensor is what costs."""
+    if ctx.grads is None:
+        raise RuntimeError("the weak head's gradients were handed over by an earlier backward; run forward again")
+    grads, ctx.grads = ctx.grads, None
+    return [
+        None if g is None else g.mul_(grad_loss.to(g.dtype)).to(dtype)
+        for g, dtype in zip(grads, ctx.dtypes, strict=True)
+    ]
+
+
+def statistic_columns(rows: RowResult, dtype: torch.dtype) -> Tensor:
+    """`(n, 6)`, in the order of `STATISTICS`."""
+    return torch.stack([getattr(rows, name).to(dtype) for name in STATISTICS], -1)
+
+
+def _empty_gradients(
+    inputs: tuple[Tensor | None, ...], needs: tuple[bool, ...], compute: torch.dtype, exact: torch.dtype
+) -> list[Tensor | None]:
+    # every row of the hidden states' gradient is written once; the others are sums over chunks
+    return [
+        None if not need else torch.zeros(x.shape, dtype=compute if i == 0 else exact, device=x.device)
+        for i, (x, need) in enumerate(zip(inputs, needs[:3], strict=True))
+    ]
+
+
+def _accumulate(grads: list[Tensor | None], span: slice, gradient: Tensor, h: Tensor, kernel: Tensor) -> None:
     hidden_grad, weight_grad, bias_grad = grads
-    narrow = gradient.to(h.dtype)
-    if hidden_grad is not None:
-        hidden_grad[span] = narrow @ weight
-    if weight_grad is not None:
-        weight_grad += narrow.t() @ h
     if bias_grad is not None:
         bias_grad += gradient.sum(0)
-
-
-def _columns(rows: RowResult, dtype: torch.dtype) -> Tensor:
-    return torch.stack([getattr(rows, name).to(dtype) for name in STATISTICS], -1)
+    if hidden_grad is not None:
+        torch.mm(gradient.to(h.dtype), kernel, out=hidden_grad[span])
+    if weight_grad is None:
+        return
+    if h.dtype != weight_grad.dtype and h.device.type == "cuda":
+        torch.addmm(weight_grad, gradient.to(h.dtype).t(), h, out_dtype=weight_grad.dtype, out=weight_grad)
+    else:
+        weight_grad.addmm_(gradient.t(), h.to(weight_grad.dtype))

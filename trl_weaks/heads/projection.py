@@ -3,9 +3,8 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -16,8 +15,8 @@ class LogitTransform:
     softcap: float | None = None
 
     @classmethod
-    def from_config(cls, config: PretrainedConfig) -> "LogitTransform":
-        """Read the scale under any of the names transformers models give it, and the soft cap."""
+    def from_config(cls, config: PreTrainedConfig) -> "LogitTransform":
+        """Read the scale, under any of the names transformers models give it, and the soft cap."""
         config = config.get_text_config()
         scale = 1.0
         for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
@@ -25,15 +24,11 @@ class LogitTransform:
                 scale = float(getattr(config, name))
                 break
         else:
-            divisor = getattr(config, "logits_scaling", None)  # Granite, MiniCPM divide; HyperCLOVA X multiplies
+            divisor = getattr(config, "logits_scaling", None)  # Granite, MiniCPM3 divide; HyperCLOVA X multiplies
             if divisor is not None:
                 scale = float(divisor if config.model_type == "hyperclovax" else 1 / divisor)
         softcap = getattr(config, "final_logit_softcapping", None)
         return cls(scale, None if softcap is None else float(softcap))
-
-    @property
-    def trivial(self) -> bool:
-        return self.scale == 1.0 and self.softcap is None
 
     def forward(self, raw: Tensor) -> Tensor:
         """Logits, written over `raw`."""
@@ -45,33 +40,54 @@ class LogitTransform:
 
     def slope(self, logits: Tensor) -> Tensor | None:
         """Derivative of the logits with respect to the raw ones, from the logits; `None` where it is 1."""
-        if self.trivial:
-            return None
         if self.softcap is None:
-            return torch.full((), self.scale, dtype=logits.dtype, device=logits.device)
+            return None if self.scale == 1.0 else logits.new_full((), self.scale)
         return (logits / self.softcap).square_().neg_().add_(1).mul_(self.scale)
 
 
-def head_parameters(head: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Full weight `(V, H)` and bias of the head, differentiable; FSDP2 shards are gathered, once per call."""
-    weight, bias = head.weight, getattr(head, "bias", None)
-    full = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in (weight, bias) if p is not None]
-    return full[0], full[1] if bias is not None else None
+def head_parameters(head: nn.Module | None) -> tuple[Tensor, Tensor | None] | None:
+    """
+    Weight `(V, H)` and bias of an output layer, differentiable, or `None` where it is more than a matrix and a bias.
+
+    FSDP2 shards are gathered, once per call. A LoRA adapter on the head is folded into the weight, which is exact
+    without adapter dropout.
+    """
+    if hasattr(head, "modules_to_save") and not getattr(head, "disable_adapters", True):  # PEFT's trained copy
+        head = head.modules_to_save[head.active_adapters[0]]
+    delta = 0
+    if hasattr(head, "get_base_layer"):
+        if not _is_plain_lora(head):
+            return None
+        if not (head.merged or head.disable_adapters):
+            delta = sum(head.get_delta_weight(name) for name in head.active_adapters if name in head.lora_A)
+        head = head.get_base_layer()
+    weight, bias = getattr(head, "weight", None), getattr(head, "bias", None)
+    if weight is None or not weight.is_floating_point():  # no head, or a quantised one
+        return None
+    weight, bias = _whole(weight), None if bias is None else _whole(bias)
+    return (weight if isinstance(delta, int) else weight + delta.to(weight.dtype)), bias
 
 
-def gathered(*parameters: Tensor | None) -> AbstractContextManager:
-    """Under DeepSpeed ZeRO-3, a context in which these parameters are whole; otherwise nothing."""
+def gathered(head: nn.Module | None) -> AbstractContextManager:
+    """Under DeepSpeed ZeRO-3, a context in which the head's parameters are whole; otherwise nothing."""
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-    if not is_deepspeed_zero3_enabled():
+    if head is None or not is_deepspeed_zero3_enabled():
         return nullcontext()
     import deepspeed
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
-    # an available one (tied to the embedding) must not be partitioned again on leaving
-    away = {
-        id(p): p
-        for p in parameters
-        if getattr(p, "ds_status", ZeroParamStatus.AVAILABLE) is not ZeroParamStatus.AVAILABLE
-    }
-    return deepspeed.zero.GatheredParameters(list(away.values())) if away else nullcontext()
+    # one that is whole already (tied to the embedding) must not be partitioned on leaving
+    away = [p for p in head.parameters() if getattr(p, "ds_status", None) is ZeroParamStatus.NOT_AVAILABLE]
+    return deepspeed.zero.GatheredParameters(away) if away else nullcontext()
+
+
+def _whole(parameter: Tensor) -> Tensor:
+    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+
+
+def _is_plain_lora(head: nn.Module) -> bool:
+    if not hasattr(head, "lora_A") or any(getattr(head, "use_dora", {}).values()):
+        return False
+    dropouts = [head.lora_dropout[name] for name in head.active_adapters if name in head.lora_dropout]
+    return not (head.training and any(isinstance(d, nn.Dropout) and d.p > 0 for d in dropouts))

@@ -30,7 +30,7 @@ class Tokens:
     def target_logps(self, span: slice, top_probs: Tensor) -> Tensor:
         """Log-probability of each emitted token in `span` (whole units) under each supervisor, `(n, S)`."""
         if self.unit_logps is None:
-            return torch.zeros_like(self.weights[span])
+            return torch.zeros_like(self.weights[span], dtype=torch.float64)
         segments = self.segments[span] - self.segments[span.start]
         if self.split == "uniform":
             mass = torch.ones_like(top_probs)
@@ -69,7 +69,6 @@ def flatten_tokens(request: WeakHeadRequest, labels: Tensor) -> tuple[Tokens, Te
     Returns:
         The tokens and the mask `(B, L - 1)` of the positions whose *next* token they are.
     """
-    request.check(labels)
     device, shifted = labels.device, labels[:, 1:]
     mask = shifted != -100
     rows = mask.nonzero()[:, 0]

@@ -2,15 +2,18 @@
 
 import functools
 import types
+import warnings
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .chunked import STATISTICS, ChunkedHeadLoss
+from .chunked import STATISTICS, ChunkedHeadLoss, ChunkedLogitsLoss
 from .projection import LogitTransform, gathered, head_parameters
 from .request import WeakHeadOutput, WeakHeadRequest
 from .tokens import flatten_tokens
+
+_FULL_LOGITS = "its output layer cannot be taken apart; the full logits are used, which costs memory"
 
 
 def add_weak_head(model: nn.Module) -> None:
@@ -20,14 +23,16 @@ def add_weak_head(model: nn.Module) -> None:
     With `weak_head=None` (or without it) the forward is what it was, generation included. With a request, the
     backbone runs once and the output layer in chunks of supervised tokens, inside `forward`, where ZeRO-3 and FSDP
     gather its weight once; a `WeakHeadOutput` comes back. Works beside TRL's own fused head, and on a PEFT model,
-    whose base model is patched.
+    whose base model is patched. Where the output layer cannot be taken apart, the full logits are used, with one
+    warning.
     """
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if getattr(model, "_has_weak_head", False):
+    if hasattr(model, "_forward_without_weak_head"):
         return
     # kept on the instance, not in a closure, so that a deep copy of the model runs its own forward
     model._forward_without_weak_head = model.forward
-    model._has_weak_head = True
+    model._weak_head_warned = False
+    model._weak_head_reachable = _logits_can_be_rebuilt(model)
 
     @functools.wraps(type(model).forward)
     def forward(self, *args, weak_head: WeakHeadRequest | None = None, **kwargs):
@@ -38,34 +43,86 @@ def add_weak_head(model: nn.Module) -> None:
     model.forward = types.MethodType(forward, model)
 
 
-@torch.compiler.disable
 def _weak_forward(model: PreTrainedModel, request: WeakHeadRequest, *args, labels: Tensor, **kwargs) -> WeakHeadOutput:
+    request.check(labels)
     kwargs.pop("num_items_in_batch", None)
     kwargs["use_cache"] = False
     if getattr(model.config.get_text_config(), "output_router_logits", False):
         kwargs.setdefault("output_router_logits", True)
-    tokens, mask = flatten_tokens(request, labels)
-    outputs = model.base_model(*args, **kwargs)
-    hidden = outputs.last_hidden_state[:, :-1]
+    if model._weak_head_reachable:
+        outputs = model.base_model(*args, **kwargs)
+        output = _from_hidden(model, outputs.last_hidden_state, labels, request)
+        if output is not None:
+            output.aux_loss = _aux_loss(model, outputs, kwargs)
+            return output
+        model._weak_head_reachable = False
+    if not model._weak_head_warned:
+        model._weak_head_warned = True
+        warnings.warn(f"{type(model).__name__}: {_FULL_LOGITS}", stacklevel=2)
+    outputs = model._forward_without_weak_head(*args, **kwargs)
+    output = _from_logits(outputs.logits, labels, request)
+    output.aux_loss = getattr(outputs, "aux_loss", None)
+    return output
+
+
+@torch.compiler.disable
+def _from_hidden(
+    model: PreTrainedModel, hidden: Tensor, labels: Tensor, request: WeakHeadRequest
+) -> WeakHeadOutput | None:
     head = model.get_output_embeddings()
-    transform = LogitTransform.from_config(model.config)
-    weight, bias = head_parameters(head)
-    with gathered(weight, bias):
-        loss, statistics = ChunkedHeadLoss.apply(
-            hidden[mask.to(hidden.device)].to(weight.device), weight, bias, tokens, request, transform
-        )
-    return WeakHeadOutput(
-        loss=loss, label_mask=mask, aux_loss=_aux_loss(model, outputs, kwargs), **_unflatten(statistics, mask)
-    )
+    with gathered(head):
+        parameters = head_parameters(head)
+        if parameters is None or parameters[0].shape[-1] != hidden.shape[-1]:
+            return None
+        weight, bias = parameters
+        tokens, mask = flatten_tokens(request, labels.to(weight.device))
+        hidden = hidden[:, -labels.shape[1] :][:, :-1].to(weight.device)[mask]
+        transform = LogitTransform.from_config(model.config)
+        loss, statistics = ChunkedHeadLoss.apply(hidden, weight, bias, tokens, request, transform)
+    return _output(loss, statistics, mask)
 
 
-def _unflatten(statistics: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """`(T, 6)` -> named `(B, L - 1)` tensors, zero outside the mask."""
+@torch.compiler.disable
+def _from_logits(logits: Tensor, labels: Tensor, request: WeakHeadRequest) -> WeakHeadOutput:
+    tokens, mask = flatten_tokens(request, labels.to(logits.device))
+    rows = logits[:, -labels.shape[1] :][:, :-1][mask]
+    loss, statistics = ChunkedLogitsLoss.apply(rows, tokens, request)
+    return _output(loss, statistics, mask)
+
+
+def _output(loss: Tensor, statistics: Tensor, mask: Tensor) -> WeakHeadOutput:
+    """`(T, 6)` statistics -> named `(B, L - 1)` tensors, zero outside the mask."""
     named = {}
     for name, column in zip(STATISTICS, statistics.detach().float().unbind(-1), strict=True):
-        full = torch.zeros(mask.shape, device=column.device).masked_scatter_(mask.to(column.device), column)
+        full = torch.zeros(mask.shape, device=column.device).masked_scatter_(mask, column)
         named["per_token_loss" if name == "loss" else name] = full.bool() if name == "is_top1" else full
-    return named
+    return WeakHeadOutput(loss=loss, label_mask=mask, **named)
+
+
+def _logits_can_be_rebuilt(model: PreTrainedModel) -> bool:
+    """Whether head times last hidden state gives the model's own logits, tried on two tokens where that can be run."""
+    if model.base_model is model or model.get_output_embeddings() is None:
+        return False
+    weight = getattr(model.get_output_embeddings(), "weight", None)
+    runnable = all(p.numel() and not p.is_meta and not hasattr(p, "full_tensor") for p in model.parameters())
+    if not runnable or weight is None or not weight.is_floating_point():
+        return True  # sharded, quantised or not materialised: settled at the first call
+    ids = torch.zeros(1, 2, dtype=torch.long, device=weight.device)
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            own = model._forward_without_weak_head(input_ids=ids, use_cache=False).logits
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state.to(weight.device)
+            weight, bias = head_parameters(model.get_output_embeddings()) or (None, None)
+            if weight is None or weight.shape[-1] != hidden.shape[-1]:
+                return False
+            rebuilt = torch.nn.functional.linear(hidden, weight.to(hidden.dtype), bias).float()
+    finally:
+        for module in training:
+            module.training = True
+    rebuilt, own = LogitTransform.from_config(model.config).forward(rebuilt), own.float().to(rebuilt.device)
+    return bool((rebuilt - own).abs().max() <= 0.02 * own.abs().max().clamp(min=1e-6))
 
 
 def _aux_loss(model: PreTrainedModel, outputs, kwargs: dict) -> Tensor | None:
@@ -75,6 +132,7 @@ def _aux_loss(model: PreTrainedModel, outputs, kwargs: dict) -> Tensor | None:
     from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
     config = model.config.get_text_config()
+    experts = getattr(config, "num_experts", None) or config.num_local_experts
     return load_balancing_loss_func(
-        outputs.router_logits, model.num_experts, config.num_experts_per_tok, kwargs.get("attention_mask")
+        outputs.router_logits, experts, config.num_experts_per_tok, kwargs.get("attention_mask")
     )

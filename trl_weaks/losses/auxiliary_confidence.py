@@ -1,6 +1,6 @@
 """Auxiliary confidence: part of the loss trusts the student's own prediction."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .base import WeakLoss
 from .prediction_window import PredictionWindow
+from .token_rows import TokenFormPlan, TokenLabel, TokenRows
 
 Threshold = Literal["argmax", "balanced"]
 
@@ -72,6 +73,20 @@ class AuxiliaryConfidence:
             window = PredictionWindow(size=len(logits))
             window.update(torch.softmax(logits.double(), -1), targets)
         return window.predict(logits)
+
+    def token_form_plan(self, hard: bool, dtype: torch.dtype) -> TokenFormPlan | None:
+        """The closed form of the inner loss, if it has one, with the student's own top token found on the way."""
+        inner = getattr(self.loss, "token_form_plan", None)
+        plan = None if inner is None or self.window is not None else inner(hard, dtype)
+        return None if plan is None else TokenFormPlan(plan.limit, rival=True)
+
+    def token_form(self, rows: TokenRows, labels: list[TokenLabel], progress: float, needs_grad: bool) -> Tensor:
+        """Sum of scale times loss, `(n,)`: the labels at 1 - gamma and one more, the own top token, at gamma."""
+        gamma = self.gamma(progress)
+        if gamma:
+            own = TokenLabel(gamma * sum(label.scales for label in labels), own=True)
+            labels = [*(replace(label, scales=(1 - gamma) * label.scales) for label in labels), own]
+        return self.loss.token_form(rows, labels, progress, needs_grad)
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> Tensor:
         """`(n, K)`, `(n, K)`, fraction of the training -> nats `(n,)`."""

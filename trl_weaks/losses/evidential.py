@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from ..dirichlet import NO_EVIDENCE, Evidence, class_term, kl_from_log_evidence, kl_strength_term, log_evidence
+from .evidential_tokens import evidential_token_form
+from .token_rows import TokenFormPlan, TokenLabel, TokenRows
 
 KLTarget = Literal["soft", "expected"]
 
@@ -79,6 +81,21 @@ class EvidentialLoss:
             else:
                 loss = loss + (targets * self._bound(weight * _kl_without_each_class(log_e))).sum(-1)
         return loss if logits.dtype == torch.float64 else loss.float()
+
+    def token_form_plan(self, hard: bool, dtype: torch.dtype) -> TokenFormPlan | None:
+        """
+        The closed form covers exponential evidence, hard labels and, with one divergence per label, soft ones.
+
+        Its limit keeps the evidence, and that of far smaller logits beside it, within the range of the dtype.
+        """
+        if self.evidence != "exp" or not hard and self.kl_coef and self.kl_target == "expected":
+            return None
+        return TokenFormPlan(limit=300.0 if dtype == torch.float64 else 40.0, rival=not hard)
+
+    def token_form(self, rows: TokenRows, labels: list[TokenLabel], progress: float, needs_grad: bool) -> Tensor:
+        """Sum of scale times loss, `(n,)`; the gradient is written over `rows.rest`. See `evidential_tokens`."""
+        clamp = math.inf if self.kl_clamp is None else self.kl_clamp
+        return evidential_token_form(rows, labels, self.kl_weight(progress), clamp, needs_grad)
 
     def _bound(self, penalty: Tensor) -> Tensor:
         return penalty if self.kl_clamp is None else penalty.clamp(max=self.kl_clamp)

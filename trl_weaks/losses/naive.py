@@ -1,9 +1,12 @@
 """Cross-entropy with soft or hard weak labels."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .token_rows import TokenFormPlan, TokenLabel, TokenRows, blocks
 
 
 @dataclass(frozen=True)
@@ -22,3 +25,45 @@ class NaiveLoss:
         """`(n, K)`, `(n, K)` -> nats `(n,)`; `progress` is not used."""
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return -(targets.detach().to(logits.dtype) * torch.log_softmax(logits, -1)).sum(-1)
+
+    def token_form_plan(self, hard: bool, dtype: torch.dtype) -> TokenFormPlan:
+        """The closed form below covers every label and logit."""
+        return TokenFormPlan(limit=math.inf, rival=False)
+
+    def token_form(self, rows: TokenRows, labels: list[TokenLabel], progress: float, needs_grad: bool) -> Tensor:
+        r"""
+        The loss of `labels`, summed with their scales, `(n,)`; its gradient is written over `rows.rest`.
+
+        With q the student's distribution over the tokens other than the emitted t, `p_j = (1 - p_t) q_j` and the soft
+        label is `y_t = P, y_j = (1 - P) q_j`. Hence, H(q) its entropy,
+
+            loss = -P log p_t - (1 - P) log(1 - p_t) + (1 - P) H(q)
+            dloss/dz_t = p_t - P,    dloss/dz_j = p_j - y_j = (P - p_t) q_j,
+
+        the gradient of a binary cross-entropy between P and p_t: no `(n, V)` target, and exact where p_t rounds to 1.
+        A hard label on the own top token a adds `p - e_a`.
+        """
+        log_p, log_r = rows.log_prob, rows.log_rest_prob
+        others = log_r.exp()
+        loss, share, at_target, at_rival = (torch.zeros_like(log_p) for _ in range(4))
+        for label in labels:
+            if label.own:
+                elsewhere = torch.where(rows.is_top1, 0, label.scales)
+                loss -= label.scales * torch.maximum(log_p, rows.rest_max - rows.log_normaliser)
+                share += label.scales * others
+                at_target += elsewhere * log_p.exp() - (label.scales - elsewhere) * others
+                at_rival -= elsewhere
+            else:
+                missing = torch.zeros_like(log_p) if label.probs is None else 1 - label.probs
+                loss -= label.scales * ((1 - missing) * log_p + missing * (log_r - rows.rest_entropy))
+                share += label.scales * (others - missing)
+                at_target -= label.scales * (others - missing)
+        if needs_grad:
+            rest = rows.rest
+            share = (share / rows.rest_sum).to(rest.dtype)[:, None]
+            for b in blocks(*rest.shape, rest.device):
+                rest[b].mul_(share[b])
+            if rows.rival_ids is not None:
+                rest.scatter_add_(-1, rows.rival_ids[:, None], at_rival.to(rest.dtype)[:, None])
+            rest.scatter_(-1, rows.ids[:, None], at_target.to(rest.dtype)[:, None])
+        return loss
