@@ -50,6 +50,11 @@ def slot_types() -> list[str]:
     return [*_requests()["slots"]["open"], *_requests()["slots"]["closed"]]
 
 
+def intent_names() -> list[str]:
+    """What an utterance can be about; every example of this source carries one as its `intent`."""
+    return list(_requests()["intents"])
+
+
 def open_types() -> frozenset[str]:
     """The slot types whose values are disjoint between training, validation and test."""
     return frozenset(_requests()["slots"]["open"])
@@ -110,11 +115,12 @@ def _sample(side: Side, rng: random.Random) -> Iterator[Example]:
     known: set[str] = set()
     misses = 0
     while misses < _ATTEMPTS:
-        text, slots = expand(intents[int(rng.random() * len(intents))], rules, value, rng)
+        number = int(rng.random() * len(intents))
+        text, slots = expand(intents[number], rules, value, rng)
         if _tenth(text) in _SHARES[side] and text not in known:
             known.add(text)
             misses = 0
-            yield Example(f"home-{side}-{len(known):06d}", text, tuple(slots))
+            yield Example(f"home-{side}-{len(known):06d}", text, tuple(slots), intent_names()[number])
         else:
             misses += 1
 

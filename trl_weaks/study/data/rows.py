@@ -1,7 +1,7 @@
 """What every source of slot-filling data yields: examples, and four splits of them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from trl_weaks.columns import COMPLETION, EXAMPLE_ID, PROMPT
 from trl_weaks.study.data.prompts import Prompt
@@ -10,11 +10,12 @@ from trl_weaks.study.data.targets import Slot, encode_slots
 
 @dataclass(frozen=True)
 class Example:
-    """An utterance and its gold slots, in the order of the utterance."""
+    """An utterance and its gold slots, in the order of the utterance; its intent, where the source gives one."""
 
     id: str
     text: str
     slots: tuple[Slot, ...]
+    intent: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
