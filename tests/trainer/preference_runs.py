@@ -1,4 +1,5 @@
-"""Tiny models, pairs and runs for the preference tests; as a script under torchrun, one run of two processes."""
+"""Tiny models, pairs and runs for the preference tests; as a script, `train FOLDER` or `pairs FOLDER`, alone or under
+torchrun."""
 
 import json
 import os
@@ -92,12 +93,34 @@ def settings(folder, **changes):
     return common | changes
 
 
-def main():
+def make_pairs(folder):
+    """Pairs from six prompts, two to a unit of work, shared between the processes."""
+    from accelerate import PartialState
+
+    from trl_weaks.labelling.ensemble import WeakEnsemble
+    from trl_weaks.labelling.preferences import build_preferences
+    from trl_weaks.labelling.supervisor import WeakSupervisor
+
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    state = PartialState(cpu=True)
+    assert state.num_processes == world
+    student, *supervisors = (
+        WeakSupervisor(model(kind, seed), tokenizer(), kind) for seed, kind in enumerate(("llama", "gpt2", "opt"))
+    )
+    rows = Dataset.from_list([{"example_id": f"e{i}", "prompt": f"wake me at {w}"} for i, w in enumerate(WORDS[:6])])
+    options = {"num_candidates": 3, "max_new_tokens": 5, "batch_size": 2}
+    made = build_preferences(student, WeakEnsemble(supervisors), rows, output_dir=folder, **options)
+    with open(os.path.join(folder, f"pairs-{state.process_index}.json"), "w") as file:
+        json.dump(made.to_list(), file)
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def train(folder):
     """Trains on 16 pairs with their own epsilons and weights; rank 0 saves weights and logs to the folder given."""
     from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
     from trl_weaks.trainer.weak_preference_trainer import WeakPreferenceTrainer
 
-    folder = sys.argv[1]
     world = int(os.environ.get("WORLD_SIZE", 1))
     args = WeakPreferenceConfig(**settings(folder, per_device_train_batch_size=4 // world, max_steps=4, optim="sgd"))
     policy = model()
@@ -115,4 +138,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    {"train": train, "pairs": make_pairs}[sys.argv[1]](sys.argv[2])

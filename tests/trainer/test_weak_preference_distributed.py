@@ -1,4 +1,4 @@
-"""Two processes train what one process trains, with each pair's own epsilon and weight."""
+"""Two processes train what one process trains, with each pair's own epsilon and weight, and make the same pairs."""
 
 import json
 import os
@@ -12,28 +12,42 @@ from safetensors.torch import load_file
 SCRIPT = Path(__file__).with_name("preference_runs.py")
 
 
-def run(folder, processes):
-    command = [sys.executable, str(SCRIPT), str(folder)]
+def run(task, folder, processes):
+    folder.mkdir()
+    command = [sys.executable, str(SCRIPT), task, str(folder)]
     if processes > 1:
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command = [sys.executable, *launch, str(SCRIPT), str(folder)]
+        command = [sys.executable, *launch, str(SCRIPT), task, str(folder)]
     environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"}
     environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CI": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    with open(folder / "logs.json") as file:
-        return json.load(file), load_file(folder / "model.safetensors")
+
+
+def read(path):
+    with open(path) as file:
+        return json.load(file)
 
 
 @pytest.mark.distributed
 def test_two_processes_equal_one(tmp_path):
-    folders = [tmp_path / "one", tmp_path / "two"]
-    for folder in folders:
-        folder.mkdir()
-    (one, weights_one), (two, weights_two) = (run(f, n) for f, n in zip(folders, (1, 2), strict=True))
+    for name, processes in (("one", 1), ("two", 2)):
+        run("train", tmp_path / name, processes)
+    one, two = (read(tmp_path / name / "logs.json") for name in ("one", "two"))
     assert (one["world"], two["world"]) == (1, 2)
     for a, b in zip(one["logs"][:4], two["logs"][:4], strict=True):
         for name, value in a.items():
             assert b[name] == pytest.approx(value, abs=2e-5), name
-    for name, weight in weights_one.items():
-        assert (weight - weights_two[name]).abs().max() <= 1e-6, name
+    weights, others = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name, weight in weights.items():
+        assert (weight - others[name]).abs().max() <= 1e-6, name
+
+
+@pytest.mark.distributed
+def test_two_processes_make_the_pairs_of_one(tmp_path):
+    for name, processes in (("one", 1), ("two", 2)):
+        run("pairs", tmp_path / name, processes)
+    expected = read(tmp_path / "one" / "pairs-0.json")
+    assert len(expected) >= 4
+    assert read(tmp_path / "two" / "pairs-0.json") == read(tmp_path / "two" / "pairs-1.json") == expected
+    assert len(list((tmp_path / "two" / "candidates").glob("shard-*"))) == 2  # both processes worked
