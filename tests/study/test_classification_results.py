@@ -1,0 +1,131 @@
+"""Scores of the classification study by brute force, and what its report says."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from trl_weaks.study.classification import scores
+from trl_weaks.study.classification.figures import plot_disagreement, plot_reliability
+from trl_weaks.study.classification.methods import all_methods, choose, headline
+from trl_weaks.study.classification.results import (
+    Predictions,
+    compare,
+    rank_correlation,
+    systems,
+    vacuity_and_disagreement,
+)
+from trl_weaks.trainer.weak_classification_config import WeakClassificationConfig
+
+RNG = np.random.default_rng(0)
+
+
+def probabilities(rows: int, classes: int, digits: int = 6) -> np.ndarray:
+    found = RNG.dirichlet(np.ones(classes), rows).round(digits)
+    return found / found.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("digits", [1, 6])
+def test_auroc_counts_pairs(classes, digits):
+    table, labels = probabilities(40, classes, digits), RNG.integers(0, classes, 40)
+    areas = []
+    for k in [1] if classes == 2 else range(classes):
+        pairs = [(a, b) for a in table[labels == k, k] for b in table[labels != k, k]]
+        areas.append(np.mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs]))
+    assert scores.auroc(table, labels) == pytest.approx(np.mean(areas))
+
+
+def test_auroc_without_two_kinds_is_not_there():
+    assert scores.auroc(probabilities(5, 2), [1] * 5) is None
+
+
+def test_votes_as_classifiers():
+    votes = np.array([[[0.9, 0.1], [0.4, 0.6], [0.4, 0.6]]])
+    np.testing.assert_allclose(scores.vote_probabilities(votes, None, "mean_vote"), [[1.7 / 3, 1.3 / 3]])
+    np.testing.assert_allclose(scores.vote_probabilities(votes, None, "majority_vote"), [[0, 1]])
+    np.testing.assert_allclose(scores.vote_probabilities(votes, [3.0, 1.0, 1.0], "majority_vote"), [[1, 0]])
+    assert scores.right(np.array([[0.5, 0.5], [0.2, 0.8]]), [0, 0]).tolist() == [0.5, 0.0]
+
+
+def test_dawid_skene_finds_the_reliable_annotator():
+    pytest.importorskip("crowdkit")
+    gold = RNG.integers(0, 2, 300)
+    hard = [np.where(RNG.random(300) < accuracy, gold, 1 - gold) for accuracy in (0.95, 0.6, 0.55)]
+    found = scores.dawid_skene(np.eye(2)[np.stack(hard, 1)])
+    assert found.shape == (300, 2)
+    assert (found.argmax(-1) == gold).mean() > 0.85
+
+
+def test_rank_correlation_by_scipy():
+    a, b = RNG.normal(size=50).round(1), RNG.normal(size=50).round(1)
+    assert rank_correlation(a, b) == pytest.approx(spearmanr(a, b).statistic)
+    assert rank_correlation(a, np.ones(50)) == 0.0
+
+
+class Run:
+    """What `systems` asks of a run."""
+
+    def __init__(self, supervisors):
+        self.config = type("Config", (), {"supervisor_names": supervisors})()
+        self.chosen = choose(["naive", "single_a"], supervisors)
+
+
+def predictions(seeds: int = 2, rows: int = 30) -> Predictions:
+    names = ["a", "b", "naive", "single_a", "ceiling", "mean_vote"]
+    tables = {name: np.stack([probabilities(rows, 3) for _ in range(seeds)]) for name in names}
+    return Predictions(RNG.integers(0, 3, rows), tables, {"naive": RNG.random((seeds, rows))})
+
+
+def test_systems_have_roles_samples_and_scores():
+    found = predictions()
+    rows = {row["name"]: row for row in systems([Run(["a", "b"])], found)}
+    assert [rows[n]["role"] for n in ("a", "naive", "ceiling", "mean_vote")] == [
+        "weak",
+        "method",
+        "ceiling",
+        "baseline",
+    ]
+    assert rows["single_a"]["supervisors"] == ["a"] and "supervisors" not in rows["naive"]
+    hits = found.probabilities["naive"].argmax(-1) == found.labels
+    np.testing.assert_array_equal(rows["naive"]["samples"], hits)
+    assert "mean_vacuity" in rows["naive"]["extra"] and "mean_vacuity" not in rows["ceiling"]["extra"]
+
+
+def test_pairs_are_compared_seed_by_seed():
+    found = predictions()
+    (pair,) = compare(found, ["naive", "ceiling"])
+    hits = [found.probabilities[name].argmax(-1) == found.labels for name in ("naive", "ceiling")]
+    for seed, test in enumerate(pair["seeds"]):
+        assert test["first_only"] == (hits[0][seed] & ~hits[1][seed]).sum()
+        assert test["second_only"] == (hits[1][seed] & ~hits[0][seed]).sum()
+
+
+def test_vacuity_that_follows_disagreement_correlates():
+    found = predictions(rows=50)
+    gaps = np.abs(found.probabilities["a"] - found.probabilities["b"]).sum(-1) / 2
+    following = Predictions(found.labels, found.probabilities, {"student": gaps**2, "other": -gaps})
+    correlations = vacuity_and_disagreement(following, ["a", "b"])
+    assert correlations["student"] == pytest.approx(1) and correlations["other"] == pytest.approx(-1)
+
+
+def test_figures_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    found = predictions()
+    plot_reliability({name: found.stated(name) for name in found.probabilities}, tmp_path / "r.png")
+    plot_disagreement(RNG.random(60), {"student": RNG.random(60)}, tmp_path / "d.png")
+    assert (tmp_path / "r.png").read_bytes()[:4] == (tmp_path / "d.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_every_method_is_a_valid_configuration(tmp_path):
+    methods = all_methods(["a", "b", "c"])
+    assert len(methods) == 6 + 4 + 3 and set(headline(["a", "b", "c"])) < set(methods)
+    losses = set()
+    for method in methods.values():
+        config = WeakClassificationConfig(str(tmp_path), use_cpu=True, bf16=False, **dict(method.settings))
+        losses.add(json.dumps(repr(config.build_loss())))
+        assert (config.gamma_max > 0) == ("aux" in method.name or "balanced" in method.name)
+    assert len(losses) == 6
+    with pytest.raises(ValueError, match="Unknown method 'nave'"):
+        choose(["nave"], ["a"])

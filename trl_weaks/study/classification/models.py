@@ -1,0 +1,61 @@
+"""Classifiers: tiny ones built in place, or the ones a preset names."""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+from trl_weaks.study.classification.config import ClassificationConfig
+from trl_weaks.study.slot_filling.models import TINY, ModelFactory
+from trl_weaks.study.stages import Stage
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+class ClassifierFactory(ModelFactory):
+    """Every classifier of a run, by name; the language-model head gives way to `num_classes` outputs (paper, §5.1)."""
+
+    def __init__(self, config: ClassificationConfig, num_classes: int):
+        super().__init__(config)
+        self._num_classes = num_classes
+
+    def weak(self, name: str, seed: int, texts: list[str]) -> Loaded:
+        """A supervisor before its fine-tuning."""
+        if not name.startswith(TINY):
+            return self._load(name, seed)
+        causal, tokenizer = self.build(name, seed, texts)
+        causal.config.num_labels = self._num_classes
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return AutoModelForSequenceClassification.from_config(causal.config, dtype=torch.float32), tokenizer
+
+    def student(self, base: Stage | None, seed: int = 0) -> Loaded:
+        """The student before any supervision: the pre-trained tiny one, or a public model."""
+        return self._load(str(base.folder) if base else self._config.student_model, seed)
+
+    def trained(self, folder: Path) -> Loaded:
+        """A classifier that a stage left behind; a LoRA adapter is merged into its base."""
+        if (folder / "adapter_config.json").exists():
+            from peft import AutoPeftModelForSequenceClassification
+
+            kwargs = {**self._kwargs, "num_labels": self._num_classes}
+            adapted = AutoPeftModelForSequenceClassification.from_pretrained(str(folder), **kwargs)
+            tokenizer = AutoTokenizer.from_pretrained(str(folder))
+            adapted.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+            return adapted.merge_and_unload(), tokenizer
+        return self._load(str(folder), 0)
+
+    def _load(self, name: str, seed: int) -> Loaded:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        set_seed(seed)  # a new head starts at random
+        model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=self._num_classes, **self._kwargs)
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        return model, tokenizer

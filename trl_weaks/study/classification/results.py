@@ -1,0 +1,141 @@
+"""Every evaluated system with its per-seed numbers, from the predictions on disk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+
+from trl_weaks.columns import LABEL
+from trl_weaks.metrics.agreement import label_agreement
+from trl_weaks.metrics.calibration import brier_score, expected_calibration_error
+from trl_weaks.metrics.significance import mcnemar_exact
+from trl_weaks.pooling import pairwise_disagreement
+from trl_weaks.study.classification import methods
+from trl_weaks.study.classification.evaluation import read_predictions
+from trl_weaks.study.classification.pipeline import SeedRun
+from trl_weaks.study.classification.scores import auroc, dawid_skene, right, vote_probabilities
+
+LABELS = {
+    "ceiling": "Ceiling: student on gold labels of half B",
+    "strong_on_a": "Student on gold labels of half A",
+    methods.DAWID_SKENE: "Dawid-Skene on the supervisors' votes",
+    **methods.VOTE_BASELINES,
+}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Per system: (seeds, rows, K) probabilities and, where there is evidence, (seeds, rows) vacuity."""
+
+    labels: np.ndarray
+    probabilities: dict[str, np.ndarray]
+    vacuity: dict[str, np.ndarray]
+
+    def stated(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Probability of each predicted class and whether it is right, over all seeds."""
+        table = self.probabilities[name]
+        return table.max(-1).ravel(), (table.argmax(-1) == self.labels).ravel()
+
+
+def collect(runs: Sequence[SeedRun]) -> Predictions:
+    """Predictions of every system, those of the votes themselves included.
+
+    Raises:
+        ValueError: predictions that are not those of the test rows, or test rows that differ between seeds.
+    """
+    config, test = runs[0].config, runs[0].splits.test
+    if any(run.splits.test != test for run in runs):
+        raise ValueError("The seeds have different test rows, so they cannot be paired.")
+    probabilities, vacuity = {}, {}
+    for name in runs[0].systems:
+        rows = [read_predictions(run.systems[name].folder, run.splits.test) for run in runs]
+        probabilities[name] = np.array([[row["probabilities"] for row in found] for found in rows])
+        if rows[0][0]["vacuity"] is not None:
+            vacuity[name] = np.array([[row["vacuity"] for row in found] for found in rows])
+    votes = np.stack([probabilities[name] for name in config.supervisor_names], axis=2)  # (seeds, rows, N, K)
+    for kind in methods.VOTE_BASELINES:
+        probabilities[kind] = np.stack([vote_probabilities(seed, config.weak_weights, kind) for seed in votes])
+    estimated = [dawid_skene(seed) for seed in votes]
+    if estimated[0] is not None:
+        probabilities[methods.DAWID_SKENE] = np.stack(estimated)
+    return Predictions(np.array([row[LABEL] for row in test]), probabilities, vacuity)
+
+
+def systems(runs: Sequence[SeedRun], found: Predictions) -> list[dict[str, Any]]:
+    """What `trl_weaks.study.report.write_report` wants: name, label, role, samples, extra scores."""
+    config = runs[0].config
+    chosen = {method.name: method for method in runs[0].chosen}
+    rows = []
+    for name, table in found.probabilities.items():
+        samples = np.stack([right(seed, found.labels) for seed in table])
+        row = {"name": name, "samples": samples, "extra": _extra(found, name)}
+        if name in config.supervisor_names:
+            row |= {"label": f"Weak supervisor, {name}", "role": "weak"}
+        elif name in chosen:
+            row |= {"label": chosen[name].label, "role": "method"}
+            if chosen[name].supervisors:
+                row["supervisors"] = list(chosen[name].supervisors)
+        else:
+            row |= {"label": LABELS[name], "role": "ceiling" if name == "ceiling" else "baseline"}
+        rows.append(row)
+    return rows
+
+
+def _extra(found: Predictions, name: str) -> dict[str, float | None]:
+    table = found.probabilities[name]
+    areas = [auroc(seed, found.labels) for seed in table]
+    extra = {
+        "AUROC": None if None in areas else float(np.mean(areas)),
+        "ECE": expected_calibration_error(*found.stated(name)),
+        "Brier_score": float(
+            np.mean([brier_score(seed / seed.sum(-1, keepdims=True), found.labels) for seed in table])
+        ),
+    }
+    if name in found.vacuity:
+        extra["mean_vacuity"] = float(found.vacuity[name].mean())
+    return extra
+
+
+def agreement(found: Predictions, supervisors: Sequence[str]) -> dict[str, Any]:
+    """How often the supervisors choose the same class on the test texts, over all seeds."""
+    if len(supervisors) < 2:
+        return {}
+    return label_agreement({name: found.probabilities[name].argmax(-1).ravel().tolist() for name in supervisors})
+
+
+def compare(found: Predictions, names: Sequence[str]) -> list[dict[str, Any]]:
+    """McNemar's exact test of every pair of systems, seed by seed: the seeds share their test texts."""
+    hits = {name: found.probabilities[name].argmax(-1) == found.labels for name in names}
+    pairs = []
+    for first, second in combinations(names, 2):
+        tests = [mcnemar_exact(a, b) for a, b in zip(hits[first], hits[second], strict=True)]
+        pairs.append({"first": first, "second": second, "seeds": tests})
+    return pairs
+
+
+def disagreement(found: Predictions, supervisors: Sequence[str]) -> np.ndarray:
+    """(seeds, rows) mean pairwise total variation distance of the supervisors' votes."""
+    votes = np.stack([found.probabilities[name] for name in supervisors], axis=2)
+    return pairwise_disagreement(torch.as_tensor(votes)).numpy()
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation, ties at their mean rank; 0 where one side is constant."""
+    ranks = [_ranks(np.asarray(values, dtype=float)) for values in (first, second)]
+    if any(np.ptp(r) == 0 for r in ranks):
+        return 0.0
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[where]
+
+
+def vacuity_and_disagreement(found: Predictions, supervisors: Sequence[str]) -> Mapping[str, float]:
+    """Rank correlation, over all seeds, of each evidential student's vacuity with its supervisors' disagreement."""
+    gaps = disagreement(found, supervisors).ravel()
+    return {name: rank_correlation(gaps, values.ravel()) for name, values in found.vacuity.items()}

@@ -1,0 +1,58 @@
+"""Scores of class probabilities beside accuracy, and the votes as classifiers of their own."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from trl_weaks.pooling import linear_pool, majority_vote
+
+
+def auroc(probabilities: np.ndarray, labels: Sequence[int]) -> float | None:
+    """Area under the ROC curve, (n, K) and (n,): the chance that a positive outranks a negative, ties counting half.
+
+    Two classes: of class 1. More: the mean over the classes, one against the rest, of those with both kinds of rows.
+    None where no class has both.
+    """
+    probabilities, gold = np.asarray(probabilities, dtype=float), np.asarray(labels)
+    classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
+    areas = [_area(probabilities[:, k], gold == k) for k in classes if 0 < (gold == k).sum() < len(gold)]
+    return float(np.mean(areas)) if areas else None
+
+
+def _area(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Mann-Whitney's U from mid-ranks."""
+    values, where, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[where]
+    n = positive.sum()
+    return (ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(scores) - n))
+
+
+def vote_probabilities(votes: np.ndarray, weights: Sequence[float] | None, kind: str) -> np.ndarray:
+    """Pool the supervisors' probabilities, (n, N, K) -> (n, K): `mean_vote` or `majority_vote`."""
+    pool = {"mean_vote": linear_pool, "majority_vote": majority_vote}[kind]
+    return pool(torch.as_tensor(votes), None if weights is None else torch.tensor(weights)).numpy()
+
+
+def dawid_skene(votes: np.ndarray) -> np.ndarray | None:
+    """Dawid and Skene's estimate (1979) from the supervisors' hard votes, (n, N, K) -> (n, K); crowd-kit's.
+
+    None where crowd-kit (extra `crowd`) is not installed.
+    """
+    try:
+        import pandas
+        from crowdkit.aggregation import DawidSkene
+    except ImportError:
+        return None
+    n, supervisors, classes = votes.shape
+    rows, workers = np.divmod(np.arange(n * supervisors), supervisors)
+    table = pandas.DataFrame({"task": rows, "worker": workers, "label": votes.argmax(-1).ravel()})
+    found = DawidSkene(n_iter=100).fit_predict_proba(table)
+    return found.reindex(index=range(n), columns=range(classes), fill_value=0.0).to_numpy()
+
+
+def right(probabilities: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """(n,) share of the most probable classes that are right: 1 or 0, a fraction where classes tie."""
+    probabilities = np.asarray(probabilities, dtype=float)
+    top = probabilities >= probabilities.max(-1, keepdims=True) - 1e-9
+    return top[np.arange(len(top)), np.asarray(labels)] / top.sum(-1)
