@@ -92,3 +92,16 @@ def build():
         return WeakSupervisor(model_of(shape, len(tokenizer), seed, **changes), tokenizer, name or f"{shape}-{seed}")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def reference_logps():
+    """Log-probabilities of one sequence by itself: no padding, no cache, softmax in float64."""
+
+    def compute(supervisor, prompt_ids, completion_ids) -> list[float]:
+        with torch.no_grad():
+            logits = supervisor.model.eval()(torch.tensor([[*prompt_ids, *completion_ids]])).logits[0].double()
+        logps = logits.log_softmax(-1)
+        return [logps[len(prompt_ids) - 1 + t, token].item() for t, token in enumerate(completion_ids)]
+
+    return compute

@@ -11,18 +11,8 @@ PROMPTS = [
 ]
 
 
-def reference_logps(supervisor, prompt_ids, completion_ids):
-    """One sequence, no padding, no cache, float64 softmax."""
-    ids = torch.tensor([[*prompt_ids, *completion_ids]])
-    with torch.no_grad():
-        logits = supervisor.model.eval()(ids).logits[0].double()
-    logps = logits.log_softmax(-1)
-    start = len(prompt_ids) - 1
-    return [logps[start + t, token].item() for t, token in enumerate(completion_ids)]
-
-
 @pytest.mark.parametrize("shape", SHAPES)
-def test_beams_are_those_of_generate(build, shape):
+def test_beams_are_those_of_generate(build, reference_logps, shape):
     supervisor = build(shape)
     eos = supervisor.tokenizer.eos_token_id
     found = supervisor.generate(PROMPTS, num_candidates=4, max_new_tokens=6)
@@ -50,7 +40,7 @@ def test_beams_are_those_of_generate(build, shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_scores_are_those_of_a_plain_forward(build, shape):
+def test_scores_are_those_of_a_plain_forward(build, reference_logps, shape):
     supervisor = build(shape, seed=1)
     completions = ['{"date": "tomorrow"}', " é🙂", ""]
     for prompt, completion, read in zip(PROMPTS, completions, supervisor.score(PROMPTS, completions), strict=True):
@@ -80,7 +70,7 @@ def test_model_keeps_its_mode(build):
     assert first == supervisor.generate(PROMPTS[:1], 2, 4), "dropout must be off while labelling"
 
 
-def test_bfloat16_is_read_in_float32(build):
+def test_bfloat16_is_read_in_float32(build, reference_logps):
     """The log-sum-exp of bfloat16 logits, taken in bfloat16, would be a multiple of 2^-6 here."""
     supervisor = build("gpt2")
     supervisor.model.bfloat16()

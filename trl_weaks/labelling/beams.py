@@ -1,30 +1,20 @@
-"""Beam search as `model.generate` runs it."""
+"""Exact beam search: `model.generate`, on a cache in which beams share their prompt and prompts their prefix."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.cache_utils import Cache
 
+from .cascade import NAME, Level, attention, cascade_cache
 from .forward import left_pad
 
 
-def search(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    num_candidates: int,
-    max_new_tokens: int,
-    eos_id: int,
-    pad_id: int,
-    max_tokens: int,
-    advance: Callable[[int], object],
-) -> list[list[list[int]]]:
-    """The best `num_candidates` beams of every prompt, best first (log-probability divided by length, as generate).
-
-    Returns:
-        For each prompt, lists of token ids; a beam ends with `eos_id` if it finished within `max_new_tokens`.
-    """
-    config = GenerationConfig(
+def beam_config(num_candidates: int, max_new_tokens: int, eos_id: int, pad_id: int) -> GenerationConfig:
+    """What `generate` is asked for; what is not named here keeps the model's own generation settings."""
+    return GenerationConfig(
         num_beams=num_candidates,
         num_return_sequences=num_candidates,
         max_new_tokens=max_new_tokens,
@@ -35,22 +25,86 @@ def search(
         eos_token_id=eos_id,
         pad_token_id=pad_id,
     )
+
+
+def search(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    max_tokens: int,
+    advance: Callable[[int], object],
+    prefix: list[Level] | None = None,
+    sharing: bool = False,
+) -> list[list[list[int]]]:
+    """The returned sequences of every prompt, best first, cut after the end-of-sequence token.
+
+    Args:
+        max_tokens: tokens held at once, prompts and beams together.
+        prefix: keys and values of a beginning that all prompts share and go beyond; needs `sharing`.
+        sharing: whether the model can use a cascade cache (see `probe`); plain `generate` otherwise.
+    """
+    skip = prefix[0][0].shape[-2] if prefix else 0
+    rows, new = config.num_return_sequences, config.max_new_tokens
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i])))
     result: list[list[list[int]]] = [[] for _ in prompts]
     start = 0
     while start < len(order):
-        longest = len(prompts[order[start]]) + max_new_tokens
-        batch = order[start : start + max(1, max_tokens // (longest * num_candidates))]
-        inputs = left_pad([prompts[i] for i in batch], pad_id, model.device)
-        del inputs["position_ids"]  # generate derives them from the mask
-        output = model.generate(**inputs, generation_config=config)
-        new = output[:, inputs["input_ids"].shape[1] :].tolist()
+        length = len(prompts[order[start]])
+        each = length - skip + rows * new if sharing else rows * (length + new)
+        batch = order[start : start + max(1, max_tokens // each)]
+        made = _generate(model, [prompts[i] for i in batch], config, skip, prefix, sharing)
         for row, i in enumerate(batch):
-            beams = new[row * num_candidates : (row + 1) * num_candidates]
-            result[i] = [_until(beam, eos_id) for beam in beams]
+            result[i] = [_until(ids, config.eos_token_id) for ids in made[row * rows : (row + 1) * rows]]
         start += len(batch)
         advance(len(batch))
     return result
+
+
+def prefill(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], pad_id: int, skip: int, prefix: list[Level] | None
+) -> tuple[Tensor, Tensor, Cache]:
+    """Read all but the last token of every prompt once, for any number of beams.
+
+    Padding lies between prefix and prompt: `[prefix | pad | prompt]`.
+
+    Returns:
+        `input_ids` and `attention_mask` of the whole prompts (B, L), and a fresh cache of L - 1 tokens.
+    """
+    inputs = left_pad([row[skip:] for row in rows], pad_id, model.device)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    mask = torch.cat([mask.new_ones(len(mask), skip), mask], dim=-1)
+    cache = cascade_cache(prefix, model.config.get_text_config().num_hidden_layers)
+    if ids.shape[1] > 1:
+        model.base_model(
+            input_ids=ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=inputs["position_ids"][:, :-1] + skip,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        for layer in cache.layers:
+            layer.share()
+    before = torch.tensor(rows[0][:skip], dtype=ids.dtype, device=ids.device).expand(len(ids), skip)
+    return torch.cat([before, ids], dim=-1), mask, cache
+
+
+def _generate(
+    model: PreTrainedModel,
+    rows: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    skip: int,
+    prefix: list[Level] | None,
+    sharing: bool,
+) -> list[list[int]]:
+    if not sharing:
+        inputs = left_pad(rows, config.pad_token_id, model.device)
+        del inputs["position_ids"]  # generate derives them from the mask
+        output = model.generate(**inputs, generation_config=config)
+        return output[:, inputs["input_ids"].shape[1] :].tolist()
+    with attention(model, NAME):
+        ids, mask, cache = prefill(model, rows, config.pad_token_id, skip, prefix)
+        output = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config)
+    return output[:, ids.shape[1] :].tolist()
 
 
 def _until(ids: list[int], eos_id: int) -> list[int]:

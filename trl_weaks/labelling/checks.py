@@ -10,6 +10,7 @@ from ..columns import COMPLETION, EXAMPLE_ID, GENERATION, PROMPT, SCORE
 from .ensemble import WeakEnsemble
 from .fingerprint import digest
 from .messages import check_prompts
+from .prefixes import SAMPLE, longest_match
 
 BLOCK = 1000
 UNREAD = ("tools", "chat_template_kwargs", "image", "images")  # TRL reads them in training, supervisors would not
@@ -23,15 +24,17 @@ class Prompts:
         rows: row number of each example id.
         digests: digest of each row's prompt.
         lengths: tokens of each row's prompt, the longest over the supervisors.
+        groups: which shared prefix each row's prompt begins with, for the first supervisor; -1 for none.
     """
 
     rows: dict[str, int]
     digests: list[str]
     lengths: array
+    groups: array
 
 
 def check_dataset(dataset: Dataset, ensemble: WeakEnsemble, max_new_tokens: int) -> Prompts:
-    """Read every row once.
+    """Read every row once, and tell the supervisors which beginnings their prompts share.
 
     Raises:
         ValueError: not a `Dataset`, no rows, a missing, reserved or unsupported column, an id that is repeated, empty
@@ -40,8 +43,10 @@ def check_dataset(dataset: Dataset, ensemble: WeakEnsemble, max_new_tokens: int)
     _check_columns(dataset)
     rows: dict[str, int] = {}
     digests: list[str] = []
-    lengths = array("l")
+    lengths, groups = array("l"), array("l")
     first = dataset[0][PROMPT]
+    _expect(dataset, ensemble)
+    prefixes = ensemble.supervisors[0].sharing.prefixes
     for ids, prompts in blocks(dataset):
         for i, example_id in enumerate(ids, start=len(digests)):
             if not isinstance(example_id, str) or not example_id:
@@ -57,8 +62,20 @@ def check_dataset(dataset: Dataset, ensemble: WeakEnsemble, max_new_tokens: int)
         check_prompts([first, *prompts], ["row 0", *names])
         encoded = [s.encode(prompts, names, max_new_tokens) for s in ensemble.supervisors]
         lengths.extend(max(len(p.ids) for p in row) for row in zip(*encoded, strict=True))
+        matches = [longest_match(p.ids, prefixes) for p in encoded[0]]
+        groups.extend(prefixes.index(match) if match else -1 for match in matches)
         digests.extend(digest(prompt) for prompt in prompts)
-    return Prompts(rows, digests, lengths)
+    return Prompts(rows, digests, lengths, groups)
+
+
+def _expect(dataset: Dataset, ensemble: WeakEnsemble) -> None:
+    rows = range(0, len(dataset), -(-len(dataset) // SAMPLE))
+    sample = dataset.select(rows)
+    names = [
+        f"row {row} (example_id {example_id!r})" for row, example_id in zip(rows, sample[EXAMPLE_ID], strict=True)
+    ]
+    for supervisor in ensemble.supervisors:
+        supervisor.sharing.expect([p.ids for p in supervisor.encode(list(sample[PROMPT]), names)])
 
 
 def blocks(dataset: Dataset) -> Iterator[tuple[list[str], list]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # layer types that padding cannot disturb
 Pair = tuple[tuple[int, ...], tuple[int, ...]]  # prompt ids, completion ids
 
 
@@ -56,7 +57,7 @@ def plain_logps(
     while start < len(order):
         longest = sum(map(len, pairs[order[start]]))
         batch = order[start : start + max(1, max_tokens // longest)]
-        if _is_recurrent(model):  # a recurrent state would run over the padding
+        if is_recurrent(model):  # a recurrent state would run over the padding
             batch = [i for i in batch if sum(map(len, pairs[i])) == longest]
         for i, logps in zip(batch, _batch_logps(model, [pairs[i] for i in batch], pad_id), strict=True):
             result[i] = logps
@@ -81,7 +82,6 @@ def _batch_logps(model: torch.nn.Module, pairs: Sequence[Pair], pad_id: int) -> 
     return result
 
 
-def _is_recurrent(model: torch.nn.Module) -> bool:
+def is_recurrent(model: torch.nn.Module) -> bool:
     types = set(getattr(model.config, "layer_types", None) or ())
-    attention = {"full_attention", "sliding_attention", "chunked_attention"}
-    return bool(types - attention) or not getattr(model, "_supports_attention_backend", True)
+    return bool(types - ATTENTION) or bool(getattr(model, "_is_stateful", False))

@@ -26,8 +26,8 @@ def configurations(ensemble: WeakEnsemble, settings: dict, mode: str) -> dict[tu
 
 
 def units(prompts: Prompts, batch_size: int) -> list[list[int]]:
-    """Rows in batches of like length, the longest first."""
-    order = sorted(range(len(prompts.lengths)), key=lambda row: (-prompts.lengths[row], row))
+    """Rows in batches of one shared prefix and like length, the longest first."""
+    order = sorted(range(len(prompts.lengths)), key=lambda row: (prompts.groups[row], -prompts.lengths[row], row))
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
@@ -51,7 +51,7 @@ def work(ledger: Ledger, ensemble: WeakEnsemble, dataset, unit: Sequence[int], m
     for stage, name in todo:
         if stage == SCORE:
             flat = [(p, t, n) for p, row, n in zip(prompts, texts, names, strict=True) for t in row]
-            read = iter(by_name[name].score(*map(list, zip(*flat, strict=True)))) if flat else iter(())
+            read = iter(by_name[name].score(*map(list, zip(*flat, strict=True))) if flat else ())
             ledger.put(stage, name, unit, [_readings(row, [next(read) for _ in row]) for row in texts])
 
 

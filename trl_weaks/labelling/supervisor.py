@@ -4,13 +4,15 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .beams import inference, search
+from .beams import beam_config, inference, search
 from .encoding import EncodedPrompt, Encoder
 from .forward import Pair, plain_logps
 from .messages import Completion, Prompt, check_prompts, completion_text
+from .packed import packed_logps
 from .records import Candidate, Scored
+from .sharing import Sharing
 
 MAX_TOKENS = 16_384
 
@@ -44,6 +46,7 @@ class WeakSupervisor:
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters stay active
         self.encoder = Encoder(tokenizer, self.name)
         self.tokenizer = tokenizer
+        self.sharing = Sharing(self.model)
         self.max_tokens_in_flight = max_tokens_in_flight
 
     def generate(
@@ -76,17 +79,9 @@ class WeakSupervisor:
         if not encoded:
             return []
         eos_id = self.encoder.eos_id(encoded[0].chat)
+        config = beam_config(num_candidates, max_new_tokens, eos_id, self.tokenizer.pad_token_id)
         with inference(self.model):
-            beams = search(
-                self.model,
-                [p.ids for p in encoded],
-                num_candidates,
-                max_new_tokens,
-                eos_id,
-                self.tokenizer.pad_token_id,
-                self.max_tokens_in_flight,
-                advance,
-            )
+            beams = self._search([p.ids for p in encoded], config, advance)
         flat = [(p, ids, name) for p, rows, name in zip(encoded, beams, names, strict=True) for ids in rows]
         logps = self.logps([(tuple(p.ids), tuple(ids)) for p, ids, _ in flat], [name for *_, name in flat])
         made = iter(self._candidate(p, ids, row, eos_id) for (p, ids, _), row in zip(flat, logps, strict=True))
@@ -130,9 +125,7 @@ class WeakSupervisor:
         """
         distinct = list(dict.fromkeys(pairs))
         with inference(self.model):
-            rows = plain_logps(
-                self.model, distinct, self.tokenizer.pad_token_id, self.max_tokens_in_flight, advance=_ignore
-            )
+            rows = self._read(distinct)
         found = dict(zip(distinct, rows, strict=True))
         for pair, name in zip(pairs, names, strict=True):
             if not all(map(math.isfinite, found[pair])):
@@ -141,6 +134,27 @@ class WeakSupervisor:
                     "check its weights, or load it in float32."
                 )
         return [found[pair] for pair in pairs]
+
+    def _search(
+        self, prompts: list[list[int]], config: GenerationConfig, advance: Callable[[int], object]
+    ) -> list[list[list[int]]]:
+        beams: list[list[list[int]]] = [[] for _ in prompts]
+        for members, prefix in self.sharing.groups(prompts):
+            rows, able = [prompts[i] for i in members], self.sharing.able()
+            found = search(self.model, rows, config, self.max_tokens_in_flight, advance, prefix, able)
+            for i, row in zip(members, found, strict=True):
+                beams[i] = row
+        return beams
+
+    def _read(self, pairs: list[Pair]) -> list[list[float]]:
+        if not self.sharing.able():
+            return plain_logps(self.model, pairs, self.tokenizer.pad_token_id, self.max_tokens_in_flight, _ignore)
+        logps: list[list[float]] = [[] for _ in pairs]
+        for members, prefix in self.sharing.groups([prompt for prompt, _ in pairs]):
+            found = packed_logps(self.model, [pairs[i] for i in members], prefix, self.max_tokens_in_flight)
+            for i, row in zip(members, found, strict=True):
+                logps[i] = row
+        return logps
 
     def _candidate(self, prompt: EncodedPrompt, ids: list[int], logps: list[float], eos_id: int) -> Candidate:
         finished = ids[-1] == eos_id

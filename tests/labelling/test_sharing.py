@@ -1,0 +1,122 @@
+"""The fast paths behind a shared prefix, against `generate` and a plain forward; who may use them; what is kept."""
+
+import pytest
+import torch
+
+from trl_weaks.labelling import sharing as module
+from trl_weaks.labelling.beams import inference
+
+SHAPES = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma2")
+HEAD = "USER: turn on the light in the kitchen, wake me up at nine, play some jazz; hello "
+PROMPTS = [
+    HEAD + tail + " ASSISTANT:" for tail in ("you", "wörld 你好 🙂 tomorrow in the kitchen", "jazz at five", "")
+]
+COMPLETIONS = ['{"date": "tomorrow"}', '{"date": "tomorrow", "time": "five"}', " é🙂", '{"da', ""]
+
+
+def plain_generate(supervisor, prompt, beams, new):
+    inputs = supervisor.tokenizer(prompt, return_tensors="pt")
+    output = supervisor.model.generate(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        num_beams=beams,
+        num_return_sequences=beams,
+        max_new_tokens=new,
+        do_sample=False,
+        eos_token_id=supervisor.tokenizer.eos_token_id,
+        pad_token_id=supervisor.tokenizer.pad_token_id,
+    )
+    eos = supervisor.tokenizer.eos_token_id
+    rows = output[:, inputs["input_ids"].shape[1] :].tolist()
+    return [row[: row.index(eos) + 1] if eos in row else row for row in rows]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("expected", [False, True])
+def test_same_beams_behind_a_prefix(build, shape, expected):
+    supervisor = build(shape, seed=2)
+    ids = [p.ids for p in supervisor.encoder.prompts(PROMPTS)]
+    supervisor.sharing.expect(ids if expected else [])
+    found = supervisor.generate(PROMPTS, num_candidates=3, max_new_tokens=7)
+    assert [[c.token_ids for c in row] for row in found] == [plain_generate(supervisor, p, 3, 7) for p in PROMPTS]
+    with inference(supervisor.model):
+        assert supervisor.sharing.able() == (shape != "gemma2")
+        shared = [prefix for _, prefix in supervisor.sharing.groups(ids) if prefix]
+    assert len(shared) == (shape != "gemma2"), "the prompts do share a prefix, and it is used where it can be"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_same_scores_behind_a_prefix(build, reference_logps, shape):
+    supervisor = build(shape, seed=3)
+    pairs = [(p, c) for p in PROMPTS for c in COMPLETIONS]
+    read = supervisor.score(*map(list, zip(*pairs, strict=True)))
+    for (prompt, _), scored in zip(pairs, read, strict=True):
+        prompt_ids = supervisor.tokenizer(prompt)["input_ids"]
+        assert scored.logps == pytest.approx(reference_logps(supervisor, prompt_ids, scored.token_ids), abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+def test_repeated_calls_give_the_same(build, shape):
+    """A cache that a call had used up would change the second answer without an error."""
+    supervisor = build(shape)
+    supervisor.sharing.expect([p.ids for p in supervisor.encoder.prompts(PROMPTS)])
+    first = supervisor.generate(PROMPTS, 3, 5), supervisor.score(PROMPTS, COMPLETIONS[:4])
+    assert first == (supervisor.generate(PROMPTS, 3, 5), supervisor.score(PROMPTS, COMPLETIONS[:4]))
+
+
+def test_small_budget_changes_nothing(build):
+    supervisor = build("neox")
+    large = supervisor.generate(PROMPTS, 3, 5)
+    supervisor.max_tokens_in_flight = 1
+    for one, other in zip(large, supervisor.generate(PROMPTS, 3, 5), strict=True):
+        assert [c.token_ids for c in one] == [c.token_ids for c in other]
+
+
+def test_trained_weights_make_kept_prefixes_stale(build, reference_logps):
+    supervisor = build("gpt2")
+    supervisor.sharing.expect([p.ids for p in supervisor.encoder.prompts(PROMPTS)])
+    before = supervisor.score(PROMPTS, COMPLETIONS[:4])
+    optimizer = torch.optim.SGD(supervisor.model.parameters(), lr=0.5)
+    supervisor.model(torch.tensor([[5, 6, 7, 8]]), labels=torch.tensor([[5, 6, 7, 8]])).loss.backward()
+    optimizer.step()
+    after = supervisor.score(PROMPTS, COMPLETIONS[:4])
+    assert after[0].logps != before[0].logps
+    prompt_ids = supervisor.tokenizer(PROMPTS[0])["input_ids"]
+    assert after[0].logps == pytest.approx(reference_logps(supervisor, prompt_ids, after[0].token_ids), abs=1e-4)
+
+
+def test_prefix_is_computed_once(build, monkeypatch):
+    supervisor, calls = build("gpt2"), []
+    real = module.prefix_levels
+    monkeypatch.setattr(module, "prefix_levels", lambda model, ids: calls.append(len(ids)) or real(model, ids))
+    supervisor.sharing.expect([p.ids for p in supervisor.encoder.prompts(PROMPTS)])
+    for prompt in PROMPTS:
+        supervisor.generate([prompt], 2, 3)
+        supervisor.score([prompt], ["x"])
+    assert len(calls) == 1
+
+
+def test_recurrent_and_windowed_models_take_the_plain_path():
+    from transformers import AutoModelForCausalLM, MambaConfig, MistralConfig
+
+    small = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}
+    for config in (MambaConfig(**small), MistralConfig(**small, **heads, sliding_window=8)):
+        model = AutoModelForCausalLM.from_config(config)
+        with inference(model):
+            assert not module.can_share(model)
+
+
+def test_recurrent_models_are_never_padded(build):
+    from transformers import AutoModelForCausalLM, MambaConfig
+
+    from trl_weaks.labelling.forward import plain_logps
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1)).eval()
+    pairs = [((1, 2, 3, 4, 5), (6, 7)), ((1, 2), (3,)), ((9, 8), (7, 6))]
+    with inference(model):
+        together = plain_logps(model, pairs, 0, 1000, bool)
+        alone = [plain_logps(model, [pair], 0, 1000, bool)[0] for pair in pairs]
+    for one, other in zip(together, alone, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)

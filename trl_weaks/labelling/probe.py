@@ -1,0 +1,81 @@
+"""Can this model share keys and read packed trees? Asked of the model itself, once, on a few made-up tokens.
+
+Position handling, masks and caches differ between architectures, and the errors are silent. Models that are known not
+to fit (sliding windows, recurrent layers, positions that depend on the length) are left out by their configuration;
+every other model has to show that both fast paths give the numbers of the plain one.
+"""
+
+import logging
+
+import torch
+from transformers import PreTrainedModel
+
+from .beams import prefill
+from .cascade import NAME, attention
+from .forward import accepted, gather_logps, is_recurrent, plain_logps
+from .packed import packed_logps, prefix_levels
+
+logger = logging.getLogger(__name__)
+
+
+def can_share(model: PreTrainedModel) -> bool:
+    """Whether packed scoring and cascade generation agree with plain forward passes of this model."""
+    reason = _unfit(model)
+    if reason is None:
+        try:
+            error = _worst_error(model)
+            tolerance = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.5
+            reason = None if error < tolerance else f"log-probabilities differ by {error:.1e}"
+        except Exception as caught:  # whatever a foreign model does with arguments it does not expect
+            reason = f"{type(caught).__name__}: {caught}"
+    if reason is not None:
+        logger.info("%s is labelled by plain forward passes: %s", model.config.model_type, reason)
+    return reason is None
+
+
+def _unfit(model: PreTrainedModel) -> str | None:
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    types = getattr(config, "layer_types", None)
+    rope = str(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None))
+    if is_recurrent(model):
+        return "recurrent layers"
+    if (set(types) != {"full_attention"}) if types else window:
+        return "attention within a window"
+    if not (getattr(model, "_supports_sdpa", False) and model._can_set_attn_implementation()):
+        return "its attention cannot be exchanged"
+    if "dynamic" in rope or "longrope" in rope:
+        return "positions that depend on the length"
+    if not all(accepted(model, name) for name in ("position_ids", "logits_to_keep")):
+        return "its forward takes no position_ids or logits_to_keep"
+    return None
+
+
+def _worst_error(model: PreTrainedModel) -> float:
+    """Largest difference of a log-probability to plain forward passes, in nats."""
+    size = model.get_input_embeddings().weight.shape[0]
+    prefix, one, two, right, left, deep = (
+        tuple((7919 * (10 * k + i) + 13) % size for i in range(n)) for k, n in enumerate((6, 3, 5, 3, 3, 2))
+    )
+    pairs = [
+        (prefix + one, right),
+        (prefix + one, right[:1] + deep),
+        (prefix + two, left),
+        (prefix + two, right),
+    ]
+    plain = torch.tensor(plain_logps(model, pairs, pad_id=0, max_tokens=64, advance=bool))
+    levels = prefix_levels(model, prefix)
+    errors = [plain - torch.tensor(packed_logps(model, pairs, None, 64))]
+    errors.append(plain - torch.tensor(packed_logps(model, pairs, levels, 64)))
+    for skip, shared in ((0, None), (len(prefix), levels)):
+        with attention(model, NAME):
+            ids, mask, cache = prefill(model, [pairs[0][0], pairs[2][0]], 0, skip, shared)
+            answers = torch.tensor([completion for _, completion in pairs], device=model.device)
+            new = torch.cat([ids[:, -1:].repeat_interleave(2, 0), answers[:, :-1]], dim=-1)
+            mask = torch.cat([mask.repeat_interleave(2, 0), torch.ones_like(answers[:, :-1])], dim=-1)
+            where = (mask.cumsum(-1) - 1)[:, -new.shape[1] :]
+            logits = model(
+                input_ids=new, attention_mask=mask, position_ids=where, past_key_values=cache, use_cache=True
+            ).logits
+        errors.append(plain - gather_logps(logits.flatten(0, 1), answers.flatten()).view(plain.shape).cpu())
+    return max(error.abs().max().item() for error in errors)

@@ -1,0 +1,59 @@
+"""A supervisor's prefixes: which ones its prompts share, and their keys and values while the weights stay the same."""
+
+from collections.abc import Iterator, Sequence
+
+from transformers import PreTrainedModel
+
+from .cascade import Level
+from .packed import prefix_levels
+from .prefixes import Ids, longest_match, shared_prefixes
+from .probe import can_share
+
+
+class Sharing:
+    """What one model may share, found out when first needed.
+
+    `expect` fixes the prefixes for a whole dataset, so that every batch is computed in the same way whichever batches
+    came before; without it each call looks at its own prompts.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self.model = model
+        self.prefixes: list[Ids] = []
+        self._able: bool | None = None
+        self._levels: dict[Ids, list[Level]] = {}
+        self._weights: int = 0
+
+    def expect(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Keep the prefixes of these prompts until the next call; none for an empty list."""
+        self._levels.clear()
+        self.prefixes = shared_prefixes(prompts) if prompts else []
+
+    def able(self) -> bool:
+        """Whether the model fits the fast paths at all; call without gradients and dropout."""
+        if self._able is None:
+            self._able = can_share(self.model)
+        return self._able
+
+    def groups(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], list[Level] | None]]:
+        """Indices of the prompts that share a prefix, and its keys and values (None: nothing in common)."""
+        if not self.able():
+            yield list(range(len(prompts))), None
+            return
+        prefixes = self.prefixes or shared_prefixes(prompts)
+        members: dict[Ids, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            members.setdefault(longest_match(prompt, prefixes), []).append(i)
+        for prefix in sorted(members, key=lambda p: (len(p), p)):
+            yield members[prefix], self._levels_of(prefix) if prefix else None
+
+    def _levels_of(self, prefix: Ids) -> list[Level]:
+        weights = hash(tuple((p.data_ptr(), p._version) for p in self.model.parameters()))
+        if weights != self._weights:  # trained since
+            self._levels.clear()
+            self._weights = weights
+        if prefix not in self._levels:
+            if prefix not in self.prefixes:
+                return prefix_levels(self.model, prefix)
+            self._levels[prefix] = prefix_levels(self.model, prefix)
+        return self._levels[prefix]
