@@ -1,0 +1,123 @@
+"""The whole classification experiment on miniature models: files, numbers, resuming."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from trl_weaks.study.classification.config import ClassificationConfig, preset_path
+from trl_weaks.study.classification.evaluation import read_predictions
+from trl_weaks.study.classification.experiment import run
+from trl_weaks.study.classification.sources import ClassSource
+
+TRAINING = {"per_device_train_batch_size": 8, "num_train_epochs": 1, "learning_rate": 2e-3}
+SIZE = {"vocab_size": 420, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 160}
+METHODS = ["single_gpt2", "naive_aux", "bayesian_balanced", "dirichlet_votes"]
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "classification.py"
+
+
+def settings(folder: Path, **changes) -> ClassificationConfig:
+    given = {
+        "output_dir": str(folder), "seeds": [0, 1], "methods": METHODS, "weak_models": ["tiny:gpt2", "tiny:opt"],
+        "student_model": "tiny:llama", "num_gold": 16, "num_weak": 24, "num_validation": 12, "num_test": 40,
+        "tiny_models": dict.fromkeys(["gpt2", "opt", "llama"], SIZE), "weak_training": TRAINING, "calibrate": True,
+        "pretraining": {"sentences": 40, "continuation": 1, "training": TRAINING}, "student_training": TRAINING,
+    }  # fmt: skip
+    return ClassificationConfig(**{**given, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classification")
+    run(settings(folder), "the command")
+    return folder
+
+
+def test_report_has_every_system(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert set(results["weak"]) == {"gpt2", "opt"}
+    assert {*METHODS, "ceiling", "strong_on_a", "mean_vote", "majority_vote"} <= set(results["methods"])
+    assert results["seeds"] == [0, 1] and results["classes"] == ["no", "yes"] and results["measure"] == "accuracy"
+    for row in results["methods"].values():
+        assert {"accuracy", "accuracy_interval", "pgr", "pgr_interval"} <= set(row) and "ECE" in row["extra"]
+    assert len(results["mcnemar"]) == 5 * 4 // 2 and len(results["mcnemar"][0]["seeds"]) == 2
+    assert set(results["vacuity_disagreement_correlation"]) == {"bayesian_balanced", "dirichlet_votes"}
+    report = (finished / "report.md").read_text()
+    for expected in ("McNemar", "AUROC", "reliability.png", "disagreement.png", "the command", "grammar"):
+        assert expected in report
+
+
+def test_scores_are_those_of_the_predictions(finished):
+    results = json.loads((finished / "results.json").read_text())
+    test = ClassSource(settings(finished)).splits(0).test
+    for name, row in (results["methods"] | results["weak"]).items():
+        if (finished / "seed-0" / "predictions" / name).is_dir():
+            accuracies = []
+            for seed in (0, 1):
+                lines = read_predictions(finished / f"seed-{seed}" / "predictions" / name, test)
+                accuracies.append(np.mean([np.argmax(line["probabilities"]) == line["label"] for line in lines]))
+            assert row["accuracy_per_seed"] == pytest.approx(accuracies)
+    with pytest.raises(ValueError, match="not those of the test split"):
+        read_predictions(finished / "seed-0" / "predictions" / "ceiling", test[1:])
+
+
+def test_a_second_run_only_reports(finished):
+    stamps = {path: path.stat().st_mtime_ns for path in finished.glob("**/stage.json")}
+    assert len(stamps) == 1 + 2 * (2 + 1 + 4 + 2 + 8)
+    before = json.loads((finished / "results.json").read_text())
+    run(settings(finished), "the command")
+    assert stamps == {path: path.stat().st_mtime_ns for path in finished.glob("**/stage.json")}
+    after = json.loads((finished / "results.json").read_text())
+    assert after["methods"] == before["methods"]
+
+
+def test_students_are_loadable_and_have_cards(finished):
+    folder = finished / "seed-1" / "students" / "dirichlet_votes"
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config.num_labels == 2 and model.config.weak_evidence == "exp"
+    assert "DirichletVotes" in (folder / "README.md").read_text()
+    assert not list(folder.glob("checkpoint-*"))
+    temperatures = json.loads((finished / "seed-1" / "labels" / "temperatures.json").read_text())
+    assert set(temperatures) == {"gpt2", "opt"} and all(t != 1.0 for t in temperatures.values())
+
+
+def test_a_report_without_its_stages_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="stages that have not run: evaluate gpt2"):
+        run(settings(tmp_path, stages=["report"]), "")
+    with pytest.raises(ValueError, match="`weak_models` is empty"):
+        run(settings(tmp_path, weak_models=[]), "")
+
+
+def parse(arguments: list[str]) -> ClassificationConfig:
+    spec = importlib.util.spec_from_file_location("classification_example", EXAMPLE)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    return example.parse(arguments)
+
+
+def test_command_line_overrides_the_preset():
+    config = parse(["--num_weak", "7", "--methods", "naive", "bayesian"])
+    assert config.num_weak == 7 and config.methods == ["naive", "bayesian"]
+    assert config.num_gold == 400 and config.tiny_models["llama"]["layers"] == 2
+    paper = parse(["--preset", "paper"])
+    assert (paper.num_gold, paper.num_weak, paper.dataset, paper.task) == (5000, 5000, "allenai/sciq", "correct")
+    assert paper.student_training["learning_rate"] == 1e-5 and paper.weak_training["learning_rate"] == 5e-5
+    assert preset_path("slurp").is_file()
+
+
+def test_a_wrong_setting_ends_with_one_line():
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLE.parents[1]), "CI": "1"}
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE), "--task", "scenario"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: `task` must be one of")
