@@ -6,7 +6,6 @@ it included, so a change anywhere is seen everywhere downstream.
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ from typing import Any
 
 from accelerate import PartialState
 from tqdm.auto import tqdm
+
+from trl_weaks.study.files import write_atomically
 
 STAMP = "stage.json"
 
@@ -25,15 +26,7 @@ def fingerprint(spec: Any) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new one, never a half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-@dataclass
+@dataclass(eq=False)
 class Stage:
     """One folder of a run.
 
@@ -98,7 +91,8 @@ class Stage:
 
     def _write(self, complete: bool, seconds: float) -> None:
         stamp = {"name": self.name, "key": self.key, "complete": complete, "seconds": round(seconds, 2)}
-        write_atomically(self.folder / STAMP, json.dumps(stamp | {"spec": self.spec}, indent=1, default=str))
+        text = json.dumps(stamp | {"spec": self.spec}, indent=1, default=str)
+        write_atomically(self.folder / STAMP, text.encode())
 
 
 def run_stages(stages: Iterable[Stage]) -> None:

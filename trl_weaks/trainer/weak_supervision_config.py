@@ -79,7 +79,7 @@ class WeakSupervisionConfig(SFTConfig):
     weak_loss: str = field(
         default="bayesian",
         metadata={
-            "help": "Loss on the weak labels: 'naive' cross-entropy (Eq. 2) or 'bayesian' evidential loss (Eq. 3). Paper.",
+            "help": "Loss on the weak labels, paper: 'naive' cross-entropy (Eq. 2) or 'bayesian' evidential (Eq. 3).",
             "choices": CHOICES["weak_loss"],
         },
     )

@@ -45,7 +45,7 @@ class WeakSupervisionTrainer(SFTTrainer):
             `compute_metrics` and `formatting_func`, which cannot be honoured and are refused.
 
     Raises:
-        ValueError: a dataset breaks the column contract (row, column and remedy are named) or a setting is unsupported.
+        ValueError: a dataset breaks the column contract (row, column, remedy are named), or an unsupported setting.
 
     Logged beside TRL's metrics: `weak/confidence` (mean soft-label probability of the emitted token), `weak/agreement`
     (weighted share of tokens on which the student's top choice is the weak label) and `weak/gamma`. In evaluation the
@@ -102,8 +102,8 @@ class WeakSupervisionTrainer(SFTTrainer):
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         if not isinstance(dataset, Dataset):
             raise ValueError(
-                f"The {dataset_name} dataset must be a `datasets.Dataset`, got `{type(dataset).__name__}`: weights are "
-                "normalised over the whole dataset. Materialise it with `Dataset.from_generator` first."
+                f"The {dataset_name} dataset must be a `datasets.Dataset`, got `{type(dataset).__name__}`: weights "
+                "are normalised over the whole dataset. Materialise it with `Dataset.from_generator` first."
             )
         if set(PREPARED) <= set(dataset.column_names):
             return dataset
@@ -111,8 +111,8 @@ class WeakSupervisionTrainer(SFTTrainer):
             raise ValueError(f"The {dataset_name} dataset is empty.")
         if not getattr(processing_class, "is_fast", False):
             raise ValueError(
-                f"`{type(processing_class).__name__}` gives no character offsets, so confidences cannot be moved to its "
-                "tokens. Use a fast tokenizer."
+                f"`{type(processing_class).__name__}` gives no character offsets, so confidences cannot be moved to "
+                "its tokens. Use a fast tokenizer."
             )
         weak = dataset_name == "train" or columns.LOGPS in dataset.column_names
         if weak:
@@ -245,9 +245,9 @@ def _refuse_long(dataset: Dataset, limit: int | None, dataset_name: str) -> None
     if long:
         first = dataset[long[0]]
         raise ValueError(
-            f"{len(long)} rows of the {dataset_name} dataset are longer than {limit} tokens, the first is row {long[0]} "
-            f"(example {first.get(columns.EXAMPLE_ID)!r}, {len(first['input_ids'])} tokens). Raise `max_length`, use a "
-            "model with a longer context, or drop these rows."
+            f"{len(long)} rows of the {dataset_name} dataset are longer than {limit} tokens, the first is row "
+            f"{long[0]} (example {first.get(columns.EXAMPLE_ID)!r}, {len(first['input_ids'])} tokens). Raise "
+            "`max_length`, use a model with a longer context, or drop these rows."
         )
 
 

@@ -1,0 +1,113 @@
+"""Settings, presets, methods and label views of the slot-filling study: no model is trained here."""
+
+import pytest
+import yaml
+from datasets import Dataset
+
+from trl_weaks.study.slot_filling.config import SlotFillingConfig, preset_path
+from trl_weaks.study.slot_filling.labels import completions_by_supervisor, only_supervisors
+from trl_weaks.study.slot_filling.methods import all_methods, choose, headline
+from trl_weaks.study.slot_filling.models import ModelFactory
+
+NAMES = ["gpt2", "opt", "gpt_neox"]
+
+
+def test_all_methods_are_the_rows_of_tables_4_and_5():
+    methods = all_methods(NAMES)
+    assert len(methods) == (3 + 3) * 4  # three singles, naive, joint, Bayesian; with and without confidence, auxiliary
+    assert methods["joint_hard_aux"].labels == "joint" and not methods["joint_hard_aux"].soft_labels
+    assert methods["bayesian"].weak_loss == "bayesian" and not methods["bayesian"].auxiliary
+    assert methods["single_opt"].supervisors == ("opt",)
+
+
+def test_choosing_methods():
+    assert [m.name for m in choose(["headline"], NAMES)] == headline(NAMES)
+    assert [m.name for m in choose(["naive", "ceiling", "naive"], NAMES)] == ["naive"]
+    with pytest.raises(ValueError, match="Unknown method 'nave'.*bayesian_aux"):
+        choose(["nave"], NAMES)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
+def test_presets_are_complete(preset):
+    config = SlotFillingConfig(**yaml.safe_load(preset_path(preset).read_text(encoding="utf-8")))
+    assert len(config.weak_models) == 3 and len(set(config.supervisor_names)) == 3
+    ModelFactory(config)
+    assert config.weak_training and config.student_training and config.preference_training
+
+
+def test_an_unknown_preset_lists_the_known_ones():
+    with pytest.raises(ValueError, match="Unknown preset 'huge'. Known: paper, small, tiny"):
+        preset_path("huge")
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"stages": ["weak", "train"]}, "Unknown stages"),
+        ({"dataset": "snips"}, "must be grammar or slurp"),
+        ({"prompt": "long"}, "must be short or paper"),
+        ({"seeds": []}, "at least one"),
+        ({"seeds": [1, 1]}, "distinct"),
+        ({"weak_models": ["a", "a"]}, "twice"),
+        ({"weak_models": ["a", "b"], "weak_weights": [1.0]}, "1 values for 2 supervisors"),
+        ({"weak_models": ["a"], "weak_learning_rates": [1.0, 2.0]}, "2 values for 1 supervisors"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SlotFillingConfig(**settings)
+
+
+def test_max_examples_caps_every_split():
+    config = SlotFillingConfig(num_gold=100, num_weak=5, num_test=None, max_examples=10)
+    assert (config.num_gold, config.num_weak, config.num_test) == (10, 5, 10)
+
+
+def test_supervisor_names_are_short_and_unique():
+    config = SlotFillingConfig(weak_models=["openai-community/gpt2-large", "./models/OPT/"])
+    assert config.supervisor_names == ["gpt2-large", "opt"]
+    assert SlotFillingConfig(weak_models=["a/base", "b/base"]).supervisor_names == ["base_1", "base_2"]
+
+
+def test_a_tiny_model_without_sizes_is_refused():
+    with pytest.raises(ValueError, match="no sizes for 'tiny:opt'"):
+        ModelFactory(SlotFillingConfig(weak_models=["tiny:opt"], student_model="some/model"))
+    with pytest.raises(ValueError, match="`student_model` is not set"):
+        ModelFactory(SlotFillingConfig(weak_models=["some/model"]))
+
+
+@pytest.fixture
+def labels() -> Dataset:
+    def row(example, completion, names, weights):
+        spans = [[0, len(completion)], [len(completion)] * 2]
+        return {
+            "example_id": example,
+            "prompt": "p\n",
+            "completion": completion,
+            "weak_supervisors": names,
+            "weak_weights": weights,
+            "weak_offsets": [spans for _ in names],
+            "weak_logps": [[-0.1 * (i + 1), 0.0] for i, _ in enumerate(names)],
+        }
+
+    return Dataset.from_list(
+        [row("0", "{}", ["a", "b"], [0.5, 0.25]), row("0", '{"x": "y"}', ["c"], [0.25]), row("1", "{}", ["a"], [1.0])]
+    )
+
+
+def test_only_some_supervisors(labels):
+    chosen = only_supervisors(labels, ["b", "c"])
+    assert chosen["weak_supervisors"][:] == [["b"], ["c"]]
+    assert chosen["weak_weights"][:] == [[0.5], [0.5]]
+    assert chosen["weak_logps"][0] == [[-0.2, 0.0]]  # b's own, not a's
+    assert chosen.features == labels.features
+    with pytest.raises(ValueError, match="No labels by d; the dataset has a, b, c"):
+        only_supervisors(labels, ["d"])
+
+
+def test_completions_by_supervisor(labels):
+    assert completions_by_supervisor(labels) == {
+        "a": {"0": "{}", "1": "{}"},
+        "b": {"0": "{}"},
+        "c": {"0": '{"x": "y"}'},
+    }

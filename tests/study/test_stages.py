@@ -1,0 +1,73 @@
+import json
+
+import pytest
+
+from trl_weaks.study.stages import STAMP, Stage, fingerprint, run_stages
+
+
+def stage(tmp_path, calls, name="a", spec=1, after=(), fail=False):
+    def action(folder):
+        calls.append(name)
+        (folder / "result.txt").write_text(f"{name} {spec}")
+        if fail:
+            raise RuntimeError("killed")
+
+    return Stage(name, tmp_path / name, {"spec": spec}, action, after)
+
+
+def test_fingerprints_see_content_not_order():
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def test_a_done_stage_is_skipped(tmp_path):
+    calls = []
+    stage(tmp_path, calls).run()
+    again = stage(tmp_path, calls)
+    assert again.done()
+    again.run()
+    assert calls == ["a"]
+
+
+def test_a_changed_configuration_runs_again_and_keeps_the_old_outcome(tmp_path):
+    calls = []
+    old = stage(tmp_path, calls)
+    old.run()
+    new = stage(tmp_path, calls, spec=2)
+    assert not new.done()
+    new.run()
+    assert (tmp_path / "a" / "result.txt").read_text() == "a 2"
+    assert (tmp_path / f"a.{old.key}" / "result.txt").read_text() == "a 1"
+
+
+def test_a_change_is_seen_downstream(tmp_path):
+    calls = []
+    first = stage(tmp_path, calls)
+    second = stage(tmp_path, calls, "b", after=(first,))
+    run_stages([first, second])
+    changed = stage(tmp_path, calls, spec=2)
+    assert second.key != stage(tmp_path, calls, "b", after=(changed,)).key
+    run_stages([changed, stage(tmp_path, calls, "b", after=(changed,))])
+    assert calls == ["a", "b", "a", "b"]
+
+
+def test_a_killed_stage_runs_again_in_the_folder_it_left(tmp_path):
+    calls = []
+    with pytest.raises(RuntimeError):
+        stage(tmp_path, calls, fail=True).run()
+    again = stage(tmp_path, calls)
+    assert not again.done()
+    assert (tmp_path / "a" / "result.txt").exists()  # beginnings are there to be resumed
+    again.run()
+    assert again.done() and calls == ["a", "a"]
+    assert not list(tmp_path.glob("a.*"))
+
+
+def test_a_broken_stamp_counts_as_not_done(tmp_path):
+    calls = []
+    first = stage(tmp_path, calls)
+    first.run()
+    (first.folder / STAMP).write_text("{")
+    assert not first.done()
+    stage(tmp_path, calls).run()
+    assert json.loads((first.folder / STAMP).read_text())["complete"]

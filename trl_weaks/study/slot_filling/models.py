@@ -1,0 +1,73 @@
+"""Builds tiny models in place, or loads the ones a preset names."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from trl_weaks.study.slot_filling.config import SlotFillingConfig
+from trl_weaks.study.slot_filling.training import Loaded
+from trl_weaks.study.stages import Stage
+from trl_weaks.study.tiny_models import build_model, train_tokenizer
+
+TINY = "tiny:"
+
+
+class ModelFactory:
+    """Every model of a run, by name.
+
+    Args:
+        config: the experiment's settings; `tiny_models` maps a shape to `vocab_size`, `hidden_size`, `layers`, `heads`
+            and `max_length`, `model_kwargs` goes to `from_pretrained`.
+    """
+
+    def __init__(self, config: SlotFillingConfig):
+        self._config = config
+        self._kwargs = {"dtype": torch.float32} | (config.model_kwargs or {})
+        for name in (*config.weak_models, config.student_model):
+            if name.startswith(TINY) and name.removeprefix(TINY) not in (config.tiny_models or {}):
+                raise ValueError(f"`tiny_models` gives no sizes for {name!r}; add an entry for it, or name a model.")
+            if not name:
+                raise ValueError("`student_model` is not set. Choose a preset, or name a model.")
+
+    def identity(self, name: str) -> dict[str, Any]:
+        """What a stage's key needs to know of a model."""
+        if name.startswith(TINY):
+            return {"tiny": name, **self._config.tiny_models[name.removeprefix(TINY)]}
+        return {"model": name, **{key: str(value) for key, value in self._kwargs.items()}}
+
+    def build(self, name: str, seed: int, texts: list[str]) -> Loaded:
+        """A tiny model with a tokenizer trained on `texts`."""
+        shape = name.removeprefix(TINY)
+        sizes = dict(self._config.tiny_models[shape])
+        max_length = sizes.pop("max_length")
+        tokenizer = train_tokenizer(shape, texts, sizes.pop("vocab_size"), model_max_length=max_length)
+        return build_model(shape, tokenizer, **sizes, max_length=max_length, seed=seed), tokenizer
+
+    def pretrained(self, name: str) -> Loaded:
+        """A model and tokenizer by id or path; a tokenizer without pad token borrows the end-of-sequence token.
+
+        The borrowed pad is never scored: attention masks and labels mark padding, not token ids.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return AutoModelForCausalLM.from_pretrained(name, **self._kwargs), tokenizer
+
+    def weak(self, name: str, seed: int, texts: list[str]) -> Loaded:
+        """A supervisor before its fine-tuning."""
+        return self.build(name, seed, texts) if name.startswith(TINY) else self.pretrained(name)
+
+    def student(self, base: Stage | None) -> Loaded:
+        """The student before any supervision: the pre-trained tiny one, or a public model."""
+        return self.pretrained(str(base.folder) if base else self._config.student_model)
+
+    def trained(self, folder: Path) -> Loaded:
+        """A model that a stage left behind; a LoRA adapter is merged into its base."""
+        if (folder / "adapter_config.json").exists():
+            from peft import AutoPeftModelForCausalLM
+
+            model = AutoPeftModelForCausalLM.from_pretrained(str(folder), **self._kwargs).merge_and_unload()
+            return model, AutoTokenizer.from_pretrained(str(folder))
+        return self.pretrained(str(folder))

@@ -1,0 +1,233 @@
+"""The weak-to-strong experiment on slot filling, as stages."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset, load_from_disk
+from peft import LoraConfig
+
+from trl_weaks._version import __version__
+from trl_weaks.columns import COMPLETION, EXAMPLE_ID, PROMPT
+from trl_weaks.labelling.ensemble import WeakEnsemble
+from trl_weaks.labelling.label_completions import MODES, label_completions
+from trl_weaks.labelling.supervisor import WeakSupervisor
+from trl_weaks.study.data.prompts import build_prompt
+from trl_weaks.study.data.rows import Splits, task_rows
+from trl_weaks.study.slot_filling import methods, training
+from trl_weaks.study.slot_filling.config import SlotFillingConfig
+from trl_weaks.study.slot_filling.evaluation import predict
+from trl_weaks.study.slot_filling.labels import only_supervisors
+from trl_weaks.study.slot_filling.models import ModelFactory
+from trl_weaks.study.slot_filling.sources import Source
+from trl_weaks.study.stages import Stage
+
+
+@dataclass
+class SeedRun:
+    """All stages of one seed: `weak -> label -> student` beside `ceiling`, then predictions of every system.
+
+    Args:
+        config: the experiment's settings.
+        source: where examples come from.
+        factory: builds or loads models.
+        seed: data halves, initialisation and order of this run.
+        base: the stage that pre-trains the student, if there is one; shared by all seeds, like a public checkpoint.
+    """
+
+    config: SlotFillingConfig
+    source: Source
+    factory: ModelFactory
+    seed: int
+    base: Stage | None = None
+    systems: dict[str, Stage] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        return Path(self.config.output_dir) / f"seed-{self.seed}"
+
+    @cached_property
+    def splits(self) -> Splits:
+        return self.source.splits(self.seed)
+
+    @cached_property
+    def prompt(self) -> Callable[[str], str]:
+        return build_prompt(self.config.prompt, self.source.slot_types)
+
+    @cached_property
+    def lora(self) -> LoraConfig | None:
+        return LoraConfig(task_type="CAUSAL_LM", **(self.config.lora or {})) if self.config.use_peft else None
+
+    def stages(self) -> list[Stage]:
+        """The stages in order; `self.systems` maps each evaluated system to the stage that holds its predictions."""
+        wanted = set(self.config.stages)
+        weak = [self._weak(number) for number in range(len(self.config.weak_models))]
+        labels = self._label(weak)
+        chosen = methods.choose(self.config.methods, self.config.supervisor_names)
+        students = {method.name: self._student(method, labels) for method in chosen}
+        preferred = self._preferred(students, labels, weak)
+        gold = {"ceiling": self._gold("ceiling", "half_b"), "strong_on_a": self._gold("strong_on_a", "half_a")}
+        trained = dict(zip(self.config.supervisor_names, weak, strict=True)) | students | preferred | gold
+        self.systems = {name: self._evaluate(name, stage) for name, stage in trained.items()}
+        self.systems["untrained"] = self._evaluate("untrained", self.base)
+        return [
+            *(weak if "weak" in wanted else []),
+            *([labels] if "label" in wanted else []),
+            *(students.values() if "student" in wanted else []),
+            *(gold.values() if "ceiling" in wanted else []),
+            *(preferred.values() if "preference" in wanted else []),
+            *(self.systems.values() if "evaluate" in wanted else []),
+        ]
+
+    def _common(self) -> dict[str, Any]:
+        """What every stage of this seed depends on."""
+        c = self.config
+        sizes = (c.num_gold, c.num_weak, c.num_validation)
+        return {
+            "version": __version__,
+            "data": self.source.identity,
+            "sizes": sizes,
+            "prompt": c.prompt,
+            "seed": self.seed,
+        }
+
+    def _rows(self, split: str) -> list[dict[str, str]]:
+        return task_rows(getattr(self.splits, split), self.prompt)
+
+    def _weak(self, number: int) -> Stage:
+        c = self.config
+        name, model = c.supervisor_names[number], c.weak_models[number]
+        settings = dict(c.weak_training or {})
+        if c.weak_learning_rates:
+            settings["learning_rate"] = c.weak_learning_rates[number]
+
+        def action(folder: Path) -> None:
+            loaded = self.factory.weak(
+                model, self.seed, [row[PROMPT] + row[COMPLETION] for row in self._rows("half_a")]
+            )
+            training.train_on_gold(
+                loaded, self._rows("half_a"), settings, folder, self.seed, validation=self._rows("validation")
+            )
+
+        spec = self._common() | {"model": self.factory.identity(model), "training": settings}
+        return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action, cost=c.num_gold * 0.8)
+
+    def _label(self, weak: list[Stage]) -> Stage:
+        c = self.config
+        settings = {
+            "num_candidates": c.num_candidates,
+            "max_new_tokens": c.max_new_tokens,
+            "weights": c.weak_weights,
+        }
+
+        def action(folder: Path) -> None:
+            ensemble, prompts = self._ensemble(weak), self._prompts("half_b")
+            for mode in MODES:  # the second finds the first one's beams in the folder
+                labels = label_completions(
+                    ensemble,
+                    prompts,
+                    mode=mode,
+                    num_candidates=c.num_candidates,
+                    max_new_tokens=c.max_new_tokens,
+                    output_dir=folder,
+                )
+                if PartialState().is_main_process:
+                    labels.save_to_disk(str(folder / mode))
+
+        spec = self._common() | settings
+        return Stage("weak labels", self.root / "labels", spec, action, tuple(weak), cost=c.num_weak * 1.5)
+
+    def labels(self, mode: str) -> Dataset:
+        """The weak-label dataset of one mode, `independent` or `joint`."""
+        return load_from_disk(str(self.root / "labels" / mode))
+
+    def _student(self, method: methods.Method, labels: Stage) -> Stage:
+        settings = dict(self.config.student_training or {})
+
+        def action(folder: Path) -> None:
+            rows = self.labels(method.labels)
+            if method.supervisors:
+                rows = only_supervisors(rows, method.supervisors)
+            training.train_on_weak(
+                self.factory.student(self.base), rows, method, settings, folder, self.seed, self.lora
+            )
+
+        spec = self._common() | {"method": asdict(method), "training": settings, "student": self._student_identity()}
+        after = (labels, *([self.base] if self.base else []))
+        cost = self.config.num_weak * (1 if len(method.supervisors) == 1 or method.labels == "joint" else 2)
+        return Stage(f"student, {method.label}", self.root / "students" / method.name, spec, action, after, cost)
+
+    def _preferred(self, students: dict[str, Stage], labels: Stage, weak: list[Stage]) -> dict[str, Stage]:
+        """The paper's last stage (§4.3): the Bayesian student, trained on on its own candidates; none without it."""
+        if methods.PREFERENCE_FROM not in students or "preference" not in self.config.stages:
+            return {}
+        c = self.config
+        start = students[methods.PREFERENCE_FROM]
+        settings = dict(c.preference_training or {})
+
+        def action(folder: Path) -> None:
+            student = WeakSupervisor(*self.factory.trained(start.folder), name="student")
+            training.train_on_preferences(
+                student,
+                self._ensemble(weak),
+                self._prompts("half_b"),
+                settings,
+                folder,
+                self.seed,
+                self.lora,
+                num_candidates=c.num_preference_candidates,
+                max_new_tokens=c.max_new_tokens,
+            )
+
+        spec = self._common() | {"training": settings, "candidates": c.num_preference_candidates}
+        folder = self.root / "students" / methods.PREFERENCE
+        return {methods.PREFERENCE: Stage("student, cDPO", folder, spec, action, (start, labels), cost=c.num_weak * 2)}
+
+    def _ensemble(self, weak: list[Stage]) -> WeakEnsemble:
+        supervisors = [
+            WeakSupervisor(*self.factory.trained(stage.folder), name=name)
+            for name, stage in zip(self.config.supervisor_names, weak, strict=True)
+        ]
+        return WeakEnsemble(supervisors, weights=self.config.weak_weights)
+
+    def _prompts(self, split: str) -> Dataset:
+        return Dataset.from_list([{EXAMPLE_ID: row[EXAMPLE_ID], PROMPT: row[PROMPT]} for row in self._rows(split)])
+
+    def _student_identity(self) -> dict[str, Any]:
+        return {
+            "model": self.factory.identity(self.config.student_model),
+            "lora": self.config.use_peft and self.config.lora,
+        }
+
+    def _gold(self, name: str, half: str) -> Stage:
+        weak_only = {f for f in ("gamma_max", "gamma_warmup", "kl_coef", "kl_anneal", "evidence", "loss_chunk_size")}
+        weak_only |= {"confidence_unit", "confidence_split"}
+        settings = {k: v for k, v in (self.config.student_training or {}).items() if k not in weak_only}
+
+        def action(folder: Path) -> None:
+            training.train_on_gold(
+                self.factory.student(self.base), self._rows(half), settings, folder, self.seed, lora=self.lora
+            )
+
+        spec = self._common() | {"gold": half, "training": settings, "student": self._student_identity()}
+        size = self.config.num_weak if half == "half_b" else self.config.num_gold
+        after = (self.base,) if self.base else ()
+        return Stage(f"student on gold, {half}", self.root / "students" / name, spec, action, after, cost=size)
+
+    def _evaluate(self, name: str, trained: Stage | None) -> Stage:
+        c = self.config
+
+        def action(folder: Path) -> None:
+            loaded = self.factory.trained(trained.folder) if trained else self.factory.student(None)
+            test = self.splits.test
+            prompts = [self.prompt(example.text) for example in test]
+            predict(WeakSupervisor(*loaded, name=name), test, prompts, folder, c.eval_beams, c.max_new_tokens)
+
+        spec = self._common() | {"test": c.num_test, "beams": c.eval_beams, "max_new_tokens": c.max_new_tokens}
+        if trained is None:
+            spec["model"] = self._student_identity()
+        after = (trained,) if trained else ()
+        return Stage(f"evaluate {name}", self.root / "predictions" / name, spec, action, after, cost=200.0)

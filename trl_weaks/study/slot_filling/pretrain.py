@@ -1,0 +1,73 @@
+"""Pre-training of a tiny student: what makes it stronger than its supervisors. It never sees a label of the task."""
+
+import random
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from trl_weaks._version import __version__
+from trl_weaks.columns import COMPLETION, PROMPT
+from trl_weaks.study.data.pretraining import dialogues, read_turns, span_copy
+from trl_weaks.study.slot_filling import training
+from trl_weaks.study.slot_filling.config import SlotFillingConfig
+from trl_weaks.study.slot_filling.models import ModelFactory
+from trl_weaks.study.slot_filling.sources import Source
+from trl_weaks.study.stages import Stage
+
+SEED = 0  # one base for all seeds of the experiment, as with a public checkpoint
+KEYS = {"sentences", "span_copy", "continuation", "dialogues", "random_share", "training"}
+
+
+def continuation(texts: list[str]) -> Iterator[dict[str, str]]:
+    """Plain language modelling as prompt-completion rows: the first word, then the rest of the sentence."""
+    for text in texts:
+        first, space, rest = text.partition(" ")
+        if rest:
+            yield {PROMPT: first, COMPLETION: space + rest}
+
+
+def pretraining_rows(config: SlotFillingConfig, source: Source) -> tuple[list[dict[str, str]], list[str]]:
+    """Prompt-completion rows, shuffled, and the texts that a tokenizer learns from.
+
+    Raises:
+        ValueError: unknown settings, or dialogues asked for without a folder to read them from.
+    """
+    plan = dict(config.pretraining or {})
+    unknown = set(plan) - KEYS
+    if unknown:
+        raise ValueError(f"`pretraining` has unknown settings {sorted(unknown)}; known: {sorted(KEYS)}.")
+    share = plan.get("random_share", 0.6)
+    sentences = source.unlabelled(plan.get("sentences", 10000))
+    rows: list[dict[str, str]] = []
+    for epoch in range(plan.get("span_copy", 0)):  # every pass blanks other spans
+        rows += span_copy(sentences, seed=epoch, random_share=share)
+    for _ in range(plan.get("continuation", 0)):
+        rows += continuation(sentences)
+    if config.pretrain_dir:
+        turns = dialogues(read_turns(Path(config.pretrain_dir)), seed=SEED, random_share=share)
+        rows += islice(turns, plan.get("dialogues"))
+    if not rows:
+        raise ValueError("`pretraining` asks for no rows; set span_copy, continuation or --pretrain_dir.")
+    random.Random(SEED).shuffle(rows)
+    names = [f'{{"{slot_type}": "' for slot_type in source.slot_types]
+    return rows, [*sentences, *names, *(row[COMPLETION] for row in rows[:5000])]
+
+
+def pretrain_stage(config: SlotFillingConfig, source: Source, factory: ModelFactory) -> Stage:
+    """The stage that builds and pre-trains the student's base in `<output_dir>/base`."""
+    settings: dict[str, Any] = dict((config.pretraining or {}).get("training") or {})
+
+    def action(folder: Path) -> None:
+        rows, texts = pretraining_rows(config, source)
+        loaded = factory.build(config.student_model, SEED, texts)
+        training.train_on_gold(loaded, rows, settings, folder, SEED)
+
+    spec = {
+        "version": __version__,
+        "data": source.identity,
+        "dialogues": config.pretrain_dir,
+        "plan": config.pretraining,
+        "model": factory.identity(config.student_model),
+    }
+    return Stage("student, pre-training", Path(config.output_dir) / "base", spec, action, cost=20000.0)
