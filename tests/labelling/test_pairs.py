@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from trl_weaks.labelling.pairs import best_and_worst, flip_probabilities, judge_pairs, pair_weights
+from trl_weaks.labelling.pairs import best_and_worst, flip_probabilities, judge_pairs, pair_weights, with_shared_error
 
 
 def flip_by_loops(margins, weights):
@@ -94,6 +94,17 @@ def test_agreement_is_certain_and_discord_is_not():
     assert split == pytest.approx([0.5, 0.5])
     assert flip_probabilities([], [1.0]) == []
     assert flip_probabilities([[0.0, 0.0]], [0.5, 0.5]) == [0.5]
+
+
+def test_shared_error_is_the_chance_of_an_odd_number_of_flips():
+    for flip, shared in ((0.0, 0.1), (0.3, 0.1), (0.5, 0.4), (0.9, 0.2), (0.25, 0.0)):
+        odd = sum(
+            (flip if doubt else 1 - flip) * (shared if error else 1 - shared)
+            for doubt in (0, 1)
+            for error in (0, 1)
+            if doubt != error
+        )
+        assert with_shared_error(flip, shared) == pytest.approx(odd)
 
 
 def test_best_and_worst_do_not_depend_on_the_order():

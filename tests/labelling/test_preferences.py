@@ -9,6 +9,7 @@ from datasets import Dataset
 from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.preferences import build_preferences, preference_report
 from trl_weaks.labelling.records import Candidate, Scored
+from trl_weaks.labelling.store import LabelStoreError
 from trl_weaks.labelling.supervisor import WeakSupervisor
 
 PROMPTS = [f"USER: wake me up at {word} ASSISTANT:" for word in ("nine", "noon", "five pm", "seven", "midnight")]
@@ -123,7 +124,7 @@ def test_planted_best_and_worst_are_found_wherever_they_stand(build, turn):
     pairs = build_preferences(student, planted_ensemble(build, *scores), prompts(), num_candidates=4)
     assert pairs["chosen"] == [" best"] * 5 and pairs["rejected"] == [" worst"] * 5
     assert pairs["chosen_score"] == pytest.approx([-0.1 * 3.5 / 3] * 5)
-    assert pairs["pair_epsilon"] == pytest.approx([0.0] * 5, abs=1e-12)  # they agree up to scale
+    assert pairs["pair_epsilon"] == pytest.approx([0.1] * 5)  # they agree up to scale: the shared error is left
 
 
 def test_disagreement_becomes_doubt_and_a_lost_vote_swaps(build):
@@ -205,6 +206,17 @@ def test_a_killed_run_resumes_to_the_same_pairs_without_redoing_work(build, stud
     assert len(idle.calls) == 5  # another configuration
 
 
+def test_a_folder_that_cannot_be_written_keeps_the_candidates(student, ensemble, tmp_path):
+    run = {"num_candidates": 3, "max_new_tokens": 4, "output_dir": tmp_path}
+    (tmp_path / "dataset.new").write_text("in the way")
+    with pytest.raises(LabelStoreError, match="pairs cannot be written.*candidates are kept"):
+        build_preferences(student, ensemble, prompts(2), **run)
+    (tmp_path / "dataset.new").unlink()
+    idle = Planted(student)
+    assert len(build_preferences(idle, ensemble, prompts(2), **run)) == 2
+    assert idle.calls == []
+
+
 def test_sampling_is_reproducible_and_leaves_the_random_state_alone(student, ensemble):
     import torch
 
@@ -234,6 +246,7 @@ BAD = [
     ({"temperature": 0.0}, prompts, "temperature=0.0 must be positive"),
     ({"temperature": math.nan}, prompts, "temperature=nan"),
     ({"min_margin": -1.0}, prompts, "min_margin=-1.0"),
+    ({"shared_error": 0.5}, prompts, "shared_error=0.5"),
     ({"batch_size": 0}, prompts, "batch_size=0"),
     ({}, lambda: prompts().add_column("chosen", ["x"] * 5), "already has a column 'chosen'"),
     ({}, lambda: prompts().remove_columns("prompt"), "no column 'prompt'"),

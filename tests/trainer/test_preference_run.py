@@ -82,12 +82,10 @@ def test_lora_needs_no_copy_and_a_second_call_makes_no_candidates(tmp_path):
     assert again.to_list() == pairs.to_list()
 
 
-@pytest.mark.slow
 def test_the_example_runs_offline(tmp_path, capsys):
     example = load("preference_example", HERE.parents[2] / "examples" / "preference.py")
     line = ["--prompts", "8", "--gold_rows", "48", "--epochs", "1", "--num_candidates", "3", "--max_steps", "2"]
-    cpu = ["--use_cpu", "--bf16", "False", "--gradient_checkpointing", "False", "--learning_rate", "1e-4"]
-    parsed = example.make_parser().parse_args_and_config([*line, *cpu, "--output_dir", str(tmp_path)])
+    parsed = example.make_parser().parse_args_and_config([*line, "--output_dir", str(tmp_path)])
     example.main(*parsed)
     out = capsys.readouterr().out
     assert '"prompts": 8' in out and "against gold" in out

@@ -33,7 +33,8 @@ def flip_probabilities(margins: Sequence[Sequence[float]], weights: Sequence[flo
 
     In words: ask one supervisor, drawn by weight, with the noise that supervisors show among themselves. Averaging
     probabilities rather than evidence does not take the supervisors' errors for independent, which they are not.
-    Above one half the pair should be swapped. Where all agree exactly (tau = 0) a side is taken for certain.
+    Above one half the pair should be swapped. Where all agree exactly (tau = 0) a side is taken for certain. What the
+    supervisors get wrong together does not show in their disagreement: see `with_shared_error`.
 
     Args:
         margins: for each pair, one margin per supervisor, nats per token.
@@ -57,6 +58,14 @@ def flip_probabilities(margins: Sequence[Sequence[float]], weights: Sequence[flo
         tau = math.sqrt(spread / len(z) / spare)
     right = [math.fsum(w * _side(x, tau) for w, x in zip(weights, row, strict=True)) for row in z]
     return [min(max(1.0 - p, 0.0), 1.0) for p in right]
+
+
+def with_shared_error(flip: float, shared: float) -> float:
+    """Probability of an odd number of flips: by doubt (`flip`), or by an error all share (`shared` < 0.5). *ours*
+
+    A pair without doubt keeps `shared`; at one half nothing changes, so the side of a pair stays the same.
+    """
+    return shared + (1.0 - 2.0 * shared) * flip
 
 
 def _side(x: float, tau: float) -> float:

@@ -3,8 +3,6 @@
 import json
 import logging
 import math
-import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +17,10 @@ from .checks import Prompts, check_dataset
 from .ensemble import WeakEnsemble
 from .fingerprint import digest, supervisor_fingerprint
 from .ledger import GENERATE, SCORE, Ledger
-from .rank import rank
+from .rank import rank, save
 from .sampling import sample
 from .stages import DECIMALS, units
-from .store import LabelStore, LabelStoreError
+from .store import LabelStore
 from .supervisor import WeakSupervisor
 
 logger = logging.getLogger(__name__)
@@ -39,6 +37,7 @@ def build_preferences(
     temperature: float | None = None,
     seed: int = 0,
     min_margin: float = 0.0,
+    shared_error: float = 0.1,
     batch_size: int = 16,
 ) -> Dataset:
     r"""One preference pair for each prompt on which the ensemble tells the student's candidates apart.
@@ -62,6 +61,9 @@ def build_preferences(
         max_new_tokens: tokens of an answer. *paper*
         temperature: None searches beams (*paper*); a number samples at that temperature instead (*ours*), with `seed`.
         min_margin: drop pairs whose margin is smaller, nats per token. *ours*
+        shared_error: how often supervisors that agree are wrong together, in [0, 0.5), which their disagreement cannot
+            show; part of every `pair_epsilon`. Default: the *paper's* constant ε. `pairs.judge_pairs` measures it
+            where gold is at hand.
         batch_size: prompts per unit of work, the most that a kill can lose. *ours*
 
     Raises:
@@ -69,7 +71,7 @@ def build_preferences(
             it: no pair is left (with the counts).
         LabelStoreError: the disk refuses; nothing already written is lost.
     """
-    _check_arguments(num_candidates, temperature, min_margin, batch_size)
+    _check_arguments(num_candidates, temperature, min_margin, shared_error, batch_size)
     state = PartialState()
     if output_dir is None and state.num_processes > 1:
         raise ValueError("several processes share their work through the disk: give build_preferences an output_dir.")
@@ -86,12 +88,12 @@ def build_preferences(
         _collect(student, ensemble, dataset, prompts, configs, settings, folder, batch_size)
         if state.is_main_process:
             store = LabelStore(folder / "candidates")
-            pairs = rank(Ledger(store, prompts, configs), student.name, ensemble, dataset, min_margin)
+            pairs = rank(Ledger(store, prompts, configs), student.name, ensemble, dataset, min_margin, shared_error)
             store.close()
             _report(preference_report(pairs))
             if output_dir is None:
                 return pairs
-            _save(pairs, folder / "dataset")
+            save(pairs, folder / "dataset")
         state.wait_for_everyone()
         return load_from_disk(str(folder / "dataset"))
 
@@ -101,19 +103,23 @@ def preference_report(pairs: Dataset) -> dict:
     return json.loads(pairs.info.description)
 
 
-def _check_arguments(num_candidates: int, temperature: float | None, min_margin: float, batch_size: int) -> None:
+def _check_arguments(
+    num_candidates: int, temperature: float | None, min_margin: float, shared_error: float, batch_size: int
+) -> None:
     if num_candidates < 2:
         raise ValueError(f"num_candidates={num_candidates}: a pair needs at least 2 candidates; the authors use 10.")
     if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature={temperature} must be positive, or None for beam search.")
     if not (math.isfinite(min_margin) and min_margin >= 0):
         raise ValueError(f"min_margin={min_margin} must be finite and not negative (nats per token).")
+    if not 0 <= shared_error < 0.5:
+        raise ValueError(f"shared_error={shared_error} is a probability in [0, 0.5).")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
 
 
 def _configurations(student: WeakSupervisor, ensemble: WeakEnsemble, settings: dict) -> dict[tuple[str, str], str]:
-    """Digests that decide whether a stored answer or score may be used again; weights and `min_margin` come later."""
+    """Digests that decide whether a stored answer or score may be used again; weights and thresholds come later."""
     made = digest("preferences", supervisor_fingerprint(student), settings)
     readings = {(SCORE, s.name): digest(SCORE, made, supervisor_fingerprint(s)) for s in ensemble.supervisors}
     return {(GENERATE, student.name): made, **readings}
@@ -182,17 +188,3 @@ def _report(report: dict) -> None:
     left_out = {reason: report[reason] for reason in ("too_few", "equal_scores", "below_margin") if report[reason]}
     level = logging.WARNING if left_out else logging.INFO
     logger.log(level, "%d pairs from %d prompts; left out: %s", report["pairs"], report["prompts"], left_out or "none")
-
-
-def _save(pairs: Dataset, folder: Path) -> None:
-    new = folder.with_name(folder.name + ".new")
-    try:
-        shutil.rmtree(new, ignore_errors=True)
-        pairs.save_to_disk(str(new))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(new, folder)
-    except OSError as error:
-        raise LabelStoreError(
-            f"the pairs cannot be written to {folder}: {error.strerror or error}. All candidates are kept: make room "
-            "or write access there, then run the same command again."
-        ) from error

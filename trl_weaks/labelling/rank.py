@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
+import shutil
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, quantiles
 
 from datasets import Dataset, Features, List, Value
@@ -12,7 +15,8 @@ from ..columns import CHOSEN, CHOSEN_SCORE, MARGIN, PAIR_EPSILON, PAIR_WEIGHT, P
 from .ensemble import WeakEnsemble
 from .ledger import GENERATE, SCORE, Ledger
 from .messages import as_completion
-from .pairs import CERTAIN_BELOW, best_and_worst, flip_probabilities, pair_weights
+from .pairs import CERTAIN_BELOW, best_and_worst, flip_probabilities, pair_weights, with_shared_error
+from .store import LabelStoreError
 
 COUNTS = ("candidates", "duplicates", "empty", "unfinished", "too_few", "equal_scores", "below_margin", "swapped")
 
@@ -27,7 +31,9 @@ class Pair:
     margins: list[float]
 
 
-def rank(ledger: Ledger, student: str, ensemble: WeakEnsemble, dataset: Dataset, min_margin: float) -> Dataset:
+def rank(
+    ledger: Ledger, student: str, ensemble: WeakEnsemble, dataset: Dataset, min_margin: float, shared_error: float
+) -> Dataset:
     """The dataset of `build_preferences`, with its counts as JSON in `info.description`.
 
     Raises:
@@ -42,7 +48,8 @@ def rank(ledger: Ledger, student: str, ensemble: WeakEnsemble, dataset: Dataset,
             f"no pair is left of {len(dataset)} prompts: {drops}. Ask for more candidates, sample them "
             "(temperature=1.0), lower min_margin, or train the student further."
         )
-    epsilons = flip_probabilities([pair.margins for pair in pairs], ensemble.weights)
+    flips = flip_probabilities([pair.margins for pair in pairs], ensemble.weights)
+    epsilons = [with_shared_error(flip, shared_error) for flip in flips]
     weights = pair_weights([pair.best[1] - pair.worst[1] for pair in pairs])
     counts["swapped"] = sum(epsilon > 0.5 for epsilon in epsilons)
     rows = [
@@ -109,3 +116,22 @@ def _summary(rows: list[dict], counts: Counter, prompts: int) -> dict:
         "mean_epsilon": fmean(row[PAIR_EPSILON] for row in rows),
         "margin_quartiles": [min(margins), *quarters, max(margins)],
     }
+
+
+def save(pairs: Dataset, folder: Path) -> None:
+    """Write the pairs to `folder`, replacing older ones only when all is written.
+
+    Raises:
+        LabelStoreError: the disk refuses; the candidates are kept.
+    """
+    new = folder.with_name(folder.name + ".new")
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        pairs.save_to_disk(str(new))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(new, folder)
+    except OSError as error:
+        raise LabelStoreError(
+            f"the pairs cannot be written to {folder}: {error.strerror or error}. All candidates are kept: make room "
+            "or write access there, then run the same command again."
+        ) from error
