@@ -80,6 +80,8 @@ def word_confidences(labels: Dataset, gold: dict[str, str]) -> dict[str, tuple[l
     found: dict[str, tuple[list[float], list[bool]]] = {}
     for row in labels:
         text, words = row[columns.COMPLETION], row[columns.COMPLETION].split()
+        if not words:  # white space alone
+            continue
         blocks = SequenceMatcher(
             None, words, gold[row[columns.EXAMPLE_ID]].split(), autojunk=False
         ).get_matching_blocks()

@@ -1,0 +1,116 @@
+"""The whole experiment, minute: every stage, skipping, resuming, and the report's schema."""
+
+import json
+import math
+
+import pytest
+import yaml
+from datasets import load_from_disk
+from transformers import AutoModelForCausalLM
+
+from trl_weaks import columns
+from trl_weaks.study.slot_filling import evaluation, training
+from trl_weaks.study.slot_filling.config import SlotFillingConfig, preset_path
+from trl_weaks.study.slot_filling.experiment import run
+from trl_weaks.study.stages import STAMP
+
+ROWS = ["single_gpt2", "single_opt", "naive", "joint", "bayesian_aux", "cdpo", "ceiling", "strong_on_a", "untrained"]
+
+
+def minute(output_dir, **overrides) -> SlotFillingConfig:
+    settings = yaml.safe_load(preset_path("tiny").read_text(encoding="utf-8"))
+    settings |= {"num_gold": 24, "num_weak": 12, "num_validation": 6, "num_test": 8, "max_new_tokens": 12}
+    settings |= {"weak_models": ["tiny:gpt2", "tiny:opt"], "num_candidates": 2, "num_preference_candidates": 3}
+    for name in ("weak_training", "student_training", "preference_training"):
+        settings[name] = settings[name] | {"num_train_epochs": 1}
+    settings["pretraining"] = settings["pretraining"] | {"sentences": 64}
+    settings["tiny_models"] = {
+        name: sizes | {"hidden_size": 16, "layers": 1, "heads": 2} for name, sizes in settings["tiny_models"].items()
+    }
+    return SlotFillingConfig(**settings | {"output_dir": str(output_dir)} | overrides)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    run(minute(folder), "the command")
+    return folder
+
+
+def test_every_method_row_is_a_number(finished):
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
+    assert list(results["methods"]) == ROWS
+    assert list(results["weak"]) == ["gpt2", "opt"]
+    assert results["seeds"] == [0] and isinstance(results["ceiling"], float)
+    for row in (*results["methods"].values(), *results["weak"].values()):
+        assert math.isfinite(row["slu_f1"]) and 0.0 <= row["unparsable"] <= 1.0
+    report = (finished / "report.md").read_text(encoding="utf-8")
+    assert "the command" in report and "pgr.png" in report and "reliability.png" in report
+    assert (finished / "pgr.png").stat().st_size > 1000
+
+
+def test_labels_checkpoints_and_cards_are_left(finished):
+    labels = load_from_disk(str(finished / "seed-0" / "labels" / "independent"))
+    assert set(columns.GENERATION) <= set(labels.column_names)
+    for system in ("students/bayesian_aux", "students/cdpo", "students/ceiling", "weak/gpt2"):
+        folder = finished / "seed-0" / system
+        AutoModelForCausalLM.from_pretrained(str(folder))
+        assert (folder / "README.md").exists() and not list(folder.glob("checkpoint-*"))
+    card = (finished / "seed-0" / "students" / "bayesian_aux" / "README.md").read_text(encoding="utf-8")
+    assert "## Weak supervision" in card and "`gpt2`" in card
+
+
+def test_the_same_command_again_does_no_work(finished, monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(training, "train", fail)
+    monkeypatch.setattr("trl_weaks.study.slot_filling.pipeline.predict", fail)
+    run(minute(finished), "again")
+
+
+def test_a_killed_run_continues_where_it_stopped(finished, tmp_path, monkeypatch):
+    """The second student dies; the run then trains only what is missing and ends with the same numbers."""
+    trained = []
+    plain = training.train
+
+    def dies(trainer, folder, tokenizer):
+        trained.append(folder.name)
+        if len(trained) == 5:
+            raise KeyboardInterrupt
+        plain(trainer, folder, tokenizer)
+
+    monkeypatch.setattr(training, "train", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(minute(tmp_path), "killed")
+    before = list(trained)
+    run(minute(tmp_path), "continued")
+    assert trained[5] == before[4] and len(set(trained)) == len(trained) - 1
+    ours, theirs = (json.loads((f / "results.json").read_text(encoding="utf-8")) for f in (tmp_path, finished))
+    assert {n: r["slu_f1"] for n, r in ours["methods"].items()} == {
+        n: r["slu_f1"] for n, r in theirs["methods"].items()
+    }
+
+
+def test_a_changed_setting_redoes_what_depends_on_it(finished, monkeypatch):
+    trained = []
+    monkeypatch.setattr(training, "train", lambda trainer, folder, tokenizer: trained.append(folder.name))
+    monkeypatch.setattr("trl_weaks.study.slot_filling.pipeline.predict", lambda *a, **k: None)
+    settings = minute(finished).student_training | {"learning_rate": 3e-4}
+    changed = minute(finished, student_training=settings, stages=["weak", "label", "ceiling"])
+    run(changed, "changed")
+    assert trained == ["ceiling", "strong_on_a"]  # the supervisors and their labels stay
+
+
+def test_the_report_names_stages_that_have_not_run(tmp_path):
+    with pytest.raises(ValueError, match="stages that have not run: evaluate gpt2"):
+        run(minute(tmp_path, stages=["report"]), "too early")
+
+
+def test_predictions_of_another_test_split_are_refused(finished, tmp_path):
+    from trl_weaks.study.data.rows import Example
+
+    with pytest.raises(ValueError, match="not those of the test split"):
+        evaluation.read_predictions(finished / "seed-0" / "predictions" / "naive", [Example("other", "hi", ())])
+    stamp = json.loads((finished / "seed-0" / "predictions" / "naive" / STAMP).read_text(encoding="utf-8"))
+    assert stamp["complete"]
