@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import Dataset, Features, List, Value, load_from_disk
+from datasets import Dataset, Features, List, Value
 from datasets.arrow_writer import ArrowWriter
 
 from ..columns import COMPLETION, EXAMPLE_ID, LOGPS, OFFSETS, PROMPT, SCORE, SUPERVISORS, WEIGHTS
@@ -22,8 +22,11 @@ from .store import LabelStoreError
 logger = logging.getLogger(__name__)
 
 
-def consolidate(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: str, folder: Path) -> Dataset:
-    """Write the dataset to `folder`, replacing an older one, and load it. Same labels, same bytes.
+def consolidate(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: str, folder: Path) -> Counter:
+    """Write the dataset to `folder`, replacing an older one. Same labels, same bytes.
+
+    Returns:
+        For each supervisor, how many of its best answers were empty and left out.
 
     Raises:
         LabelStoreError: disk full or read-only; the labels themselves are kept.
@@ -56,7 +59,7 @@ def consolidate(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: 
     for name, number in sorted(empty.items()):
         if number:
             logger.warning("%d of %d best answers of %r are empty and were left out.", number, len(dataset), name)
-    return load_from_disk(str(folder))
+    return empty
 
 
 def _rows(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: str, empty: Counter) -> Iterator[dict]:

@@ -4,13 +4,14 @@ import tempfile
 from pathlib import Path
 
 from accelerate import PartialState
-from datasets import Dataset
-from tqdm import tqdm
+from datasets import Dataset, load_from_disk
 
+from .card import write_card
 from .checks import Prompts, check_dataset
 from .consolidate import consolidate
 from .ensemble import WeakEnsemble
 from .ledger import Ledger
+from .progress import Progress
 from .stages import configurations, missing, units, work
 from .store import LabelStore
 
@@ -40,8 +41,9 @@ def label_completions(
             score among the candidates of all (Eq. 6 of Cui et al., arXiv 2406.03199).
         num_candidates: beams of each supervisor, all scored in `joint` mode. *paper*
         max_new_tokens: tokens of a completion. *paper*
-        output_dir: labels are kept here while they are made, and the dataset in its folder `dataset`; the same call
-            continues where a killed one stopped. None keeps nothing.
+        output_dir: labels are kept here while they are made, and the dataset in its folder `dataset`, with a card; the
+            same call continues where a killed one stopped. Under `accelerate launch` every process takes its share;
+            a later run may have another number of processes. None keeps nothing (one process only).
         batch_size: prompts per unit of work, the most that a kill can lose. *ours*
 
     Raises:
@@ -52,6 +54,8 @@ def label_completions(
         raise ValueError(f"mode={mode!r} is not one of {MODES}.")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
+    if output_dir is None and PartialState().num_processes > 1:
+        raise ValueError("several processes share their work through the disk: give label_completions an output_dir.")
     settings = {"num_candidates": num_candidates, "max_new_tokens": max_new_tokens}
     prompts = check_dataset(dataset, ensemble, max_new_tokens)
     if output_dir is None:
@@ -75,18 +79,20 @@ def _label(
     store = LabelStore(folder / "labels", str(state.process_index))
     ledger = Ledger(store, prompts, configs)
     todo = [unit for unit in units(prompts, batch_size) if missing(ledger, ensemble, unit)]
-    state.wait_for_everyone()  # nobody writes while another still reads
-    share = todo[state.process_index :: state.num_processes]
-    with tqdm(total=sum(map(len, share)), desc="labelling", unit="prompt", disable=not state.is_main_process) as bar:
-        for unit in share:
-            work(ledger, ensemble, dataset, unit, mode, settings)
-            bar.update(len(unit))
+    progress = Progress(folder / "labels", sum(map(len, todo)), "labelling")  # nobody writes while another still reads
+    for unit in todo[state.process_index :: state.num_processes]:
+        work(ledger, ensemble, dataset, unit, mode, settings)
+        progress.advance(len(unit))
     store.close()
-    state.wait_for_everyone()
-    target = folder / "dataset"
+    progress.finish()
     if state.is_main_process:
-        complete = Ledger(LabelStore(folder / "labels"), prompts, configs)
-        consolidate(complete, ensemble, dataset, mode, target)
-        complete.store.close()
+        store = LabelStore(folder / "labels")
+        complete = Ledger(store, prompts, configs)
+        empty = consolidate(complete, ensemble, dataset, mode, folder / "dataset")
+        labels = load_from_disk(str(folder / "dataset"))
+        write_card(folder / "README.md", ensemble, labels, mode, settings, len(dataset), empty)
+        store.close()
     state.wait_for_everyone()
-    return Dataset.load_from_disk(str(target))
+    for supervisor in ensemble.supervisors:
+        supervisor.sharing.expect([])
+    return load_from_disk(str(folder / "dataset"))

@@ -44,13 +44,14 @@ class LabelStore:
             taken = [int(p.name.split("-")[1]) for p in folder.glob("shard-*.jsonl")]
             self.path = folder / f"shard-{max(taken, default=-1) + 1:06d}-{tag}-{uuid.uuid4().hex[:8]}.jsonl"
             self.shards = sorted(folder.glob("shard-*.jsonl"))
+            self._earlier = len(self.shards)
             self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
         except OSError as error:
             raise self._failure(error) from error
 
     def records(self) -> Iterator[tuple[dict, tuple[int, int]]]:
         """Every sound record of earlier runs and its place; a damaged line is named in a warning and skipped."""
-        for number, path in enumerate(self.shards):
+        for number, path in enumerate(self.shards[: self._earlier]):
             place = 0
             with path.open("rb") as file:
                 for count, line in enumerate(file, start=1):

@@ -1,0 +1,36 @@
+"""A labelling run in a process of its own: `python labelling_run.py FOLDER PROMPTS`, or the same under torchrun."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+
+def main(folder: str, count: int) -> None:
+    import torch
+    from datasets import Dataset
+
+    from trl_weaks.labelling.ensemble import WeakEnsemble
+    from trl_weaks.labelling.label_completions import label_completions
+    from trl_weaks.labelling.supervisor import WeakSupervisor
+
+    torch.set_num_threads(1)
+    spec = importlib.util.spec_from_file_location("shapes", Path(__file__).with_name("conftest.py"))
+    shapes = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(shapes)
+    supervisors = []
+    for seed, shape in enumerate(("gpt2", "opt", "llama")):
+        tokenizer = shapes.tokenizer_of(shape)
+        supervisors.append(WeakSupervisor(shapes.model_of(shape, len(tokenizer), seed), tokenizer, shape))
+    texts = [
+        f"USER: turn on the light in the kitchen, please, number {i}{' now' * (i % 5)} ASSISTANT:"
+        for i in range(count)
+    ]
+    data = Dataset.from_dict({"example_id": [f"e{i}" for i in range(count)], "prompt": texts})
+    label_completions(WeakEnsemble(supervisors), data, "joint", 3, 6, output_dir=folder, batch_size=2)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

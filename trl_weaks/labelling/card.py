@@ -1,0 +1,53 @@
+"""The dataset card that travels with the labels."""
+
+from collections import Counter
+from pathlib import Path
+
+from datasets import Dataset
+
+from .. import columns
+from .ensemble import WeakEnsemble
+from .fingerprint import supervisor_fingerprint
+from .supervisor import WeakSupervisor
+
+HEAD = """---
+tags:
+- trl
+- trl-weaks
+- weak-supervision
+---
+
+# Weak labels
+
+Completions of {examples} prompts by {n} weak supervisors, one row per distinct completion ({rows} rows). A valid TRL
+prompt-completion dataset; `trl_weaks.WeakSupervisionTrainer` also reads the weak columns. Written by
+`trl_weaks.label_completions` (weak-to-strong training with several supervisors, arXiv 2406.03199).
+"""
+
+
+def write_card(
+    path: Path, ensemble: WeakEnsemble, labels: Dataset, mode: str, settings: dict, prompts: int, empty: Counter
+) -> None:
+    """Write who gave these labels, how, and how many: everything needed to make them again."""
+    examples = len(set(labels[columns.EXAMPLE_ID]))
+    rows = [HEAD.format(examples=examples, n=len(ensemble.names), rows=len(labels))]
+    rows += ["| supervisor | weight | model | revision | parameters | dtype | fingerprint | empty best answers |"]
+    rows += ["|---|---|---|---|---|---|---|---|"]
+    for supervisor, weight in zip(ensemble.supervisors, ensemble.weights, strict=True):
+        rows.append(_row(supervisor, weight, empty[supervisor.name]))
+    rows += ["", "| setting | value |", "|---|---|", f"| mode | {mode} |"]
+    rows += [f"| {name} | {value} |" for name, value in settings.items()]
+    rows += ["| decoding | beam search, as many beams as candidates, no sampling (no seed) |"]
+    rows += ["| score | weighted mean of log-probabilities per token, end of sequence included |"]
+    rows += [f"| prompts given | {prompts} |", f"| prompts without any label | {prompts - examples} |"]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def _row(supervisor: WeakSupervisor, weight: float, empty: int) -> str:
+    config, size = supervisor.model.config, supervisor.model.num_parameters()
+    # a folder's name is not published: only what looks like a Hub id is
+    source = config._name_or_path if config._name_or_path.count("/") == 1 else "local"
+    revision = getattr(config, "_commit_hash", None) or "-"
+    parts = (supervisor.name, f"{weight:.4g}", f"{config.model_type} ({source})", revision, f"{size:,}")
+    dtype = str(supervisor.model.dtype).removeprefix("torch.")
+    return "| " + " | ".join([*parts, dtype, supervisor_fingerprint(supervisor), str(empty)]) + " |"

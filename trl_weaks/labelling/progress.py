@@ -1,0 +1,58 @@
+"""One progress bar over all processes, through small files beside the shards; and waiting without a timeout."""
+
+import time
+from pathlib import Path
+
+from accelerate import PartialState
+from tqdm import tqdm
+
+POLL = 0.5  # seconds between looks at what the others did
+
+
+class Progress:
+    """Prompts done by all processes, shown by the first with the time left.
+
+    Args:
+        folder: on a disk that all processes see.
+        total: prompts to do, over all processes.
+    """
+
+    def __init__(self, folder: Path, total: int, description: str):
+        self.state, self.folder, self.done = PartialState(), folder, 0
+        self.bar = tqdm(total=total, desc=description, unit="prompt", disable=not self.state.is_main_process)
+        self._write(finished=False)
+        self.state.wait_for_everyone()  # no file of an earlier run is left
+
+    def advance(self, prompts: int) -> None:
+        """Count prompts that this process has done."""
+        self.done += prompts
+        self._write(finished=False)
+        if self.state.is_main_process:
+            self._show()
+
+    def finish(self) -> None:
+        """Wait until every process has done its share; collective timeouts do not apply."""
+        self._write(finished=True)
+        while not all(finished for _, finished in self._read()):
+            time.sleep(POLL)
+            self._show()
+        self._show()
+        self.bar.close()
+        self.state.wait_for_everyone()
+        self._path(self.state.process_index).unlink()
+
+    def _show(self) -> None:
+        self.bar.n = sum(done for done, _ in self._read())
+        self.bar.refresh()
+
+    def _path(self, rank: int) -> Path:
+        return self.folder / f"progress-{rank}"
+
+    def _write(self, finished: bool) -> None:
+        temporary = self.folder / f"progress-{self.state.process_index}.new"
+        temporary.write_text(f"{self.done} {int(finished)}")
+        temporary.replace(self._path(self.state.process_index))
+
+    def _read(self) -> list[tuple[int, bool]]:
+        parts = [self._path(rank).read_text().split() for rank in range(self.state.num_processes)]
+        return [(int(done), finished == "1") for done, finished in parts]

@@ -1,0 +1,96 @@
+"""Stored labels made again: does this ensemble still give them?"""
+
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+
+from ..columns import PROMPT
+from .checks import check_dataset
+from .ensemble import WeakEnsemble
+from .ledger import GENERATE, SCORE, Ledger
+from .stages import configurations, missing, pooled, units
+from .store import LabelStore
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared, the largest difference of a token's log-probability (nats), and what does not agree."""
+
+    prompts: int
+    worst: float
+    different: list[str]
+
+
+def verify_labels(
+    ensemble: WeakEnsemble,
+    dataset: Dataset,
+    output_dir: str | Path,
+    mode: str = "independent",
+    num_candidates: int = 5,
+    max_new_tokens: int = 64,
+    batch_size: int = 16,
+    share: float = 0.01,
+    seed: int = 0,
+    tolerance: float = 1e-3,
+) -> Verification:
+    """Make a random share of the labels of `label_completions` again, with the same arguments, and compare.
+
+    Whole units of work are made again, at least one, so that on the same machine the numbers are the same.
+
+    Args:
+        share: of the prompts, in (0, 1]. `tolerance`: nats per token.
+
+    Raises:
+        ValueError: a share outside (0, 1], or no labels of this configuration in `output_dir`.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share} must be above 0 and at most 1.")
+    settings = {"num_candidates": num_candidates, "max_new_tokens": max_new_tokens}
+    prompts = check_dataset(dataset, ensemble, max_new_tokens)
+    store = LabelStore(Path(output_dir) / "labels", "verify")
+    ledger = Ledger(store, prompts, configurations(ensemble, settings, mode))
+    done = [unit for unit in units(prompts, batch_size) if not missing(ledger, ensemble, unit)]
+    if not done:
+        store.close()
+        raise ValueError(f"{output_dir} holds no labels of these prompts, supervisors and settings; label them first.")
+    chosen = random.Random(seed).sample(done, math.ceil(share * len(done)))
+    different: list[str] = []
+    worst = max(_compare(ledger, ensemble, dataset, unit, mode, settings, different, tolerance) for unit in chosen)
+    store.close()
+    return Verification(sum(map(len, chosen)), worst, different)
+
+
+def _compare(
+    ledger: Ledger,
+    ensemble: WeakEnsemble,
+    dataset: Dataset,
+    unit: list[int],
+    mode: str,
+    settings: dict,
+    different: list[str],
+    tolerance: float,
+) -> float:
+    prompts = list(dataset.select(unit)[PROMPT])
+    names = [f"row {row} (example_id {ledger.ids[row]!r})" for row in unit]
+    texts = [pooled(ledger, ensemble, row, mode) for row in unit]
+    flat = [(p, t, n) for p, row, n in zip(prompts, texts, names, strict=True) for t in row]
+    worst = 0.0
+    for supervisor in ensemble.supervisors:
+        answers = supervisor.generate(prompts, **settings, names=names)
+        for row, name, made in zip(unit, names, answers, strict=True):
+            kept = ledger.get(GENERATE, supervisor.name, row)["candidates"]
+            if [c.text for c in made] != [c["text"] for c in kept]:
+                different.append(f"{name}: {supervisor.name!r} gives other candidates")
+        read = iter(supervisor.score(*map(list, zip(*flat, strict=True))) if flat else ())
+        for row, name, given in zip(unit, names, texts, strict=True):
+            for kept in ledger.get(SCORE, supervisor.name, row)["logps"][: len(given)]:
+                made = next(read).logps
+                same = len(made) == len(kept)
+                gap = max(abs(a - b) for a, b in zip(made, kept, strict=True)) if same else math.inf
+                worst = max(worst, gap)
+                if gap > tolerance:
+                    different.append(f"{name}: {supervisor.name!r} differs by {gap:.2g} nats")
+    return worst
