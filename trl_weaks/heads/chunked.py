@@ -100,10 +100,11 @@ def statistic_columns(rows: RowResult, dtype: torch.dtype) -> Tensor:
 def _empty_gradients(
     inputs: tuple[Tensor | None, ...], needs: tuple[bool, ...], compute: torch.dtype, exact: torch.dtype
 ) -> list[Tensor | None]:
-    # every row of the hidden states' gradient is written once; the others are sums over chunks
+    # each row of the hidden states' gradient is written once, the weight's gradient by the first chunk
+    make = (torch.empty, torch.empty if len(inputs[0]) else torch.zeros, torch.zeros)
     return [
-        None if not need else torch.zeros(x.shape, dtype=compute if i == 0 else exact, device=x.device)
-        for i, (x, need) in enumerate(zip(inputs, needs[:3], strict=True))
+        new(x.shape, dtype=dtype, device=x.device) if need else None
+        for new, x, dtype, need in zip(make, inputs, (compute, exact, exact), needs[:3], strict=True)
     ]
 
 
@@ -115,7 +116,9 @@ def _accumulate(grads: list[Tensor | None], span: slice, gradient: Tensor, h: Te
         torch.mm(gradient.to(h.dtype), kernel, out=hidden_grad[span])
     if weight_grad is None:
         return
+    first = 0.0 if span.start == 0 else 1.0
     if h.dtype != weight_grad.dtype and h.device.type == "cuda":
-        torch.addmm(weight_grad, gradient.to(h.dtype).t(), h, out_dtype=weight_grad.dtype, out=weight_grad)
+        gradient = gradient.to(h.dtype).t()
+        torch.addmm(weight_grad, gradient, h, beta=first, out_dtype=weight_grad.dtype, out=weight_grad)
     else:
-        weight_grad.addmm_(gradient.t(), h.to(weight_grad.dtype))
+        weight_grad.addmm_(gradient.t(), h.to(weight_grad.dtype), beta=first)

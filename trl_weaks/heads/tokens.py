@@ -42,20 +42,16 @@ class Tokens:
         return (shares.log() + logps if self.split == "eq8" else shares * logps).clamp(max=0)
 
     def chunks(self, size: int) -> list[slice]:
-        """Cut into runs of whole units, of at most `size` tokens (more only where a single unit is longer)."""
+        """Cut into equal runs of about `size` tokens, each moved on to the end of the unit it falls into."""
         total = len(self.ids)
-        if not total:
-            return []
-        if self.unit_logps is None or self.split == "uniform" and size >= total:
-            return [slice(start, min(start + size, total)) for start in range(0, total, size)]
-        ends = (torch.nonzero(torch.diff(self.segments)).flatten() + 1).tolist() + [total]
-        chunks, start, last = [], 0, 0
-        for end in ends:
-            if end - start > size and last > start:
-                chunks.append(slice(start, last))
-                start = last
-            last = end
-        return [*chunks, slice(start, total)]
+        count = -(-total // size)
+        cuts = torch.tensor([total * i // count for i in range(1, count)], dtype=torch.long)
+        if self.unit_logps is not None and count > 1:
+            ends = torch.nonzero(torch.diff(self.segments)).flatten().cpu() + 1
+            ends = torch.cat([ends, torch.tensor([total])])
+            cuts = ends[torch.searchsorted(ends, cuts)].unique()
+        edges = [0, *(c for c in cuts.tolist() if c < total), total]
+        return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
 
 
 def flatten_tokens(request: WeakHeadRequest, labels: Tensor) -> tuple[Tokens, Tensor]:

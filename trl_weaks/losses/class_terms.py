@@ -10,6 +10,8 @@ The coefficients are our own minimax fits (Lawson iteration on 400 Chebyshev nod
 relative error of 8e-7 (R, exact at 0) and 2e-6 (n). float64 takes the exact functions.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -46,8 +48,13 @@ def value_and_slope(e: Tensor, x: Tensor, log1p_e: Tensor) -> tuple[Tensor, Tens
     return value, _horner(_N, x, out=scratch).mul_(x)
 
 
+@functools.cache
+def _constants(coefficients: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    return torch.tensor(coefficients, dtype=dtype, device=device).unbind()
+
+
 def _horner(coefficients: tuple[float, ...], x: Tensor, out: Tensor | None = None) -> Tensor:
-    constants = torch.tensor(coefficients, dtype=x.dtype, device=x.device).unbind()
+    constants = _constants(coefficients, x.dtype, x.device)
     out = torch.mul(x, constants[-1], out=out).add_(constants[-2])
     for constant in constants[-3::-1]:
         torch.addcmul(constant, out, x, out=out)
