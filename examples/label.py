@@ -1,0 +1,37 @@
+"""Label a file of prompts with several weak supervisors, then look at the labels.
+
+    python examples/label.py --dataset prompts.jsonl --supervisors gpt2 facebook/opt-125m --output_dir labels
+    accelerate launch --num_processes 2 examples/label.py ...   (the same arguments; every process takes its share)
+
+The arguments are those of `trl-weaks label` (`--help` lists them). `prompts.jsonl` holds lines such as
+`{"example_id": "1", "prompt": "USER: wake me at nine ASSISTANT:"}`; a prompt may also be a list of messages. The
+result is a prompt-completion dataset that a stock TRL `SFTTrainer` trains on, and that `WeakSupervisionTrainer` reads
+with the supervisors' confidences.
+"""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from accelerate import PartialState
+from datasets import load_from_disk
+
+from trl_weaks.cli import main
+
+
+def show(folder: Path) -> None:
+    """How often the supervisors agree, and the first rows."""
+    labels = load_from_disk(str(folder / "dataset"))
+    agreement = Counter(" + ".join(names) for names in labels["weak_supervisors"])
+    for names, count in agreement.most_common():
+        print(f"{count:6d} completions by {names}")
+    for row in labels.select(range(min(3, len(labels)))):
+        print(
+            f"{row['weak_score']:8.3f} nats per token  {row['completion']!r}  by {', '.join(row['weak_supervisors'])}"
+        )
+
+
+if __name__ == "__main__":
+    main(["label", *sys.argv[1:]])
+    if PartialState().is_main_process:
+        show(Path(sys.argv[sys.argv.index("--output_dir") + 1]))

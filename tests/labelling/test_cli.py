@@ -1,0 +1,100 @@
+"""`trl-weaks label`, `label verify` and the example, on tiny models saved to disk."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, load_from_disk
+
+from trl_weaks.cli import build_parser, load_prompts, main
+from trl_weaks.labelling.ensemble import WeakEnsemble
+from trl_weaks.labelling.label_completions import label_completions
+from trl_weaks.labelling.verify import verify_labels
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = [{"prompt": f"USER: play jazz at {i} ASSISTANT:", "number": i, "completion": "gold"} for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def folder(build, tmp_path_factory):
+    """Two saved supervisors, one of which has no pad token, and a file of prompts."""
+    where = tmp_path_factory.mktemp("models")
+    for shape in ("gpt2", "opt"):
+        supervisor = build(shape)
+        if shape == "gpt2":
+            supervisor.tokenizer.pad_token = None
+        supervisor.model.save_pretrained(where / shape)
+        supervisor.tokenizer.save_pretrained(where / shape)
+    (where / "prompts.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    return where
+
+
+@pytest.fixture
+def arguments(folder, tmp_path):
+    return [
+        *("label", "--dataset", str(folder / "prompts.jsonl"), "--drop_columns", "completion"),
+        *("--supervisors", str(folder / "gpt2"), str(folder / "opt"), "--weights", "1", "3"),
+        *("--num_candidates", "2", "--max_new_tokens", "4", "--output_dir", str(tmp_path / "out")),
+    ]
+
+
+def test_label_then_verify(arguments, tmp_path, capsys, folder):
+    main(arguments)
+    labels = load_from_disk(str(tmp_path / "out" / "dataset"))
+    assert set(labels["example_id"]) <= {str(i) for i in range(6)} and "number" in labels.column_names
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| gpt2 | 0.25 | gpt2 (local) |" in card and "| max_new_tokens | 4 |" in card
+    assert str(folder) not in card, "no path of this machine is published"
+    main([arguments[0], "verify", *arguments[1:], "--share", "1"])
+    assert "6 prompts labelled again; largest difference" in capsys.readouterr().out
+
+
+def test_bad_input_ends_with_a_message(arguments, tmp_path):
+    for change, message in (
+        (["--names", "one"], "1 --names for 2 --supervisors"),
+        (["--prompt_column", "text"], "no column 'text'"),
+        (["--dataset", str(tmp_path / "prompts.txt")], "unknown ending"),
+        (["--drop_columns", "number"], "already has a column 'completion'"),
+    ):
+        (tmp_path / "prompts.txt").write_text("x")
+        with pytest.raises(SystemExit, match=message):
+            main([*arguments, *change])
+    with pytest.raises(SystemExit, match="holds no labels of these prompts"):
+        main([arguments[0], "verify", *arguments[1:]])
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "disk"])
+def test_every_kind_of_dataset(tmp_path, kind):
+    data = Dataset.from_list([{"key": 7, "text": "a"}, {"key": 8, "text": "b"}])
+    path = tmp_path / f"data.{kind}"
+    {"jsonl": data.to_json, "csv": data.to_csv, "parquet": data.to_parquet, "disk": data.save_to_disk}[kind](str(path))
+    options = ["label", "--dataset", str(path), "--prompt_column", "text", "--id_column", "key", "--limit", "1"]
+    loaded = load_prompts(build_parser().parse_args([*options, "--supervisors", "x", "--output_dir", "y"]))
+    assert loaded[:] == {"example_id": ["7"], "prompt": ["a"]}
+
+
+def test_verification_sees_other_labels(build, tmp_path, monkeypatch):
+    data = Dataset.from_list([{"example_id": str(i), **row} for i, row in enumerate(ROWS)]).remove_columns(
+        "completion"
+    )
+    supervisor, settings = build("neox"), {"num_candidates": 2, "max_new_tokens": 4, "batch_size": 2}
+    ensemble = WeakEnsemble([supervisor])
+    label_completions(ensemble, data, "joint", output_dir=tmp_path, **settings)
+    assert verify_labels(ensemble, data, tmp_path, "joint", **settings, share=0.5).different == []
+    real = supervisor.logps
+    monkeypatch.setattr(supervisor, "logps", lambda *a: [[x - 0.1 for x in row] for row in real(*a)])
+    report = verify_labels(ensemble, data, tmp_path, "joint", **settings)
+    assert report.prompts == 2 and report.worst == pytest.approx(0.1, abs=1e-4) and report.different
+    with pytest.raises(ValueError, match="share=0"):
+        verify_labels(ensemble, data, tmp_path, share=0)
+
+
+def test_example_runs(arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "examples" / "label.py"), *arguments[1:]]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stderr
+    assert "completions by" in run.stdout and "nats per token" in run.stdout
