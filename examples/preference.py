@@ -38,7 +38,7 @@ from trl_weaks.labelling.pairs import judge_pairs
 from trl_weaks.labelling.preferences import preference_report
 from trl_weaks.metrics import slu_f1
 from trl_weaks.study.data.grammar import load_splits, slot_types
-from trl_weaks.study.data.prompts import build_prompt
+from trl_weaks.study.data.prompts import FILLER_LEAD, build_prompt
 from trl_weaks.study.data.rows import task_rows
 from trl_weaks.study.data.targets import decode_slots
 from trl_weaks.study.tiny_models import build_model, train_tokenizer
@@ -83,7 +83,8 @@ def offline_pairs(example: ExampleArguments, folder: Path) -> tuple[WeakSupervis
     """A supervised student, and pairs of its own answers ranked by three supervisors with tokenizers of their own."""
     splits = load_splits(half_a=example.gold_rows, half_b=example.prompts, validation=1, test=1)
     prompt = build_prompt("short", slot_types())
-    gold, asked = task_rows(splits.half_a, prompt), Dataset.from_list(task_rows(splits.half_b, prompt))
+    gold, asked = (task_rows(half, prompt, FILLER_LEAD["short"]) for half in (splits.half_a, splits.half_b))
+    asked = Dataset.from_list(asked)
     supervisors = [
         WeakSupervisor(*fine_tuned(kind, 64, gold, example.epochs, folder), name=kind)
         for kind in ("gpt2", "opt", "gpt_neox")

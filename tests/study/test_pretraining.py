@@ -3,12 +3,11 @@
 import gzip
 import itertools
 import json
-import re
 
 import pytest
 
 from trl_weaks.study.data import grammar, pretraining
-from trl_weaks.study.data.targets import decode_slots, encode_slots
+from trl_weaks.study.data.targets import decode_slots
 
 TURN = {"text": "Book The Gate's table at Rosa's, Leeds.", "slots": [["name", "Rosa's"], ["city", "Leeds"]]}
 
@@ -18,46 +17,44 @@ def texts():
     return grammar.unlabelled(1500)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
-def test_filling_the_blanks_gives_the_sentence(texts, share):
-    rows = list(pretraining.span_copy(texts, seed=1, random_share=share))
-    assert len(rows) == sum(len(text.split()) > 1 for text in texts)
-    kept = changed = 0
-    counts = set()
-    for text, row in zip((text for text in texts if len(text.split()) > 1), rows, strict=True):
-        sentence, blanked, end = row["prompt"].split("\n")
-        slots, parsed = decode_slots(row["completion"])
-        assert parsed and end == "" and row["completion"] == encode_slots(slots)
-        assert re.findall(r"_([a-z])_", blanked) == [letter for letter, _ in slots]
-        counts.add(len(slots))
-        filled = blanked
-        for letter, span in slots:
-            assert 1 <= len(span.split()) <= 4
-            filled = filled.replace(f"_{letter}_", span)
-        assert filled == sentence and blanked.split() != [f"_{letter}_" for letter, _ in slots]
-        pairs = list(zip(text.split(), sentence.split(), strict=True))
-        inside = sum(len(span.split()) for _, span in slots)
-        changed += sum(a != b for a, b in pairs)
-        kept += inside - sum(a != b for a, b in pairs)
-    assert counts == {1, 2, 3}
-    assert abs(changed / (changed + kept) - share) < 0.03
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_every_answer_stands_in_its_prompt(texts, share):
+    rows = list(pretraining.copying(texts, seed=1, random_share=share))
+    kept = [text for text in texts if len(text.split()) > 2]
+    assert len(rows) == len(kept)
+    changed = total = longs = 0
+    for text, row in zip(kept, rows, strict=True):
+        sentence, end = row["prompt"].split("\n")
+        assert sentence[0] == " " and end == ""
+        answer = json.loads(row["completion"])
+        assert 1 <= len(answer) <= 3
+        for key, value in answer.items():
+            assert value[0] == " " and f"{key}{value} " in f"{sentence} "
+        if "" in answer:
+            longs += 1
+            assert sentence.endswith(answer[""])
+        words = sentence.split()
+        changed += sum(a != b for a, b in zip(text.split(), words, strict=True))
+        total += len(words)
+    assert abs(changed / total - share) < 0.03
+    assert abs(longs / len(rows) - 0.5) < 0.05
 
 
-def test_span_copy_streams_and_repeats(texts):
-    def forever():
-        yield from itertools.cycle(texts)
-
-    first = list(itertools.islice(pretraining.span_copy(forever(), seed=3), 2000))
-    assert first == list(itertools.islice(pretraining.span_copy(forever(), seed=3), 2000))
-    assert first[:50] != list(itertools.islice(pretraining.span_copy(forever(), seed=4), 50))
-    assert first[0] != first[1500]  # a second pass over the same sentence asks for other spans
-    assert list(pretraining.span_copy(["stop", "", "a _b_ c", "go on"])) != []
-    assert len(list(pretraining.span_copy(["stop", "", "a _b_ c", "go on"]))) == 1
+def test_copying_leaves_clean_sentences_and_is_determined_by_the_seed(texts):
+    rows = list(pretraining.copying(texts, seed=3, random_share=1.0, clean_share=0.4))
+    known = {f" {text}\n" for text in texts}
+    assert abs(sum(row["prompt"] in known for row in rows) / len(rows) - 0.4) < 0.05
+    assert rows == list(pretraining.copying(texts, seed=3, random_share=1.0, clean_share=0.4))
+    assert rows[:50] != list(pretraining.copying(texts, seed=4, random_share=1.0, clean_share=0.4))[:50]
+    assert list(pretraining.copying(["stop", "", "go on"])) == []
 
 
 def test_dialogue_turns_become_task_rows():
     assert list(pretraining.dialogues([TURN], random_share=0.0)) == [
-        {"prompt": "book the gate 's table at rosa 's leeds\n", "completion": '{"name": "rosa \'s", "city": "leeds"}'}
+        {
+            "prompt": " book the gate 's table at rosa 's leeds\n",
+            "completion": '{"name": " rosa \'s", "city": " leeds"}',
+        }
     ]
 
 
@@ -77,16 +74,18 @@ def test_turns_that_cannot_be_copied_are_left_out():
     marks_only = {"text": "so ...", "slots": [["a", "..."]]}
     assert list(pretraining.dialogues([overlapping, part_of_a_word, marks_only])) == []
     empty = list(pretraining.dialogues([{"text": "Yes!", "slots": []}] * 4000))
-    assert 850 < len(empty) < 1150 and empty[0] == {"prompt": "yes\n", "completion": "{}"}
+    assert 850 < len(empty) < 1150 and empty[0] == {"prompt": " yes\n", "completion": "{}"}
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_the_share_is_a_probability(share):
     for source in (
-        pretraining.span_copy(["a b"], random_share=share),
+        pretraining.copying(["a b c"], random_share=share),
+        pretraining.copying(["a b c"], clean_share=share),
+        pretraining.copying(["a b c"], long_share=share),
         pretraining.dialogues([TURN], random_share=share),
     ):
-        with pytest.raises(ValueError, match="is a probability"):
+        with pytest.raises(ValueError, match="not a probability"):
             next(source)
 
 

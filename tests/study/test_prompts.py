@@ -26,7 +26,7 @@ def test_paper_prompt_lists_slurps_55_types_in_order(slurp_dir):
 
 
 def test_short_prompt_is_the_utterance():
-    assert build_prompt("short", TYPES)("wake me") == "wake me\n"
+    assert build_prompt("short", TYPES)("wake me") == " wake me\n"
 
 
 @pytest.mark.parametrize("style", ["paper", "short"])

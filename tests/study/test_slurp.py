@@ -64,7 +64,7 @@ def test_unlabelled_sentences_hold_no_devel_or_test_text(folder):
 
 def test_task_rows(folder):
     rows = task_rows(slurp.load_splits(folder, **SIZES).test, build_prompt("short", ["date", "person"]))
-    assert rows[1] == {"example_id": "r2", "prompt": "call bo and bo\n", "completion": '{"person": "bo & bo"}'}
+    assert rows[1] == {"example_id": "r2", "prompt": " call bo and bo\n", "completion": '{"person": "bo & bo"}'}
 
 
 @pytest.mark.parametrize(

@@ -1,57 +1,65 @@
-"""Self-supervised pre-training of a small student: find a span, copy it into JSON. No label of the task is used.
+"""Pre-training rows for a small student: find a span, copy it into JSON. No label of the task is used.
 
-Two sources of TRL prompt-completion rows, both made one at a time from a stream:
+Two sources of TRL prompt-completion rows, in the form of the task's short prompt:
 
-- `span_copy`: an unlabelled sentence, and the same sentence with one to three spans blanked; the answer gives each
-  blank's words. "wake me up at five pm\\nwake me up at _k_\\n" -> {"k": "five pm"}.
-- `dialogues`: turns annotated in another ontology (Schema-Guided Dialogue), in the task's own short format.
+- `copying`: unlabelled sentences. The answer is a part of the sentence: all from some word on, " wake me up at five"
+  -> {"": " up at five"}, or short spans behind the word before them, -> {"at": " five"}.
+- `dialogues`: turns annotated in another ontology (Schema-Guided Dialogue).
 
-In both, a share of the words to copy is replaced by random letter strings, in prompt and answer alike, so that the
-answer cannot be remembered and has to be copied: small models otherwise learn fillers by heart. The share of 60 % is
-ours.
+In both, words are replaced in prompt and answer alike, so that the answer cannot be remembered and has to be copied.
+What was tried on models of 0.1 to 0.6 M parameters (one seed, share of copied tokens right after about 50 s on one
+core): long copies and short spans 0.88, short spans only 0.31. Asking for the words behind blanks in a copy of the
+sentence taught no copying within five minutes, and a vocabulary of 2,000 pieces slowed it down.
 """
 
 import gzip
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from string import ascii_lowercase
 
 from trl_weaks.columns import COMPLETION, PROMPT
+from trl_weaks.study.data.prompts import FILLER_LEAD
 from trl_weaks.study.data.targets import Slot, encode_slots
 
-_MARKER = re.compile(r"_[a-z]_")
+LEAD = FILLER_LEAD["short"]
 _EMPTY_KEPT = 0.25  # of the turns without slots: half of all turns would teach "{}" and nothing else
 
 
-def span_copy(texts: Iterable[str], seed: int = 0, random_share: float = 0.6) -> Iterator[dict[str, str]]:
-    """One row for each sentence of at least two words and without a marker; others are passed over.
+def copying(
+    texts: Sequence[str], seed: int = 0, random_share: float = 0.5, clean_share: float = 0.0, long_share: float = 0.5
+) -> Iterator[dict[str, str]]:
+    """One row for each sentence of at least three words; shorter ones are passed over.
 
     Args:
         texts: unlabelled sentences; words are what white space separates.
         seed: with the texts, determines the rows.
-        random_share: probability that a word of a span is replaced by 2 to 8 random letters.
+        random_share: probability that a word is replaced: by another word of the texts, in one case of ten by 2 to 8
+            random letters.
+        clean_share: share of the sentences that keep all their words.
+        long_share: share of the rows whose answer is the rest of the sentence.
 
     Raises:
         ValueError: a share outside [0, 1].
     """
-    _check(random_share)
-    rng = random.Random(f"span copy:{seed}")
+    _check(random_share, clean_share, long_share)
+    rng = random.Random(f"copying:{seed}")
+    pool = sorted({word for text in texts for word in text.split()})
     for text in texts:
         words = text.split()
-        if len(words) < 2 or _MARKER.search(text):
+        if len(words) < 3:
             continue
-        spans = _spans(len(words), rng)
-        words = _disguised(words, spans, random_share, rng)
-        blanked, slots, position = [], [], 0
-        for (start, end), letter in zip(spans, rng.sample(ascii_lowercase, len(spans)), strict=True):
-            blanked += [*words[position:start], f"_{letter}_"]
-            slots.append((letter, " ".join(words[start:end])))
-            position = end
-        blanked += words[position:]
-        yield {PROMPT: f"{' '.join(words)}\n{' '.join(blanked)}\n", COMPLETION: encode_slots(slots)}
+        if rng.random() >= clean_share:
+            words = [_other(pool, rng) if rng.random() < random_share else word for word in words]
+        if rng.random() < long_share:
+            answer = [("", " ".join(words[rng.randrange(1 + len(words) // 2) :]))]
+        else:
+            answer = _spans(words, rng)
+        # Not `encode_slots`: keys may be empty, and a stand-alone "&" is a word like any other here.
+        completion = json.dumps({key: LEAD + value for key, value in answer}, ensure_ascii=False)
+        yield {PROMPT: f"{LEAD}{' '.join(words)}\n", COMPLETION: completion}
 
 
 def dialogues(turns: Iterable[dict], seed: int = 0, random_share: float = 0.6) -> Iterator[dict[str, str]]:
@@ -80,7 +88,7 @@ def dialogues(turns: Iterable[dict], seed: int = 0, random_share: float = 0.6) -
         named: list[Slot] = [
             (name, " ".join(words[start:end])) for (name, _), (start, end) in zip(slots, spans, strict=True)
         ]
-        yield {PROMPT: " ".join(words) + "\n", COMPLETION: encode_slots(named)}
+        yield {PROMPT: f"{LEAD}{' '.join(words)}\n", COMPLETION: encode_slots(named, LEAD)}
 
 
 def read_turns(folder: Path) -> Iterator[dict]:
@@ -102,20 +110,32 @@ def read_turns(folder: Path) -> Iterator[dict]:
             yield turn
 
 
-def _check(random_share: float) -> None:
-    if not 0 <= random_share <= 1:
-        raise ValueError(f"random_share {random_share} is a probability, in [0, 1]")
+def _check(*shares: float) -> None:
+    for share in shares:
+        if not 0 <= share <= 1:
+            raise ValueError(f"{share} is not a probability, in [0, 1]")
 
 
-def _spans(length: int, rng: random.Random) -> list[tuple[int, int]]:
-    """One to three spans of one to four words, in order, with at least one word between two of them."""
-    spans: list[tuple[int, int]] = []
-    for _ in range(rng.randint(1, 3)):
-        size = min(rng.choice((1, 1, 2, 2, 3, 4)), length - 1)
-        start = rng.randrange(length - size + 1)
-        if all(start > end or start + size < begin for begin, end in spans):
-            spans.append((start, start + size))
-    return sorted(spans)
+def _spans(words: list[str], rng: random.Random) -> list[tuple[str, str]]:
+    """One to three (word, the one to eight words after it), in order and apart."""
+    found: dict[str, str] = {}
+    start = 0
+    for _ in range(rng.choice((1, 1, 2, 2, 3))):
+        if start > len(words) - 2:
+            break
+        key = rng.randrange(start, len(words) - 1)
+        end = key + 1 + min(rng.choice((1, 2, 3, 4, 5, 6, 8)), len(words) - 1 - key)
+        found.setdefault(words[key], " ".join(words[key + 1 : end]))
+        start = end
+    return list(found.items())
+
+
+def _other(pool: list[str], rng: random.Random) -> str:
+    return _letters(rng) if rng.random() < 0.1 else rng.choice(pool)
+
+
+def _letters(rng: random.Random) -> str:
+    return "".join(rng.choices(ascii_lowercase, k=rng.randint(2, 8)))
 
 
 def _disguised(words: list[str], spans: list[tuple[int, int]], share: float, rng: random.Random) -> list[str]:
@@ -123,7 +143,7 @@ def _disguised(words: list[str], spans: list[tuple[int, int]], share: float, rng
     for start, end in spans:
         for position in range(start, end):
             if rng.random() < share:
-                words[position] = "".join(rng.choices(ascii_lowercase, k=rng.randint(2, 8)))
+                words[position] = _letters(rng)
     return words
 
 

@@ -65,9 +65,9 @@ def take(examples: Sequence[Example], size: int | None, name: str) -> tuple[Exam
     return tuple(examples[:size])
 
 
-def task_rows(examples: Iterable[Example], prompt: Prompt) -> list[dict[str, str]]:
-    """TRL prompt-completion rows with the example's id; the completion is the gold JSON."""
+def task_rows(examples: Iterable[Example], prompt: Prompt, lead: str = "") -> list[dict[str, str]]:
+    """TRL prompt-completion rows with the example's id; the completion is the gold JSON, `lead` before each value."""
     return [
-        {EXAMPLE_ID: example.id, PROMPT: prompt(example.text), COMPLETION: encode_slots(example.slots)}
+        {EXAMPLE_ID: example.id, PROMPT: prompt(example.text), COMPLETION: encode_slots(example.slots, lead)}
         for example in examples
     ]

@@ -28,10 +28,14 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def encode_slots(slots: Iterable[Slot]) -> str:
+def encode_slots(slots: Iterable[Slot], lead: str = "") -> str:
     """The completion for a list of (type, filler) slots; `{}` when there is none.
 
     Fillers are stripped. Reading back gives the same slots, those of one type side by side.
+
+    Args:
+        slots: in the order of the utterance.
+        lead: white space in front of every value, see `prompts.FILLER_LEAD`; reading strips it.
 
     Raises:
         ValueError: an empty type, or a filler that is empty or only white space.
@@ -42,7 +46,7 @@ def encode_slots(slots: Iterable[Slot]) -> str:
             raise ValueError(f"slot ({slot_type!r}, {filler!r}): a type and a filler must have text; drop empty slots")
         escaped = _MARKS.sub(r"\g<0>&", filler.strip())
         values[slot_type] = values[slot_type] + JOIN + escaped if slot_type in values else escaped
-    return json.dumps(values, ensure_ascii=False)
+    return json.dumps({slot_type: lead + value for slot_type, value in values.items()}, ensure_ascii=False)
 
 
 def decode_slots(completion: str) -> tuple[list[Slot], bool]:

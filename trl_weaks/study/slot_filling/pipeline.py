@@ -15,7 +15,7 @@ from trl_weaks.columns import COMPLETION, EXAMPLE_ID, PROMPT
 from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_completions import MODES, label_completions
 from trl_weaks.labelling.supervisor import WeakSupervisor
-from trl_weaks.study.data.prompts import build_prompt
+from trl_weaks.study.data.prompts import FILLER_LEAD, build_prompt
 from trl_weaks.study.data.rows import Splits, task_rows
 from trl_weaks.study.slot_filling import methods, training
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
@@ -95,7 +95,7 @@ class SeedRun:
         }
 
     def _rows(self, split: str) -> list[dict[str, str]]:
-        return task_rows(getattr(self.splits, split), self.prompt)
+        return task_rows(getattr(self.splits, split), self.prompt, FILLER_LEAD[self.config.prompt])
 
     def _weak(self, number: int) -> Stage:
         c = self.config

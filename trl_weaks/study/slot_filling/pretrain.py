@@ -1,14 +1,13 @@
 """Pre-training of a tiny student: what makes it stronger than its supervisors. It never sees a label of the task."""
 
 import random
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from trl_weaks._version import __version__
-from trl_weaks.columns import COMPLETION, PROMPT
-from trl_weaks.study.data.pretraining import dialogues, read_turns, span_copy
+from trl_weaks.columns import COMPLETION
+from trl_weaks.study.data.pretraining import copying, dialogues, read_turns
 from trl_weaks.study.slot_filling import training
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
 from trl_weaks.study.slot_filling.models import ModelFactory
@@ -16,15 +15,7 @@ from trl_weaks.study.slot_filling.sources import Source
 from trl_weaks.study.stages import Stage
 
 SEED = 0  # one base for all seeds of the experiment, as with a public checkpoint
-KEYS = {"sentences", "span_copy", "continuation", "dialogues", "random_share", "training"}
-
-
-def continuation(texts: list[str]) -> Iterator[dict[str, str]]:
-    """Plain language modelling as prompt-completion rows: the first word, then the rest of the sentence."""
-    for text in texts:
-        first, space, rest = text.partition(" ")
-        if rest:
-            yield {PROMPT: first, COMPLETION: space + rest}
+KEYS = {"sentences", "copying", "dialogues", "random_share", "clean_share", "training"}
 
 
 def pretraining_rows(config: SlotFillingConfig, source: Source) -> tuple[list[dict[str, str]], list[str]]:
@@ -37,20 +28,18 @@ def pretraining_rows(config: SlotFillingConfig, source: Source) -> tuple[list[di
     unknown = set(plan) - KEYS
     if unknown:
         raise ValueError(f"`pretraining` has unknown settings {sorted(unknown)}; known: {sorted(KEYS)}.")
-    share = plan.get("random_share", 0.6)
+    shares = {name: plan[name] for name in ("random_share", "clean_share") if name in plan}
     sentences = source.unlabelled(plan.get("sentences", 10000))
     rows: list[dict[str, str]] = []
-    for epoch in range(plan.get("span_copy", 0)):  # every pass blanks other spans
-        rows += span_copy(sentences, seed=epoch, random_share=share)
-    for _ in range(plan.get("continuation", 0)):
-        rows += continuation(sentences)
+    for epoch in range(plan.get("copying", 0)):  # every pass asks for other spans
+        rows += copying(sentences, seed=epoch, **shares)
     if config.pretrain_dir:
-        turns = dialogues(read_turns(Path(config.pretrain_dir)), seed=SEED, random_share=share)
+        turns = dialogues(read_turns(Path(config.pretrain_dir)), seed=SEED)
         rows += islice(turns, plan.get("dialogues"))
     if not rows:
-        raise ValueError("`pretraining` asks for no rows; set span_copy, continuation or --pretrain_dir.")
+        raise ValueError("`pretraining` asks for no rows; set copying, or --pretrain_dir.")
     random.Random(SEED).shuffle(rows)
-    names = [f'{{"{slot_type}": "' for slot_type in source.slot_types]
+    names = [f'{{"{slot_type}": " ", ' for slot_type in source.slot_types]
     return rows, [*sentences, *names, *(row[COMPLETION] for row in rows[:5000])]
 
 

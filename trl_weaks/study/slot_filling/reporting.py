@@ -11,6 +11,7 @@ from datasets import Dataset
 from trl_weaks import alignment, columns
 from trl_weaks.metrics.agreement import slot_agreement
 from trl_weaks.metrics.slu_f1 import slu_f1_counts
+from trl_weaks.study.data.prompts import FILLER_LEAD
 from trl_weaks.study.data.targets import decode_slots, encode_slots
 from trl_weaks.study.environment import describe_environment
 from trl_weaks.study.report import write_report as write
@@ -112,7 +113,8 @@ def write_report(
     if not PartialState().is_main_process:
         return
     labels = runs[0].labels("independent")
-    gold = {example.id: encode_slots(example.slots) for example in runs[0].splits.half_b}
+    lead = FILLER_LEAD[config.prompt]
+    gold = {example.id: encode_slots(example.slots, lead) for example in runs[0].splits.half_b}
     seconds: dict[str, float] = {}
     for stage in dict.fromkeys(stages):
         seconds[stage.name] = seconds.get(stage.name, 0.0) + stage.stamp().get("seconds", 0.0)
@@ -148,7 +150,7 @@ def about(config: SlotFillingConfig, source: Source) -> list[str]:
             "dialogue turns of another ontology" if config.pretrain_dir else "unlabelled sentences of the same task"
         )
         sentences.append(
-            f"The student is stronger than its supervisors by size and by pre-training on {where}, in which part of the "
+            f"The student is stronger than its supervisors by size and by pre-training on {where}, part of whose "
             "words are replaced, so that it learns to copy rather than to remember. It saw no label of the task."
         )
     return sentences
