@@ -89,7 +89,7 @@ def main() -> None:
     model, tokenizer = arguments.model, None
     if model is None:
         settings |= {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False, "save_strategy": "no"}
-        tokenizer = train_tokenizer("llama", [row["prompt"] + row["completion"] for row in dataset], vocab_size=300)
+        tokenizer = train_tokenizer("llama", [row["prompt"] + row["completion"] for row in dataset], vocab_size=400)
         model = build_model("llama", tokenizer, hidden_size=32, layers=2, heads=2, max_length=64, seed=0)
     (plain if arguments.script == "plain" else weak)(model, tokenizer, dataset, settings)
 

@@ -44,7 +44,10 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
-    folder = run(config, " ".join(["accelerate launch", *sys.argv]))
+    try:
+        folder = run(config, " ".join(["accelerate launch", *sys.argv]))
+    except (ValueError, OSError) as error:  # bad input: the message names it; everything done so far is kept
+        sys.exit(f"error: {error}")
     if "report" in config.stages:
         print(f"Report: {folder / 'report.md'}")
 

@@ -167,4 +167,6 @@ def _config(
         return OPTConfig(ffn_dim=4 * hidden, word_embed_proj_dim=hidden, dropout=0.0, layerdrop=0.0, **common)
     if architecture == "gpt_neox":
         return GPTNeoXConfig(intermediate_size=4 * hidden, hidden_dropout=0.0, **common)
-    return LlamaConfig(intermediate_size=-(-hidden // 3) * 8, num_key_value_heads=heads, **common)
+    # One matrix reads and writes tokens, as in the small Llamas: a token copied is the token read.
+    shape = {"num_key_value_heads": heads, "tie_word_embeddings": True}
+    return LlamaConfig(intermediate_size=-(-hidden // 3) * 8, **shape, **common)

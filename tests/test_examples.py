@@ -1,0 +1,40 @@
+"""The examples as a user starts them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, timeout=280)
+
+
+@pytest.mark.parametrize("name", ["slot_filling.py", "drop_in.py"])
+def test_help(name, tmp_path):
+    result = run(str(ROOT / "examples" / name), "--help", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "usage" in result.stdout
+
+
+@pytest.mark.parametrize("script", ["plain", "weak"])
+def test_drop_in(script, tmp_path):
+    result = run(str(ROOT / "examples" / "drop_in.py"), script, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "train_loss" in result.stdout
+    assert ("weak/confidence" in result.stdout) == (script == "weak")
+
+
+def test_a_wrong_setting_is_one_clear_line(tmp_path):
+    result = run(str(ROOT / "examples" / "slot_filling.py"), "--preset", "huge", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("error: Unknown preset 'huge'")
+
+
+def test_a_missing_data_folder_is_one_clear_line(tmp_path):
+    result = run(str(ROOT / "examples" / "slot_filling.py"), "--data_dir", "nowhere", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "error:" in result.stderr and "nowhere" in result.stderr and "Traceback" not in result.stderr

@@ -1,0 +1,42 @@
+"""The contract with TRL's private and unstable parts: a TRL that moved fails here, clearly, and not in a training run."""
+
+import inspect
+
+from trl import SFTTrainer
+from trl.trainer.utils import FusedCausalLMOutput
+
+from trl_weaks.trainer import _compat
+
+
+def names(function) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_the_methods_we_override_keep_their_arguments():
+    assert names(SFTTrainer._prepare_dataset) == [
+        "self",
+        "dataset",
+        "processing_class",
+        "args",
+        "packing",
+        "formatting_func",
+        "dataset_name",
+    ]
+    assert names(SFTTrainer.compute_loss) == ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]
+    assert names(SFTTrainer._set_signature_columns_if_needed) == ["self"]
+    assert names(SFTTrainer._prepare_inputs) == ["self", "inputs"]
+    assert names(SFTTrainer.create_model_card) == ["self", "model_name", "dataset_name", "tags"]
+
+
+def test_the_attributes_we_read_are_set_by_the_trainer():
+    source = inspect.getsource(SFTTrainer)
+    for name in ("_metrics", "_total_train_tokens", "_tp_size", "aux_loss_enabled", "router_aux_loss_coef"):
+        assert f"self.{name}" in source, name
+    for name in ("completion_only_loss", "chat_template", "_skip_prepare_dataset"):
+        assert f"self.{name} =" in source, name
+
+
+def test_the_collator_and_the_fused_head_keep_their_fields():
+    fields = _compat.DataCollatorForLanguageModeling.__dataclass_fields__
+    assert {"pad_token_id", "pad_to_multiple_of", "padding_free"} <= set(fields)
+    assert {"log_probs", "entropy", "is_top1", "label_mask"} <= set(FusedCausalLMOutput.__dataclass_fields__)
