@@ -27,7 +27,7 @@ def test_choosing_methods():
         choose(["nave"], NAMES)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
+@pytest.mark.parametrize("preset", ["tiny", "slurp", "small", "paper"])
 def test_presets_are_complete(preset):
     config = SlotFillingConfig(**yaml.safe_load(preset_path(preset).read_text(encoding="utf-8")))
     assert len(config.weak_models) == 3 and len(set(config.supervisor_names)) == 3
@@ -36,7 +36,7 @@ def test_presets_are_complete(preset):
 
 
 def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ValueError, match="Unknown preset 'huge'. Known: paper, small, tiny"):
+    with pytest.raises(ValueError, match="Unknown preset 'huge'. Known: paper, slurp, small, tiny"):
         preset_path("huge")
 
 
