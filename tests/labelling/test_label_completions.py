@@ -106,7 +106,7 @@ def test_second_call_computes_nothing(ensemble, prompts, tmp_path, monkeypatch, 
     first = label_completions(ensemble, prompts, num_candidates=3, max_new_tokens=6, output_dir=tmp_path)
     written = (tmp_path / "dataset" / "data-00000-of-00001.arrow").read_bytes()
     for supervisor in ensemble.supervisors:
-        monkeypatch.setattr(supervisor, "generate", None)
+        monkeypatch.setattr(supervisor, "answer", None)
         monkeypatch.setattr(supervisor, "score", None)
     again = label_completions(ensemble, prompts, num_candidates=3, max_new_tokens=6, output_dir=tmp_path)
     assert first[:] == again[:] == independent[:]
@@ -142,14 +142,8 @@ def test_damaged_lines_are_named_and_made_again(ensemble, prompts, tmp_path, cap
 
 def test_empty_answers_are_left_out_and_counted(build, prompts, caplog):
     supervisor, other = build("gpt2", 0, "a"), build("neox", 1, "b")
-    made = supervisor.generate
-
-    def mute(*args, **kwargs):
-        from dataclasses import replace
-
-        return [[replace(c, text="") for c in row] for row in made(*args, **kwargs)]
-
-    supervisor.generate = mute
+    made = supervisor.answer
+    supervisor.answer = lambda *args, **kwargs: [[("", True) for _ in row] for row in made(*args, **kwargs)]
     rows = label_completions(WeakEnsemble([supervisor, other], [3, 1]), prompts, num_candidates=2, max_new_tokens=4)
     assert f"{N} of {N} best answers of 'a' are empty" in caplog.text
     assert all(row["weak_supervisors"] == ["b"] and row["weak_weights"] == [1.0] for row in rows)

@@ -62,6 +62,13 @@ def test_one_by_one_equals_all_together(build, shape):
             assert alone.logps == pytest.approx(batched.logps, abs=1e-4)
 
 
+@pytest.mark.parametrize("shape", ["gpt2", "llama", "gemma2"])
+def test_answers_are_the_candidates_texts(build, shape):
+    supervisor = build(shape)
+    expected = [[(c.text, c.finished) for c in row] for row in supervisor.generate(PROMPTS, 3, 5)]
+    assert supervisor.answer(PROMPTS, 3, 5) == expected and supervisor.answer([]) == []
+
+
 def test_model_keeps_its_mode(build):
     supervisor = build("gpt2")
     supervisor.model.train()

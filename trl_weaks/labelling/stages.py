@@ -11,7 +11,7 @@ from .checks import Prompts
 from .ensemble import WeakEnsemble
 from .fingerprint import digest, supervisor_fingerprint
 from .ledger import GENERATE, SCORE, Ledger
-from .records import Candidate, Scored
+from .records import Scored
 
 DECIMALS = 6  # of a log-probability on disk
 
@@ -45,8 +45,9 @@ def work(ledger: Ledger, ensemble: WeakEnsemble, dataset, unit: Sequence[int], m
     todo = missing(ledger, ensemble, unit)
     for stage, name in todo:
         if stage == GENERATE:
-            answers = by_name[name].generate(list(prompts), **settings, names=names)
-            ledger.put(stage, name, unit, [{"candidates": [_candidate(c) for c in row]} for row in answers])
+            answers = by_name[name].answer(list(prompts), **settings, names=names)
+            made = [{"candidates": [{"text": t, "finished": f} for t, f in row]} for row in answers]
+            ledger.put(stage, name, unit, made)
     texts = [pooled(ledger, ensemble, row, mode) for row in unit]
     for stage, name in todo:
         if stage == SCORE:
@@ -62,11 +63,6 @@ def pooled(ledger: Ledger, ensemble: WeakEnsemble, row: int, mode: str) -> list[
         candidates = ledger.get(GENERATE, name, row)["candidates"]
         texts.update(c["text"] for c in (candidates[:1] if mode == "independent" else candidates))
     return sorted(texts - {""})
-
-
-def _candidate(candidate: Candidate) -> dict:
-    logp = round(sum(candidate.logps), DECIMALS)
-    return {"text": candidate.text, "logp": logp, "tokens": len(candidate.logps), "finished": candidate.finished}
 
 
 def _readings(texts: Sequence[str], read: Sequence[Scored]) -> dict:

@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .beams import beam_config, inference, search
 from .encoding import EncodedPrompt, Encoder
+from .eligible import check_model, check_room
 from .forward import Pair, plain_logps
 from .messages import Completion, Prompt, check_prompts, completion_text
 from .packed import packed_logps
@@ -42,7 +43,7 @@ class WeakSupervisor:
         max_tokens_in_flight: int = MAX_TOKENS,
     ):
         self.name = name or PurePath(model.config._name_or_path or model.config.model_type).name
-        _check_model(model, tokenizer, self.name)
+        check_model(model, tokenizer, self.name)
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters stay active
         self.encoder = Encoder(tokenizer, self.name)
         self.tokenizer = tokenizer
@@ -70,22 +71,29 @@ class WeakSupervisor:
         Raises:
             ValueError: empty or mixed prompts, a prompt without room for the answer, non-finite log-probabilities.
         """
-        if num_candidates < 1 or max_new_tokens < 1:
-            raise ValueError(
-                f"num_candidates={num_candidates} and max_new_tokens={max_new_tokens} must be at least 1."
-            )
         names = names or [f"prompt {i}" for i in range(len(prompts))]
-        encoded = self.encode(prompts, names, max_new_tokens)
-        if not encoded:
-            return []
-        eos_id = self.encoder.eos_id(encoded[0].chat)
-        config = beam_config(num_candidates, max_new_tokens, eos_id, self.tokenizer.pad_token_id)
-        with inference(self.model):
-            beams = self._search([p.ids for p in encoded], config, advance)
+        encoded, beams = self._beams(prompts, num_candidates, max_new_tokens, names, advance)
         flat = [(p, ids, name) for p, rows, name in zip(encoded, beams, names, strict=True) for ids in rows]
         logps = self.logps([(tuple(p.ids), tuple(ids)) for p, ids, _ in flat], [name for *_, name in flat])
-        made = iter(self._candidate(p, ids, row, eos_id) for (p, ids, _), row in zip(flat, logps, strict=True))
+        made = iter(self._candidate(p, ids, row) for (p, ids, _), row in zip(flat, logps, strict=True))
         return [[next(made) for _ in rows] for rows in beams]
+
+    def answer(
+        self,
+        prompts: Sequence[Prompt],
+        num_candidates: int = 5,
+        max_new_tokens: int = 64,
+        names: Sequence[str] | None = None,
+        advance: Callable[[int], object] = _ignore,
+    ) -> list[list[tuple[str, bool]]]:
+        """The candidates of `generate` as (text, whether finished) alone: for answers that are scored later anyway."""
+        names = names or [f"prompt {i}" for i in range(len(prompts))]
+        encoded, beams = self._beams(prompts, num_candidates, max_new_tokens, names, advance)
+        answers = []
+        for prompt, rows in zip(encoded, beams, strict=True):
+            ends = [ids[-1] == self.encoder.eos_id(prompt.chat) for ids in rows]
+            answers.append([(self.encoder.decode(prompt, ids, e), e) for ids, e in zip(rows, ends, strict=True)])
+        return answers
 
     def score(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], names: Sequence[str] | None = None
@@ -103,7 +111,7 @@ class WeakSupervisor:
         texts = [completion_text(c, name) for c, name in zip(completions, names, strict=True)]
         read = self.encoder.completions(encoded, texts)
         for p, c, name in zip(encoded, read, names, strict=True):
-            self._check_room(len(p.ids), len(c.ids), name, "the completion")
+            check_room(self.model, self.name, len(p.ids), len(c.ids), name, "the completion")
         logps = self.logps([(tuple(p.ids), tuple(c.ids)) for p, c in zip(encoded, read, strict=True)], names)
         return [Scored(c.ids, row, c.offsets) for c, row in zip(read, logps, strict=True)]
 
@@ -114,7 +122,7 @@ class WeakSupervisor:
         for p, name in zip(encoded, names, strict=True):
             if not p.ids:
                 raise ValueError(f"{name}: supervisor {self.name!r} reads the prompt as no token at all.")
-            self._check_room(len(p.ids), room, name, f"max_new_tokens={room}")
+            check_room(self.model, self.name, len(p.ids), room, name, f"max_new_tokens={room}")
         return encoded
 
     def logps(self, pairs: Sequence[Pair], names: Sequence[str]) -> list[list[float]]:
@@ -135,16 +143,32 @@ class WeakSupervisor:
                 )
         return [found[pair] for pair in pairs]
 
-    def _search(
-        self, prompts: list[list[int]], config: GenerationConfig, advance: Callable[[int], object]
-    ) -> list[list[list[int]]]:
-        beams: list[list[list[int]]] = [[] for _ in prompts]
-        for members, prefix in self.sharing.groups(prompts):
-            rows, able = [prompts[i] for i in members], self.sharing.able()
-            found = search(self.model, rows, config, self.max_tokens_in_flight, advance, prefix, able)
-            for i, row in zip(members, found, strict=True):
-                beams[i] = row
-        return beams
+    def _beams(
+        self,
+        prompts: Sequence[Prompt],
+        num_candidates: int,
+        max_new_tokens: int,
+        names: Sequence[str],
+        advance: Callable[[int], object],
+    ) -> tuple[list[EncodedPrompt], list[list[list[int]]]]:
+        if num_candidates < 1 or max_new_tokens < 1:
+            raise ValueError(
+                f"num_candidates={num_candidates} and max_new_tokens={max_new_tokens} must be at least 1."
+            )
+        encoded = self.encode(prompts, names, max_new_tokens)
+        beams: list[list[list[int]]] = [[] for _ in encoded]
+        if not encoded:
+            return encoded, beams
+        eos_id = self.encoder.eos_id(encoded[0].chat)
+        config = beam_config(num_candidates, max_new_tokens, eos_id, self.tokenizer.pad_token_id)
+        ids = [p.ids for p in encoded]
+        with inference(self.model):
+            for members, prefix in self.sharing.groups(ids):
+                rows, able = [ids[i] for i in members], self.sharing.able()
+                found = search(self.model, rows, config, self.max_tokens_in_flight, advance, prefix, able)
+                for i, row in zip(members, found, strict=True):
+                    beams[i] = row
+        return encoded, beams
 
     def _read(self, pairs: list[Pair]) -> list[list[float]]:
         if not self.sharing.able():
@@ -156,28 +180,7 @@ class WeakSupervisor:
                 logps[i] = row
         return logps
 
-    def _candidate(self, prompt: EncodedPrompt, ids: list[int], logps: list[float], eos_id: int) -> Candidate:
-        finished = ids[-1] == eos_id
+    def _candidate(self, prompt: EncodedPrompt, ids: list[int], logps: list[float]) -> Candidate:
+        finished = ids[-1] == self.encoder.eos_id(prompt.chat)
         text = self.encoder.decode(prompt, ids, finished)
         return Candidate(text, ids, logps, self.encoder.offsets(prompt, ids, text, finished), finished)
-
-    def _check_room(self, prompt: int, answer: int, name: str, what: str) -> None:
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if context is not None and prompt + max(answer, 1) > context:
-            raise ValueError(
-                f"{name}: the prompt has {prompt} tokens for supervisor {self.name!r}, whose context holds {context}; "
-                f"there is no room for {what}. Shorten or remove the row, or ask for fewer tokens."
-            )
-
-
-def _check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    if model.config.is_encoder_decoder:
-        raise ValueError(f"supervisor {name!r}: encoder-decoder models are not supported; use a decoder-only model.")
-    if any(c.is_prompt_learning for c in getattr(model, "peft_config", {}).values()):
-        raise ValueError(f"supervisor {name!r}: prompt-learning adapters are not supported; merge or use LoRA.")
-    rows, ids = model.get_input_embeddings().weight.shape[0], len(tokenizer)
-    if ids > rows:
-        raise ValueError(
-            f"supervisor {name!r}: the tokenizer has {ids} tokens but the model only {rows} embeddings; they do not "
-            "belong together, or model.resize_token_embeddings was forgotten."
-        )

@@ -79,10 +79,10 @@ def _compare(
     flat = [(p, t, n) for p, row, n in zip(prompts, texts, names, strict=True) for t in row]
     worst = 0.0
     for supervisor in ensemble.supervisors:
-        answers = supervisor.generate(prompts, **settings, names=names)
+        answers = supervisor.answer(prompts, **settings, names=names)
         for row, name, made in zip(unit, names, answers, strict=True):
             kept = ledger.get(GENERATE, supervisor.name, row)["candidates"]
-            if [c.text for c in made] != [c["text"] for c in kept]:
+            if [text for text, _ in made] != [c["text"] for c in kept]:
                 different.append(f"{name}: {supervisor.name!r} gives other candidates")
         read = iter(supervisor.score(*map(list, zip(*flat, strict=True))) if flat else ())
         for row, name, given in zip(unit, names, texts, strict=True):
