@@ -7,8 +7,8 @@ from pathlib import PurePath
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .beams import beam_config, inference, search
-from .encoding import EncodedPrompt, Encoder
 from .eligible import check_model, check_room
+from .encoding import EncodedPrompt, Encoder
 from .forward import Pair, plain_logps
 from .messages import Completion, Prompt, check_prompts, completion_text
 from .packed import packed_logps
