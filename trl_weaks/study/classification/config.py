@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
 STAGES = ("pretrain", "weak", "label", "student", "ceiling", "evaluate", "report")
@@ -12,8 +12,6 @@ TASKS = {"grammar": ("entertainment", "intent"), "slurp": ("scenario", "action")
 @dataclass
 class ClassificationConfig:
     """Settings of `examples/classification.py`. A preset gives the values; the command line overrides them."""
-
-    pretrain_dir: ClassVar[None] = None  # tiny students learn from the task's own unlabelled text only
 
     preset: str = field(default="tiny", metadata={"help": "tiny (two CPU cores) or paper."})
     output_dir: str = field(default="runs/classification", metadata={"help": "Folder for everything the run makes."})

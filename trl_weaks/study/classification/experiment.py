@@ -5,10 +5,10 @@ from pathlib import Path
 from trl_weaks.study.classification.config import ClassificationConfig
 from trl_weaks.study.classification.models import ClassifierFactory
 from trl_weaks.study.classification.pipeline import SeedRun
+from trl_weaks.study.classification.pretrain import pretrain_stage
 from trl_weaks.study.classification.reporting import write_report
 from trl_weaks.study.classification.sources import ClassSource
 from trl_weaks.study.slot_filling.models import TINY
-from trl_weaks.study.slot_filling.pretrain import pretrain_stage
 from trl_weaks.study.stages import run_stages
 
 

@@ -34,8 +34,6 @@ class ClassSplits:
 class ClassSource:
     """Splits, class names and unlabelled text of one task. The test split is the same for every seed."""
 
-    slot_types: tuple[str, ...] = ()  # there are no slots to write
-
     def __init__(self, config: ClassificationConfig):
         self._config = config
         self._folder = Path(config.data_dir) if config.data_dir else None

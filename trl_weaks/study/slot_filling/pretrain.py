@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from trl_weaks._version import __version__
-from trl_weaks.columns import COMPLETION
 from trl_weaks.study.data.pretraining import copying, dialogues, read_turns
 from trl_weaks.study.slot_filling import training
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
@@ -39,8 +38,10 @@ def pretraining_rows(config: SlotFillingConfig, source: Source) -> tuple[list[di
     if not rows:
         raise ValueError("`pretraining` asks for no rows; set copying, or --pretrain_dir.")
     random.Random(SEED).shuffle(rows)
-    names = [f'{{"{slot_type}": " ", ' for slot_type in source.slot_types]
-    return rows, [*sentences, *names, *(row[COMPLETION] for row in rows[:5000])]
+    # Whole words as single tokens would each have to be learned to be copied; slot names take their place in the
+    # vocabulary, and the task's own sentences, not the disguised ones, choose the rest.
+    names = [f'{{"{slot_type}": "x", ' for slot_type in source.slot_types]
+    return rows, [*sentences[:5000], *names * 100]
 
 
 def pretrain_stage(config: SlotFillingConfig, source: Source, factory: ModelFactory) -> Stage:

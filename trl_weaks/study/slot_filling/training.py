@@ -43,7 +43,7 @@ def trainer_settings(settings: dict[str, Any], folder: Path, seed: int) -> dict[
         "report_to": "none",
         "save_strategy": "epoch",
         "save_total_limit": 1,
-        "logging_steps": 10,
+        "logging_steps": 50,
         "gradient_checkpointing": False,
     }
     if on_cpu:
