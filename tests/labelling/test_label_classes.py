@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForSequenceClassification, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 
 from trl_weaks.labelling.calibration import fit_temperature
+from trl_weaks.labelling.class_predictions import ClassPredictions
 from trl_weaks.labelling.classifier import WeakClassifier
 from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_classes import label_classes
@@ -76,6 +77,20 @@ def test_an_evidential_supervisor_votes_with_its_dirichlet_mean(tokenizer):
         alpha = torch.nn.functional.softplus(evidential.model(torch.tensor([[7, 8, 9]])).logits[0]) + 1
     torch.testing.assert_close(found.probabilities[0], alpha / alpha.sum(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found.vacuity[0], 3 / alpha.sum(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("evidence", ["exp", "softplus"])
+def test_predictions_by_prior(evidence):
+    logits = torch.tensor([[1.0, -2.0, 0.5], [-900.0, -901.0, -905.0]])
+    usual = ClassPredictions.from_logits(logits, evidence)
+    alpha = (logits.exp() if evidence == "exp" else torch.nn.functional.softplus(logits)) + 1
+    torch.testing.assert_close(usual.strength, alpha.sum(-1))
+    torch.testing.assert_close(usual.vacuity, 3 / alpha.sum(-1))
+    bare = ClassPredictions.from_logits(logits, evidence, prior=0.0)
+    torch.testing.assert_close(bare.strength, alpha.sum(-1) - 3, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(bare.vacuity, usual.vacuity)
+    torch.testing.assert_close(bare.probabilities[0], (alpha[0] - 1) / (alpha[0] - 1).sum())
+    assert bare.probabilities.isfinite().all() and torch.allclose(bare.probabilities.sum(-1), torch.ones(2))
 
 
 class Counting(WeakClassifier):

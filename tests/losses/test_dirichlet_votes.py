@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import dirichlet
 
-from trl_weaks.dirichlet import concentration, strength
+from trl_weaks.dirichlet import concentration
 from trl_weaks.losses.dirichlet_votes import DirichletVotes
 
 
@@ -15,14 +15,14 @@ def random_votes(n: int, supervisors: int, classes: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("classes", [2, 3, 50])
-@pytest.mark.parametrize("evidence", ["exp", "softplus", "relu"])
-def test_infinite_precision_is_scipys_density(classes, evidence):
+@pytest.mark.parametrize("evidence, prior", [("exp", 0.0), ("exp", 1.0), ("softplus", 0.0), ("relu", 1.0)])
+def test_infinite_precision_is_scipys_density(classes, evidence, prior):
     logits, votes = torch.randn(4, classes, dtype=torch.float64), random_votes(4, 3, classes)
     weights = torch.rand(4, 3, dtype=torch.float64)
     weights = weights / weights.sum(-1, keepdim=True)
-    loss = DirichletVotes(evidence, precision=math.inf)(logits, votes, 0.5, weights)
+    loss = DirichletVotes(evidence, math.inf, prior)(logits, votes, 0.5, weights)
     for row in range(4):
-        alpha = concentration(logits[row], evidence).numpy()
+        alpha = (concentration(logits[row], evidence) - 1 + prior).numpy()
         expected = 0.0
         for i in range(3):
             vote = votes[row, i].numpy()
@@ -57,7 +57,7 @@ def fit(votes: torch.Tensor, precision: float = 100.0) -> torch.Tensor:
         return loss
 
     optimiser.step(closure)
-    return concentration(logits.detach(), "exp")[0]
+    return logits.detach().exp()[0]
 
 
 def test_one_vote_is_fitted_by_its_own_counts():
@@ -69,9 +69,9 @@ def test_strength_tells_shared_doubt_from_conflict():
     doubt = torch.full((4, 2), 0.5, dtype=torch.float64)
     conflict = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
     mild = torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.4, 0.6], [0.4, 0.6]], dtype=torch.float64)
-    strengths = [float(strength(fit(votes))) for votes in (doubt, mild, conflict)]
-    assert math.isclose(strengths[0], 102, rel_tol=1e-3)
-    assert strengths[0] > strengths[1] > 10 > strengths[2]
+    strengths = [float(fit(votes).sum()) for votes in (doubt, mild, conflict)]
+    assert math.isclose(strengths[0], 102, rel_tol=1e-3)  # K + precision
+    assert strengths[0] > strengths[1] > 10 > 1 > strengths[2]
     for votes in (doubt, mild, conflict):
         alpha = fit(votes)
         assert math.isclose(float(alpha[0]), float(alpha[1]), rel_tol=1e-3)  # the mean is 0.5 in all three
@@ -98,7 +98,29 @@ def test_loss_and_gradient_stay_finite(size, precision):
     assert loss.isfinite().all() and logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("bad", [{"evidence": "square"}, {"precision": 0.0}, {"precision": math.nan}])
+def test_a_mixed_vote_keeps_the_majority_in_its_mean():
+    votes = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    alpha = fit(votes)
+    assert 0.55 < float(alpha[0] / alpha.sum()) < 0.8 and float(alpha.sum()) < 2
+
+
+def test_the_prior_of_the_evidential_loss_would_be_a_trap():
+    """Before the student tells 18 classes apart every vote looks like a draw of corners; see the class's docstring."""
+    votes = torch.eye(18, dtype=torch.float64)[None]  # (1, 18, 18): all classes, all sure
+    gradients = []
+    for prior in (0.0, 1.0):
+        logits = torch.full((1, 18), -8.0, dtype=torch.float64, requires_grad=True)
+        DirichletVotes(prior=prior)(logits, votes, 1.0).sum().backward()
+        gradients.append(float(logits.grad.sum()))
+    assert gradients[0] < -0.5  # pulled back up
+    assert 0 < gradients[1] < 0.02  # still pushed down, and flat
+
+
+@pytest.mark.parametrize(
+    "bad", [{"evidence": "square"}, {"precision": 0.0}, {"precision": math.nan}, {"prior": -1.0}, {"prior": math.inf}]
+)
 def test_bad_settings_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         DirichletVotes(**bad)
+    with pytest.raises(ValueError, match="prior must be above 0 with relu"):
+        DirichletVotes("relu")

@@ -109,6 +109,7 @@ def test_messages_are_rendered(tmp_path):
         ({"weak_loss": "dirichlet_votes"}, "gamma_max=0"),
         ({"weak_loss": "dirichlet_votes", "gamma_max": 0.0, "pooling": "majority"}, "pooling"),
         ({"weak_loss": "dirichlet_votes", "gamma_max": 0.0, "vote_precision": 0.0}, "precision"),
+        ({"weak_loss": "dirichlet_votes", "gamma_max": 0.0, "evidence": "relu"}, "evidence above 0"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
     ],
 )

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..dirichlet import Evidence, concentration, expected_probability, strength, vacuity
+from ..dirichlet import Evidence, concentration, expected_probability, log_evidence
 
-EVIDENCE_KEY = "weak_evidence"  # where a model's config remembers the evidence function it was trained with
+# Where a model's config remembers how it was trained: alpha = evidence(logits) + prior
+EVIDENCE_KEY = "weak_evidence"
+PRIOR_KEY = "weak_prior"
 
 
 @dataclass(frozen=True)
@@ -17,9 +19,10 @@ class ClassPredictions:
 
     Args:
         probabilities: (n, K). The Dirichlet's mean for an evidential student, else the softmax.
-        strength: (n,) Dirichlet strength, K plus the evidence; None for a student trained with cross-entropy.
-        vacuity: (n,) in (0, 1], the share of belief that no evidence backs, K / strength; None likewise. A user may
-            abstain where it is high.
+        strength: (n,) Dirichlet strength, the sum of alpha = evidence + prior; None for a student trained with
+            cross-entropy.
+        vacuity: (n,) in (0, 1], the share of belief that no evidence backs, K / (K + evidence), which is K / strength
+            under the usual prior of 1; None likewise. A user may abstain where it is high.
     """
 
     probabilities: Tensor
@@ -27,12 +30,19 @@ class ClassPredictions:
     vacuity: Tensor | None = None
 
     @classmethod
-    def from_logits(cls, logits: Tensor, evidence: Evidence | None) -> "ClassPredictions":
-        """(n, K) logits; `evidence` is the student's, None for a plain classifier."""
+    def from_logits(cls, logits: Tensor, evidence: Evidence | None, prior: float = 1.0) -> "ClassPredictions":
+        """(n, K) logits; `evidence` and `prior` are the student's, None for a plain classifier."""
         if evidence is None:
             return cls(torch.softmax(logits.float(), -1))
-        alpha = concentration(logits, evidence)
-        return cls(expected_probability(alpha), strength(alpha), vacuity(alpha))
+        found = concentration(logits, evidence).double() - 1
+        alpha = found + prior
+        if prior == 0:  # all alpha may round to 0: the mean of tiny evidence is that of its logarithms
+            mean = torch.softmax(log_evidence(logits.double(), evidence), -1)
+        else:
+            mean = expected_probability(alpha)
+        classes = logits.shape[-1]
+        empty = classes / (classes + found.sum(-1))
+        return cls(mean.float(), alpha.sum(-1).float(), empty.float())
 
     @property
     def classes(self) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .beams import inference
-from .class_predictions import EVIDENCE_KEY, ClassPredictions
+from .class_predictions import EVIDENCE_KEY, PRIOR_KEY, ClassPredictions
 from .messages import Prompt
 
 
@@ -99,7 +99,10 @@ class WeakClassifier:
                 f"{names[int(bad[0])]}: supervisor {self.name!r} gives logits that are not finite; check its weights, "
                 "or load it in float32."
             )
-        return ClassPredictions.from_logits(logits, getattr(self.model.config, EVIDENCE_KEY, None))
+        config = self.model.config
+        return ClassPredictions.from_logits(
+            logits, getattr(config, EVIDENCE_KEY, None), getattr(config, PRIOR_KEY, 1.0)
+        )
 
     def _encode(self, text: Prompt, name: str) -> list[int]:
         plain = isinstance(text, str)

@@ -42,6 +42,7 @@ def classification_card(
         labels="soft" if args.soft_labels else "hard",
         pooling=args.pooling,
         evidence=trainer.evidence,
+        prior=trainer.prior,
         paper_title=trainer._paper["title"],
         paper_id=trainer._paper["id"],
         citation=trainer._paper["citation"],

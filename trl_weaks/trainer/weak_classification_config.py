@@ -174,6 +174,10 @@ class WeakClassificationConfig(BaseConfig):
                 "`weak_loss='dirichlet_votes'` fits every vote by itself: set `gamma_max=0` (a student's hardened "
                 "label has no density under its own Dirichlet) and leave `pooling` alone."
             )
+        if self.weak_loss == "dirichlet_votes" and self.evidence == "relu":
+            raise ValueError(
+                "`weak_loss='dirichlet_votes'` needs evidence above 0: set `evidence` to 'exp' or 'softplus'."
+            )
         if self.label_smoothing_factor != 0.0:
             raise ValueError("`label_smoothing_factor` is not supported: soft labels already carry the doubt.")
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..dirichlet import concentration, vacuity
-from ..labelling.class_predictions import EVIDENCE_KEY, ClassPredictions
+from ..labelling.class_predictions import EVIDENCE_KEY, PRIOR_KEY, ClassPredictions
 from ..losses.base import WeakLoss
 from ._compat import BaseTrainer, global_then_local_main_first, parallelism
 from .classification_card import classification_card
@@ -105,8 +104,10 @@ class WeakClassificationTrainer(BaseTrainer):
                 model.enable_input_require_grads()
         self.weak_loss = args.build_loss() if loss is None else loss
         refuse_dead_head(model, self.weak_loss)
-        self.evidence = getattr(getattr(self.weak_loss, "loss", self.weak_loss), "evidence", None)
+        inner = getattr(self.weak_loss, "loss", self.weak_loss)
+        self.evidence, self.prior = getattr(inner, "evidence", None), float(getattr(inner, "prior", 1.0))
         setattr(model.config, EVIDENCE_KEY, self.evidence)
+        setattr(model.config, PRIOR_KEY, self.prior)
         self._objective = VoteObjective(self.weak_loss, args.pooling, args.soft_labels)
         self._context = context_length(model, processing_class)
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
@@ -198,7 +199,8 @@ class WeakClassificationTrainer(BaseTrainer):
         predicted, known = logits.argmax(-1), labels != UNKNOWN
         top = target >= target.amax(-1, keepdim=True)
         agree = top.gather(-1, predicted[:, None]).sum()
-        vacant = logits.new_zeros(()) if self.evidence is None else vacuity(concentration(logits, self.evidence)).sum()
+        vacant = ClassPredictions.from_logits(logits, self.evidence, self.prior).vacuity
+        vacant = logits.new_zeros(()) if vacant is None else vacant.sum()
         sums = [torch.tensor(len(labels)), known.sum(), ((predicted == labels) & known).sum(), agree, vacant]
         sums = torch.stack([*(s.to(logits.device).double() for s in sums), inputs["attention_mask"].sum().double()])
         n, gold, right, agreed, vacant, tokens = self.accelerator.gather_for_metrics(sums[None]).sum(0).tolist()
@@ -234,7 +236,7 @@ class WeakClassificationTrainer(BaseTrainer):
         """Probabilities for a dataset of texts and, for an evidential student, strength and vacuity."""
         logits = torch.as_tensor(self.predict(dataset).predictions)
         self._metrics["eval"].clear()
-        return ClassPredictions.from_logits(logits, self.evidence)
+        return ClassPredictions.from_logits(logits, self.evidence, self.prior)
 
     def _save_checkpoint(self, model, trial):
         self.create_model_card(model_name=(self.args.hub_model_id or Path(self.args.output_dir).name).split("/")[-1])
