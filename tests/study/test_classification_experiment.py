@@ -27,7 +27,7 @@ def settings(folder: Path, **changes) -> ClassificationConfig:
         "output_dir": str(folder), "seeds": [0, 1], "methods": METHODS, "weak_models": ["tiny:gpt2", "tiny:opt"],
         "student_model": "tiny:llama", "num_gold": 16, "num_weak": 24, "num_validation": 12, "num_test": 40,
         "tiny_models": dict.fromkeys(["gpt2", "opt", "llama"], SIZE), "weak_training": TRAINING, "calibrate": True,
-        "pretraining": {"sentences": 40, "continuation": 1, "training": TRAINING}, "student_training": TRAINING,
+        "pretraining": {"sentences": 40, "training": TRAINING}, "student_training": TRAINING,
     }  # fmt: skip
     return ClassificationConfig(**{**given, **changes})
 
@@ -92,6 +92,8 @@ def test_a_report_without_its_stages_is_refused(tmp_path):
         run(settings(tmp_path, stages=["report"]), "")
     with pytest.raises(ValueError, match="`weak_models` is empty"):
         run(settings(tmp_path, weak_models=[]), "")
+    with pytest.raises(ValueError, match="unknown settings"):
+        run(settings(tmp_path, pretraining={"epochs": 3}), "")
 
 
 def parse(arguments: list[str]) -> ClassificationConfig:
@@ -121,3 +123,15 @@ def test_a_wrong_setting_ends_with_one_line():
         timeout=120,
     )
     assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: `task` must be one of")
+
+
+def test_lora_student(tmp_path):
+    """Adapters are trained, saved, and merged again for evaluation."""
+    config = settings(
+        tmp_path, seeds=[3], methods=["naive"], weak_models=["tiny:gpt2"], use_peft=True, num_test=20, calibrate=False,
+        lora={"r": 2, "target_modules": ["q_proj", "v_proj"]},
+    )  # fmt: skip
+    run(config, "")
+    assert (tmp_path / "seed-3" / "students" / "naive" / "adapter_model.safetensors").is_file()
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert 0 <= results["methods"]["naive"]["accuracy"] <= 1 and results["agreement"] == {}
