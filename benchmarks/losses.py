@@ -2,9 +2,9 @@
 
     python benchmarks/losses.py --tokens 2048 --hidden 1024 --vocabulary 32000 --rounds 5
 
-Rows share the same random hidden states, weight and labels. Time is the median over rounds of `process_time` divided by
-that of the floor in the same round (three matrix products in chunks, the least any gradient needs); rounds alternate
-in direction. Memory is the peak of the process above its inputs, each row in a process of its own.
+Rows share the same random hidden states, weight and labels. Time is the median over rounds of `process_time` divided
+by that of the floor in the same round (three matrix products in chunks, the least any gradient needs); rounds
+alternate in direction. Memory is the peak of the process above its inputs, each row in a process of its own.
 """
 
 import argparse
@@ -65,9 +65,9 @@ class Problem:
         F.cross_entropy((self.hidden @ self.weight.t()).float(), self.ids, reduction="sum").backward()
 
     def trl_fused_head(self) -> None:
-        from trl.kernels.chunked_logprob import _ChunkedLogProbFunction
+        from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
-        outputs = _ChunkedLogProbFunction.apply(
+        outputs = ChunkedLogProbFunction.apply(
             self.hidden, self.weight, None, self.ids, 1.0, 32_768, None, 1.0, ("entropy", "is_top1")
         )
         (-outputs[0].sum()).backward()

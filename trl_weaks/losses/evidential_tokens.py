@@ -103,10 +103,15 @@ def _soft_likelihood(
     b: slice,
 ) -> Tensor:
     """`-scale sum_(j != t) y_j ln(1 + e_j)`, `(block,)`."""
-    per_evidence = label.scales[b] * (1 - label.probs[b]) * (-rows.log_rest[b]).exp()  # scale y_j / e_j
+    per_evidence = label.scales[b] * _share_per_evidence(rows, label, b)  # scale y_j / e_j
     if gradient is not None:
         gradient.addcmul_((evidence * x), -per_evidence.to(x.dtype)[:, None])
     return -per_evidence * torch.linalg.vecdot(evidence, log_alpha).double()
+
+
+def _share_per_evidence(rows: TokenRows, label: TokenLabel, b: slice) -> Tensor:
+    """y_j / e_j = (1 - P) / sum_(j != t) e_j; evidence below exp(-80) counts for nothing, whatever its label."""
+    return (1 - label.probs[b]) * (-rows.log_rest[b].clamp(min=-80)).exp()
 
 
 def _soft_divergence(
@@ -114,7 +119,7 @@ def _soft_divergence(
 ) -> Tensor:
     """The divergence of a label that leaves each token its own share 1 - y_j of the evidence."""
     dtype = evidence.dtype
-    per_evidence = ((1 - p.label.probs[b]) * (-rows.log_rest[b]).exp()).to(dtype)[:, None]
+    per_evidence = _share_per_evidence(rows, p.label, b).to(dtype)[:, None]
     kept = (evidence * -per_evidence).add_(1)
     kept.scatter_(-1, rows.rival_ids[b, None], p.keep_rival[b, None].to(dtype))
     kept.mul_(evidence)

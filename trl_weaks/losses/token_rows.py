@@ -8,8 +8,8 @@ from torch import Tensor
 
 # Stands for "no logit" at the emitted token: far below any logit, and 0 times its exponential is still 0.
 _NOWHERE = -1e30
-# On a CPU, dense passes run over blocks of about this many logits, which stay in the second-level cache.
-_BLOCK = 524_288
+# On a CPU, dense passes run over blocks of about this many logits: 1 MiB, measured best of 0.1 to 4.
+_BLOCK = 262_144
 _SEGMENT = 1_024
 
 
