@@ -18,7 +18,10 @@ KEYS = {"sentences", "copying", "dialogues", "random_share", "clean_share", "tra
 
 
 def pretraining_rows(config: SlotFillingConfig, source: Source) -> tuple[list[dict[str, str]], list[str]]:
-    """Prompt-completion rows, shuffled, and the texts that a tokenizer learns from.
+    """Prompt-completion rows in the order to train on, and the texts that a tokenizer learns from.
+
+    Copying comes first: mixed with dialogues from the start, it was not learned in 1,300 steps (one seed, SLURP); alone
+    it takes about 500.
 
     Raises:
         ValueError: unknown settings, or dialogues asked for without a folder to read them from.
@@ -32,12 +35,15 @@ def pretraining_rows(config: SlotFillingConfig, source: Source) -> tuple[list[di
     rows: list[dict[str, str]] = []
     for epoch in range(plan.get("copying", 0)):  # every pass asks for other spans
         rows += copying(sentences, seed=epoch, **shares)
+    rng = random.Random(SEED)
+    rng.shuffle(rows)
     if config.pretrain_dir:
         turns = dialogues(read_turns(Path(config.pretrain_dir)), seed=SEED)
-        rows += islice(turns, plan.get("dialogues"))
+        found = list(islice(turns, plan.get("dialogues")))
+        rng.shuffle(found)
+        rows += found
     if not rows:
         raise ValueError("`pretraining` asks for no rows; set copying, or --pretrain_dir.")
-    random.Random(SEED).shuffle(rows)
     # Whole words as single tokens would each have to be learned to be copied; slot names take their place in the
     # vocabulary, and the task's own sentences, not the disguised ones, choose the rest.
     names = [f'{{"{slot_type}": "x", ' for slot_type in source.slot_types]
@@ -46,7 +52,8 @@ def pretraining_rows(config: SlotFillingConfig, source: Source) -> tuple[list[di
 
 def pretrain_stage(config: SlotFillingConfig, source: Source, factory: ModelFactory) -> Stage:
     """The stage that builds and pre-trains the student's base in `<output_dir>/base`."""
-    settings: dict[str, Any] = dict((config.pretraining or {}).get("training") or {})
+    settings: dict[str, Any] = {"train_sampling_strategy": "sequential"}
+    settings |= (config.pretraining or {}).get("training") or {}
 
     def action(folder: Path) -> None:
         rows, texts = pretraining_rows(config, source)
