@@ -8,6 +8,8 @@ from trl_weaks.study.slot_filling.config import SlotFillingConfig, preset_path
 from trl_weaks.study.slot_filling.labels import completions_by_supervisor, only_supervisors
 from trl_weaks.study.slot_filling.methods import all_methods, choose, headline
 from trl_weaks.study.slot_filling.models import ModelFactory
+from trl_weaks.study.slot_filling.pretrain import pretraining_rows
+from trl_weaks.study.slot_filling.sources import Source
 
 NAMES = ["gpt2", "opt", "gpt_neox"]
 
@@ -74,6 +76,34 @@ def test_a_tiny_model_without_sizes_is_refused():
         ModelFactory(SlotFillingConfig(weak_models=["tiny:opt"], student_model="some/model"))
     with pytest.raises(ValueError, match="`student_model` is not set"):
         ModelFactory(SlotFillingConfig(weak_models=["some/model"]))
+
+
+@pytest.mark.parametrize(
+    "plan, message",
+    [({"copying": 1, "span": 2}, r"unknown settings \['span'\]"), ({"copying": 0}, "asks for no rows")],
+)
+def test_a_pretraining_plan_that_means_nothing_is_refused(plan, message):
+    config = SlotFillingConfig(num_gold=5, num_weak=5, num_validation=2, num_test=2, pretraining=plan)
+    with pytest.raises(ValueError, match=message):
+        pretraining_rows(config, Source(config))
+
+
+def test_pretraining_copies_first_and_never_shows_a_test_sentence(dialogues_dir):
+    plan = {"sentences": 50, "copying": 2, "dialogues": 30}
+    settings = dict(num_gold=5, num_weak=5, num_validation=2, num_test=200, pretraining=plan)
+    config = SlotFillingConfig(**settings, pretrain_dir=str(dialogues_dir))
+    source = Source(config)
+    rows, texts = pretraining_rows(config, source)
+    alone, _ = pretraining_rows(SlotFillingConfig(**settings), source)
+    assert rows[: len(alone)] == alone and len(rows) == len(alone) + 30
+    tested = {example.text for example in source.splits(0).test}
+    assert not tested & {row["prompt"].strip() for row in rows} and not tested & set(texts)
+
+
+def test_the_test_split_is_the_same_for_every_seed():
+    source = Source(SlotFillingConfig(num_gold=20, num_weak=20, num_validation=5, num_test=20))
+    first, second = source.splits(0), source.splits(1)
+    assert first.test == second.test and first.half_a != second.half_a
 
 
 @pytest.fixture

@@ -20,8 +20,7 @@ KEYS = {"sentences", "copying", "dialogues", "random_share", "clean_share", "tra
 def pretraining_rows(config: SlotFillingConfig, source: Source) -> tuple[list[dict[str, str]], list[str]]:
     """Prompt-completion rows in the order to train on, and the texts that a tokenizer learns from.
 
-    Copying comes first: mixed with dialogues from the start, it was not learned in 1,300 steps (one seed, SLURP); alone
-    it takes about 500.
+    Copying comes first: mixed with dialogues from the start, it was not learned in 1,300 steps (one seed, SLURP).
 
     Raises:
         ValueError: unknown settings, or dialogues asked for without a folder to read them from.
