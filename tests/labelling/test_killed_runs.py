@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("labelling_run.py")
-PROMPTS = 40
-LIMIT = 240  # seconds for one run on a busy machine
+PROMPTS = 24
+LIMIT = 900  # seconds for one run, generous for a crowded machine
 
 
 def command(folder: Path, processes: int, prompts: int) -> list[str]:
