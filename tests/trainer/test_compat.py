@@ -1,8 +1,9 @@
-"""The contract with TRL's private and unstable parts: a TRL that moved fails here, clearly, and not in a training run."""
+"""The contract with TRL's private and unstable parts: a TRL that moved fails here, not in a training run."""
 
 import inspect
 
-from trl import SFTTrainer
+from transformers import TrainingArguments
+from trl import RewardTrainer, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from trl_weaks.trainer import _compat
@@ -40,3 +41,13 @@ def test_the_collator_and_the_fused_head_keep_their_fields():
     fields = _compat.DataCollatorForLanguageModeling.__dataclass_fields__
     assert {"pad_token_id", "pad_to_multiple_of", "padding_free"} <= set(fields)
     assert {"log_probs", "entropy", "is_top1", "label_mask"} <= set(FusedCausalLMOutput.__dataclass_fields__)
+
+
+def test_what_the_classification_trainer_builds_on_is_what_the_reward_trainer_builds_on():
+    assert issubclass(RewardTrainer, _compat.BaseTrainer)
+    assert issubclass(_compat.BaseConfig, TrainingArguments)
+    assert names(_compat.BaseTrainer.create_model_card) == ["self", "model_name", "dataset_name", "tags"]
+    assert names(_compat.create_model_from_path)[0] == "model_id"
+    for helper in (_compat.suppress_seqcls_warning, _compat.global_then_local_main_first):
+        with helper():
+            pass
