@@ -5,17 +5,17 @@ n supervisors that share one row.
 
 Generation. One row per *distinct* completion of a prompt; a stock `SFTTrainer` can train on it and ignores the rest.
 
-| column             | type                | meaning                                                                    |
-|--------------------|---------------------|----------------------------------------------------------------------------|
-| `example_id`       | str                 | id of the prompt; rows are joined on ids, never on positions               |
-| `prompt`           | str or messages     | TRL's own                                                                  |
-| `completion`       | str or messages     | TRL's own                                                                  |
-| `weak_supervisors` | list[str], n        | the supervisors that gave this completion                                  |
-| `weak_weights`     | list[float], n      | their weights; over all rows of one example they sum to 1                  |
-| `weak_offsets`     | list[n][tokens][2]  | each supervisor's tokens as [start, end) characters of the completion;     |
-|                    |                     | the end-of-sequence token is the empty span at the end                     |
-| `weak_logps`       | list[n][tokens]     | log-probability of those tokens under that supervisor, nats, <= 0          |
-| `weak_score`       | float               | the ensemble's score of the completion, nats per token (joint decoding)    |
+| column             | type                | meaning                                                                  |
+|--------------------|---------------------|--------------------------------------------------------------------------|
+| `example_id`       | str                 | id of the prompt; rows are joined on ids, never on positions             |
+| `prompt`           | str or messages     | TRL's own                                                                |
+| `completion`       | str or messages     | TRL's own                                                                |
+| `weak_supervisors` | list[str], n        | the supervisors that gave this completion                                |
+| `weak_weights`     | list[float], n      | their weights; over all rows of one example they sum to 1                |
+| `weak_offsets`     | list[n][tokens][2]  | each supervisor's tokens as [start, end) characters of the completion;   |
+|                    |                     | the end-of-sequence token is the empty span at the end                   |
+| `weak_logps`       | list[n][tokens]     | log-probability of those tokens under that supervisor, nats, <= 0        |
+| `weak_score`       | float               | the ensemble's score of the completion, nats per token (joint decoding)  |
 """
 
 EXAMPLE_ID = "example_id"
