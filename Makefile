@@ -23,14 +23,20 @@ demo: $(VENV)/.installed ## the whole weak-to-strong experiment with tiny models
 	$(RUN) $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		examples/slot_filling.py $(ARGS)
 
+# One thread: the tests' tensors are tiny, and several processes with many threads each stand in each other's way.
 test: $(VENV)/.installed ## the tests
-	$(RUN) $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.installed ## the tests that take minutes
-	$(RUN) $(BIN)/python -m pytest -m slow $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m slow $(ARGS)
 
 test-distributed: $(VENV)/.installed ## every test that starts several processes
-	$(RUN) $(BIN)/python -m pytest -m distributed $(ARGS)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt deepspeed ninja
+	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m distributed $(ARGS)
+
+benchmarks: $(VENV)/.installed ## speed and memory against the plain loops, small sizes; minutes
+	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/losses.py --tokens 512 --hidden 512 --vocabulary 32000 --rounds 3
+	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/labelling.py --layers 4 --width 384 --prompts 8 --rounds 3
 
 lint: $(VENV)/.installed ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
