@@ -34,6 +34,12 @@ class SlotFillingConfig:
     num_weak: int = field(default=2000, metadata={"help": "Half B: utterances that the supervisors label."})
     num_validation: int = field(default=300, metadata={"help": "Gold utterances that choose the supervisors' epoch."})
     num_test: int | None = field(default=None, metadata={"help": "Test utterances; default all."})
+    familiar_values: int | None = field(
+        default=None,
+        metadata={
+            "help": "Grammar: values of each open class in both halves; test values are always new. Default all."
+        },
+    )
     max_examples: int | None = field(default=None, metadata={"help": "Cap on every split, for a quick look."})
     prompt: str = field(default="short", metadata={"help": "short, or paper (Appendix F)."})
     weak_models: list[str] = field(

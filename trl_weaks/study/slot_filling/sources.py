@@ -40,7 +40,7 @@ class Source:
         if self._folder:
             return slurp.load_splits(self._folder, **sizes, test=c.num_test, seed=seed)
         sizes["test"] = c.num_test or 1000
-        found = grammar.load_splits(**sizes, seed=seed)
+        found = grammar.load_splits(**sizes, seed=seed, familiar=c.familiar_values)
         return found if seed == 0 else replace(found, test=grammar.load_splits(1, 1, 1, sizes["test"], seed=0).test)
 
     def unlabelled(self, size: int) -> list[str]:
