@@ -3,6 +3,7 @@
 trl-weaks label --dataset prompts.jsonl --supervisors gpt2-large facebook/opt-1.3b --output_dir labels
 trl-weaks label verify (the same arguments)
 accelerate launch -m trl_weaks.cli label ...
+trl-weaks memory --model meta-llama/Llama-2-7b-hf --zero 3 --gpus 4
 """
 
 import argparse
@@ -10,6 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from .study.memory import add_arguments, table
 
 FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
@@ -39,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max_tokens_in_flight", type=int, help="tokens of one batch, beams included: bounds the memory")
     add("--push_to_hub", metavar="REPO", help="upload labels and card to this dataset repository")
     add("--share", type=float, default=0.01, help="verify: share of the prompts to label again")
+    add_arguments(commands.add_parser("memory", help="GPU and host memory that training a model needs"))
     return parser
 
 
@@ -46,7 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends with its message, without a traceback."""
     options = build_parser().parse_args(arguments)
     try:
-        verify(options) if options.action == "verify" else label(options)
+        if options.command == "memory":
+            print(table(options))
+        else:
+            verify(options) if options.action == "verify" else label(options)
     except (ValueError, OSError) as error:
         sys.exit(f"trl-weaks: {error}")
 
