@@ -32,12 +32,13 @@ from .classification_data import (
 )
 from .classification_model import add_adapters, context_length, load_student, refuse_dead_head
 from .classification_objective import VoteObjective
+from .parallel_checks import ParallelChecks, refuse_launch
 from .weak_classification_config import WeakClassificationConfig
 
 WINDOW_FILE = "prediction_window.safetensors"
 
 
-class WeakClassificationTrainer(BaseTrainer):
+class WeakClassificationTrainer(ParallelChecks, BaseTrainer):
     r"""
     Trainer for a strong student that classifies texts, under several weak supervisors (arXiv 2406.03199, §3).
 
@@ -95,6 +96,7 @@ class WeakClassificationTrainer(BaseTrainer):
         **kwargs: Any,
     ):
         args = _settings(model, args, train_dataset, kwargs)
+        refuse_launch(args)
         self.num_classes = count_classes(train_dataset, "train")
         set_seed(args.seed)  # the classification head starts at random
         model, processing_class = load_student(model, processing_class, self.num_classes, args)

@@ -14,6 +14,7 @@ from trl import DPOTrainer
 
 from ..columns import PAIR_EPSILON, PAIR_WEIGHT
 from ..losses.preference import preference_loss, sequence_logps
+from .parallel_checks import ParallelChecks, refuse_launch
 from .preference_checks import (
     check_pairs,
     check_reference,
@@ -29,7 +30,7 @@ from .weak_preference_config import WeakPreferenceConfig
 SIDE_INPUTS = (PAIR_EPSILON, PAIR_WEIGHT, "ref_chosen_logps", "ref_rejected_logps")
 
 
-class WeakPreferenceTrainer(DPOTrainer):
+class WeakPreferenceTrainer(ParallelChecks, DPOTrainer):
     r"""
     Preference trainer for a strong student under a weak ensemble: conservative DPO (arXiv 2406.03199, Eq. 12), which
     TRL no longer has, with the flip probability and weight of each pair where the dataset brings them.
@@ -87,6 +88,7 @@ class WeakPreferenceTrainer(DPOTrainer):
             raise ValueError(
                 f"`args` must be a `WeakPreferenceConfig`, got `{type(args).__name__}`. It takes the same fields."
             )
+        refuse_launch(args)
         if kwargs.get("data_collator") is not None:
             raise ValueError("`data_collator` is not supported: the trainer's own keeps ε and weight with their pair.")
         has_adapter = kwargs.get("peft_config") is not None or is_peft_model(model)

@@ -16,6 +16,7 @@ from ..losses.base import WeakLoss
 from ._compat import is_peft_model, parallelism
 from .callable_loss import as_weak_loss
 from .model_card import weak_supervision_section
+from .parallel_checks import ParallelChecks, refuse_launch
 from .preparation import PREPARED, UNIT_IDS, UNIT_LOGPS, WEIGHTS, completion_text, gold_row, prepare_row
 from .validation import check_columns, check_rows
 from .weak_supervision_collator import WeakSupervisionCollator
@@ -24,7 +25,7 @@ from .weak_supervision_config import WeakSupervisionConfig
 TEXT = "_completion_text"  # the completion before TRL appends the end-of-sequence token
 
 
-class WeakSupervisionTrainer(SFTTrainer):
+class WeakSupervisionTrainer(ParallelChecks, SFTTrainer):
     r"""
     Trainer for a strong student under several weak supervisors (arXiv 2406.03199).
 
@@ -81,6 +82,7 @@ class WeakSupervisionTrainer(SFTTrainer):
             raise ValueError(
                 f"`args` must be a `WeakSupervisionConfig`, got `{type(args).__name__}`. It takes the same fields."
             )
+        refuse_launch(args)
         for name in ("data_collator", "compute_loss_func", "compute_metrics", "formatting_func"):
             if kwargs.get(name) is not None:
                 raise ValueError(

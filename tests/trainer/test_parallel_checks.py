@@ -1,0 +1,128 @@
+"""What is refused: launches that would train something else, and checkpoints of another number of processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from trl_weaks.trainer.parallel_checks import ParallelChecks, refuse_launch, refuse_other_world, zero_processes
+
+CPU = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+def settings(**changes):
+    return SimpleNamespace(**{"fsdp": False, "fsdp_config": None, "parallelism_config": None} | changes)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"ACCELERATE_USE_CPU": "True"},  # accelerate launch --cpu --num_processes 1
+        {"MASTER_ADDR": "node1", "ACCELERATE_USE_CPU": "False"},  # a cluster's job script, one GPU
+        CPU | {"WORLD_SIZE": "2", "LOCAL_RANK": "0"},  # torchrun
+        CPU | {"PMI_SIZE": "2"},  # mpirun
+        {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
+        {"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_SP_SIZE": "1"},
+    ],
+)
+def test_sound_launches_pass(environment):
+    refuse_launch(settings(), environment)
+
+
+@pytest.mark.parametrize(
+    ("args", "environment", "message"),
+    [
+        ({}, CPU, "starts one process .* --multi_gpu"),
+        ({}, {"ACCELERATE_USE_FSDP": "true"}, "fsdp_version: 2"),
+        ({}, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP1 is deprecated"),
+        ({"fsdp": True, "fsdp_config": {"version": 1}}, {}, "FSDP1 is deprecated"),
+        ({"parallelism_config": SimpleNamespace(sp_size=2, cp_size=1)}, {}, "Sequence parallelism .*sp_size=1"),
+        ({"parallelism_config": SimpleNamespace(sp_size=1, cp_size=2)}, {}, "Context parallelism .*cp_size=1"),
+        (
+            {},
+            {"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_SP_SIZE": "4"},
+            "Sequence parallelism",
+        ),
+    ],
+)
+def test_unsound_launches_are_refused(args, environment, message):
+    with pytest.raises(ValueError, match=message):
+        refuse_launch(settings(**args), environment)
+
+
+@pytest.mark.parametrize("kind", ["supervision", "classification", "preference"])
+def test_every_trainer_refuses_before_it_loads_a_model(kind, tmp_path, monkeypatch):
+    import trl_weaks
+
+    for name, value in CPU.items():
+        monkeypatch.setenv(name, value)
+    for name in ("WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    config, trainer = (getattr(trl_weaks, f"Weak{kind.title()}{part}") for part in ("Config", "Trainer"))
+    args = config(str(tmp_path), use_cpu=True, bf16=False, report_to="none")
+    from datasets import Dataset
+
+    with pytest.raises(ValueError, match="starts one process"):
+        trainer(model="no/such-model", args=args, train_dataset=Dataset.from_list([{"text": "a"}]))
+
+
+@pytest.mark.distributed
+def test_accelerates_cpu_launcher_is_recognised(tmp_path):
+    """The real launcher, as it is installed: one process, and the mark by which it is known."""
+    script = tmp_path / "show.py"
+    script.write_text("import json, os\nprint('ENV' + json.dumps(dict(os.environ)), flush=True)\n")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
+    seen = {}
+    for processes in ("1", "2"):
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", processes]
+        command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", str(script)]
+        out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        lines = [line[3:] for line in out.splitlines() if line.startswith("ENV")]
+        assert len(lines) == 1, "accelerate now starts them all: the refusal can go"
+        seen[processes] = json.loads(lines[0])
+    refuse_launch(settings(), seen["1"])
+    with pytest.raises(ValueError, match="starts one process"):
+        refuse_launch(settings(), seen["2"])
+
+
+def zero_checkpoint(folder: Path, ranks: int, prefix: str = "bf16_") -> Path:
+    step = folder / "global_step4"
+    step.mkdir(parents=True)
+    (folder / "latest").write_text("global_step4")
+    for rank in range(ranks):
+        (step / f"{prefix}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").touch()
+        (step / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt").touch()
+    return folder
+
+
+@pytest.mark.parametrize("prefix", ["", "bf16_"])
+def test_processes_of_a_checkpoint(tmp_path, prefix):
+    assert zero_processes(tmp_path) is None
+    assert zero_processes(zero_checkpoint(tmp_path / "a", 12, prefix)) == 12
+    refuse_other_world(tmp_path / "a", 12)
+    refuse_other_world(tmp_path, 3)  # no DeepSpeed checkpoint: nothing to refuse
+    with pytest.raises(ValueError, match="written by 12 processes and this run has 3.*--num_processes 12"):
+        refuse_other_world(tmp_path / "a", 3)
+
+
+@pytest.mark.parametrize("resume", [True, "path"])
+def test_train_refuses_before_it_loads(tmp_path, resume):
+    class Base:
+        def train(self, resume_from_checkpoint=None):
+            return "trained"
+
+    class Trainer(ParallelChecks, Base):
+        def __init__(self, deepspeed, processes):
+            self.args, self.is_deepspeed_enabled = SimpleNamespace(output_dir=str(tmp_path)), deepspeed
+            self.accelerator = SimpleNamespace(num_processes=processes)
+
+    folder = zero_checkpoint(tmp_path / "checkpoint-4", 2)
+    given = True if resume is True else str(folder)
+    assert Trainer(True, 2).train(given) == Trainer(False, 1).train(given) == Trainer(True, 1).train() == "trained"
+    with pytest.raises(ValueError, match="written by 2 processes"):
+        Trainer(True, 1).train(given)
