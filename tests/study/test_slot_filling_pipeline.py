@@ -19,7 +19,8 @@ ROWS = ["single_gpt2", "single_opt", "naive", "joint", "bayesian_aux", "cdpo", "
 
 def minute(output_dir, **overrides) -> SlotFillingConfig:
     settings = yaml.safe_load(preset_path("tiny").read_text(encoding="utf-8"))
-    settings |= {"familiar_values": None, "num_gold": 24, "num_weak": 12, "num_validation": 6, "num_test": 8, "max_new_tokens": 12}
+    settings |= {"familiar_values": None, "num_gold": 24}
+    settings |= {"num_weak": 12, "num_validation": 6, "num_test": 8, "max_new_tokens": 12}
     settings |= {"weak_models": ["tiny:gpt2", "tiny:opt"], "num_candidates": 2, "num_preference_candidates": 3}
     for name in ("weak_training", "student_training", "preference_training"):
         settings[name] = settings[name] | {"num_train_epochs": 1, "max_steps": -1}
