@@ -150,8 +150,8 @@ def about(config: SlotFillingConfig, source: Source) -> list[str]:
             "dialogue turns of another ontology" if config.pretrain_dir else "unlabelled sentences of the same task"
         )
         sentences.append(
-            f"What should make the student stronger than its supervisors is size and pre-training on {where}, with "
-            "words replaced at random, so that it learns to copy rather than to remember. It saw no label of the task; "
+            f"What should make the student stronger than its supervisors is size and pre-training on {where}, "
+            "with words replaced, so that it learns to copy rather than to remember. It saw no label of the task; "
             "whether it is stronger, the ceiling tells."
         )
     return sentences
