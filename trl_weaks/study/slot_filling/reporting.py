@@ -1,16 +1,18 @@
 """From the stages of a finished run to its report."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, load_from_disk
 
 from trl_weaks import alignment, columns
+from trl_weaks.labelling.pairs import judge_pairs
 from trl_weaks.metrics.agreement import slot_agreement
-from trl_weaks.metrics.slu_f1 import slu_f1_counts
+from trl_weaks.metrics.slu_f1 import slu_f1, slu_f1_counts
 from trl_weaks.study.data.prompts import FILLER_LEAD
 from trl_weaks.study.data.targets import decode_slots, encode_slots
 from trl_weaks.study.environment import describe_environment
@@ -18,10 +20,11 @@ from trl_weaks.study.report import write_report as write
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
 from trl_weaks.study.slot_filling.evaluation import read_predictions
 from trl_weaks.study.slot_filling.labels import completions_by_supervisor
-from trl_weaks.study.slot_filling.methods import choose
+from trl_weaks.study.slot_filling.methods import PREFERENCE, choose
 from trl_weaks.study.slot_filling.models import TINY
 from trl_weaks.study.slot_filling.pipeline import SeedRun
 from trl_weaks.study.slot_filling.sources import Source
+from trl_weaks.study.slot_filling.training import PAIRS
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.story import Story
 
@@ -99,6 +102,22 @@ def word_confidences(labels: Dataset, gold: dict[str, str]) -> dict[str, tuple[l
     return found
 
 
+def preference_details(run: SeedRun) -> dict[str, Any]:
+    """What the preference stage counted, and how often its pairs are right by the gold SLU-F1 of half B."""
+    stage = run.systems.get(PREFERENCE)
+    if stage is None:
+        return {}
+    folder = stage.after[0].folder
+    gold = {example.id: list(example.slots) for example in run.splits.half_b}
+
+    def judge(row: Mapping[str, Any], text: str) -> float:
+        return float(slu_f1([decode_slots(text)[0]], [gold[row[columns.EXAMPLE_ID]]])["slu_f1"])
+
+    counted = json.loads((folder / PAIRS).read_text(encoding="utf-8"))
+    judged = judge_pairs(load_from_disk(str(folder / "preferences" / "dataset")), judge)
+    return counted | {f"against gold: {name}": value for name, value in judged.items() if name != "pairs"}
+
+
 def write_report(
     config: SlotFillingConfig, source: Source, runs: Sequence[SeedRun], stages: Sequence[Stage], command: str
 ) -> None:
@@ -132,6 +151,7 @@ def write_report(
             notes=[TINY_NOTE] if config.student_model.startswith(TINY) else [],
             command=command,
             stage_seconds=seconds,
+            preference=preference_details(runs[0]),
         ),
     )
 
