@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor
 from tqdm import tqdm
@@ -19,6 +18,7 @@ from .calibration import fit_temperature
 from .classifier import WeakClassifier
 from .ensemble import WeakEnsemble
 from .fingerprint import digest, supervisor_fingerprint
+from .processes import processes
 from .store import LabelStore
 
 STAGE = "classify"
@@ -67,7 +67,7 @@ def _label(
     folder: Path,
     batch_size: int,
 ) -> Dataset:
-    state = PartialState()
+    state = processes()
     votes = _votes(ensemble, [*texts, *held_out], folder / "labels", batch_size)  # (N, all texts, K)
     target = folder / "dataset"
     if state.is_main_process:
@@ -100,7 +100,7 @@ _ADDED = (columns.WEAK_PROBS, columns.WEIGHTS, columns.SUPERVISORS)
 
 def _votes(ensemble: WeakEnsemble, texts: Sequence, folder: Path, batch_size: int) -> Tensor | None:
     """(N, n, K) float64 probabilities on the main process; those already in the store are not made again."""
-    state = PartialState()
+    state = processes()
     keys = [digest(text) for text in texts]
     by_key = dict(zip(keys, texts, strict=True))  # a text that occurs twice is read once
     configs = {s.name: digest(supervisor_fingerprint(s), s.max_length) for s in ensemble.supervisors}

@@ -3,7 +3,6 @@
 import tempfile
 from pathlib import Path
 
-from accelerate import PartialState
 from datasets import Dataset, load_from_disk
 
 from .card import write_card
@@ -11,6 +10,7 @@ from .checks import Prompts, check_dataset
 from .consolidate import consolidate
 from .ensemble import WeakEnsemble
 from .ledger import Ledger
+from .processes import processes
 from .progress import Progress
 from .stages import configurations, missing, units, work
 from .store import LabelStore
@@ -54,7 +54,7 @@ def label_completions(
         raise ValueError(f"mode={mode!r} is not one of {MODES}.")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
-    if output_dir is None and PartialState().num_processes > 1:
+    if output_dir is None and processes().num_processes > 1:
         raise ValueError("several processes share their work through the disk: give label_completions an output_dir.")
     settings = {"num_candidates": num_candidates, "max_new_tokens": max_new_tokens}
     prompts = check_dataset(dataset, ensemble, max_new_tokens)
@@ -74,7 +74,7 @@ def _label(
     folder: Path,
     batch_size: int,
 ) -> Dataset:
-    state = PartialState()
+    state = processes()
     configs = configurations(ensemble, settings, mode)
     store = LabelStore(folder / "labels", str(state.process_index))
     ledger = Ledger(store, prompts, configs)

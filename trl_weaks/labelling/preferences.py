@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from accelerate import PartialState
 from datasets import Dataset, load_from_disk
 from tqdm import tqdm
 
@@ -17,6 +16,7 @@ from .checks import Prompts, check_dataset
 from .ensemble import WeakEnsemble
 from .fingerprint import digest, supervisor_fingerprint
 from .ledger import GENERATE, SCORE, Ledger
+from .processes import processes
 from .rank import rank, save
 from .sampling import sample
 from .stages import DECIMALS, units
@@ -72,7 +72,7 @@ def build_preferences(
         LabelStoreError: the disk refuses; nothing already written is lost.
     """
     _check_arguments(num_candidates, temperature, min_margin, shared_error, batch_size)
-    state = PartialState()
+    state = processes()
     if output_dir is None and state.num_processes > 1:
         raise ValueError("several processes share their work through the disk: give build_preferences an output_dir.")
     taken = [column for column in WRITTEN if column in getattr(dataset, "column_names", ())]
@@ -136,7 +136,7 @@ def _collect(
     batch_size: int,
 ) -> None:
     """Answer and score what is not in the store yet, each process its share."""
-    state = PartialState()
+    state = processes()
     store = LabelStore(folder / "candidates", str(state.process_index))
     ledger = Ledger(store, prompts, configs)
     todo = [unit for unit in units(prompts, batch_size) if any(_missing(ledger, key, unit) for key in configs)]
