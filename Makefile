@@ -25,7 +25,7 @@ demo: $(VENV)/.installed ## the whole weak-to-strong experiment with tiny models
 
 # One thread: the tests' tensors are tiny, and several processes with many threads each stand in each other's way.
 test: $(VENV)/.installed ## the tests
-	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m "not slow" --ignore tests/distributed $(ARGS)
 
 test-slow: $(VENV)/.installed ## the tests that take minutes
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m slow $(ARGS)

@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
@@ -69,7 +70,15 @@ def head_parameters(head: nn.Module | None) -> tuple[Tensor, Tensor | None] | No
 
 
 def gathered(head: nn.Module | None) -> AbstractContextManager:
-    """Under DeepSpeed ZeRO-3, a context in which the head's parameters are whole; otherwise nothing."""
+    """
+    Under DeepSpeed ZeRO-3, a context in which the head's parameters are whole; otherwise nothing.
+
+    Inside the engine's forward, reading a parameter as an attribute gathers it and registers it with the running
+    module, so that backward gathers it again; `GatheredParameters` would leave backward with an empty weight.
+
+    Raises:
+        RuntimeError: gradients are wanted outside of the engine's forward, where backward could not gather the head.
+    """
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     if head is None or not is_deepspeed_zero3_enabled():
@@ -77,8 +86,14 @@ def gathered(head: nn.Module | None) -> AbstractContextManager:
     import deepspeed
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
-    # one that is whole already (tied to the embedding) must not be partitioned on leaving
-    away = [p for p in head.parameters() if getattr(p, "ds_status", None) is ZeroParamStatus.NOT_AVAILABLE]
+    parameters = [getattr(module, name) for module in head.modules() for name in list(module._parameters)]
+    # one that is whole already must not be partitioned on leaving
+    away = [p for p in parameters if getattr(p, "ds_status", None) is ZeroParamStatus.NOT_AVAILABLE]
+    if away and torch.is_grad_enabled():
+        raise RuntimeError(
+            "ZeRO-3 keeps the output layer in pieces outside of the engine's forward, so this loss would have no "
+            "gradient there. Call the wrapped model (`trainer.model_wrapped`), or use ZeRO-2."
+        )
     return deepspeed.zero.GatheredParameters(away) if away else nullcontext()
 
 

@@ -1,0 +1,245 @@
+"""Trains a list of cells, one after the other, in one launch of one or two CPU processes.
+
+`python cells.py FOLDER CELL...`, alone or under torchrun, where a cell is `strategy/objective[/option...]`. Each cell
+first proves that its strategy is on, then trains from the same weights, then saves to `FOLDER/<objective>`. Rank 0
+keeps what was seen in `FOLDER/<objective>/seen.json`.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+os.environ |= {"DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "CI": "1", "TOKENIZERS_PARALLELISM": "false"}
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "trainer")]
+
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+
+WORLD = int(os.environ.get("WORLD_SIZE", 1))
+RANK = int(os.environ.get("RANK", 0))
+ROWS = 12
+
+
+def start(fsdp: bool) -> None:
+    """A process group whose collectives fail after five minutes instead of thirty."""
+    torch.set_num_threads(1)
+    if WORLD == 1:
+        return
+    dist.init_process_group("gloo", timeout=timedelta(seconds=float(os.environ.get("TRL_WEAKS_TIMEOUT", 300))))
+    if fsdp:  # accelerate never enters its FSDP branch on a CPU: let it take gloo for a GPU backend
+        from accelerate import PartialState
+        from accelerate.utils import DistributedType
+
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+        PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
+
+
+def deepspeed_settings(strategy: str) -> dict:
+    """The project's own file; `zero1` is zero2's at stage 1. Offload keeps torch's AdamW: nothing to compile."""
+    name = "zero2" if strategy == "zero1" else strategy
+    settings = json.loads((ROOT / "ds_configs" / f"{name}.json").read_text())
+    if strategy == "zero1":
+        settings["zero_optimization"]["stage"] = 1
+    if strategy.endswith("offload") and not os.environ.get("TRL_WEAKS_COMPILE"):
+        settings["zero_force_ds_cpu_optimizer"] = False
+    return settings
+
+
+def arguments(folder: Path, strategy: str, options: list[str]) -> dict:
+    given = {
+        "output_dir": str(folder), "use_cpu": True, "bf16": "bf16" in options, "report_to": "none",
+        "dataloader_pin_memory": False, "disable_tqdm": True, "logging_steps": 1, "seed": 3, "num_train_epochs": 2,
+        "learning_rate": 1e-3, "max_grad_norm": 1.0, "train_sampling_strategy": "sequential",
+        "per_device_train_batch_size": 1 if WORLD == 2 else 4,
+        "gradient_accumulation_steps": 2 if WORLD == 2 else 1, "gradient_checkpointing": "checkpointing" in options,
+        "save_strategy": "steps" if {"die", "resume"} & set(options) else "no", "save_steps": 2,
+    }  # fmt: skip
+    if strategy.startswith("zero"):
+        given["deepspeed"] = deepspeed_settings(strategy)
+    if strategy == "fsdp2":
+        given["fsdp"] = True
+        given["fsdp_config"] = {
+            "version": 2, "reshard_after_forward": True, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"], "state_dict_type": "FULL_STATE_DICT",
+        }  # fmt: skip
+    return given
+
+
+def weak_rows(count: int = ROWS):
+    """Weak labels of unequal lengths, read character by character, at confidences that bfloat16 cannot hold."""
+    from datasets import Dataset
+    from preference_runs import pairs
+
+    rows = []
+    for number, pair in enumerate(pairs(count).to_list()):
+        text, other = pair["chosen"], pair["rejected"]
+        agree = number % 3 == 0
+        for name, given, logp in (("ann", text, -0.0123), ("bob", text if agree else other, -0.0571)):
+            spans = [[i, i + 1] for i in range(len(given))] + [[len(given)] * 2]
+            logps = [logp * (1 + (i % 5)) for i in range(len(spans))]
+            if agree and name == "bob":
+                for column, value in zip(("supervisors", "weights", "offsets", "logps"), (name, 0.5, spans, logps),
+                                         strict=True):  # fmt: skip
+                    rows[-1]["weak_" + column].append(value)
+            else:
+                rows.append({"example_id": str(number), "prompt": pair["prompt"], "completion": given,
+                             "weak_supervisors": [name], "weak_weights": [0.5], "weak_offsets": [spans],
+                             "weak_logps": [logps]})  # fmt: skip
+    return Dataset.from_list(rows)
+
+
+def lora(task: str, options: list[str]):
+    from peft import LoraConfig
+
+    return LoraConfig(task_type=task, r=4, target_modules=["q_proj", "v_proj"]) if "lora" in options else None
+
+
+def supervision(given: dict, options: list[str], evidential: bool):
+    from preference_runs import model, tokenizer
+
+    from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
+
+    loss = {"weak_loss": "bayesian", "gamma_max": 0.25, "gamma_warmup": 0.5, "kl_coef": 1e-2}
+    if not evidential:
+        loss = {"weak_loss": "naive", "gamma_max": 0.0, "confidence_split": "uniform"}
+    args = WeakSupervisionConfig(**given, **loss, loss_chunk_size=7)
+    student = model().to(torch.bfloat16) if "bf16" in options else model()
+    trainer = WeakSupervisionTrainer(
+        student, args, train_dataset=weak_rows(), processing_class=tokenizer(), peft_config=lora("CAUSAL_LM", options)
+    )
+    data = trainer.train_dataset.select(range(ROWS))
+    if "silent" in options:  # with one row per micro-batch, every other one of rank 1 has nothing to learn from
+        mute = {"labels": lambda row: [-100] * len(row["labels"])}
+        data = data.map(lambda row, i: {"labels": mute["labels"](row)} if i % 4 == 1 else {}, with_indices=True)
+    if "uneven" in options:  # 11 rows for 2 processes: accelerate gives the missing place to the first row
+        data = data.select([*range(ROWS - 1), 0] if WORLD == 1 else range(ROWS - 1))
+    trainer.train_dataset = data
+    return trainer
+
+
+def classification(given: dict, options: list[str]):
+    from classification_runs import classifier, tokenizer, weak_dataset
+
+    from trl_weaks import WeakClassificationConfig, WeakClassificationTrainer
+
+    student = classifier(num_labels=3)  # before the settings, under whose ZeRO-3 it would be born in pieces
+    if "balanced" in options:  # its window fills micro-batch by micro-batch: one process takes as many
+        given |= {"threshold": "balanced", "threshold_window": 8, "gradient_accumulation_steps": 2}
+        given["per_device_train_batch_size"] = 2 // WORLD
+    args = WeakClassificationConfig(**given)
+    return WeakClassificationTrainer(
+        student, args, weak_dataset(ROWS, classes=3), processing_class=tokenizer(),
+        peft_config=lora("SEQ_CLS", options),
+    )  # fmt: skip
+
+
+def preference(given: dict, options: list[str]):
+    from preference_runs import model, pairs, reference_of, tokenizer
+
+    from trl_weaks import WeakPreferenceConfig, WeakPreferenceTrainer
+
+    policy, adapter = model(), lora("CAUSAL_LM", options)
+    args = WeakPreferenceConfig(**given, beta=0.5)
+    return WeakPreferenceTrainer(
+        policy, None if adapter else reference_of(policy), args, train_dataset=pairs(ROWS),
+        processing_class=tokenizer(), peft_config=adapter,
+    )  # fmt: skip
+
+
+def build(objective: str, given: dict, options: list[str]):
+    if objective == "cdpo":
+        return preference(given, options)
+    if objective == "classification":
+        return classification(given, options)
+    return supervision(given, options, evidential=objective == "evidential")
+
+
+def prove(trainer, strategy: str) -> dict:
+    """What shows that the strategy is on, read off the wrapped model in the middle of training."""
+    engine, parameters = trainer.model_wrapped, list(trainer.model.parameters())
+    seen = {"engine": type(engine).__name__, "processes": trainer.accelerator.num_processes}
+    seen["group"] = dist.get_world_size() if dist.is_initialized() else 1
+    seen["total"] = sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
+    seen["local"] = seen["total"]
+    if strategy.startswith("zero"):
+        seen["stage"] = engine.zero_optimization_stage()
+        seen["optimizer"] = type(engine.optimizer.optimizer).__name__
+        seen["offload"] = str(engine.zero_offload_optimizer().device) if engine.zero_offload_optimizer() else None
+    if strategy.startswith("zero3"):
+        seen["local"] = sum(p.ds_tensor.numel() for p in parameters)
+    if strategy == "fsdp2":
+        seen["local"] = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in parameters)
+        seen["sharded"] = all(hasattr(p, "to_local") for p in parameters)
+    moments = [s["exp_avg"] for s in trainer.optimizer.optimizer.state.values() if "exp_avg" in s]
+    seen["moments"] = sum(m.to_local().numel() if hasattr(m, "to_local") else m.numel() for m in moments)
+    return seen
+
+
+def watch(trainer, strategy: str, options: list[str], seen: dict) -> None:
+    """Look at the engine and at the float inputs during the steps; kill rank 1 where the cell says so."""
+    from transformers import TrainerCallback
+
+    prepare = trainer._prepare_inputs
+
+    def looked_at(inputs):
+        before = {k: v.clone() for k, v in inputs.items() if torch.is_tensor(v) and v.is_floating_point()}
+        after = prepare(inputs)
+        seen["batches"] = seen.get("batches", 0) + 1
+        seen["rounding"] = max([seen.get("rounding", 0.0), *(
+            float((after[k].double() - v.double()).abs().max()) for k, v in before.items())])  # fmt: skip
+        seen["floats"] = sorted({f"{k} {after[k].dtype}" for k in before})
+        cast = trainer._prepare_input(torch.tensor([0.9985]))  # what DeepSpeed does to all other floats
+        seen["control"] = abs(float(cast) - 0.9985)
+        if "die" in options and RANK == 1 and trainer.state.global_step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return after
+
+    class Proof(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == state.max_steps:
+                seen.update(prove(trainer, strategy))
+
+    trainer._prepare_inputs = looked_at
+    trainer.add_callback(Proof())
+
+
+def run(folder: Path, cell: str) -> None:
+    strategy, objective, *options = cell.split("/")
+    begun, folder, seen = time.time(), folder / "-".join([objective, *options]).replace("-resume", "-die"), {}
+    trainer = build(objective, arguments(folder, strategy, options), options)
+    watch(trainer, strategy, options, seen)
+    trainer.train(resume_from_checkpoint="resume" in options)
+    trainer.save_model(str(folder))
+    if RANK == 0:
+        seen |= {"cell": cell, "seconds": time.time() - begun}
+        seen["logs"] = [log for log in trainer.state.log_history if "grad_norm" in log]
+        (folder / "seen.json").write_text(json.dumps(seen))
+        print(f"{cell} {seen['seconds']:.1f} s", file=sys.stderr, flush=True)
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def main(folder: Path, cells: list[str]) -> None:
+    start(any(cell.startswith("fsdp2") for cell in cells))
+    if any(cell.startswith("zero") for cell in cells):
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled for inference only
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    for cell in cells:
+        run(folder / cell.split("/")[0], cell)
+        unset_hf_deepspeed_config()
+        for name in [name for name in os.environ if name.startswith(("ACCELERATE_USE_", "FSDP_"))]:
+            del os.environ[name]  # or accelerate gives the next cell this one's strategy
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

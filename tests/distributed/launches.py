@@ -1,0 +1,92 @@
+"""The cells that are proven, how they are launched, what they leave behind; as a script, the table of what passed.
+
+`pytest -m distributed tests/distributed --basetemp FOLDER`, then `python tests/distributed/launches.py FOLDER`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+SCRIPT = Path(__file__).with_name("cells.py")
+
+OBJECTIVES = ("soft", "evidential", "classification", "cdpo")
+VARIANTS = ("soft/uneven", "evidential/silent", "classification/balanced")
+ADAPTERS = ("evidential/lora", "classification/lora", "cdpo/lora")
+ONE = [f"single/{objective}" for objective in (*OBJECTIVES, *VARIANTS, *ADAPTERS)]
+DDP = [f"ddp/{objective}" for objective in (*OBJECTIVES, *VARIANTS)]
+ZERO = [f"{stage}/{objective}" for stage in ("zero2", "zero3") for objective in (*OBJECTIVES, *VARIANTS)]
+ZERO += ["zero2/evidential/lora", *(f"zero3/{objective}" for objective in ADAPTERS), "zero3/evidential/checkpointing"]
+ZERO += ["zero1/evidential", "zero2_offload/evidential", "zero3_offload/evidential", "zero3_offload/cdpo"]
+ROUNDED = ["zero2/soft/bf16", "zero3/soft/bf16"]
+FSDP = [f"fsdp2/{objective}" for objective in (*OBJECTIVES, *VARIANTS, "evidential/lora", "cdpo/lora")]
+# Options that change how a cell runs, never what it trains: its reference is the cell without them.
+HOW = ("checkpointing", "bf16", "die", "resume")
+
+
+def launch(folder: Path, cells: list[str], processes: int, check: bool = True) -> subprocess.CompletedProcess:
+    """Run the cells on CPU processes of their own, one launch for all of them."""
+    command = [sys.executable]
+    if processes > 1 or any(cell.startswith("zero") for cell in cells):
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    # With ACCELERATE_USE_CPU, accelerate turns DeepSpeed off and says nothing.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
+    environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command += [str(SCRIPT), str(folder), *cells]
+    limit = float(os.environ.get("TRL_WEAKS_TIMEOUT", 300)) * 3
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit)
+    if check:
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-5000:]
+    return done
+
+
+def place(folder: Path, cell: str) -> Path:
+    """Where a cell left its model; one that resumes goes on in the folder of the one that died."""
+    strategy, *rest = cell.split("/")
+    return folder / strategy / "-".join(rest).replace("-resume", "-die")
+
+
+def reference(cell: str) -> str:
+    """The cell of one process whose weights a cell must reach."""
+    return "/".join(["single", *(part for part in cell.split("/")[1:] if part not in HOW)])
+
+
+def seen(folder: Path, cell: str) -> dict:
+    return json.loads((place(folder, cell) / "seen.json").read_text())
+
+
+def weights(folder: Path, cell: str) -> dict:
+    """The one safetensors file that `save_model` left: the whole model, or the adapter."""
+    files = list(place(folder, cell).glob("*model*.safetensors"))
+    assert len(files) == 1, files
+    return load_file(files[0])
+
+
+def distance(folder: Path, cell: str, other: str) -> float:
+    """Largest difference of any weight of two cells, which must have the same weights."""
+    one, two = weights(folder, cell), weights(folder, other)
+    assert one.keys() == two.keys()
+    return max(float((one[name].double() - two[name].double()).abs().max()) for name in one)
+
+
+def table(folder: Path) -> str:
+    """Markdown: each cell that ran below a folder, how far it is from one process, and how long it took."""
+    lines = ["| cell | engine | processes | parameters held by rank 0 | largest weight difference | seconds |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for file in sorted(folder.rglob("seen.json")):
+        found, root = json.loads(file.read_text()), file.parents[2]
+        cell, share = found["cell"], f"{found['local']:,} of {found['total']:,}"
+        stage = f", stage {found['stage']}" if "stage" in found else ""
+        far = "reference" if cell.startswith("single") else "not compared, bfloat16"
+        if far != "reference" and "bf16" not in cell:
+            far = f"{distance(root, cell, reference(cell)):.1e}"
+        row = (f"`{cell}`", found["engine"] + stage, found["processes"], share, far, f"{found['seconds']:.1f}")
+        lines.append("| " + " | ".join(map(str, row)) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table(Path(sys.argv[1])))
