@@ -32,7 +32,8 @@ test-slow: $(VENV)/.installed ## the tests that take minutes
 
 test-distributed: $(VENV)/.installed ## every test that starts several processes
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt deepspeed ninja
-	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m distributed $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest tests/distributed $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m distributed --ignore tests/distributed $(ARGS)
 
 benchmarks: $(VENV)/.installed ## speed and memory against the plain loops, small sizes; minutes
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/losses.py --tokens 512 --hidden 512 --vocabulary 32000 --rounds 3
