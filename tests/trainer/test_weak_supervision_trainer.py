@@ -231,7 +231,7 @@ def test_config_builds_the_loss_it_describes():
         ({"gamma_warmup": 1.5}, "fraction of training"),
         ({"kl_anneal": -0.1}, "fraction of training"),
         ({"kl_coef": -1.0}, "must not be negative"),
-        ({"loss_chunk_size": 0}, "at least 1 token"),
+        ({"loss_chunk_size": 0}, "`loss_chunk_size` must be at least 1; got 0"),
         ({"packing": True}, "packing"),
         ({"padding_free": True}, "padding_free"),
         ({"loss_type": "dft"}, "weak_loss"),

@@ -6,21 +6,21 @@ from typing import Any
 from ..losses.auxiliary_confidence import AuxiliaryConfidence
 from ..losses.base import WeakLoss
 from ..losses.dirichlet_votes import DirichletVotes
-from ..losses.evidential import EvidentialLoss
-from ..losses.naive import NaiveLoss
 from ..losses.prediction_window import PredictionWindow
 from ._compat import BaseConfig
+from .objective_config import EVIDENCE, ObjectiveConfig, check_choices, check_positive, refuse_settings
 
 CHOICES = {
     "weak_loss": ("naive", "bayesian", "dirichlet_votes"),
     "pooling": ("linear", "log_linear", "majority"),
-    "evidence": ("exp", "softplus", "relu"),
+    "evidence": EVIDENCE,
     "threshold": ("argmax", "balanced"),
 }
+FIXED = {"label_smoothing_factor": (0.0, "the soft labels already carry the supervisors' doubt")}
 
 
 @dataclass
-class WeakClassificationConfig(BaseConfig):
+class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
     r"""
     Configuration of [`WeakClassificationTrainer`]. Inherited fields keep TRL's meaning.
 
@@ -110,9 +110,6 @@ class WeakClassificationConfig(BaseConfig):
             "choices": CHOICES["weak_loss"],
         },
     )
-    soft_labels: bool = field(
-        default=True, metadata={"help": "Use the supervisors' class probabilities (paper) instead of their top class."}
-    )
     pooling: str = field(
         default="linear",
         metadata={
@@ -137,36 +134,16 @@ class WeakClassificationConfig(BaseConfig):
     threshold_window: int = field(
         default=256, metadata={"help": "Recent rows, of all processes, that 'balanced' balances over. Ours."}
     )
-    evidence: str = field(
-        default="exp",
-        metadata={
-            "help": "Evidence function: 'exp' (authors' code), 'softplus' or 'relu'.",
-            "choices": CHOICES["evidence"],
-        },
-    )
     kl_coef: float = field(default=1.0, metadata={"help": "Final weight of the KL regulariser. Sensoy et al., 2018."})
-    kl_anneal: float = field(
-        default=1.0, metadata={"help": "Fraction of training over which the KL weight rises from 0. Authors' code."}
-    )
     vote_precision: float = field(
         default=100.0, metadata={"help": "Observations a vote is worth under 'dirichlet_votes'. Ours."}
     )
 
     def __post_init__(self):
         super().__post_init__()
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
-        if not 0.0 <= self.gamma_max < 1.0:
-            raise ValueError(f"`gamma_max` must be in [0, 1); got {self.gamma_max}.")
-        if self.kl_coef < 0.0:
-            raise ValueError(f"`kl_coef` must not be negative; got {self.kl_coef}.")
-        for name in ("gamma_warmup", "kl_anneal"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"`{name}` is a fraction of training, in [0, 1]; got {getattr(self, name)}.")
-        for name in ("threshold_window", "max_length", "pad_to_multiple_of"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        check_choices(self, CHOICES)
+        check_positive(self, ("threshold_window", "max_length", "pad_to_multiple_of"))
+        refuse_settings(self, FIXED)
         if self.threshold == "balanced" and self.gamma_max == 0.0:
             raise ValueError("`threshold='balanced'` belongs to the auxiliary loss, which `gamma_max=0` turns off.")
         if self.weak_loss == "dirichlet_votes" and (self.gamma_max > 0.0 or self.pooling != "linear"):
@@ -178,23 +155,13 @@ class WeakClassificationConfig(BaseConfig):
             raise ValueError(
                 "`weak_loss='dirichlet_votes'` needs evidence above 0: set `evidence` to 'exp' or 'softplus'."
             )
-        if self.label_smoothing_factor != 0.0:
-            raise ValueError("`label_smoothing_factor` is not supported: soft labels already carry the doubt.")
 
     def build_loss(self) -> WeakLoss | DirichletVotes:
         """The loss that these settings describe."""
         if self.weak_loss == "dirichlet_votes":
             return DirichletVotes(evidence=self.evidence, precision=self.vote_precision)
-        if self.weak_loss == "naive":
-            loss = NaiveLoss()
-        else:
-            loss = EvidentialLoss(
-                evidence=self.evidence,
-                kl_coef=self.kl_coef,
-                kl_anneal=self.kl_anneal,
-                kl_clamp=None,
-                kl_target="expected",  # Eq. 4 as printed: the loss of each class, weighted by its probability
-            )
+        # Eq. 4 as printed: the loss of each class, weighted by its probability
+        loss = self._supervised_loss(kl_clamp=None, kl_target="expected")
         if self.gamma_max == 0.0:
             return loss
         window = PredictionWindow(self.threshold_window) if self.threshold == "balanced" else None

@@ -1,6 +1,5 @@
 """`WeakClassificationTrainer`: a sequence classifier trained on the votes of several weak supervisors."""
 
-import textwrap
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -32,13 +31,13 @@ from .classification_data import (
 )
 from .classification_model import add_adapters, context_length, load_student, refuse_dead_head
 from .classification_objective import VoteObjective
-from .parallel_checks import ParallelChecks, refuse_launch
 from .weak_classification_config import WeakClassificationConfig
+from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments
 
 WINDOW_FILE = "prediction_window.safetensors"
 
 
-class WeakClassificationTrainer(ParallelChecks, BaseTrainer):
+class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     r"""
     Trainer for a strong student that classifies texts, under several weak supervisors (arXiv 2406.03199, §3).
 
@@ -71,18 +70,7 @@ class WeakClassificationTrainer(ParallelChecks, BaseTrainer):
     loss_is_scaled_for_ga = True
     _tag_names = ["trl", "trl_weaks", "weak-classification"]
     _name = "Weak Classification"
-    _paper = {
-        "title": "Bayesian WeakS-to-Strong from Text Classification to Generation",
-        "id": "2406.03199",
-        # docstyle-ignore
-        "citation": textwrap.dedent("""\
-            @inproceedings{cui2025bayesian,
-                title  = {{Bayesian WeakS-to-Strong from Text Classification to Generation}},
-                author = {Ziyun Cui and Ziyang Zhang and Guangzhi Sun and Wen Wu and Chao Zhang},
-                year   = 2025,
-                booktitle = {The Thirteenth International Conference on Learning Representations}
-            }"""),
-    }
+    side_inputs = (VOTES, VOTE_WEIGHTS)
 
     def __init__(
         self,
@@ -95,8 +83,10 @@ class WeakClassificationTrainer(ParallelChecks, BaseTrainer):
         peft_config: PeftConfig | None = None,
         **kwargs: Any,
     ):
-        args = _settings(model, args, train_dataset, kwargs)
-        refuse_launch(args)
+        args = checked_settings(args, WeakClassificationConfig, model, "weak-classification")
+        refuse_arguments(kwargs, ("data_collator", "compute_loss_func", "model_init"), "the trainer makes its own")
+        if not isinstance(train_dataset, Dataset):
+            raise ValueError("`train_dataset` must be a `datasets.Dataset`; all rows are checked before training.")
         self.num_classes = count_classes(train_dataset, "train")
         set_seed(args.seed)  # the classification head starts at random
         model, processing_class = load_student(model, processing_class, self.num_classes, args)
@@ -159,18 +149,6 @@ class WeakClassificationTrainer(ParallelChecks, BaseTrainer):
 
     def _set_signature_columns_if_needed(self):
         self._signature_columns = list(PREPARED)
-
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        # DeepSpeed casts every float input to the model's dtype; in bf16 votes above 0.998 would become 1.
-        side = {name: inputs[name] for name in (VOTES, VOTE_WEIGHTS) if name in inputs}
-        rest = super()._prepare_inputs({name: value for name, value in inputs.items() if name not in side})
-        return rest | {name: value.to(self.args.device) for name, value in side.items()}
-
-    def _progress(self) -> float:
-        """Share of the training done, from the trainer's state, so that resuming keeps it; 1 in evaluation."""
-        if not self.model.training:
-            return 1.0
-        return min(1.0, self.state.global_step / max(1, self.state.max_steps))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
@@ -259,26 +237,6 @@ class WeakClassificationTrainer(ParallelChecks, BaseTrainer):
         if self.is_world_process_zero():
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             classification_card(self, model_name, dataset_name, tags).save(Path(self.args.output_dir) / "README.md")
-
-
-def _settings(
-    model: "str | PreTrainedModel",
-    args: WeakClassificationConfig | None,
-    train_dataset: Dataset | None,
-    kwargs: dict[str, Any],
-) -> WeakClassificationConfig:
-    """The configuration, and early refusal of what cannot be honoured."""
-    for name in ("data_collator", "compute_loss_func", "model_init"):
-        if kwargs.pop(name, None) is not None:
-            raise ValueError(f"`{name}` is not supported by `WeakClassificationTrainer`.")
-    if not isinstance(train_dataset, Dataset):
-        raise ValueError("`train_dataset` must be a `datasets.Dataset`; all rows are checked before training.")
-    if args is None:
-        name = model if isinstance(model, str) else type(model).__name__
-        return WeakClassificationConfig(f"{name.split('/')[-1]}-weak-classification")
-    if not isinstance(args, WeakClassificationConfig):
-        raise ValueError(f"`args` must be a `WeakClassificationConfig`, got `{type(args).__name__}`.")
-    return args
 
 
 def _refuse_parallelism(trainer: BaseTrainer) -> None:

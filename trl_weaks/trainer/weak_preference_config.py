@@ -6,6 +6,7 @@ from trl import DPOConfig
 
 from ..columns import PAIR_EPSILON, PAIR_WEIGHT
 from ..losses.preference import PREFERENCE_LOSSES
+from .objective_config import check_choices, refuse_settings
 
 # Inherited settings that the preference loss cannot honour: name -> (the only value accepted, why).
 FIXED = {
@@ -102,9 +103,7 @@ class WeakPreferenceConfig(DPOConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.preference_loss not in PREFERENCE_LOSSES:
-            choices = ", ".join(PREFERENCE_LOSSES)
-            raise ValueError(f"`preference_loss` must be one of {choices}; got {self.preference_loss!r}.")
+        check_choices(self, {"preference_loss": tuple(PREFERENCE_LOSSES)})
         plain = self.preference_loss == "sigmoid"
         if self.label_smoothing is None:
             self.label_smoothing = 0.0 if plain else 0.1
@@ -120,9 +119,7 @@ class WeakPreferenceConfig(DPOConfig):
             )
         if not self.beta > 0.0:
             raise ValueError(f"`beta` must be positive; got {self.beta}.")
-        for name, (only, reason) in FIXED.items():
-            if getattr(self, name) != only:
-                raise ValueError(f"`{name}={getattr(self, name)!r}` is not supported: {reason}.")
+        refuse_settings(self, FIXED)
 
     @property
     def pair_columns(self) -> dict[str, bool | None]:

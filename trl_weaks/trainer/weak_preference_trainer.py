@@ -1,6 +1,5 @@
 """`WeakPreferenceTrainer`: TRL's `DPOTrainer` for pairs that a weak ensemble ranked, with its doubt about each."""
 
-import textwrap
 import warnings
 from dataclasses import fields
 from typing import Any
@@ -14,7 +13,6 @@ from trl import DPOTrainer
 
 from ..columns import PAIR_EPSILON, PAIR_WEIGHT
 from ..losses.preference import preference_loss, sequence_logps
-from .parallel_checks import ParallelChecks, refuse_launch
 from .preference_checks import (
     check_pairs,
     check_reference,
@@ -25,12 +23,10 @@ from .preference_checks import (
 from .preference_metrics import EffectivePairs, epsilon_metrics, reward_metrics, token_metrics, total_tokens
 from .weak_preference_collator import WeakPreferenceCollator
 from .weak_preference_config import WeakPreferenceConfig
-
-# Per-pair floats that no model takes and that must stay float32 (DeepSpeed casts float inputs to its own type).
-SIDE_INPUTS = (PAIR_EPSILON, PAIR_WEIGHT, "ref_chosen_logps", "ref_rejected_logps")
+from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments
 
 
-class WeakPreferenceTrainer(ParallelChecks, DPOTrainer):
+class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
     r"""
     Preference trainer for a strong student under a weak ensemble: conservative DPO (arXiv 2406.03199, Eq. 12), which
     TRL no longer has, with the flip probability and weight of each pair where the dataset brings them.
@@ -61,18 +57,7 @@ class WeakPreferenceTrainer(ParallelChecks, DPOTrainer):
 
     _tag_names = ["trl", "trl_weaks", "weak-preference"]
     _name = "Weak Preference"
-    _paper = {
-        "title": "Bayesian WeakS-to-Strong from Text Classification to Generation",
-        "id": "2406.03199",
-        # docstyle-ignore
-        "citation": textwrap.dedent("""\
-            @inproceedings{cui2025bayesian,
-                title  = {{Bayesian WeakS-to-Strong from Text Classification to Generation}},
-                author = {Ziyun Cui and Ziyang Zhang and Guangzhi Sun and Wen Wu and Chao Zhang},
-                year   = 2025,
-                booktitle = {The Thirteenth International Conference on Learning Representations}
-            }"""),
-    }
+    side_inputs = (PAIR_EPSILON, PAIR_WEIGHT, "ref_chosen_logps", "ref_rejected_logps")  # one of each for a pair
 
     def __init__(
         self,
@@ -81,16 +66,8 @@ class WeakPreferenceTrainer(ParallelChecks, DPOTrainer):
         args: WeakPreferenceConfig | None = None,
         **kwargs: Any,
     ):
-        if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path or type(model).__name__
-            args = WeakPreferenceConfig(f"{name.split('/')[-1]}-weak-preference")
-        elif not isinstance(args, WeakPreferenceConfig):
-            raise ValueError(
-                f"`args` must be a `WeakPreferenceConfig`, got `{type(args).__name__}`. It takes the same fields."
-            )
-        refuse_launch(args)
-        if kwargs.get("data_collator") is not None:
-            raise ValueError("`data_collator` is not supported: the trainer's own keeps ε and weight with their pair.")
+        args = checked_settings(args, WeakPreferenceConfig, model, "weak-preference")
+        refuse_arguments(kwargs, ("data_collator",), "the trainer's own keeps ε and weight with their pair")
         has_adapter = kwargs.get("peft_config") is not None or is_peft_model(model)
         check_reference(model, ref_model, has_adapter, args.precompute_ref_log_probs)
         if args.disable_dropout and not isinstance(model, str):
@@ -121,13 +98,9 @@ class WeakPreferenceTrainer(ParallelChecks, DPOTrainer):
             if column not in self._signature_columns:
                 self._signature_columns.append(column)
 
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        side = {name: inputs[name].to(self.args.device) for name in SIDE_INPUTS if name in inputs}
-        return {**super()._prepare_inputs({k: v for k, v in inputs.items() if k not in side}), **side}
-
     def compute_ref_log_probs(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Reference log-probabilities (n,), (n,) of chosen and rejected, nats, as TRL computes them."""
-        return super().compute_ref_log_probs(model, {k: v for k, v in inputs.items() if k not in SIDE_INPUTS})
+        return super().compute_ref_log_probs(model, {k: v for k, v in inputs.items() if k not in self.side_inputs})
 
     def _pair_value(self, inputs: dict[str, Any], column: str, default: float, like: Tensor) -> Tensor:
         if column in self.args.pair_columns and column in inputs:
@@ -136,7 +109,7 @@ class WeakPreferenceTrainer(ParallelChecks, DPOTrainer):
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
         mask = inputs["completion_mask"]
-        model_inputs = {k: v for k, v in inputs.items() if k not in (*SIDE_INPUTS, "completion_mask")}
+        model_inputs = {k: v for k, v in inputs.items() if k not in (*self.side_inputs, "completion_mask")}
         model_inputs["use_cache"] = False
         if self.aux_loss_enabled:
             model_inputs["output_router_logits"] = True

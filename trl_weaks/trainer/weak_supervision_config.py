@@ -6,14 +6,13 @@ from trl import SFTConfig
 
 from ..losses.auxiliary_confidence import AuxiliaryConfidence
 from ..losses.base import WeakLoss
-from ..losses.evidential import EvidentialLoss
-from ..losses.naive import NaiveLoss
+from .objective_config import EVIDENCE, ObjectiveConfig, check_choices, check_positive, refuse_settings
 
 CHOICES = {
     "weak_loss": ("naive", "bayesian"),
     "confidence_unit": ("word", "span"),
     "confidence_split": ("confidence", "uniform", "eq8"),
-    "evidence": ("exp", "softplus", "relu"),
+    "evidence": EVIDENCE,
 }
 
 # Inherited settings that a weak loss cannot honour: name -> (the only value accepted, why).
@@ -29,7 +28,7 @@ FIXED = {
 
 
 @dataclass
-class WeakSupervisionConfig(SFTConfig):
+class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
     r"""
     Configuration of [`WeakSupervisionTrainer`]. Inherited fields keep TRL's meaning and default.
 
@@ -83,12 +82,6 @@ class WeakSupervisionConfig(SFTConfig):
             "choices": CHOICES["weak_loss"],
         },
     )
-    soft_labels: bool = field(
-        default=True,
-        metadata={
-            "help": "Use the supervisors' confidences as soft labels (paper, section 4.2) instead of hard labels."
-        },
-    )
     gamma_max: float = field(
         default=0.25,
         metadata={"help": "Final weight of the auxiliary confidence loss, in [0, 1); 0 turns it off. Authors' code."},
@@ -112,18 +105,8 @@ class WeakSupervisionConfig(SFTConfig):
             "choices": CHOICES["confidence_split"],
         },
     )
-    evidence: str = field(
-        default="exp",
-        metadata={
-            "help": "Evidence function of the evidential loss: 'exp' (authors' code), 'softplus' or 'relu'.",
-            "choices": CHOICES["evidence"],
-        },
-    )
     kl_coef: float = field(
         default=1e-4, metadata={"help": "Final weight of the evidential loss's KL regulariser. Authors' code."}
-    )
-    kl_anneal: float = field(
-        default=1.0, metadata={"help": "Fraction of training over which the KL weight rises from 0. Authors' code."}
     )
     loss_chunk_size: int = field(
         default=1024, metadata={"help": "Supervised tokens whose logits are held at once; memory only. Ours."}
@@ -131,29 +114,13 @@ class WeakSupervisionConfig(SFTConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
-        if not 0.0 <= self.gamma_max < 1.0:
-            raise ValueError(f"`gamma_max` must be in [0, 1); got {self.gamma_max}.")
-        for name in ("gamma_warmup", "kl_anneal"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"`{name}` is a fraction of training, in [0, 1]; got {getattr(self, name)}.")
-        if self.kl_coef < 0.0:
-            raise ValueError(f"`kl_coef` must not be negative; got {self.kl_coef}.")
-        if self.loss_chunk_size < 1:
-            raise ValueError(f"`loss_chunk_size` must be at least 1 token; got {self.loss_chunk_size}.")
-        for name, (only, reason) in FIXED.items():
-            value = getattr(self, name)
-            if value != only and not (only is None and not value):
-                raise ValueError(f"`{name}={value!r}` is not supported with weak supervision: {reason}.")
+        check_choices(self, CHOICES)
+        check_positive(self, ("loss_chunk_size",))
+        refuse_settings(self, FIXED)
 
     def build_loss(self) -> WeakLoss:
         """The loss that these settings describe."""
-        if self.weak_loss == "naive":
-            loss = NaiveLoss()
-        else:
-            loss = EvidentialLoss(evidence=self.evidence, kl_coef=self.kl_coef, kl_anneal=self.kl_anneal)
+        loss = self._supervised_loss()
         if self.gamma_max > 0.0:
             loss = AuxiliaryConfidence(loss, gamma_max=self.gamma_max, warmup=self.gamma_warmup)
         return loss

@@ -1,7 +1,6 @@
 """`WeakSupervisionTrainer`: TRL's `SFTTrainer` for completions whose labels come from several weak supervisors."""
 
 import copy
-import textwrap
 from typing import Any
 
 import torch
@@ -16,16 +15,16 @@ from ..losses.base import WeakLoss
 from ._compat import is_peft_model, parallelism
 from .callable_loss import as_weak_loss
 from .model_card import weak_supervision_section
-from .parallel_checks import ParallelChecks, refuse_launch
 from .preparation import PREPARED, UNIT_IDS, UNIT_LOGPS, WEIGHTS, completion_text, gold_row, prepare_row
 from .validation import check_columns, check_rows
 from .weak_supervision_collator import WeakSupervisionCollator
 from .weak_supervision_config import WeakSupervisionConfig
+from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments
 
 TEXT = "_completion_text"  # the completion before TRL appends the end-of-sequence token
 
 
-class WeakSupervisionTrainer(ParallelChecks, SFTTrainer):
+class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
     r"""
     Trainer for a strong student under several weak supervisors (arXiv 2406.03199).
 
@@ -55,18 +54,7 @@ class WeakSupervisionTrainer(ParallelChecks, SFTTrainer):
 
     _tag_names = ["trl", "trl_weaks", "weak-supervision"]
     _name = "Weak Supervision"
-    _paper = {
-        "title": "Bayesian WeakS-to-Strong from Text Classification to Generation",
-        "id": "2406.03199",
-        # docstyle-ignore
-        "citation": textwrap.dedent("""\
-            @inproceedings{cui2025bayesian,
-                title  = {{Bayesian WeakS-to-Strong from Text Classification to Generation}},
-                author = {Ziyun Cui and Ziyang Zhang and Guangzhi Sun and Wen Wu and Chao Zhang},
-                year   = 2025,
-                booktitle = {The Thirteenth International Conference on Learning Representations}
-            }"""),
-    }
+    side_inputs = PREPARED
 
     def __init__(
         self,
@@ -75,19 +63,12 @@ class WeakSupervisionTrainer(ParallelChecks, SFTTrainer):
         loss: WeakLoss | None = None,
         **kwargs: Any,
     ):
-        if args is None:
-            name = model if isinstance(model, str) else type(model).__name__
-            args = WeakSupervisionConfig(f"{name.split('/')[-1]}-weak-supervision")
-        elif not isinstance(args, WeakSupervisionConfig):
-            raise ValueError(
-                f"`args` must be a `WeakSupervisionConfig`, got `{type(args).__name__}`. It takes the same fields."
-            )
-        refuse_launch(args)
-        for name in ("data_collator", "compute_loss_func", "compute_metrics", "formatting_func"):
-            if kwargs.get(name) is not None:
-                raise ValueError(
-                    f"`{name}` is not supported by `WeakSupervisionTrainer`; pass `loss` to change the loss."
-                )
+        args = checked_settings(args, WeakSupervisionConfig, model, "weak-supervision")
+        refuse_arguments(
+            kwargs,
+            ("data_collator", "compute_loss_func", "compute_metrics", "formatting_func"),
+            "pass `loss` to change the loss; the batches and metrics are the trainer's own",
+        )
         self.weak_loss = args.build_loss() if loss is None else as_weak_loss(loss)
         self._context = _context_length(model, args)  # rows are checked before the trainer holds its model
         super().__init__(model=model, args=args, **kwargs)
@@ -144,18 +125,6 @@ class WeakSupervisionTrainer(ParallelChecks, SFTTrainer):
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
         self._signature_columns += [name for name in PREPARED if name not in self._signature_columns]
-
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        # DeepSpeed casts every float input to the model's dtype, which rounds confidences above 0.998 to 1 in bf16.
-        side = {name: inputs.pop(name) for name in PREPARED if name in inputs}
-        inputs = super()._prepare_inputs(inputs)
-        return inputs | {name: value.to(self.args.device) for name, value in side.items()}
-
-    def _progress(self) -> float:
-        """Share of training done, in [0, 1]; taken from the trainer's state, so that resuming keeps it."""
-        if not self.model.training:
-            return 1.0
-        return min(1.0, self.state.global_step / max(1, self.state.max_steps))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
