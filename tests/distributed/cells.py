@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,27 +26,48 @@ RANK = int(os.environ.get("RANK", 0))
 ROWS = 12
 
 
-def start(fsdp: bool) -> None:
+def start() -> None:
     """A process group whose collectives fail after five minutes instead of thirty."""
     torch.set_num_threads(1)
-    if WORLD == 1:
-        return
-    dist.init_process_group("gloo", timeout=timedelta(seconds=float(os.environ.get("TRL_WEAKS_TIMEOUT", 300))))
-    if fsdp:  # accelerate never enters its FSDP branch on a CPU: let it take gloo for a GPU backend
-        from accelerate import PartialState
-        from accelerate.utils import DistributedType
-
-        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
-        PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
+    if WORLD > 1:
+        dist.init_process_group("gloo", timeout=timedelta(seconds=float(os.environ.get("TRL_WEAKS_TIMEOUT", 300))))
 
 
-def deepspeed_settings(strategy: str) -> dict:
-    """The project's own file; `zero1` is zero2's at stage 1. Offload keeps torch's AdamW: nothing to compile."""
+@contextmanager
+def launch_of(strategy: str):
+    """What accelerate knows when a cell begins: nothing of the cells before it, as in a launch of its own.
+
+    It never enters its FSDP branch on a CPU: for those cells, and for nothing else, gloo stands for a GPU's backend.
+    """
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    def forget():
+        AcceleratorState._reset_state(reset_partial_state=True)
+        unset_hf_deepspeed_config()
+        for name in [n for n in os.environ if n.startswith(("ACCELERATE_", "FSDP_"))]:
+            del os.environ[name]
+
+    own = PartialState._prepare_backend
+    forget()
+    try:
+        if strategy == "fsdp2" and WORLD > 1:
+            os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+            PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
+        yield
+    finally:
+        PartialState._prepare_backend = own
+        forget()
+
+
+def deepspeed_settings(strategy: str, options: list[str]) -> dict:
+    """The project's own file; `zero1` is zero2's at stage 1. Only `cpuadam` keeps the optimizer that is compiled."""
     name = "zero2" if strategy == "zero1" else strategy
     settings = json.loads((ROOT / "ds_configs" / f"{name}.json").read_text())
     if strategy == "zero1":
         settings["zero_optimization"]["stage"] = 1
-    if strategy.endswith("offload") and not os.environ.get("TRL_WEAKS_COMPILE"):
+    if strategy.endswith("offload") and "cpuadam" not in options:
         settings["zero_force_ds_cpu_optimizer"] = False
     return settings
 
@@ -60,7 +82,7 @@ def arguments(folder: Path, strategy: str, options: list[str]) -> dict:
         "save_strategy": "steps" if {"die", "resume"} & set(options) else "no", "save_steps": 2,
     }  # fmt: skip
     if strategy.startswith("zero"):
-        given["deepspeed"] = deepspeed_settings(strategy)
+        given["deepspeed"] = deepspeed_settings(strategy, options)
     if strategy == "fsdp2":
         given["fsdp"] = True
         given["fsdp_config"] = {
@@ -225,18 +247,15 @@ def run(folder: Path, cell: str) -> None:
 
 
 def main(folder: Path, cells: list[str]) -> None:
-    start(any(cell.startswith("fsdp2") for cell in cells))
+    start()
     if any(cell.startswith("zero") for cell in cells):
         import deepspeed.ops
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled for inference only
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
     for cell in cells:
-        run(folder / cell.split("/")[0], cell)
-        unset_hf_deepspeed_config()
-        for name in [name for name in os.environ if name.startswith(("ACCELERATE_USE_", "FSDP_"))]:
-            del os.environ[name]  # or accelerate gives the next cell this one's strategy
+        strategy = cell.split("/")[0]
+        with launch_of(strategy):
+            run(folder / strategy, cell)
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -1,10 +1,12 @@
 """The cells that are proven, how they are launched, what they leave behind; as a script, the table of what passed.
 
-`pytest -m distributed tests/distributed --basetemp FOLDER`, then `python tests/distributed/launches.py FOLDER`.
+`pytest tests/distributed --basetemp FOLDER`, then `python tests/distributed/launches.py FOLDER`.
 """
 
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,15 +18,32 @@ SCRIPT = Path(__file__).with_name("cells.py")
 OBJECTIVES = ("soft", "evidential", "classification", "cdpo")
 VARIANTS = ("soft/uneven", "evidential/silent", "classification/balanced")
 ADAPTERS = ("evidential/lora", "classification/lora", "cdpo/lora")
-ONE = [f"single/{objective}" for objective in (*OBJECTIVES, *VARIANTS, *ADAPTERS)]
-DDP = [f"ddp/{objective}" for objective in (*OBJECTIVES, *VARIANTS)]
-ZERO = [f"{stage}/{objective}" for stage in ("zero2", "zero3") for objective in (*OBJECTIVES, *VARIANTS)]
-ZERO += ["zero2/evidential/lora", *(f"zero3/{objective}" for objective in ADAPTERS), "zero3/evidential/checkpointing"]
-ZERO += ["zero1/evidential", "zero2_offload/evidential", "zero3_offload/evidential", "zero3_offload/cdpo"]
-ROUNDED = ["zero2/soft/bf16", "zero3/soft/bf16"]
-FSDP = [f"fsdp2/{objective}" for objective in (*OBJECTIVES, *VARIANTS, "evidential/lora", "cdpo/lora")]
+STRATEGIES = ("ddp", "fsdp2", "zero2", "zero3")
+DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+COMPILER = bool(shutil.which("g++") and shutil.which("ninja"))
+
+# The default tests: every strategy with every objective, and the variants where they differ most.
+CORE = [f"{strategy}/{objective}" for strategy in STRATEGIES for objective in OBJECTIVES]
+CORE += ["ddp/soft/uneven", "zero3/evidential/silent", "zero3/soft/bf16"]
+# The rest, behind `make test-distributed`.
+REST = [f"{strategy}/{objective}" for strategy in STRATEGIES for objective in (*VARIANTS, *ADAPTERS)]
+REST += ["zero3/evidential/checkpointing", "zero2/soft/bf16", "zero1/evidential"]
+REST += ["zero2_offload/evidential", "zero3_offload/evidential", "zero3_offload/cdpo"]
+REST = [cell for cell in REST if cell not in CORE]
+# DeepSpeed's own optimizer in host memory, which is compiled at its first use.
+COMPILED = ["zero2_offload/evidential/cpuadam", "zero3_offload/evidential/cpuadam"]
 # Options that change how a cell runs, never what it trains: its reference is the cell without them.
-HOW = ("checkpointing", "bf16", "die", "resume")
+HOW = ("checkpointing", "bf16", "cpuadam", "die", "resume")
+
+
+def references(cells: list[str]) -> list[str]:
+    """The cells of one process that these are compared with."""
+    return list(dict.fromkeys(reference(cell) for cell in cells))
+
+
+def runnable(cells: list[str]) -> list[str]:
+    """Those whose libraries are installed; the others' tests are skipped with the reason."""
+    return [cell for cell in cells if DEEPSPEED or not cell.startswith("zero")]
 
 
 def launch(folder: Path, cells: list[str], processes: int, check: bool = True) -> subprocess.CompletedProcess:

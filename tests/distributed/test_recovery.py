@@ -1,18 +1,9 @@
 """A rank that dies ends the run with a clear error; the run goes on from its checkpoint to the same weights."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
+from launches import DEEPSPEED, distance, launch, place, seen
 
-sys.path.insert(0, str(Path(__file__).parent))
-from launches import distance, launch, place, seen  # noqa: E402
-
-pytestmark = [
-    pytest.mark.distributed,
-    pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is missing"),
-]
+pytestmark = [pytest.mark.matrix, pytest.mark.skipif(not DEEPSPEED, reason="deepspeed is not installed")]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,44 @@
+"""The folders that the cells leave behind, made once for all tests that look at them."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "trainer")]
+
+from launches import COMPILED, COMPILER, CORE, DEEPSPEED, REST, launch, references, runnable  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def core(tmp_path_factory) -> Path:
+    """The default tests' cells: one launch of one process, one of two."""
+    folder = tmp_path_factory.mktemp("core")
+    launch(folder, references(CORE), 1)
+    launch(folder, runnable(CORE), 2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rest(tmp_path_factory) -> Path:
+    """All other cells."""
+    folder = tmp_path_factory.mktemp("rest")
+    cells = runnable(REST + (COMPILED if COMPILER else []))
+    launch(folder, references(cells), 1)
+    launch(folder, cells, 2)
+    return folder
+
+
+@pytest.fixture
+def folder_of(request):
+    """The folder that holds a cell; skips, with the reason, where it could not run."""
+
+    def find(cell: str) -> Path:
+        if cell.startswith("zero") and not DEEPSPEED:
+            pytest.skip("deepspeed is not installed")
+        if cell in COMPILED and not COMPILER:
+            pytest.skip("DeepSpeed's CPUAdam is compiled at its first use: g++ and ninja are not both installed")
+        return request.getfixturevalue("core" if cell in CORE else "rest")
+
+    return find
