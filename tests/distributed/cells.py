@@ -150,9 +150,8 @@ def classification(given: dict, options: list[str]):
     from trl_weaks import WeakClassificationConfig, WeakClassificationTrainer
 
     student = classifier(num_labels=3)  # before the settings, under whose ZeRO-3 it would be born in pieces
-    if "balanced" in options:  # its window fills micro-batch by micro-batch: one process takes as many
-        given |= {"threshold": "balanced", "threshold_window": 8, "gradient_accumulation_steps": 2}
-        given["per_device_train_batch_size"] = 2 // WORLD
+    if "balanced" in options:
+        given |= {"threshold": "balanced", "threshold_window": 8}
     args = WeakClassificationConfig(**given)
     return WeakClassificationTrainer(
         student, args, weak_dataset(ROWS, classes=3), processing_class=tokenizer(),

@@ -153,56 +153,6 @@ def test_auxiliary_confidence_mixes_two_losses(inner):
     assert torch.allclose(AuxiliaryConfidence(inner, 0.2, warmup=1.0)(logits, targets, 0.5), expected)
 
 
-def test_balanced_threshold_of_two_classes_is_the_quantile_rule():
-    g = torch.Generator().manual_seed(3)
-    logits = torch.randn(64, 2, generator=g, dtype=torch.float64) + torch.tensor([1.0, 0.0])
-    targets = torch.rand(64, 2, generator=g, dtype=torch.float64).softmax(-1)
-    p0 = logits.softmax(-1)[:, 0]
-    threshold = np.quantile(p0.numpy(), targets[:, 1].mean().item())
-    expected = (p0 < threshold).long()
-    loss = AuxiliaryConfidence(NaiveLoss(), threshold="balanced")
-    assert torch.equal(loss.predict(logits, targets), expected)  # nothing fed: the rows themselves
-    loss.window.update(logits.softmax(-1), targets)
-    assert torch.equal(torch.cat([loss.predict(z[None], None) for z in logits]), expected)
-    assert 0 < expected.sum() < 64
-
-
-def test_balanced_shares_of_several_classes_equal_the_weak_prior():
-    g = torch.Generator().manual_seed(4)
-    probs = (torch.randn(200, 3, generator=g) + torch.tensor([2.0, 0.0, -1.0])).softmax(-1)
-    prior = torch.tensor([0.2, 0.5, 0.3])
-    window = PredictionWindow(200)
-    window.update(probs, prior.expand(200, 3))
-    shares = window.predict(probs.log()).bincount(minlength=3) / 200
-    assert torch.allclose(shares, prior, atol=0.011)
-    assert (probs.argmax(-1).bincount(minlength=3) / 200 - prior).abs().max() > 0.2
-
-
-def test_two_classes_and_the_general_rule_agree_inside_the_window():
-    from trl_weaks.losses.prediction_window import _balancing_shift
-
-    g = torch.Generator().manual_seed(5)
-    probs = torch.randn(101, 2, generator=g, dtype=torch.float64).softmax(-1)
-    prior = torch.tensor([0.4, 0.6], dtype=torch.float64)
-    window = PredictionWindow(101)
-    window.update(probs, prior.expand(101, 2))
-    general = (probs.log() + _balancing_shift(probs.log(), prior)).argmax(-1)
-    assert (window.predict(probs.log()) != general).sum() <= 1  # the row exactly on the threshold is a tie
-
-
-def test_the_window_forgets_the_oldest_rows_and_survives_a_checkpoint():
-    window = PredictionWindow(size=3)
-    rows = torch.rand(5, 2, dtype=torch.float64).softmax(-1)
-    window.update(rows[:2], rows[:2])
-    window.update(rows[2:], rows[2:])
-    assert torch.equal(window.state_dict()["probs"], rows[2:])
-    other = PredictionWindow(size=3)
-    other.load_state_dict(window.state_dict())
-    assert torch.equal(other.predict(rows), window.predict(rows))
-    other.load_state_dict({})
-    assert len(other) == 0
-
-
 @pytest.mark.parametrize(
     ("build", "message"),
     [

@@ -103,7 +103,7 @@ def trajectory(trainer) -> list[tuple[float, float]]:
 
 
 def main(folder: str) -> None:
-    """Train with the balanced threshold on however many processes there are; rank 0 writes what happened."""
+    """Train with the balanced threshold on one process or two, which cut each update otherwise; rank 0 reports."""
     import os
     from pathlib import Path
 
@@ -113,8 +113,8 @@ def main(folder: str) -> None:
 
     world = int(os.environ.get("WORLD_SIZE", 1))
     args = settings(
-        folder, per_device_train_batch_size=2 // world, gradient_accumulation_steps=2, threshold="balanced",
-        threshold_window=6, gamma_warmup=0.0,
+        folder, per_device_train_batch_size=4 if world == 1 else 1, gradient_accumulation_steps=1 if world == 1 else 2,
+        threshold="balanced", threshold_window=6, gamma_warmup=0.0,
     )  # fmt: skip
     trainer = WeakClassificationTrainer(classifier(), args, weak_dataset(rows=16), processing_class=tokenizer())
     trainer.train()
@@ -122,6 +122,7 @@ def main(folder: str) -> None:
         state = trainer.accelerator.unwrap_model(trainer.model).state_dict()
         save_file({name: value.contiguous() for name, value in state.items()}, Path(folder) / "model.safetensors")
         report = {"world": trainer.accelerator.num_processes, "logs": trainer.state.log_history}
+        trainer.weak_loss.window.release()
         report["window"] = trainer.weak_loss.window.state_dict()["probs"].tolist()
         (Path(folder) / "logs.json").write_text(json.dumps(report))
 

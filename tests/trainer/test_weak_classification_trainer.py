@@ -98,6 +98,25 @@ def test_accumulation_does_not_change_the_gradient(tmp_path, weak_loss, kind):
     torch.testing.assert_close(runs[2], runs[0], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+def test_accumulation_does_not_change_the_balanced_threshold(tmp_path, classes):
+    """All micro-batches of an update meet the thresholds of the updates before it, the first one's argmax included."""
+    dataset = weak_dataset(rows=10, classes=classes, seed=1)
+    changes = {"threshold": "balanced", "threshold_window": 7, "gamma_warmup": 0.0}
+    runs = [
+        run(tmp_path / str(batch), dataset, classifier(num_labels=classes), per_device_train_batch_size=batch,
+            gradient_accumulation_steps=4 // batch, **changes)
+        for batch in (4, 2, 1)
+    ]  # fmt: skip
+    plain = run(tmp_path / "argmax", dataset, classifier(num_labels=classes), gamma_warmup=0.0)
+    for other in runs[1:]:
+        torch.testing.assert_close(trajectory(other), trajectory(runs[0]), rtol=1e-3, atol=1e-5)
+        windows = [one.weak_loss.window.state_dict()["probs"] for one in (other, runs[0])]
+        torch.testing.assert_close(*windows, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(trajectory(plain)[0], trajectory(runs[0])[0])  # nothing is known yet
+    assert max(abs(a[0] - b[0]) for a, b in zip(trajectory(plain), trajectory(runs[0]), strict=True)) > 0.01
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_batch_of_8_is_8_batches_of_1(tmp_path, kind):
     """Pooling, padding side and pad token: a tokenizer that pads left must not matter."""

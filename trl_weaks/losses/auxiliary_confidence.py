@@ -30,9 +30,11 @@ class AuxiliaryConfidence:
             the *authors' code*. Both reference codes jump at the end of the warm-up; this rise is continuous.
         threshold: `"argmax"` (*paper*), or `"balanced"` (Burns et al., classification only): thresholds under which
             the predicted classes are as frequent as the weak labels say.
-        window: Recent predictions over which `"balanced"` balances. Feed it (after gathering over processes) with
-            `window.update(probabilities, weak_labels)` before each call; while it is empty the rows of the call
-            itself are balanced. Default: a `PredictionWindow()`.
+        window: Recent predictions over which `"balanced"` balances. Feed it, after gathering over processes: with
+            `window.update(probabilities, weak_labels)` before each call, or, where an optimiser update takes several
+            calls, with `window.hold` in each and `window.release` after the last. While it is empty, the rows of the
+            call itself are balanced; while its first rows are on hold, `"argmax"` stands in, since thresholds of one
+            micro-batch would make the gradient depend on how the update was cut. Default: a `PredictionWindow()`.
 
     Raises:
         ValueError: For numbers outside [0, 1], an unknown threshold, or a window without `"balanced"`.
@@ -65,10 +67,9 @@ class AuxiliaryConfidence:
 
     def predict(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The student's own hard labels, `(n, K)`, `(n, K)` -> `(n,)` class ids, no gradient."""
-        logits = logits.detach()
-        if self.window is None:
+        logits, window = logits.detach(), self.window
+        if window is None or not len(window) and window.holding:
             return logits.argmax(-1)
-        window = self.window
         if not len(window):
             window = PredictionWindow(size=len(logits))
             window.update(torch.softmax(logits.double(), -1), targets)

@@ -63,7 +63,9 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
             The student's own label in the auxiliary loss: `"argmax"` (paper), or `"balanced"` (Burns et al.), under
             which classes are predicted as often as the weak labels say.
         threshold_window (`int`, *optional*, defaults to `256`):
-            Recent rows, of all processes, that `"balanced"` balances over. Ours; Burns et al. use their batch of 32.
+            Recent rows, of all processes, that `"balanced"` balances over. They are those of the updates before, so
+            that the gradient does not depend on the accumulation steps; the first update takes the argmax. Ours;
+            Burns et al. use their batch of 32.
 
         > Parameters that control the evidential loss
 
@@ -132,7 +134,8 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
         },
     )
     threshold_window: int = field(
-        default=256, metadata={"help": "Recent rows, of all processes, that 'balanced' balances over. Ours."}
+        default=256,
+        metadata={"help": "Rows of the updates before, of all processes, that 'balanced' balances over. Ours."},
     )
     kl_coef: float = field(default=1.0, metadata={"help": "Final weight of the KL regulariser. Sensoy et al., 2018."})
     vote_precision: float = field(

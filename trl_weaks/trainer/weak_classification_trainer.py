@@ -46,7 +46,9 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     evaluation set may bring `label` instead of votes.
 
     The gradient is that of the mean loss over all rows of an update: it depends on neither the accumulation steps nor
-    the number of processes. In evaluation the loss is that of the end of training (progress 1).
+    the number of processes. (With `threshold="balanced"` the thresholds therefore come from the updates before, and
+    the first update, which has none before it, takes the argmax.) In evaluation the loss is that of the end of
+    training (progress 1).
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]): The student, any `*ForSequenceClassification`.
@@ -104,6 +106,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         self._context = context_length(model, processing_class)
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._total_train_tokens = 0
+        self._held_in = 0  # the update whose rows the balanced threshold's window holds
         super().__init__(
             model=model,
             args=args,
@@ -165,14 +168,17 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _observe(self, logits: Tensor, target: Tensor) -> None:
-        """Feed the balanced threshold's window with the rows of all processes."""
+        """Hold the rows of all processes for the balanced threshold, which learns of them in the next update."""
         window = getattr(self.weak_loss, "window", None)
         if window is None or not self.model.training:
             return
+        if self._held_in != self.state.global_step:
+            window.release()
+            self._held_in = self.state.global_step
         pair = torch.stack([torch.softmax(logits.detach().float(), -1), target.float()], 1)
         pair = self.accelerator.gather(self.accelerator.pad_across_processes(pair, dim=0, pad_index=-1))
         pair = pair[pair[:, 0, 0] >= 0]
-        window.update(pair[:, 0], pair[:, 1])
+        window.hold(pair[:, 0], pair[:, 1])
 
     def _record(self, inputs: dict[str, Tensor], logits: Tensor, target: Tensor, labels: Tensor) -> None:
         mode = "train" if self.model.training else "eval"
@@ -222,6 +228,8 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         self.create_model_card(model_name=(self.args.hub_model_id or Path(self.args.output_dir).name).split("/")[-1])
         super()._save_checkpoint(model, trial)
         window = getattr(self.weak_loss, "window", None)
+        if window is not None:
+            window.release()  # the update is complete
         if window is not None and len(window) and self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             save_file({name: value.cpu() for name, value in window.state_dict().items()}, folder / WINDOW_FILE)
