@@ -3,12 +3,13 @@
 import os
 import random
 import resource
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 SCRIPT = Path(__file__).with_name("labelling_run.py")
@@ -27,12 +28,7 @@ def start(folder: Path, processes: int, prompts: int, **options) -> subprocess.P
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
         command(folder, processes, prompts),
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        **options,
+        **{"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options,
     )
 
 
@@ -46,16 +42,25 @@ def written(folder: Path) -> int:
     return sum(path.stat().st_size for path in (folder / "labels").glob("shard-*.jsonl"))
 
 
-def kill_after(folder: Path, processes: int, prompts: int, more: int) -> bool:
-    """SIGKILL the whole run once it has written `more` bytes; False if it ended before."""
-    run, goal, end = start(folder, processes, prompts), written(folder) + more, time.monotonic() + LIMIT
-    while run.poll() is None and written(folder) < goal and time.monotonic() < end:
+def kill_when(folder: Path, processes: int, prompts: int, reached: Callable[[], bool]) -> bool:
+    """SIGKILL the launcher and all its workers (which have sessions of their own); False if the run ended before."""
+    run, end = start(folder, processes, prompts, stdout=subprocess.DEVNULL), time.monotonic() + LIMIT
+    while run.poll() is None and not reached() and time.monotonic() < end:
         time.sleep(0.002)
-    ended = run.poll() is not None
-    if not ended:
-        os.killpg(run.pid, signal.SIGKILL)
-    run.communicate(timeout=LIMIT)
-    return not ended
+    if run.poll() is not None:
+        return False
+    launcher = psutil.Process(run.pid)
+    family = [launcher, *launcher.children(recursive=True)]
+    for process in family:
+        process.kill()
+    psutil.wait_procs(family, timeout=LIMIT)
+    return True
+
+
+def kill_after(folder: Path, processes: int, prompts: int, more: int) -> bool:
+    """Kill a run once it has written `more` bytes of labels."""
+    goal = written(folder) + more
+    return kill_when(folder, processes, prompts, lambda: written(folder) >= goal)
 
 
 def dataset_bytes(folder: Path) -> dict[str, bytes]:
@@ -72,7 +77,10 @@ def break_and_continue(tmp_path: Path, kills: int, prompts: int) -> None:
     for attempt in range(kills):
         processes = 1 + attempt % 2
         killed += kill_after(tmp_path / "broken", processes, prompts, draw.randrange(1, max(2, whole // kills)))
-    assert killed >= max(1, kills - 2), "the kills must fall into the run"
+    assert killed == kills, "the kills must fall into the run"
+    half = tmp_path / "broken" / "dataset.new"
+    assert kill_when(tmp_path / "broken", 1, prompts, half.exists), "and one into the writing of the dataset"
+    assert not (tmp_path / "broken" / "dataset").exists()
     code, output = finish(tmp_path / "broken", 1, prompts)
     assert code == 0, output
     assert len(list((tmp_path / "broken" / "labels").glob("shard-*.jsonl"))) > 1
