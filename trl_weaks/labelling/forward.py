@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .budget import at_once
+
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # layer types that padding cannot disturb
 Pair = tuple[tuple[int, ...], tuple[int, ...]]  # prompt ids, completion ids
 
@@ -53,10 +55,11 @@ def plain_logps(
     """
     order = sorted(range(len(pairs)), key=lambda i: (-len(pairs[i][0]) - len(pairs[i][1]), pairs[i]))
     result: list[list[float]] = [[] for _ in pairs]
+    most = max((len(completion) for _, completion in pairs), default=0)
     start = 0
     while start < len(order):
         longest = sum(map(len, pairs[order[start]]))
-        batch = order[start : start + max(1, max_tokens // longest)]
+        batch = order[start : start + at_once(model, max_tokens, longest, most + 1)]
         if is_recurrent(model):  # a recurrent state would run over the padding
             batch = [i for i in batch if sum(map(len, pairs[i])) == longest]
         for i, logps in zip(batch, _batch_logps(model, [pairs[i] for i in batch], pad_id), strict=True):

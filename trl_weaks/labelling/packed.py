@@ -6,6 +6,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from .budget import most_logits
 from .cascade import Level, attention
 from .trie import Pair, Tree, pack
 
@@ -20,11 +21,12 @@ def packed_logps(
     Args:
         pairs: distinct (prompt ids, completion ids), whose prompts all begin with the prefix and are longer.
         prefix: keys and values of the prefix, one (1, heads, length, size) pair per layer, or nothing.
+        max_tokens: nodes held at once, but for a single pair that is longer.
     """
     skip = prefix[0][0].shape[-2] if prefix else 0
     result: list[list[float]] = [[] for _ in pairs]
     with attention(model, "sdpa"):
-        for tree in pack(pairs, skip, min(CAPACITY, max_tokens)):
+        for tree in pack(pairs, skip, min(CAPACITY, max_tokens), most_logits(model, max_tokens)):
             for index, row in _tree_logps(model, tree, pairs, prefix, skip):
                 result[index] = row
     return result

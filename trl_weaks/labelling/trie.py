@@ -55,22 +55,41 @@ class Tree:
         return mask
 
 
-def pack(pairs: Sequence[Pair], skip: int, capacity: int) -> Iterator[Tree]:
-    """Trees of at most `capacity` nodes (more only where one prompt needs more), like prompts together.
+def pack(pairs: Sequence[Pair], skip: int, capacity: int, most: int) -> Iterator[Tree]:
+    """Trees of at most `capacity` nodes, like prompts together.
+
+    The completions of one prompt that do not fit are split over several trees, which repeat the prompt: a tree then
+    has up to twice as many nodes as the prompt, so that repeating costs at most as much as it carries.
 
     Args:
         skip: tokens at the beginning of every prompt that are computed elsewhere.
+        most: nodes of a tree that may belong to completions; a single longer completion has a tree of its own.
     """
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for i in sorted(range(len(pairs)), key=pairs.__getitem__):
         by_prompt.setdefault(pairs[i][0], []).append(i)
-    tree = Tree()
+    tree, carried = Tree(), 0
     for prompt, members in by_prompt.items():
-        size = len(prompt) - skip + sum(len(pairs[i][1]) - 1 for i in members)
-        if tree.tokens and len(tree.tokens) + size > capacity:
-            yield tree
-            tree = Tree()
-        for i in members:
-            tree.add(i, prompt[skip:], pairs[i][1])
+        own = len(prompt) - skip
+        for part in _parts(pairs, members, min(most, max(capacity - own, own))):
+            size = sum(len(pairs[i][1]) for i in part)
+            if tree.tokens and (len(tree.tokens) + own + size > capacity or carried + size > most):
+                yield tree
+                tree, carried = Tree(), 0
+            for i in part:
+                tree.add(i, prompt[skip:], pairs[i][1])
+            carried += size
     if tree.tokens:
         yield tree
+
+
+def _parts(pairs: Sequence[Pair], members: Sequence[int], room: int) -> Iterator[list[int]]:
+    """Consecutive members whose completions have at most `room` tokens together."""
+    part, size = [], 0
+    for i in members:
+        if part and size + len(pairs[i][1]) > room:
+            yield part
+            part, size = [], 0
+        part.append(i)
+        size += len(pairs[i][1])
+    yield part
