@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from trl_weaks.labelling.sampling import Sampling
+
 SHAPES = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma2")
 PROMPTS = [
     "USER: turn on the light ASSISTANT:",
@@ -125,8 +127,23 @@ def test_nan_names_supervisor_and_example(build):
     supervisor = build("gpt2", name="broken")
     with torch.no_grad():
         supervisor.model.lm_head.weight[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="prompt 0: supervisor 'broken' gives a log-probability that is not finite"):
+    message = "prompt 0: supervisor 'broken' gives a log-probability that is not finite"
+    with pytest.raises(ValueError, match=message):
         supervisor.score(["a"], ["b"])
+    for sampling in (None, Sampling(1.0)):
+        with pytest.raises(ValueError, match=message):
+            supervisor.answer(["a", "b"], 2, 3, sampling=sampling)
+
+
+def test_nan_names_the_prompt_that_brings_it_out(build):
+    supervisor = build("gpt2", name="broken")
+    (rare,) = supervisor.tokenizer("€", add_special_tokens=False)["input_ids"][:1]
+    with torch.no_grad():
+        supervisor.model.get_input_embeddings().weight[rare] = float("inf")
+        supervisor.model.lm_head.weight = torch.nn.Parameter(torch.randn_like(supervisor.model.lm_head.weight))
+    names = ["row 7", "row 8", "row 9"]
+    with pytest.raises(ValueError, match="row 8: supervisor 'broken'"):
+        supervisor.answer(["a", "b €", "c"], 2, 3, names=names)
 
 
 def test_bad_tokenizers(build):

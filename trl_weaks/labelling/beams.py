@@ -1,13 +1,14 @@
 """Exact beam search: `model.generate`, on a cache in which beams share their prompt and prompts their prefix."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.cache_utils import Cache
 
+from .budget import at_once
 from .cascade import NAME, Level, attention, cascade_cache
 from .forward import left_pad
 
@@ -35,6 +36,8 @@ def search(
     advance: Callable[[int], object],
     prefix: list[Level] | None = None,
     sharing: bool = False,
+    copies: int = 1,
+    processors: Callable[[Sequence[int]], list[LogitsProcessor]] | None = None,
 ) -> list[list[list[int]]]:
     """The returned sequences of every prompt, best first, cut after the end-of-sequence token.
 
@@ -42,17 +45,21 @@ def search(
         max_tokens: tokens held at once, prompts and beams together.
         prefix: keys and values of a beginning that all prompts share and go beyond; needs `sharing`.
         sharing: whether the model can use a cascade cache (see `probe`); plain `generate` otherwise.
+        copies: decode every prompt this many times (they differ by their processors).
+        processors: makes the logits processors of a batch, given as indices into the prompts.
     """
     skip = prefix[0][0].shape[-2] if prefix else 0
-    rows, new = config.num_return_sequences, config.max_new_tokens
+    rows, new = copies * config.num_return_sequences, config.max_new_tokens
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i])))
     result: list[list[list[int]]] = [[] for _ in prompts]
     start = 0
     while start < len(order):
         length = len(prompts[order[start]])
         each = length - skip + rows * new if sharing else rows * (length + new)
-        batch = order[start : start + max(1, max_tokens // each)]
-        made = _generate(model, [prompts[i] for i in batch], config, skip, prefix, sharing)
+        batch = order[start : start + at_once(model, max_tokens, each, rows)]
+        extra = processors(batch) if processors else []
+        with attention(model, NAME) if sharing else nullcontext():
+            made = _generate(model, [prompts[i] for i in batch], config, skip, prefix, sharing, copies, extra)
         for row, i in enumerate(batch):
             result[i] = [_until(ids, config.eos_token_id) for ids in made[row * rows : (row + 1) * rows]]
         start += len(batch)
@@ -95,15 +102,18 @@ def _generate(
     skip: int,
     prefix: list[Level] | None,
     sharing: bool,
+    copies: int,
+    processors: list[LogitsProcessor],
 ) -> list[list[int]]:
-    if not sharing:
-        inputs = left_pad(rows, config.pad_token_id, model.device)
-        del inputs["position_ids"]  # generate derives them from the mask
-        output = model.generate(**inputs, generation_config=config)
-        return output[:, inputs["input_ids"].shape[1] :].tolist()
-    with attention(model, NAME):
+    if sharing:
         ids, mask, cache = prefill(model, rows, config.pad_token_id, skip, prefix)
-        output = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config)
+    else:
+        inputs = left_pad(rows, config.pad_token_id, model.device)  # generate derives positions from the mask
+        ids, mask, cache = inputs["input_ids"], inputs["attention_mask"], None
+    inputs = {"input_ids": ids.repeat_interleave(copies, 0), "attention_mask": mask.repeat_interleave(copies, 0)}
+    if cache is not None:
+        inputs["past_key_values"] = cache
+    output = model.generate(**inputs, generation_config=config, logits_processor=LogitsProcessorList(processors))
     return output[:, ids.shape[1] :].tolist()
 
 

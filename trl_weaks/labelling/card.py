@@ -37,7 +37,9 @@ def write_card(
         rows.append(_row(supervisor, weight, empty[supervisor.name]))
     rows += ["", "| setting | value |", "|---|---|", f"| mode | {mode} |"]
     rows += [f"| {name} | {value} |" for name, value in settings.items()]
-    rows += ["| decoding | beam search, as many beams as candidates, no sampling (no seed) |"]
+    search = "beam search, as many beams as candidates, no sampling (no seed)"
+    draws = "sampling, each candidate from a random stream of its own"
+    rows += [f"| decoding | {draws if 'temperature' in settings else search} |"]
     rows += ["| score | weighted mean of log-probabilities per token, end of sequence included |"]
     rows += [f"| prompts given | {prompts} |", f"| prompts without any label | {prompts - examples} |"]
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -17,9 +17,8 @@ def check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name
         )
 
 
-def check_room(model: PreTrainedModel, supervisor: str, prompt: int, answer: int, name: str, what: str) -> None:
-    """Refuse a prompt (tokens) that leaves no room for its answer (tokens) in the model's context."""
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def check_room(context: int | None, supervisor: str, prompt: int, answer: int, name: str, what: str) -> None:
+    """Refuse a prompt (tokens) that leaves no room for its answer (tokens) in a context of so many tokens."""
     if context is not None and prompt + max(answer, 1) > context:
         raise ValueError(
             f"{name}: the prompt has {prompt} tokens for supervisor {supervisor!r}, whose context holds {context}; "

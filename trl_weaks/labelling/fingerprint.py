@@ -2,10 +2,18 @@
 
 import hashlib
 import json
+from typing import Protocol
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .supervisor import WeakSupervisor
+
+class Labeller(Protocol):
+    """A model and its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
 
 SAMPLES = 64  # values read from every parameter: training moves nearly all of them
 
@@ -16,8 +24,8 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def supervisor_fingerprint(supervisor: WeakSupervisor) -> str:
-    """Digest of the model's configuration, of a sample of every weight, and of the whole tokenizer."""
+def supervisor_fingerprint(supervisor: Labeller) -> str:
+    """Digest of the model's configurations, of a sample of every weight, and of the whole tokenizer."""
     weights = hashlib.sha256()
     for name, value in sorted(supervisor.model.state_dict().items()):
         flat = value.detach().reshape(-1)
@@ -30,6 +38,9 @@ def supervisor_fingerprint(supervisor: WeakSupervisor) -> str:
     backend = json.loads(supervisor.tokenizer.backend_tokenizer.to_str())
     for volatile in ("truncation", "padding"):
         backend.pop(volatile, None)
+    generation = getattr(supervisor.model, "generation_config", None)  # e.g. a repetition penalty
+    config["generation"] = generation.to_diff_dict() if generation else {}
+    config["generation"].pop("transformers_version", None)
     special = supervisor.tokenizer.special_tokens_map
     template = supervisor.tokenizer.chat_template
     return digest(json.dumps(config, sort_keys=True, default=str), weights.hexdigest(), backend, special, template)

@@ -12,7 +12,7 @@ from .ensemble import WeakEnsemble
 from .ledger import Ledger
 from .processes import processes
 from .progress import Progress
-from .stages import configurations, missing, units, work
+from .stages import configurations, missing, settings_of, units, work
 from .store import LabelStore
 
 MODES = ("independent", "joint")
@@ -26,6 +26,9 @@ def label_completions(
     max_new_tokens: int = 64,
     output_dir: str | Path | None = None,
     batch_size: int = 16,
+    temperature: float | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
 ) -> Dataset:
     """Label prompts with an ensemble; the columns are those of `trl_weaks.columns`, plus the dataset's own.
 
@@ -37,14 +40,17 @@ def label_completions(
 
     Args:
         dataset: `example_id` (str, unique) and `prompt` (text or messages); other columns are carried through.
-        mode: `independent` keeps each supervisor's best completion; `joint` keeps the one completion of highest joint
-            score among the candidates of all (Eq. 6 of Cui et al., arXiv 2406.03199).
-        num_candidates: beams of each supervisor, all scored in `joint` mode. *paper*
+        mode: `independent` keeps each supervisor's best completion, or its one draw; `joint` keeps the one completion
+            of highest joint score among the candidates of all (Eq. 6 of Cui et al., arXiv 2406.03199).
+        num_candidates: beams of each supervisor, all scored in `joint` mode; or draws in `joint` mode. *paper*
         max_new_tokens: tokens of a completion. *paper*
         output_dir: labels are kept here while they are made, and the dataset in its folder `dataset`, with a card; the
             same call continues where a killed one stopped. Under `accelerate launch` every process takes its share;
             a later run may have another number of processes. None keeps nothing (one process only).
         batch_size: prompts per unit of work, the most that a kill can lose. *ours*
+        temperature: None searches beams (*paper*); a number samples at that temperature instead (*ours*). A draw
+            depends on `seed`, the supervisor's name, the example's id and the number of the candidate alone.
+        top_p: sample from the most probable tokens that together have this probability; 1 for all. *ours*
 
     Raises:
         ValueError: before any work: wrong arguments or anything wrong with the dataset (row, column, remedy).
@@ -56,7 +62,7 @@ def label_completions(
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
     if output_dir is None and processes().num_processes > 1:
         raise ValueError("several processes share their work through the disk: give label_completions an output_dir.")
-    settings = {"num_candidates": num_candidates, "max_new_tokens": max_new_tokens}
+    settings = settings_of(mode, num_candidates, max_new_tokens, temperature, top_p, seed)
     prompts = check_dataset(dataset, ensemble, max_new_tokens)
     if output_dir is None:
         with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ from .fingerprint import digest, supervisor_fingerprint
 from .ledger import GENERATE, SCORE, Ledger
 from .processes import processes
 from .rank import rank, save
-from .sampling import sample
+from .sampling import Sampling, decoding
 from .stages import DECIMALS, units
 from .store import LabelStore
 from .supervisor import WeakSupervisor
@@ -108,8 +108,8 @@ def _check_arguments(
 ) -> None:
     if num_candidates < 2:
         raise ValueError(f"num_candidates={num_candidates}: a pair needs at least 2 candidates; the authors use 10.")
-    if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature={temperature} must be positive, or None for beam search.")
+    if temperature is not None:
+        Sampling(temperature)
     if not (math.isfinite(min_margin) and min_margin >= 0):
         raise ValueError(f"min_margin={min_margin} must be finite and not negative (nats per token).")
     if not 0 <= shared_error < 0.5:
@@ -167,7 +167,8 @@ def _work(
     names = [f"row {row} (example_id {ledger.ids[row]!r})" for row in unit]
     if _missing(ledger, (GENERATE, student.name), unit):
         if "temperature" in settings:
-            answers = sample(student, prompts, names, **settings)
+            keys = [ledger.ids[row] for row in unit]
+            answers = student.answer(prompts, **decoding(settings), names=names, keys=keys)
         else:
             found = student.generate(prompts, **settings, names=names)
             answers = [[(c.text, c.finished) for c in row] for row in found]

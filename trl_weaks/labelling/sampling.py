@@ -1,63 +1,71 @@
-"""Candidates drawn from a model instead of searched for."""
+"""Candidates drawn from a model instead of searched for, the same whichever prompts are drawn together."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig
+from torch import Tensor
+from transformers import LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper
 
-from .beams import inference
 from .fingerprint import digest
-from .forward import left_pad
-from .messages import Prompt
-from .supervisor import WeakSupervisor
 
 
-def sample(
-    supervisor: WeakSupervisor,
-    prompts: Sequence[Prompt],
-    names: Sequence[str],
-    num_candidates: int,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-) -> list[list[tuple[str, bool]]]:
-    """`num_candidates` answers of each prompt, drawn at `temperature` from the whole distribution.
+@dataclass(frozen=True)
+class Sampling:
+    """How candidates are drawn.
 
-    The same prompts, names and seed give the same answers; the caller's random state is left alone.
+    Args:
+        temperature: divides the logits; above 0.
+        top_p: draw only from the most probable tokens that together have this probability, in (0, 1]; 1 draws from
+            the whole distribution.
+        seed: of every draw.
 
-    Returns:
-        For each prompt, its answers as (text, whether the end of sequence was reached).
+    Raises:
+        ValueError: a temperature or top_p out of range.
     """
-    encoded = supervisor.encode(prompts, names, max_new_tokens)
-    eos_id = supervisor.encoder.eos_id(encoded[0].chat)
-    config = GenerationConfig(
-        do_sample=True,
-        temperature=temperature,
-        top_k=0,
-        top_p=1.0,
-        num_return_sequences=num_candidates,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=eos_id,
-        pad_token_id=supervisor.tokenizer.pad_token_id,
-    )
-    longest = max(len(p.ids) for p in encoded) + max_new_tokens
-    at_once = max(1, supervisor.max_tokens_in_flight // (longest * num_candidates))
-    answers = []
-    with inference(supervisor.model), torch.random.fork_rng():
-        torch.manual_seed(int(digest(seed, list(names)), 16) % 2**63)
-        for start in range(0, len(encoded), at_once):
-            batch = encoded[start : start + at_once]
-            inputs = left_pad([p.ids for p in batch], supervisor.tokenizer.pad_token_id, supervisor.model.device)
-            del inputs["position_ids"]  # generate derives them from the mask
-            output = supervisor.model.generate(**inputs, generation_config=config)
-            new = output[:, inputs["input_ids"].shape[1] :].tolist()
-            for row, prompt in enumerate(batch):
-                drawn = new[row * num_candidates : (row + 1) * num_candidates]
-                answers.append([_answer(supervisor, prompt, ids, eos_id) for ids in drawn])
-    return answers
+
+    temperature: float
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature={self.temperature} must be positive, or None for beam search.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1.")
+
+    def stream(self, supervisor: str, key: str, candidate: int) -> int:
+        """The seed of one candidate of one prompt, in [0, 2^63)."""
+        return int(digest(self.seed, supervisor, key, candidate), 16) % 2**63
+
+    def processors(self, supervisor: str, keys: Sequence[str], candidates: int, device: torch.device) -> list:
+        """Logits processors that turn greedy decoding of `candidates` rows for each key into sampling."""
+        seeds = [self.stream(supervisor, key, k) for key in keys for k in range(candidates)]
+        narrow = [TopPLogitsWarper(self.top_p)] if self.top_p < 1 else []
+        return [TemperatureLogitsWarper(float(self.temperature)), *narrow, _Noise(seeds, device)]
 
 
-def _answer(supervisor: WeakSupervisor, prompt: object, ids: list[int], eos_id: int) -> tuple[str, bool]:
-    finished = eos_id in ids
-    ids = ids[: ids.index(eos_id) + 1] if finished else ids
-    return supervisor.encoder.decode(prompt, ids, finished), finished
+class _Noise(LogitsProcessor):
+    """Adds Gumbel noise, after which the largest logit is a draw from their softmax.
+
+    Every row has a random stream of its own, so a draw depends neither on the batch nor, but for a difference of
+    two logits below their rounding, on how the batch was computed.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device):
+        self.streams = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        waits = torch.empty(scores.shape, dtype=torch.float32, device=scores.device)
+        for row, stream in zip(waits, self.streams, strict=True):
+            row.exponential_(generator=stream)
+        return scores.float() - waits.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def decoding(settings: dict) -> dict:
+    """Arguments of `WeakSupervisor.answer` from settings: `num_candidates`, `max_new_tokens`, and where candidates
+    are drawn also `temperature`, `top_p`, `seed`."""
+    drawn = {name: value for name, value in settings.items() if name in ("temperature", "top_p", "seed")}
+    searched = {name: value for name, value in settings.items() if name not in drawn}
+    return {**searched, "sampling": Sampling(**drawn) if drawn else None}

@@ -12,8 +12,27 @@ from .ensemble import WeakEnsemble
 from .fingerprint import digest, supervisor_fingerprint
 from .ledger import GENERATE, SCORE, Ledger
 from .records import Scored
+from .sampling import Sampling, decoding
 
 DECIMALS = 6  # of a log-probability on disk
+
+
+def settings_of(
+    mode: str, num_candidates: int, max_new_tokens: int, temperature: float | None, top_p: float, seed: int
+) -> dict:
+    """What decides the answers, as it enters digests and card.
+
+    Raises:
+        ValueError: a temperature or top_p out of range; top_p without a temperature.
+    """
+    settings = {"num_candidates": num_candidates, "max_new_tokens": max_new_tokens}
+    if temperature is None:
+        if top_p != 1:
+            raise ValueError(f"top_p={top_p} narrows sampling, and beams are not sampled; give a temperature too.")
+        return settings
+    drawn = Sampling(temperature, top_p, seed)
+    only = {"num_candidates": 1} if mode == "independent" else {}  # the others would be made and never read
+    return {**settings, **only, "temperature": drawn.temperature, "top_p": drawn.top_p, "seed": drawn.seed}
 
 
 def configurations(ensemble: WeakEnsemble, settings: dict, mode: str) -> dict[tuple[str, str], str]:
@@ -40,12 +59,13 @@ def missing(ledger: Ledger, ensemble: WeakEnsemble, unit: Sequence[int]) -> list
 def work(ledger: Ledger, ensemble: WeakEnsemble, dataset, unit: Sequence[int], mode: str, settings: dict) -> None:
     """Do what is missing of one unit and store it step by step."""
     prompts = dataset.select(unit)[PROMPT]
-    names = [f"row {row} (example_id {ledger.ids[row]!r})" for row in unit]
+    ids = [ledger.ids[row] for row in unit]
+    names = [f"row {row} (example_id {example!r})" for row, example in zip(unit, ids, strict=True)]
     by_name = dict(zip(ensemble.names, ensemble.supervisors, strict=True))
     todo = missing(ledger, ensemble, unit)
     for stage, name in todo:
         if stage == GENERATE:
-            answers = by_name[name].answer(list(prompts), **settings, names=names)
+            answers = by_name[name].answer(list(prompts), **decoding(settings), names=names, keys=ids)
             made = [{"candidates": [{"text": t, "finished": f} for t, f in row]} for row in answers]
             ledger.put(stage, name, unit, made)
     texts = [pooled(ledger, ensemble, row, mode) for row in unit]

@@ -6,16 +6,18 @@ from pathlib import PurePath
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .beams import beam_config, inference, search
+from .beams import inference
+from .budget import MAX_TOKENS
+from .decoding import Decoding, decode
 from .eligible import check_model, check_room
 from .encoding import EncodedPrompt, Encoder
 from .forward import Pair, plain_logps
 from .messages import Completion, Prompt, check_prompts, completion_text
 from .packed import packed_logps
 from .records import Candidate, Scored
+from .sampling import Sampling
 from .sharing import Sharing
-
-MAX_TOKENS = 16_384
+from .watch import not_finite
 
 
 def _ignore(_: int) -> None:
@@ -29,7 +31,8 @@ class WeakSupervisor:
         model: a decoder-only language model; used without dropout and left as it was found.
         tokenizer: its fast tokenizer, with `eos_token` and `pad_token`.
         name: unique in an ensemble; defaults to the last part of the model's path.
-        max_tokens_in_flight: tokens (beams included) of one batch, which bounds the memory. *ours*
+        max_tokens_in_flight: tokens (beams included) of one batch, which bounds the memory: at least one prompt with
+            its beams is held, and 4,096 logits for each token of the budget (see `budget.py`). *ours*
 
     Raises:
         ValueError: encoder-decoder model; slow tokenizer; missing eos or pad token; token ids without embedding.
@@ -45,6 +48,8 @@ class WeakSupervisor:
         self.name = name or PurePath(model.config._name_or_path or model.config.model_type).name
         check_model(model, tokenizer, self.name)
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters stay active
+        self.config = self.model.config
+        self.context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         self.encoder = Encoder(tokenizer, self.name)
         self.tokenizer = tokenizer
         self.sharing = Sharing(self.model)
@@ -57,8 +62,10 @@ class WeakSupervisor:
         max_new_tokens: int = 64,
         names: Sequence[str] | None = None,
         advance: Callable[[int], object] = _ignore,
+        sampling: Sampling | None = None,
+        keys: Sequence[str] | None = None,
     ) -> list[list[Candidate]]:
-        """The best `num_candidates` answers of an exact beam search with as many beams, best first.
+        """The best `num_candidates` answers of an exact beam search with as many beams, best first; or as many draws.
 
         Same beams as `model.generate(num_beams=num_candidates, num_return_sequences=num_candidates)`.
 
@@ -67,12 +74,15 @@ class WeakSupervisor:
             num_candidates: beams, all returned. Default 5: *paper* (M = 5, 64 tokens).
             names: what to call each prompt in error messages.
             advance: called with the number of prompts just done.
+            sampling: draw the candidates instead of searching for them, in the order of the draws. *ours*
+            keys: an id for each prompt; seed, name, key and number of the candidate decide a draw, and nothing else
+                does. By default the prompt's place in the list.
 
         Raises:
             ValueError: empty or mixed prompts, a prompt without room for the answer, non-finite log-probabilities.
         """
         names = names or [f"prompt {i}" for i in range(len(prompts))]
-        encoded, beams = self._beams(prompts, num_candidates, max_new_tokens, names, advance)
+        encoded, beams = self._decode(prompts, num_candidates, max_new_tokens, names, advance, sampling, keys)
         flat = [(p, ids, name) for p, rows, name in zip(encoded, beams, names, strict=True) for ids in rows]
         logps = self.logps([(tuple(p.ids), tuple(ids)) for p, ids, _ in flat], [name for *_, name in flat])
         made = iter(self._candidate(p, ids, row) for (p, ids, _), row in zip(flat, logps, strict=True))
@@ -85,10 +95,12 @@ class WeakSupervisor:
         max_new_tokens: int = 64,
         names: Sequence[str] | None = None,
         advance: Callable[[int], object] = _ignore,
+        sampling: Sampling | None = None,
+        keys: Sequence[str] | None = None,
     ) -> list[list[tuple[str, bool]]]:
         """The candidates of `generate` as (text, whether finished) alone: for answers that are scored later anyway."""
         names = names or [f"prompt {i}" for i in range(len(prompts))]
-        encoded, beams = self._beams(prompts, num_candidates, max_new_tokens, names, advance)
+        encoded, beams = self._decode(prompts, num_candidates, max_new_tokens, names, advance, sampling, keys)
         answers = []
         for prompt, rows in zip(encoded, beams, strict=True):
             ends = [ids[-1] == self.encoder.eos_id(prompt.chat) for ids in rows]
@@ -111,7 +123,7 @@ class WeakSupervisor:
         texts = [completion_text(c, name) for c, name in zip(completions, names, strict=True)]
         read = self.encoder.completions(encoded, texts)
         for p, c, name in zip(encoded, read, names, strict=True):
-            check_room(self.model, self.name, len(p.ids), len(c.ids), name, "the completion")
+            check_room(self.context, self.name, len(p.ids), len(c.ids), name, "the completion")
         logps = self.logps([(tuple(p.ids), tuple(c.ids)) for p, c in zip(encoded, read, strict=True)], names)
         return [Scored(c.ids, row, c.offsets) for c, row in zip(read, logps, strict=True)]
 
@@ -122,7 +134,7 @@ class WeakSupervisor:
         for p, name in zip(encoded, names, strict=True):
             if not p.ids:
                 raise ValueError(f"{name}: supervisor {self.name!r} reads the prompt as no token at all.")
-            check_room(self.model, self.name, len(p.ids), room, name, f"max_new_tokens={room}")
+            check_room(self.context, self.name, len(p.ids), room, name, f"max_new_tokens={room}")
         return encoded
 
     def logps(self, pairs: Sequence[Pair], names: Sequence[str]) -> list[list[float]]:
@@ -132,52 +144,56 @@ class WeakSupervisor:
             ValueError: a log-probability is not finite; names the supervisor and the example.
         """
         distinct = list(dict.fromkeys(pairs))
-        with inference(self.model):
-            rows = self._read(distinct)
-        found = dict(zip(distinct, rows, strict=True))
+        found = dict(zip(distinct, self._read(distinct), strict=True))
         for pair, name in zip(pairs, names, strict=True):
             if not all(map(math.isfinite, found[pair])):
-                raise ValueError(
-                    f"{name}: supervisor {self.name!r} gives a log-probability that is not finite (NaN or infinite); "
-                    "check its weights, or load it in float32."
-                )
+                raise ValueError(not_finite(name, self.name))
         return [found[pair] for pair in pairs]
 
-    def _beams(
+    def _decode(
         self,
         prompts: Sequence[Prompt],
         num_candidates: int,
         max_new_tokens: int,
         names: Sequence[str],
         advance: Callable[[int], object],
+        sampling: Sampling | None,
+        keys: Sequence[str] | None,
     ) -> tuple[list[EncodedPrompt], list[list[list[int]]]]:
         if num_candidates < 1 or max_new_tokens < 1:
             raise ValueError(
                 f"num_candidates={num_candidates} and max_new_tokens={max_new_tokens} must be at least 1."
             )
         encoded = self.encode(prompts, names, max_new_tokens)
-        beams: list[list[list[int]]] = [[] for _ in encoded]
         if not encoded:
-            return encoded, beams
-        eos_id = self.encoder.eos_id(encoded[0].chat)
-        config = beam_config(num_candidates, max_new_tokens, eos_id, self.tokenizer.pad_token_id)
-        ids = [p.ids for p in encoded]
-        with inference(self.model):
-            for members, prefix in self.sharing.groups(ids):
-                rows, able = [ids[i] for i in members], self.sharing.able()
-                found = search(self.model, rows, config, self.max_tokens_in_flight, advance, prefix, able)
-                for i, row in zip(members, found, strict=True):
-                    beams[i] = row
-        return encoded, beams
+            return encoded, []
+        asked = Decoding(
+            ids=[p.ids for p in encoded],
+            names=names,
+            keys=keys or [str(i) for i in range(len(encoded))],
+            eos_id=self.encoder.eos_id(encoded[0].chat),
+            pad_id=self.tokenizer.pad_token_id,
+            num_candidates=num_candidates,
+            max_new_tokens=max_new_tokens,
+            advance=advance,
+            sampling=sampling,
+        )
+        return encoded, self._tokens(asked)
+
+    def _tokens(self, asked: Decoding) -> list[list[list[int]]]:
+        """Token ids of every prompt's candidates, the end of sequence included where it was reached."""
+        return decode(self.model, self.name, self.sharing, self.max_tokens_in_flight, asked)
 
     def _read(self, pairs: list[Pair]) -> list[list[float]]:
-        if not self.sharing.able():
-            return plain_logps(self.model, pairs, self.tokenizer.pad_token_id, self.max_tokens_in_flight, _ignore)
+        """Log-probabilities of distinct pairs' completion tokens."""
         logps: list[list[float]] = [[] for _ in pairs]
-        for members, prefix in self.sharing.groups([prompt for prompt, _ in pairs]):
-            found = packed_logps(self.model, [pairs[i] for i in members], prefix, self.max_tokens_in_flight)
-            for i, row in zip(members, found, strict=True):
-                logps[i] = row
+        with inference(self.model):
+            if not self.sharing.able():
+                return plain_logps(self.model, pairs, self.tokenizer.pad_token_id, self.max_tokens_in_flight, _ignore)
+            for members, prefix in self.sharing.groups([prompt for prompt, _ in pairs]):
+                found = packed_logps(self.model, [pairs[i] for i in members], prefix, self.max_tokens_in_flight)
+                for i, row in zip(members, found, strict=True):
+                    logps[i] = row
         return logps
 
     def _candidate(self, prompt: EncodedPrompt, ids: list[int], logps: list[float]) -> Candidate:

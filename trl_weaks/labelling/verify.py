@@ -11,7 +11,8 @@ from ..columns import PROMPT
 from .checks import check_dataset
 from .ensemble import WeakEnsemble
 from .ledger import GENERATE, SCORE, Ledger
-from .stages import configurations, missing, pooled, units
+from .sampling import decoding
+from .stages import configurations, missing, pooled, settings_of, units
 from .store import LabelStore
 
 
@@ -32,8 +33,10 @@ def verify_labels(
     num_candidates: int = 5,
     max_new_tokens: int = 64,
     batch_size: int = 16,
-    share: float = 0.01,
+    temperature: float | None = None,
+    top_p: float = 1.0,
     seed: int = 0,
+    share: float = 0.01,
     tolerance: float = 1e-3,
 ) -> Verification:
     """Make a random share of the labels of `label_completions` again, with the same arguments, and compare.
@@ -41,14 +44,15 @@ def verify_labels(
     Whole units of work are made again, at least one, so that on the same machine the numbers are the same.
 
     Args:
-        share: of the prompts, in (0, 1]. `tolerance`: nats per token.
+        seed: of the draws, and of the choice of units. `share`: of the prompts, in (0, 1]. `tolerance`: nats per
+            token.
 
     Raises:
         ValueError: a share outside (0, 1], or no labels of this configuration in `output_dir`.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share={share} must be above 0 and at most 1.")
-    settings = {"num_candidates": num_candidates, "max_new_tokens": max_new_tokens}
+    settings = settings_of(mode, num_candidates, max_new_tokens, temperature, top_p, seed)
     prompts = check_dataset(dataset, ensemble, max_new_tokens)
     store = LabelStore(Path(output_dir) / "labels", "verify")
     ledger = Ledger(store, prompts, configurations(ensemble, settings, mode))
@@ -74,12 +78,13 @@ def _compare(
     tolerance: float,
 ) -> float:
     prompts = list(dataset.select(unit)[PROMPT])
-    names = [f"row {row} (example_id {ledger.ids[row]!r})" for row in unit]
+    ids = [ledger.ids[row] for row in unit]
+    names = [f"row {row} (example_id {example!r})" for row, example in zip(unit, ids, strict=True)]
     texts = [pooled(ledger, ensemble, row, mode) for row in unit]
     flat = [(p, t, n) for p, row, n in zip(prompts, texts, names, strict=True) for t in row]
     worst = 0.0
     for supervisor in ensemble.supervisors:
-        answers = supervisor.answer(prompts, **settings, names=names)
+        answers = supervisor.answer(prompts, **decoding(settings), names=names, keys=ids)
         for row, name, made in zip(unit, names, answers, strict=True):
             kept = ledger.get(GENERATE, supervisor.name, row)["candidates"]
             if [text for text, _ in made] != [c["text"] for c in kept]:

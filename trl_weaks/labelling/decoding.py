@@ -1,0 +1,68 @@
+"""Beams and draws of a `transformers` model, behind the prefixes that prompts share."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from .beams import beam_config, inference, search
+from .sampling import Sampling
+from .sharing import Sharing
+from .watch import Watch
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What a supervisor is asked for.
+
+    Attributes:
+        ids: token ids of each prompt.
+        names: what to call each prompt in error messages.
+        keys: an id for each prompt, for its random stream.
+        eos_id, pad_id: the token that ends an answer, and the one that pads it.
+        advance: called with the number of prompts just done.
+        sampling: how to draw; None searches beams.
+    """
+
+    ids: list[list[int]]
+    names: Sequence[str]
+    keys: Sequence[str]
+    eos_id: int
+    pad_id: int
+    num_candidates: int
+    max_new_tokens: int
+    advance: Callable[[int], object]
+    sampling: Sampling | None
+
+
+def decode(
+    model: PreTrainedModel, supervisor: str, sharing: Sharing, max_tokens: int, asked: Decoding
+) -> list[list[list[int]]]:
+    """Token ids of every prompt's candidates, the end of sequence included where it was reached.
+
+    Args:
+        supervisor: its name, for errors and random streams.
+        max_tokens: tokens of one batch, all candidates included.
+    """
+    drawn, candidates = asked.sampling is not None, asked.num_candidates
+    config = beam_config(1 if drawn else candidates, asked.max_new_tokens, asked.eos_id, asked.pad_id)
+    copies = candidates if drawn else 1
+
+    def processors(batch: Sequence[int]) -> list:
+        watch = Watch(supervisor, [asked.names[i] for i in batch], candidates)
+        keys = [asked.keys[i] for i in batch]
+        return [watch, *(asked.sampling.processors(supervisor, keys, candidates, model.device) if drawn else ())]
+
+    made: list[list[list[int]]] = [[] for _ in asked.ids]
+    with inference(model):
+        able = sharing.able()
+        for members, prefix in sharing.groups(asked.ids):
+
+            def inner(batch: Sequence[int], members: list[int] = members) -> list:
+                return processors([members[i] for i in batch])
+
+            rows = [asked.ids[i] for i in members]
+            found = search(model, rows, config, max_tokens, asked.advance, prefix, able, copies, inner)
+            for i, row in zip(members, found, strict=True):
+                made[i] = row
+    return made
