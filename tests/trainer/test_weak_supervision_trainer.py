@@ -232,8 +232,6 @@ def test_config_builds_the_loss_it_describes():
         ({"kl_anneal": -0.1}, "fraction of training"),
         ({"kl_coef": -1.0}, "must not be negative"),
         ({"loss_chunk_size": 0}, "`loss_chunk_size` must be at least 1; got 0"),
-        ({"packing": True}, "packing"),
-        ({"padding_free": True}, "padding_free"),
         ({"loss_type": "dft"}, "weak_loss"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
         ({"assistant_only_loss": True}, "assistant_only_loss"),

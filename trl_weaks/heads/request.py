@@ -21,9 +21,10 @@ class WeakHeadRequest:
     Args:
         loss: The loss, called with the vocabulary as its classes.
         progress: Fraction of the training done, in [0, 1].
-        weights: Weight of each supervisor of the row, `(B, S)` float32; 0 pads rows with fewer supervisors.
+        weights: Weight of each supervisor of the row, `(B, S)` float32; 0 pads rows with fewer supervisors. Where a
+            row packs several texts, `(B, L, S)`, repeated on every token of a text.
         unit_ids: Confidence unit (word or span) of each label position, `(B, L)` long; -1 where there is none.
-            A unit is one run of neighbouring supervised tokens of one row.
+            A unit is one run of neighbouring supervised tokens of one text.
         unit_logps: Log-probability of the token's *whole* unit under each supervisor, `(B, L, S)` float32, repeated
             on every token of the unit. `None`: hard labels, probability 1.
         split: How a unit's log-probability is shared among its tokens. `"confidence"` (*authors' code*):
@@ -31,6 +32,8 @@ class WeakHeadRequest:
             step, detached. `"uniform"`: equal shares. `"eq8"` (*paper*, as printed; it does not preserve the
             product of Eq. 7 and is meant for comparison): `P_j = softmax(C)_j P(unit)`.
         chunk_size: Tokens whose logits exist at once.
+        nodes: Where the backbone computes other rows than `labels` has (token trees): for each label position the
+            place of its hidden state among the backbone's, counted through all its rows, `(B, L)` long.
     """
 
     loss: WeakLoss
@@ -40,14 +43,15 @@ class WeakHeadRequest:
     unit_logps: Tensor | None = None
     split: Split = "confidence"
     chunk_size: int = 256
+    nodes: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.split not in get_args(Split):
             raise ValueError(f"split must be one of {', '.join(get_args(Split))}, not {self.split!r}")
         if self.chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1 token, not {self.chunk_size}")
-        if self.weights.dim() != 2:
-            raise ValueError(f"weights must be (rows, supervisors), not {tuple(self.weights.shape)}")
+        if self.weights.dim() not in (2, 3):
+            raise ValueError(f"weights must be (rows, [length,] supervisors), not {tuple(self.weights.shape)}")
         if self.unit_logps is not None and self.unit_ids is None:
             raise ValueError("unit_logps need unit_ids: which tokens share a unit")
         if getattr(self.loss, "window", None) is not None:
@@ -56,11 +60,14 @@ class WeakHeadRequest:
     def check(self, labels: Tensor) -> None:
         """Raise `ValueError` where the shapes do not fit `labels`, `(B, L)`."""
         rows, length = labels.shape
-        expected = {"weights": (rows, self.weights.shape[1])}
+        supervisors = self.weights.shape[-1]
+        expected = {"weights": (rows, supervisors) if self.weights.dim() == 2 else (rows, length, supervisors)}
+        if self.nodes is not None:
+            expected["nodes"] = (rows, length)
         if self.unit_ids is not None:
             expected["unit_ids"] = (rows, length)
         if self.unit_logps is not None:
-            expected["unit_logps"] = (rows, length, self.weights.shape[1])
+            expected["unit_logps"] = (rows, length, supervisors)
         for name, shape in expected.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise ValueError(f"{name} must be {shape} beside these labels, not {tuple(getattr(self, name).shape)}")

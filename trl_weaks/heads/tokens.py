@@ -67,15 +67,18 @@ def flatten_tokens(request: WeakHeadRequest, labels: Tensor) -> tuple[Tokens, Te
     """
     device, shifted = labels.device, labels[:, 1:]
     mask = shifted != -100
-    rows = mask.nonzero()[:, 0]
+    rows, columns = mask.nonzero(as_tuple=True)
     segments = torch.arange(len(rows), device=device)
     logps = None
     if request.unit_logps is not None:
         units = request.unit_ids.to(device)[:, 1:][mask]
         new = torch.ones_like(units, dtype=torch.bool)
-        new[1:] = (units[1:] != units[:-1]) | (rows[1:] != rows[:-1]) | (units[1:] < 0)
+        # units are numbered from 0 in every text, and texts packed into one row are parted by a prompt
+        apart = (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1] + 1)
+        new[1:] = (units[1:] != units[:-1]) | apart | (units[1:] < 0)
         segments = torch.cumsum(new, 0) - 1
         logps = request.unit_logps.to(device)[:, 1:][mask].float().clamp(max=0)
         logps = logps.masked_fill((units < 0)[:, None], 0)
-    weights = request.weights.to(device).float()[rows]
+    weights = request.weights.to(device).float()
+    weights = weights[rows] if weights.dim() == 2 else weights[:, 1:][mask]
     return Tokens(shifted[mask], weights, segments, logps, request.split), mask

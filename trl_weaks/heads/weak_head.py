@@ -76,7 +76,7 @@ def _from_hidden(
             return None
         weight, bias = parameters
         tokens, mask = flatten_tokens(request, labels.to(weight.device))
-        hidden = hidden[:, -labels.shape[1] :][:, :-1].to(weight.device)[mask]
+        hidden = _supervised(hidden.to(weight.device), mask, request)
         transform = LogitTransform.from_config(model.config)
         loss, statistics = ChunkedHeadLoss.apply(hidden, weight, bias, tokens, request, transform)
     return _output(loss, statistics, mask)
@@ -85,9 +85,15 @@ def _from_hidden(
 @torch.compiler.disable
 def _from_logits(logits: Tensor, labels: Tensor, request: WeakHeadRequest) -> WeakHeadOutput:
     tokens, mask = flatten_tokens(request, labels.to(logits.device))
-    rows = logits[:, -labels.shape[1] :][:, :-1][mask]
-    loss, statistics = ChunkedLogitsLoss.apply(rows, tokens, request)
+    loss, statistics = ChunkedLogitsLoss.apply(_supervised(logits, mask, request), tokens, request)
     return _output(loss, statistics, mask)
+
+
+def _supervised(states: Tensor, mask: Tensor, request: WeakHeadRequest) -> Tensor:
+    """The `(T, H)` states from which the supervised tokens are predicted; prompt learning puts others before them."""
+    if request.nodes is None:
+        return states[:, -mask.shape[1] - 1 :][:, :-1][mask]
+    return states.flatten(0, 1)[request.nodes.to(states.device)[:, :-1][mask]]
 
 
 def _output(loss: Tensor, statistics: Tensor, mask: Tensor) -> WeakHeadOutput:

@@ -88,3 +88,18 @@ def _batch_logps(model: torch.nn.Module, pairs: Sequence[Pair], pad_id: int) -> 
 def is_recurrent(model: torch.nn.Module) -> bool:
     types = set(getattr(model.config, "layer_types", None) or ())
     return bool(types - ATTENTION) or bool(getattr(model, "_is_stateful", False))
+
+
+def narrow_attention(model: torch.nn.Module) -> str | None:
+    """Why a token may not see all tokens before it at their plain positions; None where it does."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    types = getattr(config, "layer_types", None)
+    rope = str(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None))
+    if is_recurrent(model):
+        return "recurrent layers"
+    if (set(types) != {"full_attention"}) if types else window:
+        return "attention within a window"
+    if "dynamic" in rope or "longrope" in rope:
+        return "positions that depend on the length"
+    return None

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from .beams import prefill
 from .cascade import NAME, attention
-from .forward import accepted, gather_logps, is_recurrent, plain_logps
+from .forward import accepted, gather_logps, narrow_attention, plain_logps
 from .packed import packed_logps, prefix_levels
 
 logger = logging.getLogger(__name__)
@@ -34,18 +34,10 @@ def can_share(model: PreTrainedModel) -> bool:
 
 
 def _unfit(model: PreTrainedModel) -> str | None:
-    config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    types = getattr(config, "layer_types", None)
-    rope = str(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None))
-    if is_recurrent(model):
-        return "recurrent layers"
-    if (set(types) != {"full_attention"}) if types else window:
-        return "attention within a window"
+    if narrow := narrow_attention(model):
+        return narrow
     if not (getattr(model, "_supports_sdpa", False) and model._can_set_attn_implementation()):
         return "its attention cannot be exchanged"
-    if "dynamic" in rope or "longrope" in rope:
-        return "positions that depend on the length"
     if not all(accepted(model, name) for name in ("position_ids", "logits_to_keep")):
         return "its forward takes no position_ids or logits_to_keep"
     return None

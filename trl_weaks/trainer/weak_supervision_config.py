@@ -17,9 +17,6 @@ CHOICES = {
 
 # Inherited settings that a weak loss cannot honour: name -> (the only value accepted, why).
 FIXED = {
-    "packing": (False, "packing drops the weak columns"),
-    "eval_packing": (None, "packing drops the weak columns"),
-    "padding_free": (False, "the weak columns are padded row by row"),
     "loss_type": ("nll", "the loss is chosen with `weak_loss`"),
     "label_smoothing_factor": (0.0, "the soft labels already carry the supervisors' doubt"),
     "assistant_only_loss": (False, "the weak columns cover the whole completion"),
@@ -70,9 +67,10 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
         loss_chunk_size (`int`, *optional*, defaults to `1024`):
             Supervised tokens whose logits are held at once. Changes memory, never the result. Ours.
 
-    Inherited fields that a weak loss cannot honour are refused when set: `packing`, `eval_packing`, `padding_free`,
-    `loss_type`, `label_smoothing_factor`, `assistant_only_loss`, `use_liger_kernel`. Rows longer than `max_length`
-    are an error, since a completion cut short would keep the confidence of the whole.
+    Inherited fields that a weak loss cannot honour are refused when set: `loss_type`, `label_smoothing_factor`,
+    `assistant_only_loss`, `use_liger_kernel`. `packing` (strategies `"bfd"` and `"bfd_split"`) and `padding_free` are
+    exact where the model keeps the texts of a row apart, and refused where it does not (OPT). Rows longer than
+    `max_length` are an error, since a completion cut short would keep the confidence of the whole.
     """
 
     weak_loss: str = field(

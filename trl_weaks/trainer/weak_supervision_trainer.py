@@ -1,12 +1,11 @@
 """`WeakSupervisionTrainer`: TRL's `SFTTrainer` for completions whose labels come from several weak supervisors."""
 
-import copy
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from trl import SFTTrainer
 
 from .. import columns
@@ -15,8 +14,10 @@ from ..losses.base import WeakLoss
 from ._compat import is_peft_model, parallelism
 from .callable_loss import as_weak_loss
 from .model_card import weak_supervision_section
+from .packing_checks import refuse_packing, refuse_packing_settings
 from .preparation import PREPARED, UNIT_IDS, UNIT_LOGPS, WEIGHTS, completion_text, gold_row, prepare_row
 from .validation import check_columns, check_rows
+from .weak_dataset import context_length, normalise_weights, pack_rows, refuse_long, untruncated
 from .weak_supervision_collator import WeakSupervisionCollator
 from .weak_supervision_config import WeakSupervisionConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments
@@ -69,17 +70,22 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             ("data_collator", "compute_loss_func", "compute_metrics", "formatting_func"),
             "pass `loss` to change the loss; the batches and metrics are the trainer's own",
         )
+        refuse_packing_settings(args)
         self.weak_loss = args.build_loss() if loss is None else as_weak_loss(loss)
-        self._context = _context_length(model, args)  # rows are checked before the trainer holds its model
+        self._context = context_length(model, args)  # rows are checked before the trainer holds its model
         super().__init__(model=model, args=args, **kwargs)
         if parallelism(self.accelerator, "sp"):
             raise ValueError("Sequence parallelism uses the model's own loss; weak supervision does not support it.")
         if self._skip_prepare_dataset:
             raise ValueError("`skip_prepare_dataset=True` leaves out the alignment of the confidences; remove it.")
         self.data_collator = WeakSupervisionCollator(
-            pad_token_id=self.data_collator.pad_token_id, pad_to_multiple_of=self.data_collator.pad_to_multiple_of
+            pad_token_id=self.data_collator.pad_token_id,
+            padding_free=self.padding_free,
+            pad_to_multiple_of=self.data_collator.pad_to_multiple_of,
         )
         base = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        if self.padding_free:
+            refuse_packing(base)
         add_weak_head(base)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
@@ -104,11 +110,12 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             if "completion_mask" in dataset.column_names or not self.completion_only_loss:
                 raise ValueError("Weak labels speak about completions; `completion_only_loss=False` is not supported.")
             dataset = dataset.map(lambda row: {TEXT: completion_text(row)})
-        full = super()._prepare_dataset(dataset, processing_class, _untruncated(args), False, None, dataset_name)
+        full = super()._prepare_dataset(dataset, processing_class, untruncated(args), False, None, dataset_name)
         limits = [limit for limit in (args.max_length, self._context) if limit is not None]
-        _refuse_long(full, min(limits, default=None), dataset_name)
+        refuse_long(full, min(limits, default=None), dataset_name)
         if not weak:
-            return full.map(gold_row, desc="Trusting the gold labels")
+            full = full.map(gold_row, desc="Trusting the gold labels")
+            return pack_rows(full, args, dataset_name) if packing else full
         full = full.map(
             prepare_row,
             fn_kwargs={
@@ -120,7 +127,8 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             num_proc=args.dataset_num_proc,
             desc=f"Moving confidences to the student's tokens ({dataset_name})",
         )
-        return _normalise_weights(full)
+        full = normalise_weights(full)
+        return pack_rows(full, args, dataset_name) if packing else full
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
@@ -158,7 +166,8 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
     def _record(self, inputs: dict[str, Tensor], outputs: Any, weights: Tensor) -> None:
         """TRL's metrics under TRL's names, and the `weak/*` ones."""
         mode = "train" if self.model.training else "eval"
-        token_weights = weights.sum(-1, keepdim=True) * outputs.label_mask
+        per_text = weights.sum(-1)
+        token_weights = (per_text[:, None] if weights.dim() == 2 else per_text[:, 1:]) * outputs.label_mask
         sums = torch.stack(
             [
                 outputs.label_mask.sum(),
@@ -180,7 +189,8 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         if hasattr(self.weak_loss, "gamma"):
             metrics["weak/gamma"].append(float(self.weak_loss.gamma(self._progress())))
         if mode == "train":
-            attended = self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum().item()
+            packed = torch.ones_like(inputs["input_ids"])  # padding-free rows carry no mask
+            attended = self.accelerator.gather_for_metrics(inputs.get("attention_mask", packed).sum()).sum().item()
             self._total_train_tokens += attended // self._tp_size
         metrics["num_tokens"] = [self._total_train_tokens]
         if self.aux_loss_enabled:
@@ -191,46 +201,3 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         super().create_model_card(model_name=model_name, dataset_name=dataset_name, tags=tags)
         if self.is_world_process_zero():
             weak_supervision_section(self.args, self.weak_loss, self.train_dataset).append_to(self.args.output_dir)
-
-
-def _context_length(model: "str | PreTrainedModel", args: WeakSupervisionConfig) -> int | None:
-    """Positions the student can address, in tokens; `None` where its config does not say."""
-    if isinstance(model, str):
-        config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code)
-    else:
-        config = model.config
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
-
-
-def _untruncated(args: WeakSupervisionConfig) -> WeakSupervisionConfig:
-    """A copy of the settings without `max_length`: long rows are refused, never cut in silence."""
-    args = copy.copy(args)
-    args.max_length = None
-    return args
-
-
-def _refuse_long(dataset: Dataset, limit: int | None, dataset_name: str) -> None:
-    if limit is None:
-        return
-    long = [i for i, ids in enumerate(dataset["input_ids"]) if len(ids) > limit]
-    if long:
-        first = dataset[long[0]]
-        raise ValueError(
-            f"{len(long)} rows of the {dataset_name} dataset are longer than {limit} tokens, the first is row "
-            f"{long[0]} (example {first.get(columns.EXAMPLE_ID)!r}, {len(first['input_ids'])} tokens). Raise "
-            "`max_length`, use a model with a longer context, or drop these rows."
-        )
-
-
-def _normalise_weights(dataset: Dataset) -> Dataset:
-    """Scale all weights by one constant, so that their mean per supervised token is 1.
-
-    The loss then keeps the scale of plain fine-tuning, one perfect supervisor is plain fine-tuning, and merging
-    agreeing supervisors into one row changes nothing.
-    """
-    tokens = [sum(unit >= 0 for unit in units) for units in dataset[UNIT_IDS]]
-    weighted = sum(n * sum(weights) for n, weights in zip(tokens, dataset[WEIGHTS], strict=True))
-    if weighted <= 0.0:
-        raise ValueError(f"Column '{columns.WEIGHTS}': all weights are 0, so there is nothing to learn.")
-    scale = sum(tokens) / weighted
-    return dataset.map(lambda row: {WEIGHTS: [w * scale for w in row[WEIGHTS]]}, desc="Normalising the weights")

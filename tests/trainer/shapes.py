@@ -1,0 +1,78 @@
+"""The four architectures of the paper, tiny and without dropout."""
+
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
+
+SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=128)
+NO_DROPOUT = dict(attention_dropout=0.0, hidden_dropout=0.0, dropout=0.0)
+
+
+def shape(name: str, tokenizer, **overrides) -> torch.nn.Module:
+    """A model of architecture `name` with larger weights than its initialisation, so that attention matters."""
+    torch.manual_seed(0)
+    ids = dict(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+    ids["bos_token_id"] = tokenizer.eos_token_id
+    if name == "llama":
+        config = LlamaConfig(**ids, **SIZES, intermediate_size=48, num_key_value_heads=1, **overrides)
+        model = LlamaForCausalLM(config)
+    elif name == "gpt2":
+        sizes = dict(n_embd=32, n_layer=2, n_head=2, n_positions=128)
+        off = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        model = GPT2LMHeadModel(GPT2Config(**ids, **sizes | off | overrides))
+    elif name == "opt":
+        model = OPTForCausalLM(OPTConfig(**ids, **SIZES, **NO_DROPOUT | overrides, ffn_dim=48, word_embed_proj_dim=32))
+    else:
+        model = GPTNeoXForCausalLM(GPTNeoXConfig(**ids, **SIZES, **NO_DROPOUT | overrides, intermediate_size=48))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4.0)
+    return model
+
+
+def one_step(trainer) -> tuple[float, dict[str, torch.Tensor], dict[str, float]]:
+    """Loss, gradients and logged metrics of one step, the way the trainer computes them."""
+    trainer.train()
+    log = next(log for log in trainer.state.log_history if "loss" in log)
+    return log["loss"], trainer.gradients, log
+
+
+def watch_gradients(trainer):
+    """Keep the gradients that the first optimizer step sees, in full precision; the weights stay as they are."""
+    trainer.gradients = None
+    create = trainer.create_optimizer
+
+    def spying(*args, **kwargs):
+        optimizer = create(*args, **kwargs)
+        step = optimizer.step
+
+        def look(*a, **k):
+            if trainer.gradients is None:
+                trainer.gradients = {
+                    name: p.grad.detach().clone() for name, p in trainer.model.named_parameters() if p.grad is not None
+                }
+            return step(*a, **k)
+
+        optimizer.step = look
+        return optimizer
+
+    trainer.create_optimizer = spying
+    return trainer
+
+
+def relative_error(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """Norm of the difference over the norm, all parameters together."""
+    assert ours.keys() == theirs.keys() and ours
+    apart = sum(float((ours[name] - theirs[name]).double().square().sum()) for name in theirs)
+    whole = sum(float(value.double().square().sum()) for value in theirs.values())
+    assert whole > 0
+    return (apart / whole) ** 0.5

@@ -1,0 +1,180 @@
+"""Texts packed into one row train exactly as texts in rows of their own."""
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import MistralConfig, MistralForCausalLM
+
+from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
+from trl_weaks.trainer.packing_checks import refuse_packing
+
+sys.path.insert(0, str(Path(__file__).parent))
+from shapes import one_step, relative_error, shape, watch_gradients  # noqa: E402
+
+PACKED = [{"packing": True, "max_length": 64}, {"padding_free": True, "max_length": None}]
+LOSSES = [
+    {"weak_loss": "naive", "gamma_max": 0.0, "soft_labels": False},
+    {"weak_loss": "naive", "gamma_max": 0.25, "gamma_warmup": 0.0},
+    {"weak_loss": "bayesian", "gamma_max": 0.25, "gamma_warmup": 0.0, "kl_anneal": 0.0, "kl_coef": 1e-2},
+    {"weak_loss": "bayesian", "confidence_split": "uniform", "gamma_max": 0.0},
+]
+
+
+def squared_error(logits, targets, progress):
+    return (logits.softmax(-1) - targets).square().sum(-1)
+
+
+def trainer(model, rows, tokenizer, arguments, loss=None, eval_dataset=None, **settings):
+    given = arguments | {"max_grad_norm": 0.0, "max_steps": 1, "per_device_train_batch_size": 64} | settings
+    return watch_gradients(
+        WeakSupervisionTrainer(
+            model=model,
+            args=WeakSupervisionConfig(**given),
+            loss=loss,
+            train_dataset=Dataset.from_list(rows),
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+        )
+    )
+
+
+def close_run(ours, theirs):
+    assert ours[0] == pytest.approx(theirs[0], rel=2e-6)
+    assert relative_error(ours[1], theirs[1]) <= 2e-6
+    for name in ("entropy", "mean_token_accuracy", "num_tokens", "weak/confidence", "weak/agreement"):
+        assert ours[2][name] == pytest.approx(theirs[2][name], rel=1e-5), name
+
+
+@pytest.mark.parametrize("packed", PACKED, ids=["packing", "padding_free"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])
+def test_packed_rows_are_separate_rows(name, attention, packed, weak_rows, tokenizer, arguments):
+    runs = []
+    for settings in ({}, packed):
+        model = shape(name, tokenizer, attn_implementation=attention)
+        runs.append(trainer(model, weak_rows, tokenizer, arguments, **settings))
+    assert len(runs[1].train_dataset) < len(runs[0].train_dataset) or "padding_free" in packed
+    close_run(one_step(runs[1]), one_step(runs[0]))
+
+
+@pytest.mark.parametrize("loss", [*LOSSES, squared_error])
+def test_every_loss_is_exact_on_packed_rows(loss, weak_rows, tokenizer, arguments):
+    weak_rows[1]["weak_weights"] = [1.0]  # unequal weights, and one row with more supervisors than the others
+    weak_rows[0]["weak_weights"] = [0.0]
+    given = {"loss": loss} if callable(loss) else loss
+    runs = [
+        one_step(trainer(shape("llama", tokenizer), weak_rows, tokenizer, arguments, **given, **settings))
+        for settings in ({}, PACKED[0])
+    ]
+    close_run(*runs)
+
+
+def test_units_of_texts_that_share_a_row_stay_apart(tokenizer, arguments, perfect):
+    """Two completions of one word each: both are unit 0, one after the other, and neither shares with the other."""
+    rows = [perfect[1], perfect[5]]
+    for row, logp in zip(rows, (-0.2, -0.9), strict=True):
+        row["weak_logps"] = [[logp] * len(row["weak_logps"][0])]
+    settings = {"weak_loss": "naive", "gamma_max": 0.0, "confidence_split": "uniform"}
+    runs = [
+        one_step(trainer(shape("llama", tokenizer), copy.deepcopy(rows), tokenizer, arguments, **settings, **packed))
+        for packed in ({}, PACKED[1])
+    ]
+    close_run(*runs)
+
+
+@pytest.mark.parametrize("strategy", ["bfd", "bfd_split"])
+def test_every_column_of_a_packed_row_belongs_to_its_token(strategy, weak_rows, tokenizer, arguments):
+    plain = trainer(shape("llama", tokenizer), weak_rows, tokenizer, arguments).train_dataset
+    settings = PACKED[0] | {"packing_strategy": strategy}
+    packed = trainer(shape("llama", tokenizer), weak_rows, tokenizer, arguments, **settings).train_dataset
+    assert max(map(len, packed["input_ids"])) <= 64
+    known = {tuple(row["input_ids"]): row for row in plain}
+    seen = 0
+    for row in packed:
+        start = 0
+        for length in row["seq_lengths"]:
+            part = slice(start, start + length)
+            source = known[tuple(row["input_ids"][part])]
+            assert row["labels"][part] == source["labels"]
+            assert row["weak_unit_ids"][part] == source["weak_unit_ids"]
+            assert row["weak_unit_logps"][part] == source["weak_unit_logps"]
+            assert row["weak_row_weights"][part] == [source["weak_row_weights"]] * length
+            start, seen = start + length, seen + 1
+    assert seen == len(plain)
+
+
+def test_packed_evaluation_gives_the_loss_of_separate_rows(weak_rows, gold, tokenizer, arguments):
+    """One batch holds everything, so that the mean over batches is the mean over tokens in both layouts."""
+    losses = []
+    for settings in ({}, PACKED[0]):
+        run = trainer(
+            shape("gpt2", tokenizer),
+            weak_rows,
+            tokenizer,
+            arguments,
+            per_device_eval_batch_size=64,
+            eval_dataset={"weak": Dataset.from_list(weak_rows), "gold": gold},
+            **settings,
+        )
+        losses.append(run.evaluate())
+    for name in ("eval_weak_loss", "eval_gold_loss"):
+        assert losses[1][name] == pytest.approx(losses[0][name], rel=2e-6)
+
+
+def test_opt_is_refused_with_the_reason(weak_rows, tokenizer, arguments):
+    for settings in PACKED:
+        with pytest.raises(ValueError, match="OPT builds its causal mask without the positions"):
+            trainer(shape("opt", tokenizer), weak_rows, tokenizer, arguments, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"packing": True, "packing_strategy": "wrapped", "max_length": 64}, "cuts completions in two"),
+        ({"packing": True, "max_length": None}, "needs `max_length`"),
+        ({"eval_packing": True, "max_length": 64}, "eval_packing=True` needs"),
+        ({"packing": True, "max_length": 20}, "longer than 20 tokens"),
+        ({**PACKED[1], "accelerator_config": {"dispatch_batches": True}}, "dispatch_batches"),
+    ],
+)
+def test_settings_that_cannot_be_exact_are_refused(settings, message, weak_rows, tokenizer, arguments):
+    with pytest.raises(ValueError, match=message):
+        trainer(shape("llama", tokenizer), weak_rows, tokenizer, arguments, **settings)
+
+
+def mistral(tokenizer):
+    torch.manual_seed(0)
+    return MistralForCausalLM(
+        MistralConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+        )
+    )
+
+
+def test_another_architecture_is_tried_at_start(tokenizer, monkeypatch):
+    model = mistral(tokenizer)
+    refuse_packing(model)  # exact, and left as it was
+    assert model.training
+    backbone = model.base_model
+    forward = type(backbone).forward
+
+    def without_positions(self, *args, position_ids=None, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(backbone), "forward", without_positions)
+    with pytest.raises(ValueError, match="another text shares the row"):
+        refuse_packing(model)
+
+
+def test_a_model_that_cannot_be_tried_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="not here to be tried"):
+        refuse_packing(mistral(tokenizer).to("meta"))
