@@ -81,6 +81,8 @@ def arguments(folder: Path, strategy: str, options: list[str]) -> dict:
         "gradient_accumulation_steps": 2 if WORLD == 2 else 1, "gradient_checkpointing": "checkpointing" in options,
         "save_strategy": "steps" if {"die", "resume"} & set(options) else "no", "save_steps": 2,
     }  # fmt: skip
+    if "trees" in options:  # rows that meet on one process
+        given |= {"per_device_train_batch_size": 4 // WORLD, "gradient_accumulation_steps": 1}
     if strategy.startswith("zero"):
         given["deepspeed"] = deepspeed_settings(strategy, options)
     if strategy == "fsdp2":
@@ -129,10 +131,16 @@ def supervision(given: dict, options: list[str], evidential: bool):
     loss = {"weak_loss": "bayesian", "gamma_max": 0.25, "gamma_warmup": 0.5, "kl_coef": 1e-2}
     if not evidential:
         loss = {"weak_loss": "naive", "gamma_max": 0.0, "confidence_split": "uniform"}
+    data = weak_rows()
+    if "trees" in options:  # two processes on trees against one on rows
+        loss["token_trees"] = WORLD == 2
+        data = data.map(
+            lambda row: {"prompt": "the same words before every request, as in a prompt\n" + row["prompt"]}
+        )
     args = WeakSupervisionConfig(**given, **loss, loss_chunk_size=7)
     student = model().to(torch.bfloat16) if "bf16" in options else model()
     trainer = WeakSupervisionTrainer(
-        student, args, train_dataset=weak_rows(), processing_class=tokenizer(), peft_config=lora("CAUSAL_LM", options)
+        student, args, train_dataset=data, processing_class=tokenizer(), peft_config=lora("CAUSAL_LM", options)
     )
     data = trainer.train_dataset.select(range(ROWS))
     if "silent" in options:  # with one row per micro-batch, every other one of rank 1 has nothing to learn from
@@ -211,6 +219,7 @@ def watch(trainer, strategy: str, options: list[str], seen: dict) -> None:
         before = {k: v.clone() for k, v in inputs.items() if torch.is_tensor(v) and v.is_floating_point()}
         after = prepare(inputs)
         seen["batches"] = seen.get("batches", 0) + 1
+        seen["trees"] = seen.get("trees", 0) + ("tree_nodes" in after)
         seen["rounding"] = max([seen.get("rounding", 0.0), *(
             float((after[k].double() - v.double()).abs().max()) for k, v in before.items())])  # fmt: skip
         seen["floats"] = sorted({f"{k} {after[k].dtype}" for k in before})

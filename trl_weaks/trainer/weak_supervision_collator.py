@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ._compat import DataCollatorForLanguageModeling
 from .preparation import UNIT_IDS, UNIT_LOGPS, WEIGHTS
+from .tree_rows import forest_columns
 
 
 @dataclass
@@ -17,7 +18,13 @@ class WeakSupervisionCollator(DataCollatorForLanguageModeling):
     Adds `weak_unit_ids` (B, L) long, -1 where a token has no unit; `weak_unit_logps` (B, L, S) float32, nats; and
     `weak_row_weights` (B, S) float32, S the largest number of supervisors in the batch, missing ones of weight 0.
     With `padding_free` there is one row of all tokens, B = 1, and the weights are (B, L, S): a weight per token.
+
+    Args:
+        tree_width (`int`, *optional*): Hidden size of a student that is trained on token trees: batches in which rows
+            begin alike then carry a [`Forest`], beside everything an ordinary batch holds.
     """
+
+    tree_width: int | None = None
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super().torch_call(examples)
@@ -33,7 +40,11 @@ class WeakSupervisionCollator(DataCollatorForLanguageModeling):
             unit_ids[row, :tokens] = torch.tensor(example[UNIT_IDS])
             unit_logps[row, :tokens, :n] = torch.tensor(example[UNIT_LOGPS], dtype=torch.float32)
             weights[row, :n] = torch.tensor(example[WEIGHTS], dtype=torch.float32)
-        return {UNIT_IDS: unit_ids, UNIT_LOGPS: unit_logps, WEIGHTS: weights}
+        columns = {UNIT_IDS: unit_ids, UNIT_LOGPS: unit_logps, WEIGHTS: weights}
+        if self.tree_width is not None:
+            rows = [example["input_ids"] for example in examples]
+            columns |= forest_columns(rows, input_ids.shape[1], self.tree_width)
+        return columns
 
     def _flat(self, examples: list[dict[str, Any]], input_ids: Tensor) -> dict[str, Tensor]:
         units, logps, weights = [], [], []

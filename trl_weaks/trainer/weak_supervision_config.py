@@ -62,7 +62,13 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
         kl_anneal (`float`, *optional*, defaults to `1.0`):
             Fraction of training over which the KL weight rises. Authors' code.
 
-        > Parameters that control memory
+        > Parameters that control speed and memory
+
+        token_trees (`bool`, *optional*):
+            Compute what the rows of a micro-batch begin with in common (an instruction, a prompt) once instead of per
+            row: same losses, gradients and metrics, up to rounding. `None`: where the student allows it exactly
+            (sdpa or eager attention over all tokens before, no dropout). `False`: never. `True`: refuse to train
+            where it does not. Micro-batches with too little in common stay rows. Ours.
 
         loss_chunk_size (`int`, *optional*, defaults to `1024`):
             Supervised tokens whose logits are held at once. Changes memory, never the result. Ours.
@@ -105,6 +111,13 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
     )
     kl_coef: float = field(
         default=1e-4, metadata={"help": "Final weight of the evidential loss's KL regulariser. Authors' code."}
+    )
+    token_trees: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Compute common beginnings of the rows of a micro-batch once: by default wherever that is exact, "
+            "never with False, and with True refuse to train where it is not. Ours."
+        },
     )
     loss_chunk_size: int = field(
         default=1024, metadata={"help": "Supervised tokens whose logits are held at once; memory only. Ours."}

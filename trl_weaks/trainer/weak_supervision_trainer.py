@@ -1,5 +1,6 @@
 """`WeakSupervisionTrainer`: TRL's `SFTTrainer` for completions whose labels come from several weak supervisors."""
 
+import logging
 from typing import Any
 
 import torch
@@ -16,12 +17,14 @@ from .callable_loss import as_weak_loss
 from .model_card import weak_supervision_section
 from .packing_checks import refuse_packing, refuse_packing_settings
 from .preparation import PREPARED, UNIT_IDS, UNIT_LOGPS, WEIGHTS, completion_text, gold_row, prepare_row
+from .tree_rows import take_forest, tree_inputs, why_rows
 from .validation import check_columns, check_rows
 from .weak_dataset import context_length, normalise_weights, pack_rows, refuse_long, untruncated
 from .weak_supervision_collator import WeakSupervisionCollator
 from .weak_supervision_config import WeakSupervisionConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments
 
+logger = logging.getLogger(__name__)
 TEXT = "_completion_text"  # the completion before TRL appends the end-of-sequence token
 
 
@@ -82,11 +85,22 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             pad_token_id=self.data_collator.pad_token_id,
             padding_free=self.padding_free,
             pad_to_multiple_of=self.data_collator.pad_to_multiple_of,
+            tree_width=self.model.config.get_text_config().hidden_size if self._trains_on_trees() else None,
         )
         base = self.model.get_base_model() if is_peft_model(self.model) else self.model
         if self.padding_free:
             refuse_packing(base)
         add_weak_head(base)
+
+    def _trains_on_trees(self) -> bool:
+        if self.args.token_trees is False:
+            return False
+        reason = why_rows(self.model, self.args, self.aux_loss_enabled)
+        if reason and self.args.token_trees:
+            raise ValueError(f"`token_trees=True` is not exact here: {reason}. Leave it unset to train on rows.")
+        if reason:
+            logger.info("No token trees: %s.", reason)
+        return reason is None
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         if not isinstance(dataset, Dataset):
@@ -136,6 +150,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
+        forest = take_forest(inputs)
         weights = inputs.pop(WEIGHTS)
         unit_logps = inputs.pop(UNIT_LOGPS)
         request = WeakHeadRequest(
@@ -146,11 +161,13 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             unit_logps=unit_logps if self.args.soft_labels else None,
             split=self.args.confidence_split,
             chunk_size=self.args.loss_chunk_size,
+            nodes=None if forest is None else forest.nodes,
         )
         inputs["use_cache"] = False
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
-        outputs = model(**inputs, weak_head=request)
+        trees = {} if forest is None else tree_inputs(self.model, forest, inputs["input_ids"])
+        outputs = model(**inputs | trees, weak_head=request)
         # The same reduction as SFTTrainer's: tokens of every rank and accumulation step, DDP averages the gradients.
         count = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
         loss = outputs.loss / torch.as_tensor(count).clamp(min=1)
