@@ -49,17 +49,6 @@ def test_votes_as_classifiers():
     assert scores.right(np.array([[0.5, 0.5], [0.2, 0.8]]), [0, 0]).tolist() == [0.5, 0.0]
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_dawid_skene_finds_the_reliable_annotator():
-    pytest.importorskip("crowdkit.aggregation")
-    rng = np.random.default_rng(1)
-    gold = rng.integers(0, 2, 400)
-    hard = np.stack([np.where(rng.random(400) < accuracy, gold, 1 - gold) for accuracy in (0.95, 0.75, 0.7)], 1)
-    found = scores.dawid_skene(np.eye(2)[hard])
-    np.testing.assert_allclose(found.sum(-1), 1)
-    assert (found.argmax(-1) == gold).mean() > ((hard.mean(1) > 0.5) == gold).mean()
-
-
 def test_rank_correlation_by_scipy():
     a, b = RNG.normal(size=50).round(1), RNG.normal(size=50).round(1)
     assert rank_correlation(a, b) == pytest.approx(spearmanr(a, b).statistic)

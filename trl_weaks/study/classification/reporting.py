@@ -9,7 +9,6 @@ from accelerate import PartialState
 from trl_weaks.study.classification import results
 from trl_weaks.study.classification.config import ClassificationConfig
 from trl_weaks.study.classification.figures import plot_disagreement, plot_reliability
-from trl_weaks.study.classification.methods import DAWID_SKENE
 from trl_weaks.study.classification.pipeline import SeedRun
 from trl_weaks.study.classification.sources import ClassSource
 from trl_weaks.study.environment import describe_environment
@@ -47,11 +46,7 @@ def write_report(
     correlations = {}
     if len(config.weak_models) > 1:
         correlations = dict(results.vacuity_and_disagreement(found, config.supervisor_names))
-    notes = [_mcnemar(pairs, labels), *_figures(config, found, labels, correlations, folder)]
-    if DAWID_SKENE not in labels:
-        notes.append(
-            "Dawid-Skene was left out: crowd-kit is not installed (extra `crowd`: pip install 'trl-weaks[crowd]')."
-        )
+    notes = [_mcnemar(pairs, labels), *_figures(config, found, labels, correlations, folder), *found.left_out]
     if config.student_model.startswith(TINY):
         notes.append(TINY_NOTE)
     seconds: dict[str, float] = {}

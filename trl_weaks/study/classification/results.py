@@ -28,11 +28,15 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Predictions:
-    """Per system: (seeds, rows, K) probabilities and, where there is evidence, (seeds, rows) vacuity."""
+    """Per system: (seeds, rows, K) probabilities and, where there is evidence, (seeds, rows) vacuity.
+
+    `left_out` says why a system is missing that a full environment would have.
+    """
 
     labels: np.ndarray
     probabilities: dict[str, np.ndarray]
     vacuity: dict[str, np.ndarray]
+    left_out: tuple[str, ...] = ()
 
     def stated(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Probability of each predicted class and whether it is right, over all seeds."""
@@ -58,10 +62,12 @@ def collect(runs: Sequence[SeedRun]) -> Predictions:
     votes = np.stack([probabilities[name] for name in config.supervisor_names], axis=2)  # (seeds, rows, N, K)
     for kind in methods.VOTE_BASELINES:
         probabilities[kind] = np.stack([vote_probabilities(seed, config.weak_weights, kind) for seed in votes])
-    estimated = [dawid_skene(seed) for seed in votes]
-    if estimated[0] is not None:
-        probabilities[methods.DAWID_SKENE] = np.stack(estimated)
-    return Predictions(np.array([row[LABEL] for row in test]), probabilities, vacuity)
+    left_out = ()
+    try:
+        probabilities[methods.DAWID_SKENE] = np.stack([dawid_skene(seed) for seed in votes])
+    except ImportError as error:
+        left_out = (f"Dawid-Skene was left out: {error}.",)
+    return Predictions(np.array([row[LABEL] for row in test]), probabilities, vacuity, left_out)
 
 
 def systems(runs: Sequence[SeedRun], found: Predictions) -> list[dict[str, Any]]:

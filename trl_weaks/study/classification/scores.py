@@ -34,16 +34,20 @@ def vote_probabilities(votes: np.ndarray, weights: Sequence[float] | None, kind:
     return pool(torch.as_tensor(votes), None if weights is None else torch.tensor(weights)).numpy()
 
 
-def dawid_skene(votes: np.ndarray) -> np.ndarray | None:
+def dawid_skene(votes: np.ndarray) -> np.ndarray:
     """Dawid and Skene's estimate (1979) from the supervisors' hard votes, (n, N, K) -> (n, K); crowd-kit's.
 
-    None where crowd-kit (extra `crowd`) is not installed.
+    Raises:
+        ImportError: crowd-kit is not installed; names the extra that brings it.
     """
     try:
         import pandas
         from crowdkit.aggregation import DawidSkene
-    except ImportError:
-        return None
+    except ImportError as error:
+        raise ImportError(
+            f"Dawid-Skene needs crowd-kit, which could not be imported ({error}); install the extra `crowd`: "
+            "pip install 'trl-weaks[crowd]'"
+        ) from error
     n, supervisors, classes = votes.shape
     rows, workers = np.divmod(np.arange(n * supervisors), supervisors)
     table = pandas.DataFrame({"task": rows, "worker": workers, "label": votes.argmax(-1).ravel()})
