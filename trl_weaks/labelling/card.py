@@ -1,11 +1,8 @@
 """The dataset card that travels with the labels."""
 
-from collections import Counter
 from pathlib import Path
 
-from datasets import Dataset
-
-from .. import columns
+from .consolidate import Counts
 from .ensemble import WeakEnsemble
 from .fingerprint import supervisor_fingerprint
 from .supervisor import WeakSupervisor
@@ -25,23 +22,21 @@ prompt-completion dataset; `trl_weaks.WeakSupervisionTrainer` also reads the wea
 """
 
 
-def write_card(
-    path: Path, ensemble: WeakEnsemble, labels: Dataset, mode: str, settings: dict, prompts: int, empty: Counter
-) -> None:
+def write_card(path: Path, ensemble: WeakEnsemble, mode: str, settings: dict, counts: Counts) -> None:
     """Write who gave these labels, how, and how many: everything needed to make them again."""
-    examples = len(set(labels[columns.EXAMPLE_ID]))
-    rows = [HEAD.format(examples=examples, n=len(ensemble.names), rows=len(labels))]
+    rows = [HEAD.format(examples=counts.examples, n=len(ensemble.names), rows=counts.rows)]
     rows += ["| supervisor | weight | model | revision | parameters | dtype | fingerprint | empty best answers |"]
     rows += ["|---|---|---|---|---|---|---|---|"]
     for supervisor, weight in zip(ensemble.supervisors, ensemble.weights, strict=True):
-        rows.append(_row(supervisor, weight, empty[supervisor.name]))
+        rows.append(_row(supervisor, weight, counts.empty[supervisor.name]))
     rows += ["", "| setting | value |", "|---|---|", f"| mode | {mode} |"]
     rows += [f"| {name} | {value} |" for name, value in settings.items()]
     search = "beam search, as many beams as candidates, no sampling (no seed)"
     draws = "sampling, each candidate from a random stream of its own"
     rows += [f"| decoding | {draws if 'temperature' in settings else search} |"]
     rows += ["| score | weighted mean of log-probabilities per token, end of sequence included |"]
-    rows += [f"| prompts given | {prompts} |", f"| prompts without any label | {prompts - examples} |"]
+    without = counts.prompts - counts.examples
+    rows += [f"| prompts given | {counts.prompts} |", f"| prompts without any label | {without} |"]
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 

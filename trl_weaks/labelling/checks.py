@@ -1,36 +1,18 @@
 """Everything that can be wrong with a dataset of prompts, found before any work starts."""
 
-from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from datasets import Dataset
 
 from ..columns import COMPLETION, EXAMPLE_ID, GENERATION, PROMPT, SCORE
 from .ensemble import WeakEnsemble
 from .fingerprint import digest
+from .index import BLOCK, Prompts
 from .messages import check_prompts
 from .prefixes import SAMPLE, longest_match
+from .progress import bar
 
-BLOCK = 1000
 UNREAD = ("tools", "chat_template_kwargs", "image", "images")  # TRL reads them in training, supervisors would not
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """What labelling keeps in memory of a dataset of any size.
-
-    Attributes:
-        rows: row number of each example id.
-        digests: digest of each row's prompt.
-        lengths: tokens of each row's prompt, the longest over the supervisors.
-        groups: which shared prefix each row's prompt begins with, for the first supervisor; -1 for none.
-    """
-
-    rows: dict[str, int]
-    digests: list[str]
-    lengths: array
-    groups: array
 
 
 def check_dataset(dataset: Dataset, ensemble: WeakEnsemble, max_new_tokens: int) -> Prompts:
@@ -41,31 +23,21 @@ def check_dataset(dataset: Dataset, ensemble: WeakEnsemble, max_new_tokens: int)
             or not a string, a prompt that is empty, of another type than the others, or leaves no room to answer.
     """
     _check_columns(dataset)
-    rows: dict[str, int] = {}
-    digests: list[str] = []
-    lengths, groups = array("l"), array("l")
+    index = Prompts(dataset)
     first = dataset[0][PROMPT]
     _expect(dataset, ensemble)
     prefixes = ensemble.supervisors[0].sharing.prefixes
-    for ids, prompts in blocks(dataset):
-        for i, example_id in enumerate(ids, start=len(digests)):
-            if not isinstance(example_id, str) or not example_id:
-                raise ValueError(
-                    f"row {i}: column {EXAMPLE_ID!r} holds {example_id!r}; it must be a non-empty string."
-                )
-            if rows.setdefault(example_id, i) != i:
-                raise ValueError(
-                    f"rows {rows[example_id]} and {i}: column {EXAMPLE_ID!r} repeats {example_id!r}; give every "
-                    "prompt its own id."
-                )
-        names = [f"row {i} (example_id {e!r})" for i, e in enumerate(ids, start=len(digests))]
-        check_prompts([first, *prompts], ["row 0", *names])
-        encoded = [s.encode(prompts, names, max_new_tokens) for s in ensemble.supervisors]
-        lengths.extend(max(len(p.ids) for p in row) for row in zip(*encoded, strict=True))
-        matches = [longest_match(p.ids, prefixes) for p in encoded[0]]
-        groups.extend(prefixes.index(match) if match else -1 for match in matches)
-        digests.extend(digest(prompt) for prompt in prompts)
-    return Prompts(rows, digests, lengths, groups)
+    with bar(len(dataset), "reading prompts") as shown:
+        for ids, prompts in blocks(dataset):
+            names = [f"row {i} (example_id {e!r})" for i, e in enumerate(ids, start=len(index.digests))]
+            check_prompts([first, *prompts], ["row 0", *names])
+            encoded = [s.encode(prompts, names, max_new_tokens) for s in ensemble.supervisors]
+            index.lengths.extend(max(len(p.ids) for p in row) for row in zip(*encoded, strict=True))
+            matches = [longest_match(p.ids, prefixes) for p in encoded[0]]
+            index.groups.extend(prefixes.index(match) if match else -1 for match in matches)
+            index.digests.extend(int(digest(prompt), 16) for prompt in prompts)
+            shown.update(len(ids))
+    return index
 
 
 def _expect(dataset: Dataset, ensemble: WeakEnsemble) -> None:

@@ -5,48 +5,55 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Dataset, Features, List, Value
 from datasets.arrow_writer import ArrowWriter
 
 from ..columns import COMPLETION, EXAMPLE_ID, LOGPS, OFFSETS, PROMPT, SCORE, SUPERVISORS, WEIGHTS
-from .checks import BLOCK
 from .choose import rows_of
 from .ensemble import WeakEnsemble
 from .fingerprint import digest
+from .index import BLOCK
 from .ledger import Ledger
 from .messages import as_completion
+from .progress import bar
 from .store import LabelStoreError
 
 logger = logging.getLogger(__name__)
 
 
-def consolidate(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: str, folder: Path) -> Counter:
-    """Write the dataset to `folder`, replacing an older one. Same labels, same bytes.
+@dataclass
+class Counts:
+    """Prompts given, rows written, examples that have one, and best answers left out as empty by supervisor."""
 
-    Returns:
-        For each supervisor, how many of its best answers were empty and left out.
+    prompts: int
+    rows: int = 0
+    examples: int = 0
+    empty: Counter = field(default_factory=Counter)
+
+
+def consolidate(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: str, folder: Path) -> Counts:
+    """Write the dataset to `folder`, replacing an older one. Same labels, same bytes.
 
     Raises:
         LabelStoreError: disk full or read-only; the labels themselves are kept.
         ValueError: every completion is empty.
     """
-    empty: Counter = Counter()
+    counts = Counts(len(dataset))
     new = folder.with_name(folder.name + ".new")
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         with ArrowWriter(path=str(new / "rows.arrow"), features=_features(dataset)) as writer:
-            count = 0
-            for row in _rows(ledger, ensemble, dataset, mode, empty):
+            for row in _rows(ledger, ensemble, dataset, mode, counts):
                 writer.write(row)
-                count += 1
-            if count == 0:
+            if counts.rows == 0:
                 raise ValueError("every completion is empty; train the supervisors longer or check their eos token.")
             writer.finalize()
         table = Dataset.from_file(str(new / "rows.arrow"))
-        table._fingerprint = digest(sorted(map(str, ledger.configs.items())), ensemble.weights, mode, count)
+        table._fingerprint = digest(sorted(map(str, ledger.configs.items())), ensemble.weights, mode, counts.rows)
         table.save_to_disk(str(new / "dataset"))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(new / "dataset", folder)
@@ -56,17 +63,23 @@ def consolidate(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: 
             f"the dataset cannot be written to {folder}: {error.strerror or error}. All labels are kept: make room or "
             "write access there, then run the same command again."
         ) from error
-    for name, number in sorted(empty.items()):
+    for name, number in sorted(counts.empty.items()):
         if number:
             logger.warning("%d of %d best answers of %r are empty and were left out.", number, len(dataset), name)
-    return empty
+    return counts
 
 
-def _rows(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: str, empty: Counter) -> Iterator[dict]:
-    for start in range(0, len(dataset), BLOCK):
-        for row, example in enumerate(dataset.select(range(start, min(start + BLOCK, len(dataset)))), start=start):
-            for label in rows_of(ledger, ensemble, row, mode, empty):
-                yield {**example, **label, COMPLETION: as_completion(example[PROMPT], label[COMPLETION])}
+def _rows(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: str, counts: Counts) -> Iterator[dict]:
+    with bar(len(dataset), "writing the dataset") as shown:
+        for start in range(0, len(dataset), BLOCK):
+            block = dataset.select(range(start, min(start + BLOCK, len(dataset))))
+            for row, example in enumerate(block, start=start):
+                labels = list(rows_of(ledger, ensemble, row, mode, counts.empty))
+                counts.examples += bool(labels)
+                counts.rows += len(labels)
+                for label in labels:
+                    yield {**example, **label, COMPLETION: as_completion(example[PROMPT], label[COMPLETION])}
+            shown.update(len(block))
 
 
 def _features(dataset: Dataset) -> Features:

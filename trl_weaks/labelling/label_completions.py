@@ -1,18 +1,20 @@
 """The weak-label dataset: every prompt answered by N supervisors, one row per distinct completion."""
 
 import tempfile
+from array import array
 from pathlib import Path
 
 from datasets import Dataset, load_from_disk
 
 from .card import write_card
-from .checks import Prompts, check_dataset
+from .checks import check_dataset
 from .consolidate import consolidate
 from .ensemble import WeakEnsemble
+from .index import Prompts, Units
 from .ledger import Ledger
 from .processes import processes
 from .progress import Progress
-from .stages import configurations, missing, settings_of, units, work
+from .stages import configurations, missing, settings_of, work
 from .store import LabelStore
 
 MODES = ("independent", "joint")
@@ -66,9 +68,10 @@ def label_completions(
     prompts = check_dataset(dataset, ensemble, max_new_tokens)
     if output_dir is None:
         with tempfile.TemporaryDirectory() as folder:
-            kept = _label(ensemble, dataset, prompts, mode, settings, Path(folder), batch_size)
-            return Dataset.from_list(kept.to_list(), features=kept.features)  # in memory: the folder goes
-    return _label(ensemble, dataset, prompts, mode, settings, Path(output_dir), batch_size)
+            _label(ensemble, dataset, prompts, mode, settings, Path(folder), batch_size)
+            return load_from_disk(str(Path(folder) / "dataset"), keep_in_memory=True)  # the folder goes
+    _label(ensemble, dataset, prompts, mode, settings, Path(output_dir), batch_size)
+    return load_from_disk(str(Path(output_dir) / "dataset"))
 
 
 def _label(
@@ -79,26 +82,26 @@ def _label(
     settings: dict,
     folder: Path,
     batch_size: int,
-) -> Dataset:
+) -> None:
     state = processes()
     configs = configurations(ensemble, settings, mode)
     store = LabelStore(folder / "labels", str(state.process_index))
     ledger = Ledger(store, prompts, configs)
-    todo = [unit for unit in units(prompts, batch_size) if missing(ledger, ensemble, unit)]
-    progress = Progress(folder / "labels", sum(map(len, todo)), "labelling")  # nobody writes while another still reads
-    for unit in todo[state.process_index :: state.num_processes]:
-        work(ledger, ensemble, dataset, unit, mode, settings)
-        progress.advance(len(unit))
+    units = Units(prompts, batch_size)
+    todo = array("q", (number for number, unit in enumerate(units) if missing(ledger, ensemble, unit)))
+    left = sum(len(units[number]) for number in todo)
+    progress = Progress(folder / "labels", left, "labelling")  # nobody writes while another still reads
+    for number in todo[state.process_index :: state.num_processes]:
+        work(ledger, ensemble, dataset, units[number], mode, settings)
+        progress.advance(len(units[number]))
     store.close()
     progress.finish()
     if state.is_main_process:
         store = LabelStore(folder / "labels")
         complete = Ledger(store, prompts, configs)
-        empty = consolidate(complete, ensemble, dataset, mode, folder / "dataset")
-        labels = load_from_disk(str(folder / "dataset"))
-        write_card(folder / "README.md", ensemble, labels, mode, settings, len(dataset), empty)
+        counts = consolidate(complete, ensemble, dataset, mode, folder / "dataset")
+        write_card(folder / "README.md", ensemble, mode, settings, counts)
         store.close()
     state.wait_for_everyone()
     for supervisor in ensemble.supervisors:
         supervisor.sharing.expect([])
-    return load_from_disk(str(folder / "dataset"))

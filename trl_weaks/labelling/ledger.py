@@ -3,8 +3,9 @@
 from array import array
 from collections.abc import Sequence
 
-from .checks import Prompts
 from .fingerprint import digest
+from .index import Prompts
+from .progress import bar
 from .store import LabelStore
 
 GENERATE = "generate"
@@ -21,12 +22,13 @@ class Ledger:
 
     def __init__(self, store: LabelStore, prompts: Prompts, configs: dict[tuple[str, str], str]):
         self.store, self.prompts, self.configs = store, prompts, configs
-        self.ids = list(prompts.rows)
-        self.places = {key: array("q", [-1]) * len(self.ids) for key in configs}
-        for record, place in store.records():
-            key, row = (record["stage"], record["supervisor"]), prompts.rows.get(record["example_id"])
-            if key in configs and row is not None and record["config"] == self._config(key, row):
-                self.places[key][row] = place[0] << SHIFT | place[1]
+        self.places = {key: array("q", [-1]) * len(prompts) for key in configs}
+        with bar(None, "reading kept labels", "label") as shown:
+            for record, place in store.records():
+                key, row = (record["stage"], record["supervisor"]), prompts.row(record["example_id"])
+                if key in configs and row is not None and record["config"] == self._config(key, row):
+                    self.places[key][row] = place[0] << SHIFT | place[1]
+                shown.update()
 
     def has(self, stage: str, supervisor: str, row: int) -> bool:
         return self.places[stage, supervisor][row] >= 0
@@ -40,16 +42,16 @@ class Ledger:
         key = (stage, supervisor)
         records = [
             {
-                "example_id": self.ids[row],
+                "example_id": example_id,
                 "supervisor": supervisor,
                 "stage": stage,
                 "config": self._config(key, row),
                 **value,
             }
-            for row, value in zip(rows, values, strict=True)
+            for row, example_id, value in zip(rows, self.prompts.ids(rows), values, strict=True)
         ]
         for row, place in zip(rows, self.store.append(records), strict=True):
             self.places[key][row] = place[0] << SHIFT | place[1]
 
     def _config(self, key: tuple[str, str], row: int) -> str:
-        return digest(self.configs[key], self.prompts.digests[row])
+        return digest(self.configs[key], self.prompts.digest(row))

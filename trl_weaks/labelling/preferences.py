@@ -12,14 +12,15 @@ from datasets import Dataset, load_from_disk
 from tqdm import tqdm
 
 from ..columns import CHOSEN, CHOSEN_SCORE, MARGIN, PAIR_EPSILON, PAIR_WEIGHT, PROMPT, REJECTED, REJECTED_SCORE
-from .checks import Prompts, check_dataset
+from .checks import check_dataset
 from .ensemble import WeakEnsemble
 from .fingerprint import digest, supervisor_fingerprint
+from .index import Prompts, Units
 from .ledger import GENERATE, SCORE, Ledger
 from .processes import processes
 from .rank import rank, save
 from .sampling import Sampling, decoding
-from .stages import DECIMALS, units
+from .stages import DECIMALS
 from .store import LabelStore
 from .supervisor import WeakSupervisor
 
@@ -139,7 +140,8 @@ def _collect(
     state = processes()
     store = LabelStore(folder / "candidates", str(state.process_index))
     ledger = Ledger(store, prompts, configs)
-    todo = [unit for unit in units(prompts, batch_size) if any(_missing(ledger, key, unit) for key in configs)]
+    units = Units(prompts, batch_size)
+    todo = [unit for unit in units if any(_missing(ledger, key, unit) for key in configs)]
     state.wait_for_everyone()  # nobody writes while another still reads
     share = todo[state.process_index :: state.num_processes]
     bar = tqdm(total=sum(map(len, share)), desc="preferences", unit="prompt", disable=not state.is_main_process)
@@ -164,11 +166,11 @@ def _work(
     settings: dict,
 ) -> None:
     prompts = list(dataset.select(unit)[PROMPT])
-    names = [f"row {row} (example_id {ledger.ids[row]!r})" for row in unit]
+    ids = ledger.prompts.ids(unit)
+    names = [f"row {row} (example_id {example!r})" for row, example in zip(unit, ids, strict=True)]
     if _missing(ledger, (GENERATE, student.name), unit):
         if "temperature" in settings:
-            keys = [ledger.ids[row] for row in unit]
-            answers = student.answer(prompts, **decoding(settings), names=names, keys=keys)
+            answers = student.answer(prompts, **decoding(settings), names=names, keys=ids)
         else:
             found = student.generate(prompts, **settings, names=names)
             answers = [[(c.text, c.finished) for c in row] for row in found]

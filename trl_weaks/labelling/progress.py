@@ -6,7 +6,15 @@ from pathlib import Path
 from accelerate import PartialState
 from tqdm import tqdm
 
+from .processes import processes
+from .store import refused
+
 POLL = 0.5  # seconds between looks at what the others did
+
+
+def bar(total: int | None, description: str, unit: str = "prompt") -> tqdm:
+    """A progress bar on the first process, shown where the work takes more than a few seconds."""
+    return tqdm(total=total, desc=description, unit=unit, delay=3, disable=not processes().is_main_process)
 
 
 class Progress:
@@ -50,8 +58,11 @@ class Progress:
 
     def _write(self, finished: bool) -> None:
         temporary = self.folder / f"progress-{self.state.process_index}.new"
-        temporary.write_text(f"{self.done} {int(finished)}")
-        temporary.replace(self._path(self.state.process_index))
+        try:
+            temporary.write_text(f"{self.done} {int(finished)}")
+            temporary.replace(self._path(self.state.process_index))
+        except OSError as error:
+            raise refused(self.folder, error) from error
 
     def _read(self) -> list[tuple[int, bool]]:
         parts = [self._path(rank).read_text().split() for rank in range(self.state.num_processes)]

@@ -7,7 +7,6 @@ the same batches, and the same numbers to the last bit, as one that was not.
 from collections.abc import Sequence
 
 from ..columns import PROMPT
-from .checks import Prompts
 from .ensemble import WeakEnsemble
 from .fingerprint import digest, supervisor_fingerprint
 from .ledger import GENERATE, SCORE, Ledger
@@ -44,12 +43,6 @@ def configurations(ensemble: WeakEnsemble, settings: dict, mode: str) -> dict[tu
     return configs
 
 
-def units(prompts: Prompts, batch_size: int) -> list[list[int]]:
-    """Rows in batches of one shared prefix and like length, the longest first."""
-    order = sorted(range(len(prompts.lengths)), key=lambda row: (prompts.groups[row], -prompts.lengths[row], row))
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-
-
 def missing(ledger: Ledger, ensemble: WeakEnsemble, unit: Sequence[int]) -> list[tuple[str, str]]:
     """The (stage, supervisor) steps of a unit that have to be done, each for the whole unit."""
     steps = [(stage, name) for stage in (GENERATE, SCORE) for name in ensemble.names]
@@ -59,7 +52,7 @@ def missing(ledger: Ledger, ensemble: WeakEnsemble, unit: Sequence[int]) -> list
 def work(ledger: Ledger, ensemble: WeakEnsemble, dataset, unit: Sequence[int], mode: str, settings: dict) -> None:
     """Do what is missing of one unit and store it step by step."""
     prompts = dataset.select(unit)[PROMPT]
-    ids = [ledger.ids[row] for row in unit]
+    ids = ledger.prompts.ids(unit)
     names = [f"row {row} (example_id {example!r})" for row, example in zip(unit, ids, strict=True)]
     by_name = dict(zip(ensemble.names, ensemble.supervisors, strict=True))
     todo = missing(ledger, ensemble, unit)

@@ -18,6 +18,7 @@ from typing import BinaryIO
 logger = logging.getLogger(__name__)
 
 HEAD = '{"check":"'
+MOST_OPEN = 64  # shards; many restarts of many processes leave more than a process may open
 MIDDLE = '","record":'
 
 
@@ -47,7 +48,7 @@ class LabelStore:
             self._earlier = len(self.shards)
             self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
         except OSError as error:
-            raise self._failure(error) from error
+            raise refused(folder, error) from error
 
     def records(self) -> Iterator[tuple[dict, tuple[int, int]]]:
         """Every sound record of earlier runs and its place; a damaged line is named in a warning and skipped."""
@@ -65,6 +66,8 @@ class LabelStore:
     def read(self, place: tuple[int, int]) -> dict:
         """The record at a place that `records` gave or `append` returned."""
         if place[0] not in self._open:
+            if len(self._open) >= MOST_OPEN:
+                self._open.pop(next(iter(self._open))).close()
             self._open[place[0]] = self.shards[place[0]].open("rb")
         file = self._open[place[0]]
         file.seek(place[1])
@@ -92,7 +95,7 @@ class LabelStore:
             os.fsync(self._file)
         except OSError as error:
             os.ftruncate(self._file, start)
-            raise self._failure(error) from error
+            raise refused(self.folder, error) from error
         places, shard = [], self.shards.index(self.path)
         for line in lines:
             places.append((shard, start))
@@ -109,11 +112,13 @@ class LabelStore:
         if empty:
             self.path.unlink()
 
-    def _failure(self, error: OSError) -> LabelStoreError:
-        return LabelStoreError(
-            f"labels cannot be written to {self.folder}: {error.strerror or error}. Everything labelled so far is "
-            "kept: make room or write access there, then run the same command again."
-        )
+
+def refused(folder: Path, error: OSError) -> LabelStoreError:
+    """What to tell when the disk refuses."""
+    return LabelStoreError(
+        f"labels cannot be written to {folder}: {error.strerror or error}. Everything labelled so far is kept: make "
+        "room or write access there, then run the same command again."
+    )
 
 
 def _line(record: dict) -> bytes:

@@ -10,9 +10,11 @@ from datasets import Dataset
 from ..columns import PROMPT
 from .checks import check_dataset
 from .ensemble import WeakEnsemble
+from .index import Units
 from .ledger import GENERATE, SCORE, Ledger
+from .progress import bar
 from .sampling import decoding
-from .stages import configurations, missing, pooled, settings_of, units
+from .stages import configurations, missing, pooled, settings_of
 from .store import LabelStore
 
 
@@ -56,15 +58,21 @@ def verify_labels(
     prompts = check_dataset(dataset, ensemble, max_new_tokens)
     store = LabelStore(Path(output_dir) / "labels", "verify")
     ledger = Ledger(store, prompts, configurations(ensemble, settings, mode))
-    done = [unit for unit in units(prompts, batch_size) if not missing(ledger, ensemble, unit)]
+    units = Units(prompts, batch_size)
+    done = [number for number, unit in enumerate(units) if not missing(ledger, ensemble, unit)]
     if not done:
         store.close()
         raise ValueError(f"{output_dir} holds no labels of these prompts, supervisors and settings; label them first.")
     chosen = random.Random(seed).sample(done, math.ceil(share * len(done)))
     different: list[str] = []
-    worst = max(_compare(ledger, ensemble, dataset, unit, mode, settings, different, tolerance) for unit in chosen)
+    worst = 0.0
+    with bar(len(chosen), "verifying", "unit") as shown:
+        for number in chosen:
+            gap = _compare(ledger, ensemble, dataset, units[number], mode, settings, different, tolerance)
+            worst = max(worst, gap)
+            shown.update()
     store.close()
-    return Verification(sum(map(len, chosen)), worst, different)
+    return Verification(sum(len(units[number]) for number in chosen), worst, different)
 
 
 def _compare(
@@ -78,7 +86,7 @@ def _compare(
     tolerance: float,
 ) -> float:
     prompts = list(dataset.select(unit)[PROMPT])
-    ids = [ledger.ids[row] for row in unit]
+    ids = ledger.prompts.ids(unit)
     names = [f"row {row} (example_id {example!r})" for row, example in zip(unit, ids, strict=True)]
     texts = [pooled(ledger, ensemble, row, mode) for row in unit]
     flat = [(p, t, n) for p, row, n in zip(prompts, texts, names, strict=True) for t in row]

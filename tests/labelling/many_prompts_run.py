@@ -1,0 +1,56 @@
+"""Label many prompts with supervisors that answer at once: `python many_prompts_run.py FOLDER PROMPTS`.
+
+Prints the memory held before labelling, the peak, both in bytes, and the rows of the dataset.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+
+def memory(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def main(folder: Path, count: int) -> None:
+    from datasets import Dataset, load_dataset
+
+    from trl_weaks.labelling.ensemble import WeakEnsemble
+    from trl_weaks.labelling.label_completions import label_completions
+    from trl_weaks.labelling.records import Scored
+    from trl_weaks.labelling.supervisor import WeakSupervisor
+
+    spec = importlib.util.spec_from_file_location("shapes", Path(__file__).with_name("conftest.py"))
+    shapes = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(shapes)
+
+    class Quick(WeakSupervisor):
+        """Reads prompts with its tokenizer as ever, but answers without its model."""
+
+        def answer(self, prompts, *args, **kwargs):
+            return [[(f"{self.name} {prompt[:30]}", True)] * 5 for prompt in prompts]
+
+        def score(self, prompts, completions, names=None):
+            return [Scored([1] * 9, [-0.25] * 9, [(i, i + 1) for i in range(8)] + [(8, 8)]) for _ in completions]
+
+    tokenizer = shapes.tokenizer_of("gpt2")
+    model = shapes.model_of("gpt2", len(tokenizer))
+    ensemble = WeakEnsemble([Quick(model, tokenizer, name) for name in "ab"])
+    folder.mkdir(parents=True)
+    with (folder / "prompts.jsonl").open("w") as file:
+        for i in range(count):
+            file.write(f'{{"example_id": "example {i}", "prompt": "USER: question number {i} ASSISTANT:"}}\n')
+    file, cache = str(folder / "prompts.jsonl"), str(folder / "cache")
+    label_completions(ensemble, Dataset.from_dict({"example_id": ["x"], "prompt": ["warm up"]}), max_new_tokens=4)
+    data = load_dataset("json", data_files=file, split="train", cache_dir=cache)
+    before = memory("VmRSS")
+    labels = label_completions(ensemble, data, "joint", 5, 4, folder / "out", batch_size=500)
+    print(before, memory("VmHWM"), len(labels))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,36 @@
+"""Many prompts stream: memory grows by a small index, not by texts and labels."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("many_prompts_run.py")
+
+
+def growth(folder: Path, prompts: int) -> tuple[int, int]:
+    """Bytes that labelling so many prompts adds to the process at its peak, and rows of the dataset."""
+    command = [sys.executable, str(SCRIPT), str(folder), str(prompts)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000)
+    assert run.returncode == 0, run.stderr
+    before, peak, rows = map(int, run.stdout.split()[-3:])
+    return peak - before, rows
+
+
+def per_prompt(tmp_path: Path, few: int, many: int) -> float:
+    (less, _), (more, rows) = (growth(tmp_path / str(n), n) for n in (few, many))
+    assert rows == many
+    return (more - less) / (many - few)
+
+
+def test_memory_grows_by_an_index(tmp_path):
+    """A label here takes about 700 bytes on disk, two supervisors twice that and more in Python's objects."""
+    assert per_prompt(tmp_path, 3_000, 20_000) < 600
+
+
+@pytest.mark.slow
+def test_memory_of_a_hundred_thousand_prompts(tmp_path):
+    assert per_prompt(tmp_path, 10_000, 100_000) < 300
