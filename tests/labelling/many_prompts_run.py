@@ -1,19 +1,36 @@
 """Label many prompts with supervisors that answer at once: `python many_prompts_run.py FOLDER PROMPTS`.
 
-Prints the memory held before labelling, the peak, both in bytes, and the rows of the dataset.
+Prints the memory held before labelling, the peak, both in bytes, and the rows of the dataset. Pages of mapped files,
+which the system takes back when it needs them, do not count.
 """
 
 import importlib.util
 import sys
+import time
 from pathlib import Path
+from threading import Thread
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 
-def memory(field: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
+class Watch(Thread):
+    """Looks at the memory of this process a hundred times a second."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.before = self.peak = memory()
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            self.peak = max(self.peak, memory())
+            time.sleep(0.01)
+
+
+def memory() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) * 1024
 
 
 def main(folder: Path, count: int) -> None:
@@ -47,9 +64,9 @@ def main(folder: Path, count: int) -> None:
     file, cache = str(folder / "prompts.jsonl"), str(folder / "cache")
     label_completions(ensemble, Dataset.from_dict({"example_id": ["x"], "prompt": ["warm up"]}), max_new_tokens=4)
     data = load_dataset("json", data_files=file, split="train", cache_dir=cache)
-    before = memory("VmRSS")
+    watch = Watch()
     labels = label_completions(ensemble, data, "joint", 5, 4, folder / "out", batch_size=500)
-    print(before, memory("VmHWM"), len(labels))
+    print(watch.before, watch.peak, len(labels))
 
 
 if __name__ == "__main__":

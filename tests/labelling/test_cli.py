@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, load_from_disk
 
-from trl_weaks.cli import build_parser, load_prompts, main
+from trl_weaks.cli import build_parser, main
 from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_completions import label_completions
+from trl_weaks.labelling.sampling import Sampling
+from trl_weaks.labelling.supervisor import WeakSupervisor
 from trl_weaks.labelling.verify import verify_labels
+from trl_weaks.study.label_command import load_prompts
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [{"prompt": f"USER: play jazz at {i} ASSISTANT:", "number": i, "completion": "gold"} for i in range(6)]
@@ -52,14 +55,65 @@ def test_label_then_verify(arguments, tmp_path, capsys, folder):
     assert "6 prompts labelled again; largest difference" in capsys.readouterr().out
 
 
-def test_bad_input_ends_with_a_message(arguments, tmp_path):
+def test_draws_and_a_budget_from_the_command_line(arguments, tmp_path, monkeypatch):
+    asked = [*arguments, "--temperature", "0.8", "--top_p", "0.9", "--seed", "3", "--max_tokens_in_flight", "77"]
+    budgets, real = [], WeakSupervisor.answer
+    monkeypatch.setattr(WeakSupervisor, "answer", lambda self, *args, **kwargs: (
+        budgets.append((self.max_tokens_in_flight, kwargs["sampling"])), real(self, *args, **kwargs))[1])  # fmt: skip
+    main(asked)
+    assert set(budgets) == {(77, Sampling(0.8, 0.9, 3))}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| temperature | 0.8 |" in card and "| top_p | 0.9 |" in card and "| seed | 3 |" in card
+    main([asked[0], "verify", *asked[1:], "--share", "1"])
+
+
+def test_upload_sends_the_card_before_the_labels(arguments, tmp_path, monkeypatch):
+    """Offline: what would go to the Hub, and in which order; `datasets` then adds to the card that is there."""
+    sent = []
+
+    class Api:
+        def create_repo(self, repo_id, *, repo_type, exist_ok):
+            sent.append(("repository", repo_id, repo_type, exist_ok))
+
+        def upload_file(self, *, path_or_fileobj, path_in_repo, repo_id, repo_type):
+            sent.append((path_in_repo, repo_id, repo_type, Path(path_or_fileobj).read_text()))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr(Dataset, "push_to_hub", lambda self, repo_id: sent.append(("labels", repo_id, len(self))))
+    main([*arguments, "--push_to_hub", "me/labels"])
+    rows = len(load_from_disk(str(tmp_path / "out" / "dataset")))
+    repository, card, labels = sent
+    assert repository == ("repository", "me/labels", "dataset", True) and labels == ("labels", "me/labels", rows)
+    assert card[:3] == ("README.md", "me/labels", "dataset") and "# Weak labels" in card[3]
+
+
+def test_help_says_what_every_option_is(capsys):
+    with pytest.raises(SystemExit):
+        main(["label", "--help"])
+    shown = capsys.readouterr().out
+    assert "accelerate launch --num_processes 2" in shown and "load_from_disk" in shown
+    (label,) = [a.choices["label"] for a in build_parser()._actions if a.choices and "label" in a.choices]
+    assert [action.dest for action in label._actions if not action.help] == []
+
+
+def test_bad_input_ends_with_a_message(arguments, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
     for change, message in (
         (["--names", "one"], "1 --names for 2 --supervisors"),
         (["--prompt_column", "text"], "no column 'text'"),
         (["--dataset", str(tmp_path / "prompts.txt")], "unknown ending"),
         (["--drop_columns", "number"], "already has a column 'completion'"),
+        (["--dataset", str(tmp_path / "mixed.jsonl")], "mixes text and messages; label conversational and text"),
+        (["--dataset", str(tmp_path / "broken.jsonl")], "broken.jsonl cannot be read: JSON parse error"),
+        (["--top_p", "0.5"], "give a temperature too"),
+        (["--names", "one", "one"], "two supervisors are called 'one'"),
+        (["--backend", "vllm"], "pip install vllm"),
+        (["--backend", "vllm", "--max_tokens_in_flight", "9"], "not for vLLM"),
     ):
         (tmp_path / "prompts.txt").write_text("x")
+        mixed = [{"prompt": "a"}, {"prompt": [{"role": "user", "content": "b"}]}]
+        (tmp_path / "mixed.jsonl").write_text("\n".join(map(json.dumps, mixed)))
+        (tmp_path / "broken.jsonl").write_text('{"prompt": "a')
         with pytest.raises(SystemExit, match=message):
             main([*arguments, *change])
     with pytest.raises(SystemExit, match="holds no labels of these prompts"):

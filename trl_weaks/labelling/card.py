@@ -41,10 +41,14 @@ def write_card(path: Path, ensemble: WeakEnsemble, mode: str, settings: dict, co
 
 
 def _row(supervisor: WeakSupervisor, weight: float, empty: int) -> str:
-    config, size = supervisor.model.config, supervisor.model.num_parameters()
+    model, config = supervisor.model, supervisor.config
+    size, dtype = ("-", supervisor.dtype) if model is None else (f"{model.num_parameters():,}", str(model.dtype))
     # a folder's name is not published: only what looks like a Hub id is
     source = config._name_or_path if config._name_or_path.count("/") == 1 else "local"
     revision = getattr(config, "_commit_hash", None) or "-"
-    parts = (supervisor.name, f"{weight:.4g}", f"{config.model_type} ({source})", revision, f"{size:,}")
-    dtype = str(supervisor.model.dtype).removeprefix("torch.")
-    return "| " + " | ".join([*parts, dtype, supervisor_fingerprint(supervisor), str(empty)]) + " |"
+    parts = (supervisor.name, f"{weight:.4g}", f"{config.model_type} ({source})", revision, size)
+    return (
+        "| "
+        + " | ".join([*parts, dtype.removeprefix("torch."), supervisor_fingerprint(supervisor), str(empty)])
+        + " |"
+    )

@@ -17,7 +17,7 @@ class Sharing:
     came before; without it each call looks at its own prompts.
     """
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel | None):
         self.model = model
         self.prefixes: list[Ids] = []
         self._able: bool | None = None

@@ -1,0 +1,164 @@
+"""A weak supervisor that vLLM runs: quicker generation on GPUs, behind the same interface."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from .decoding import Decoding
+from .encoding import Encoder
+from .fingerprint import digest
+from .forward import Pair
+from .sharing import Sharing
+from .supervisor import WeakSupervisor
+
+ENDS = 2**20  # bytes read from either end of a file of weights
+SEEDS = 2**32
+
+
+class VllmSupervisor(WeakSupervisor):
+    """A language model run by vLLM, as weak supervisor n of N; vLLM is not installed with this package.
+
+    Beams are those of vLLM's own search, which need not be those of `model.generate`; they are ordered as there, by
+    log-probability per token. Scoring is exact but pays the whole prompt for every completion: vLLM does not use its
+    prefix cache where it returns log-probabilities of prompts. Draws are seeded one by one; vLLM's logits still depend
+    a little on what else is in the batch.
+
+    Args:
+        source: Hub id or folder, with safetensors.
+        tokenizer: its fast tokenizer, with `eos_token` and `pad_token`.
+        name: unique in an ensemble; defaults to the last part of `source`.
+        revision: of a Hub model.
+        dtype: as in `vllm.LLM`.
+        max_candidates: the most beams that will be asked for.
+        engine: further arguments of `vllm.LLM`, e.g. `tensor_parallel_size`, `gpu_memory_utilization` (several
+            supervisors share one GPU: give each its part), `max_model_len`.
+
+    Raises:
+        ImportError: vLLM is not installed.
+        ValueError: several processes (vLLM spreads a model by itself); an unfit tokenizer.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str | None = None,
+        revision: str | None = None,
+        dtype: str = "auto",
+        max_candidates: int = 32,
+        **engine: Any,
+    ):
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("vLLM spreads a model over GPUs by itself: run one process, with tensor_parallel_size.")
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise ImportError(
+                "the vLLM back-end needs vLLM, which is not installed: `pip install vllm` on a machine with a GPU, or "
+                "leave out --backend vllm (WeakSupervisor needs nothing more)."
+            ) from error
+        self.name = name or PurePath(source).name
+        self.encoder, self.tokenizer = Encoder(tokenizer, self.name), tokenizer
+        self.model, self.sharing = None, Sharing(None)  # prefixes only order the work; vLLM caches by itself
+        self.config, self.dtype = AutoConfig.from_pretrained(source, revision=revision), dtype
+        limits = [getattr(self.config.get_text_config(), "max_position_embeddings", None), engine.get("max_model_len")]
+        self.context = min((n for n in limits if n), default=None)
+        if self.context:
+            self.context -= 1  # vLLM generates a token after every prompt, also after one that is only scored
+        self.max_candidates = max_candidates
+        self.identity = _identity(source, self.config, dtype)
+        options = {"enable_prefix_caching": True, "max_logprobs": 2 * max_candidates, **engine}
+        self.llm = LLM(
+            model=source,
+            revision=revision,
+            tokenizer_revision=revision,
+            dtype=dtype,
+            load_format="safetensors",
+            trust_remote_code=False,
+            **options,
+        )
+
+    def _tokens(self, asked: Decoding) -> list[list[list[int]]]:
+        made = self._beams(asked) if asked.sampling is None else self._draws(asked)
+        asked.advance(len(asked.ids))
+        return made
+
+    def _beams(self, asked: Decoding) -> list[list[list[int]]]:
+        from vllm.sampling_params import BeamSearchParams
+
+        if asked.num_candidates > self.max_candidates:
+            raise ValueError(
+                f"supervisor {self.name!r}: num_candidates={asked.num_candidates}, but max_candidates="
+                f"{self.max_candidates}."
+            )
+        if asked.eos_id != self.tokenizer.eos_token_id:
+            raise ValueError(
+                f"supervisor {self.name!r}: its chat template ends a turn with a token that is not eos_token, where "
+                "vLLM's beam search would not stop; sample (a temperature), or use WeakSupervisor."
+            )
+        params = BeamSearchParams(beam_width=asked.num_candidates, max_tokens=asked.max_new_tokens)
+        outputs = self.llm.beam_search([{"prompt_token_ids": ids} for ids in asked.ids], params)
+        made = []
+        for ids, output in zip(asked.ids, outputs, strict=True):
+            beams = []
+            for beam in output.sequences:
+                new = _closed(beam.tokens[len(ids) :], beam.finish_reason, asked.eos_id)
+                beams.append((-beam.cum_logprob / len(new), new))
+            made.append([new for _, new in sorted(beams)])
+        return made
+
+    def _draws(self, asked: Decoding) -> list[list[list[int]]]:
+        from vllm import SamplingParams
+
+        prompts, params = [], []
+        for ids, key in zip(asked.ids, asked.keys, strict=True):
+            for k in range(asked.num_candidates):
+                prompts.append({"prompt_token_ids": ids})
+                params.append(
+                    SamplingParams(
+                        temperature=asked.sampling.temperature,
+                        top_p=asked.sampling.top_p,
+                        seed=asked.sampling.stream(self.name, key, k) % SEEDS,
+                        max_tokens=asked.max_new_tokens,
+                        stop_token_ids=[asked.eos_id],
+                        detokenize=False,
+                    )
+                )
+        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        rows = [_closed(o.outputs[0].token_ids, o.outputs[0].finish_reason, asked.eos_id) for o in outputs]
+        return [rows[i : i + asked.num_candidates] for i in range(0, len(rows), asked.num_candidates)]
+
+    def _read(self, pairs: list[Pair]) -> list[list[float]]:
+        from vllm import SamplingParams
+
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False)
+        prompts = [{"prompt_token_ids": [*prompt, *completion]} for prompt, completion in pairs]
+        outputs = self.llm.generate(prompts, params, use_tqdm=False) if prompts else []
+        return [
+            [place[token].logprob for place, token in zip(output.prompt_logprobs[len(prompt) :], ids, strict=True)]
+            for (prompt, ids), output in zip(pairs, outputs, strict=True)
+        ]
+
+
+def _closed(ids: Sequence[int], reason: str | None, eos_id: int) -> list[int]:
+    """Generated ids up to the end of sequence, which vLLM leaves out in some versions."""
+    ids = list(ids)
+    if eos_id in ids:
+        return ids[: ids.index(eos_id) + 1]
+    return [*ids, eos_id] if reason == "stop" or not ids else ids
+
+
+def _identity(source: str, config: Any, dtype: str) -> str:
+    """What stands for the weights: the Hub's commit, or both ends of every file."""
+    files = []
+    for path in sorted(Path(source).glob("*.safetensors")):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(ENDS)
+            file.seek(max(0, size - ENDS))
+            files.append((path.name, size, hashlib.sha256(head + file.read()).hexdigest()))
+    return digest("vllm", dtype, files or getattr(config, "_commit_hash", None) or source)

@@ -1,0 +1,138 @@
+"""What `trl-weaks label` and `trl-weaks label verify` do with their options."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+GPU_SHARE = 0.9  # vLLM's own default, shared by all supervisors
+
+
+def label(options: argparse.Namespace) -> None:
+    """Make the labels, say where they are, upload them if asked."""
+    from ..labelling.label_completions import label_completions
+    from ..labelling.processes import processes
+
+    prompts = load_prompts(options)  # before any model: a wrong file should not cost minutes
+    labels = label_completions(load_ensemble(options), prompts, **_settings(options))
+    if not processes().is_main_process:
+        return
+    print(f"{len(labels)} rows in {Path(options.output_dir) / 'dataset'}; card in {options.output_dir}/README.md")
+    if options.push_to_hub:
+        upload(labels, Path(options.output_dir) / "README.md", options.push_to_hub)
+        print(f"uploaded to https://huggingface.co/datasets/{options.push_to_hub}")
+
+
+def upload(labels, card: Path, repository: str) -> None:
+    """The card first, so that `datasets` adds its description of the files to it instead of being overwritten."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repository, repo_type="dataset", exist_ok=True)
+    api.upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id=repository, repo_type="dataset")
+    labels.push_to_hub(repository)
+
+
+def verify(options: argparse.Namespace) -> None:
+    """Exit status 1 if a label is not given again."""
+    from ..labelling.verify import verify_labels
+
+    prompts = load_prompts(options)
+    report = verify_labels(load_ensemble(options), prompts, share=options.share, **_settings(options))
+    print(f"{report.prompts} prompts labelled again; largest difference {report.worst:.2g} nats per token")
+    if report.different:
+        sys.exit("\n".join(["trl-weaks: these labels differ:", *report.different]))
+
+
+def load_prompts(options: argparse.Namespace):
+    """The dataset of prompts with the columns `example_id` and `prompt`."""
+    from datasets import Value
+
+    data = _load(options)
+    data = data.remove_columns([column for column in options.drop_columns if column in data.column_names])
+    data = data.select(range(min(len(data), options.limit))) if options.limit else data
+    for given, wanted in ((options.prompt_column, "prompt"), (options.id_column, "example_id")):
+        if given and given != wanted:
+            if given not in data.column_names:
+                raise ValueError(f"the dataset has no column {given!r}, only {data.column_names}.")
+            data = data.rename_column(given, wanted)
+    if "example_id" not in data.column_names:
+        return data.add_column("example_id", [str(row) for row in range(len(data))])
+    return data.cast_column("example_id", Value("string"))  # ids in JSON and CSV files are often numbers
+
+
+def _load(options: argparse.Namespace):
+    from datasets import load_dataset, load_from_disk
+    from datasets.exceptions import DatasetGenerationError
+
+    path = Path(options.dataset)
+    if path.is_file():
+        if path.suffix not in FORMATS:
+            raise ValueError(f"--dataset {path}: unknown ending; use one of {', '.join(FORMATS)}.")
+        try:
+            return load_dataset(FORMATS[path.suffix], data_files={options.split: str(path)}, split=options.split)
+        except DatasetGenerationError as error:
+            raise ValueError(f"--dataset {path} cannot be read: {error.__cause__ or error}") from error
+    if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+        data = load_from_disk(str(path))
+        return data[options.split] if isinstance(data, dict) else data
+    return load_dataset(options.dataset, options.config, split=options.split)
+
+
+def load_ensemble(options: argparse.Namespace):
+    """The supervisors, each on this process's device.
+
+    A tokenizer without a pad token pads with its end-of-sequence token; padding is masked everywhere.
+    """
+    from transformers import AutoTokenizer
+
+    from ..labelling.ensemble import WeakEnsemble
+
+    names = options.names or [None] * len(options.supervisors)
+    if len(names) != len(options.supervisors):
+        raise ValueError(f"{len(names)} --names for {len(options.supervisors)} --supervisors; give one for each.")
+    supervisors = []
+    for given, name in zip(options.supervisors, names, strict=True):
+        source, _, revision = given.partition("@")
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        make = _vllm if options.backend == "vllm" else _transformers
+        supervisors.append(make(options, source, revision or None, tokenizer, name))
+    return WeakEnsemble(supervisors, options.weights)
+
+
+def _transformers(options: argparse.Namespace, source: str, revision: str | None, tokenizer, name: str | None):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from ..labelling.budget import MAX_TOKENS
+    from ..labelling.supervisor import WeakSupervisor
+
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(
+        source, revision=revision or "main", dtype=getattr(torch, options.dtype), use_safetensors=True
+    )
+    return WeakSupervisor(model.to(device), tokenizer, name, options.max_tokens_in_flight or MAX_TOKENS)
+
+
+def _vllm(options: argparse.Namespace, source: str, revision: str | None, tokenizer, name: str | None):
+    from ..labelling.vllm_supervisor import VllmSupervisor
+
+    if options.max_tokens_in_flight:
+        raise ValueError("--max_tokens_in_flight is not for vLLM, which has --gpu_memory_utilization.")
+    return VllmSupervisor(
+        source,
+        tokenizer,
+        name,
+        revision,
+        options.dtype,
+        max_candidates=options.num_candidates,
+        tensor_parallel_size=options.tensor_parallel_size,
+        gpu_memory_utilization=options.gpu_memory_utilization or GPU_SHARE / len(options.supervisors),
+    )
+
+
+def _settings(options: argparse.Namespace) -> dict:
+    names = ("mode", "num_candidates", "max_new_tokens", "output_dir", "batch_size", "temperature", "top_p", "seed")
+    return {name: getattr(options, name) for name in names}

@@ -1,0 +1,73 @@
+"""The options of `trl-weaks label`, as a stranger reads them."""
+
+import argparse
+
+DESCRIPTION = """\
+Label prompts with several weak supervisors: every model answers every prompt, every model reads every answer, and the
+result is a dataset that a stock TRL SFTTrainer trains on and WeakSupervisionTrainer reads with all confidences.
+
+  trl-weaks label --dataset prompts.jsonl --supervisors gpt2 facebook/opt-125m --output_dir labels
+  accelerate launch --num_processes 2 -m trl_weaks.cli label ...       the same arguments; the processes share the work
+  trl-weaks label verify ...                                           the same arguments; label a random 1 % again
+
+A line of prompts.jsonl is {"example_id": "1", "prompt": "USER: wake me at nine ASSISTANT:"}; a prompt may also be a
+list of messages. A killed run goes on with the same command. Where a default comes from stands in brackets: the paper
+is arXiv 2406.03199."""
+
+EPILOG = """\
+In --output_dir: labels/ (append-only, with checksums), dataset/ (load it with datasets.load_from_disk), and README.md,
+the dataset card. Memory: the models, their shared prefixes, one batch of --max_tokens_in_flight, 100 bytes a prompt."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add all options of `trl-weaks label` and `trl-weaks label verify`."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    text = "run (the default) makes labels; verify makes a share of kept labels again and compares"
+    parser.add_argument("action", nargs="?", choices=("run", "verify"), default="run", help=text)
+    _add_prompts(parser.add_argument_group("prompts").add_argument)
+    _add_supervisors(parser.add_argument_group("supervisors").add_argument)
+    _add_answers(parser.add_argument_group("answers").add_argument)
+    _add_work(parser.add_argument_group("work and output").add_argument)
+
+
+def _add_prompts(add) -> None:
+    add("--dataset", required=True, help="Hub id, folder saved to disk, or a .json, .jsonl, .csv or .parquet file")
+    add("--config", help="configuration of a Hub dataset")
+    add("--split", default="train", help="split of the dataset (train)")
+    add("--prompt_column", default="prompt", help="text, or lists of messages (prompt)")
+    add("--id_column", help="unique ids (example_id; the row number where there is no such column)")
+    add("--drop_columns", nargs="*", default=[], help="columns that the labels must not carry, e.g. gold completions")
+    add("--limit", type=int, help="only the first rows")
+
+
+def _add_supervisors(add) -> None:
+    add("--supervisors", nargs="+", required=True, help="Hub ids or folders, each with an optional @revision")
+    add("--names", nargs="+", help="one name for each supervisor (the last part of its path)")
+    add("--weights", nargs="+", type=float, help="one weight for each supervisor (equal: ours)")
+    add(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights (float32: ours)"
+    )
+    add("--backend", choices=("transformers", "vllm"), default="transformers", help="vllm: GPUs, installed apart")
+    add("--tensor_parallel_size", type=int, default=1, help="vllm: GPUs that share each model (1)")
+    share = "vllm: share of the GPU for each model (0.9 over the number of supervisors: ours)"
+    add("--gpu_memory_utilization", type=float, help=share)
+
+
+def _add_answers(add) -> None:
+    modes = "independent: each supervisor's best answer; joint: the one answer all score highest (independent: ours)"
+    add("--mode", choices=("independent", "joint"), default="independent", help=modes)
+    add("--num_candidates", type=int, default=5, help="beams, or draws in joint mode, of each supervisor (5: paper)")
+    add("--max_new_tokens", type=int, default=64, help="of an answer (64: paper)")
+    add("--temperature", type=float, help="sample at this temperature instead of searching beams (beams: paper)")
+    add("--top_p", type=float, default=1.0, help="sample from this share of the probability only (1, all: ours)")
+    add("--seed", type=int, default=0, help="of the draws, and of what verify chooses (0)")
+
+
+def _add_work(add) -> None:
+    add("--output_dir", required=True, help="labels are kept here; the same command continues a killed run")
+    add("--batch_size", type=int, default=16, help="prompts per unit of work, the most that a kill loses (16: ours)")
+    budget = "tokens of one batch, beams included, which bounds the memory; not for vllm (16384: ours)"
+    add("--max_tokens_in_flight", type=int, help=budget)
+    add("--push_to_hub", metavar="REPO", help="upload labels and card to this dataset repository")
+    add("--share", type=float, default=0.01, help="verify: share of the prompts to label again (0.01: ours)")
