@@ -6,8 +6,8 @@
 Models have random weights, so beams never end early and candidates repeat less than in life. The baseline is what a
 user writes first: `model.generate` on left-padded batches, and for every candidate (repeated ones too) a full forward
 pass, `log_softmax` and `gather`. Ratios are medians over rounds of paired CPU times (one thread); the baseline runs on
-`--baseline_prompts` prompts and is scaled to all. The prefix, which a dataset needs once, is counted in full in "end to
-end", on our side; "more prompts" leaves it out, as for the prompts after these.
+`--baseline_prompts` prompts and is scaled to all. The prefix, which a dataset needs once, is counted in full in "end
+to end", on our side; "more prompts" leaves it out, as for the prompts after these.
 """
 
 import argparse

@@ -16,7 +16,7 @@ is arXiv 2406.03199."""
 
 EPILOG = """\
 In --output_dir: labels/ (append-only, with checksums), dataset/ (load it with datasets.load_from_disk), and README.md,
-the dataset card. Memory: the models, their shared prefixes, one batch of --max_tokens_in_flight, 100 bytes a prompt."""
+the dataset card. Memory: the models, their shared prefixes, a batch of --max_tokens_in_flight, 100 bytes a prompt."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -45,9 +45,8 @@ def _add_supervisors(add) -> None:
     add("--supervisors", nargs="+", required=True, help="Hub ids or folders, each with an optional @revision")
     add("--names", nargs="+", help="one name for each supervisor (the last part of its path)")
     add("--weights", nargs="+", type=float, help="one weight for each supervisor (equal: ours)")
-    add(
-        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights (float32: ours)"
-    )
+    types = ("float32", "bfloat16", "float16")
+    add("--dtype", choices=types, default="float32", help="of the weights (float32: ours)")
     add("--backend", choices=("transformers", "vllm"), default="transformers", help="vllm: GPUs, installed apart")
     add("--tensor_parallel_size", type=int, default=1, help="vllm: GPUs that share each model (1)")
     share = "vllm: share of the GPU for each model (0.9 over the number of supervisors: ours)"
