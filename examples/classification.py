@@ -10,44 +10,8 @@ A preset is a YAML file of settings; `--config my.yaml` reads your own, and the 
 that are done for the same settings are skipped, so the same command continues a killed run.
 """
 
-import logging
-import sys
-import warnings
-
-from trl import TrlParser
-
-from trl_weaks.study.classification.config import ClassificationConfig, preset_path
-
-
-def parse(arguments: list[str]) -> ClassificationConfig:
-    """Settings from a preset or `--config`, and the command line over them."""
-    parser = TrlParser(ClassificationConfig)
-    if "--config" not in arguments:
-        preset = arguments[arguments.index("--preset") + 1] if "--preset" in arguments[:-1] else "tiny"
-        arguments = [*arguments, "--config", str(preset_path(preset))]
-    (config,) = parser.parse_args_and_config(arguments)
-    return config
-
-
-def main() -> None:
-    try:
-        config = parse(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    # After parsing: `--help` should not wait for the libraries.
-    import datasets
-    import transformers
-
-    from trl_weaks.study.classification.experiment import run
-
-    logging.basicConfig(level=logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    transformers.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-    folder = run(config, " ".join(["accelerate launch", *sys.argv]))
-    if "report" in config.stages:
-        print(f"Report: {folder / 'report.md'}")
-
+from trl_weaks.study.classification.config import ClassificationConfig
+from trl_weaks.study.pipeline.launch import launch
 
 if __name__ == "__main__":
-    main()
+    launch(ClassificationConfig, "trl_weaks.study.classification.experiment")

@@ -10,47 +10,8 @@ A preset is a YAML file of settings; `--config my.yaml` reads your own, and the 
 that are done for the same settings are skipped, so the same command continues a killed run.
 """
 
-import logging
-import sys
-import warnings
-
-from trl import TrlParser
-
-from trl_weaks.study.slot_filling.config import SlotFillingConfig, preset_path
-
-
-def parse(arguments: list[str]) -> SlotFillingConfig:
-    """Settings from a preset or `--config`, and the command line over them."""
-    parser = TrlParser(SlotFillingConfig)
-    if "--config" not in arguments:
-        preset = arguments[arguments.index("--preset") + 1] if "--preset" in arguments[:-1] else "tiny"
-        arguments = [*arguments, "--config", str(preset_path(preset))]
-    (config,) = parser.parse_args_and_config(arguments)
-    return config
-
-
-def main() -> None:
-    try:
-        config = parse(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    # After parsing: `--help` should not wait for the libraries.
-    import datasets
-    import transformers
-
-    from trl_weaks.study.slot_filling.experiment import run
-
-    logging.basicConfig(level=logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    transformers.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-    try:
-        folder = run(config, " ".join(["accelerate launch", *sys.argv]))
-    except (ValueError, OSError) as error:  # bad input: the message names it; everything done so far is kept
-        sys.exit(f"error: {error}")
-    if "report" in config.stages:
-        print(f"Report: {folder / 'report.md'}")
-
+from trl_weaks.study.pipeline.launch import launch
+from trl_weaks.study.slot_filling.config import SlotFillingConfig
 
 if __name__ == "__main__":
-    main()
+    launch(SlotFillingConfig, "trl_weaks.study.slot_filling.experiment")

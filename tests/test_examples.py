@@ -13,7 +13,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, timeout=280)
 
 
-@pytest.mark.parametrize("name", ["slot_filling.py", "drop_in.py"])
+@pytest.mark.parametrize("name", ["slot_filling.py", "classification.py", "drop_in.py"])
 def test_help(name, tmp_path):
     result = run(str(ROOT / "examples" / name), "--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -9,6 +9,7 @@ from scipy.special import digamma, gammaln
 
 from trl_weaks.losses import LOSSES, AuxiliaryConfidence, EvidentialLoss, NaiveLoss, PredictionWindow, WeakLoss
 
+CLASSES = (2, 3, 50)
 EVIDENCE = {"exp": np.exp, "softplus": lambda z: np.log1p(np.exp(z)), "relu": lambda z: np.maximum(z, 0)}
 
 
@@ -42,8 +43,9 @@ def evidential_by_hand(logits, targets, evidence, weight, clamp, kl_target):
 @pytest.mark.parametrize("kl_target", ["soft", "expected"])
 @pytest.mark.parametrize("evidence", EVIDENCE)
 @pytest.mark.parametrize("clamp", [0.15, math.inf])
-def test_evidential_loss_equals_its_printed_form(evidence, kl_target, clamp):
-    logits, targets = data()
+@pytest.mark.parametrize("classes", CLASSES)
+def test_evidential_loss_equals_its_printed_form(evidence, kl_target, clamp, classes):
+    logits, targets = data(classes=classes)
     loss = EvidentialLoss(evidence, kl_coef=0.4, kl_anneal=0.5, kl_clamp=clamp, kl_target=kl_target)
     expected = evidential_by_hand(logits, targets, evidence, 0.4 * 0.5, clamp, kl_target)
     np.testing.assert_allclose(loss(logits, targets, 0.25), expected, rtol=1e-11)
@@ -86,11 +88,14 @@ def test_linearity_in_the_target_is_what_the_attribute_says(loss, linear):
     assert torch.allclose(mixed, apart, rtol=1e-10) is linear
 
 
-def test_naive_loss_is_cross_entropy():
-    logits, targets = data()
-    assert torch.allclose(
-        NaiveLoss()(logits, targets, 0.5), torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-    )
+@pytest.mark.parametrize("classes", CLASSES)
+def test_naive_loss_is_cross_entropy(classes):
+    logits, targets = data(classes=classes)
+    found = NaiveLoss()(logits, targets, 0.5)
+    assert torch.allclose(found, torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
+    for z, y, value in zip(logits.tolist(), targets.tolist(), found.tolist(), strict=True):
+        log_norm = math.log(math.fsum(math.exp(one) for one in z))
+        assert value == pytest.approx(math.fsum(p * (log_norm - one) for p, one in zip(y, z, strict=True)), rel=1e-12)
 
 
 @pytest.mark.parametrize("kl_target", ["soft", "expected"])
@@ -129,6 +134,20 @@ def test_values_and_gradients_are_finite_at_the_extremes(loss, dtype):
         assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("evidence", EVIDENCE)
+@pytest.mark.parametrize("kl_target", ["soft", "expected"])
+def test_random_extremes_in_bfloat16_stay_finite(classes, evidence, kl_target):
+    g = torch.Generator().manual_seed(classes)
+    logits = (torch.rand(64, classes, generator=g) * 2e4 - 1e4).bfloat16().requires_grad_()
+    targets = torch.rand(64, classes, generator=g).pow(4)
+    targets = targets / targets.sum(-1, keepdim=True)
+    for inner in (NaiveLoss(), EvidentialLoss(evidence, kl_coef=1, kl_clamp=None, kl_target=kl_target)):
+        value = AuxiliaryConfidence(inner, 0.5)(logits, targets, 1.0)
+        (gradient,) = torch.autograd.grad(value.sum(), logits)
+        assert torch.isfinite(value).all() and torch.isfinite(gradient).all() and gradient.any()
+
+
 def test_the_divergence_weight_rises_linearly_and_stays():
     loss = EvidentialLoss(kl_coef=0.2, kl_anneal=0.4)
     assert [loss.kl_weight(x) for x in (0.0, 0.2, 0.4, 1.0)] == pytest.approx([0, 0.1, 0.2, 0.2])
@@ -146,9 +165,12 @@ def test_gamma_is_continuous_and_reaches_its_maximum_at_the_end_of_the_warm_up()
 
 
 @pytest.mark.parametrize("inner", [NaiveLoss(), EvidentialLoss(kl_coef=0.7)], ids=str)
-def test_auxiliary_confidence_mixes_two_losses(inner):
-    logits, targets = data()
-    own = torch.eye(4, dtype=torch.float64)[[int(row.argmax()) for row in logits]]
+@pytest.mark.parametrize("classes", CLASSES)
+def test_auxiliary_confidence_mixes_two_losses(inner, classes):
+    logits, targets = data(classes=classes)
+    own = torch.eye(classes, dtype=torch.float64)[
+        [max(range(classes), key=row.tolist().__getitem__) for row in logits]
+    ]
     expected = (1 - 0.1) * inner(logits, targets, 0.5) + 0.1 * inner(logits, own, 0.5)
     assert torch.allclose(AuxiliaryConfidence(inner, 0.2, warmup=1.0)(logits, targets, 0.5), expected)
 

@@ -1,6 +1,5 @@
 """The whole classification experiment on miniature models: files, numbers, resuming."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,10 +10,11 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from trl_weaks.study.classification.config import ClassificationConfig, preset_path
+from trl_weaks.study.classification.config import ClassificationConfig
 from trl_weaks.study.classification.evaluation import read_predictions
 from trl_weaks.study.classification.experiment import run
 from trl_weaks.study.classification.sources import ClassSource
+from trl_weaks.study.pipeline import launch
 
 TRAINING = {"per_device_train_batch_size": 8, "num_train_epochs": 1, "learning_rate": 2e-3}
 SIZE = {"vocab_size": 420, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 160}
@@ -97,10 +97,7 @@ def test_a_report_without_its_stages_is_refused(tmp_path):
 
 
 def parse(arguments: list[str]) -> ClassificationConfig:
-    spec = importlib.util.spec_from_file_location("classification_example", EXAMPLE)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    return example.parse(arguments)
+    return launch.parse(ClassificationConfig, arguments)
 
 
 def test_command_line_overrides_the_preset():
@@ -110,7 +107,7 @@ def test_command_line_overrides_the_preset():
     paper = parse(["--preset", "paper"])
     assert (paper.num_gold, paper.num_weak, paper.dataset, paper.task) == (5000, 5000, "allenai/sciq", "correct")
     assert paper.student_training["learning_rate"] == 1e-5 and paper.weak_training["learning_rate"] == 5e-5
-    assert preset_path("slurp").is_file()
+    assert ClassificationConfig.preset_path("slurp").is_file()
 
 
 def test_a_wrong_setting_ends_with_one_line():

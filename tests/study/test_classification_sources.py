@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from trl_weaks.study.classification.config import ClassificationConfig, preset_path
+from trl_weaks.study.classification.config import ClassificationConfig
 from trl_weaks.study.classification.sources import ClassSource, sciq_splits, yes_no
 from trl_weaks.study.data.grammar import intent_names, load_splits
 
@@ -121,6 +121,6 @@ def test_bad_settings_are_refused(settings, message):
 
 
 def test_presets_are_found():
-    assert preset_path("tiny").is_file() and preset_path("paper").is_file() and preset_path("slurp").is_file()
+    assert all(ClassificationConfig.preset_path(name).is_file() for name in ("tiny", "slurp", "paper"))
     with pytest.raises(ValueError, match="Known: paper, slurp, tiny"):
-        preset_path("huge")
+        ClassificationConfig.preset_path("huge")

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from trl_weaks import columns
 from trl_weaks.study.slot_filling import evaluation, training
-from trl_weaks.study.slot_filling.config import SlotFillingConfig, preset_path
+from trl_weaks.study.slot_filling.config import SlotFillingConfig
 from trl_weaks.study.slot_filling.experiment import run
 from trl_weaks.study.stages import STAMP
 
@@ -18,7 +18,7 @@ ROWS = ["single_gpt2", "single_opt", "naive", "joint", "bayesian_aux", "cdpo", "
 
 
 def minute(output_dir, **overrides) -> SlotFillingConfig:
-    settings = yaml.safe_load(preset_path("tiny").read_text(encoding="utf-8"))
+    settings = yaml.safe_load(SlotFillingConfig.preset_path("tiny").read_text(encoding="utf-8"))
     settings |= {"familiar_values": None, "num_gold": 24}
     settings |= {"num_weak": 12, "num_validation": 6, "num_test": 8, "max_new_tokens": 12}
     settings |= {"weak_models": ["tiny:gpt2", "tiny:opt"], "num_candidates": 2, "num_preference_candidates": 3}

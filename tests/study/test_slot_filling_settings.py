@@ -4,10 +4,10 @@ import pytest
 import yaml
 from datasets import Dataset
 
-from trl_weaks.study.slot_filling.config import SlotFillingConfig, preset_path
+from trl_weaks.study.pipeline.models import ModelFactory
+from trl_weaks.study.slot_filling.config import SlotFillingConfig
 from trl_weaks.study.slot_filling.labels import completions_by_supervisor, only_supervisors
 from trl_weaks.study.slot_filling.methods import all_methods, choose, headline
-from trl_weaks.study.slot_filling.models import ModelFactory
 from trl_weaks.study.slot_filling.pretrain import pretraining_rows
 from trl_weaks.study.slot_filling.sources import Source
 
@@ -31,7 +31,7 @@ def test_choosing_methods():
 
 @pytest.mark.parametrize("preset", ["tiny", "slurp", "small", "paper"])
 def test_presets_are_complete(preset):
-    config = SlotFillingConfig(**yaml.safe_load(preset_path(preset).read_text(encoding="utf-8")))
+    config = SlotFillingConfig(**yaml.safe_load(SlotFillingConfig.preset_path(preset).read_text(encoding="utf-8")))
     assert len(config.weak_models) == 3 and len(set(config.supervisor_names)) == 3
     ModelFactory(config)
     assert config.weak_training and config.student_training and config.preference_training
@@ -39,7 +39,7 @@ def test_presets_are_complete(preset):
 
 def test_an_unknown_preset_lists_the_known_ones():
     with pytest.raises(ValueError, match="Unknown preset 'huge'. Known: paper, slurp, small, tiny"):
-        preset_path("huge")
+        SlotFillingConfig.preset_path("huge")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trl_weaks.study.pipeline.choose import choose_methods
+
 BASELINES = ("ceiling", "strong_on_a")  # the student on gold: half B, and half A, which the supervisors saw
 VOTE_BASELINES = {"mean_vote": "Mean vote of the supervisors", "majority_vote": "Majority vote of the supervisors"}
 DAWID_SKENE = "dawid_skene"
@@ -64,12 +66,4 @@ def choose(names: Sequence[str], supervisors: Sequence[str]) -> list[Method]:
     Raises:
         ValueError: a name is unknown; lists the known ones.
     """
-    known = all_methods(supervisors)
-    wanted: dict[str, Method] = {}
-    for name in names:
-        group = known if name == "all" else headline(supervisors) if name == "headline" else [name]
-        for one in group:
-            if one not in known:
-                raise ValueError(f"Unknown method {one!r}. Known: headline, all, {', '.join(known)}.")
-            wanted[one] = known[one]
-    return list(wanted.values())
+    return choose_methods(names, all_methods(supervisors), headline(supervisors))

@@ -6,16 +6,12 @@ import torch
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
     set_seed,
 )
 
 from trl_weaks.study.classification.config import ClassificationConfig
-from trl_weaks.study.slot_filling.models import TINY, ModelFactory
+from trl_weaks.study.pipeline.models import TINY, Loaded, ModelFactory
 from trl_weaks.study.stages import Stage
-
-Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 class ClassifierFactory(ModelFactory):

@@ -1,56 +1,27 @@
 """The weak-to-strong experiment on classification, as stages."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from datasets import Dataset, load_from_disk
-from peft import LoraConfig
 
-from trl_weaks._version import __version__
 from trl_weaks.columns import EXAMPLE_ID, LABEL, SUPERVISORS, TEXT, WEAK_PROBS, WEIGHTS
 from trl_weaks.labelling.classifier import WeakClassifier
 from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_classes import label_classes
 from trl_weaks.study.classification import methods, training
-from trl_weaks.study.classification.config import ClassificationConfig
 from trl_weaks.study.classification.evaluation import predict
-from trl_weaks.study.classification.models import ClassifierFactory
-from trl_weaks.study.classification.sources import ClassSource, ClassSplits
+from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.stages import Stage
 
 
 @dataclass
-class SeedRun:
-    """All stages of one seed: `weak -> label -> student` beside the ceiling, then predictions of every system.
+class ClassificationRun(SeedRun):
+    """All stages of one seed: `weak -> label -> student` beside the ceiling, then predictions of every system."""
 
-    Args:
-        config: the experiment's settings.
-        source: where texts and labels come from.
-        factory: builds or loads classifiers.
-        seed: data halves, initialisation and order of this run.
-        base: the stage that pre-trains the student, if there is one; shared by all seeds, like a public checkpoint.
-    """
-
-    config: ClassificationConfig
-    source: ClassSource
-    factory: ClassifierFactory
-    seed: int
-    base: Stage | None = None
-    systems: dict[str, Stage] = field(default_factory=dict)
-
-    @property
-    def root(self) -> Path:
-        return Path(self.config.output_dir) / f"seed-{self.seed}"
-
-    @cached_property
-    def splits(self) -> ClassSplits:
-        return self.source.splits(self.seed)
-
-    @cached_property
-    def lora(self) -> LoraConfig | None:
-        return LoraConfig(task_type="SEQ_CLS", **(self.config.lora or {})) if self.config.use_peft else None
+    peft_task: ClassVar[str] = "SEQ_CLS"
 
     @cached_property
     def chosen(self) -> list[methods.Method]:
@@ -58,40 +29,30 @@ class SeedRun:
 
     def stages(self) -> list[Stage]:
         """The stages in order; `self.systems` maps each evaluated system to the stage that holds its predictions."""
-        wanted = set(self.config.stages)
         weak = [self._weak(number) for number in range(len(self.config.weak_models))]
         labels = self._label(weak)
         students = {method.name: self._student(method, labels) for method in self.chosen}
         gold = {"ceiling": self._gold("ceiling", "half_b"), "strong_on_a": self._gold("strong_on_a", "half_a")}
         trained = dict(zip(self.config.supervisor_names, weak, strict=True)) | students | gold
         self.systems = {name: self._evaluate(name, stage) for name, stage in trained.items()}
-        return [
-            *(weak if "weak" in wanted else []),
-            *([labels] if "label" in wanted else []),
-            *(students.values() if "student" in wanted else []),
-            *(gold.values() if "ceiling" in wanted else []),
-            *(self.systems.values() if "evaluate" in wanted else []),
-        ]
-
-    def _common(self) -> dict[str, Any]:
-        """What every stage of this seed depends on."""
-        c = self.config
-        sizes = (c.num_gold, c.num_weak, c.num_validation)
-        return {"version": __version__, "data": self.source.identity, "sizes": sizes, "seed": self.seed}
+        return self.wanted(
+            weak=weak,
+            label=[labels],
+            student=students.values(),
+            ceiling=gold.values(),
+            evaluate=self.systems.values(),
+        )
 
     def _weak(self, number: int) -> Stage:
         c = self.config
-        name, model = c.supervisor_names[number], c.weak_models[number]
-        settings = dict(c.weak_training or {})
-        if c.weak_learning_rates:
-            settings["learning_rate"] = c.weak_learning_rates[number]
+        name, model, settings = self.supervisor(number)
 
         def action(folder: Path) -> None:
             rows = self.splits.half_a
             loaded = self.factory.weak(model, self.seed, [row[TEXT] for row in rows])
             training.train_on_gold(loaded, rows, settings, folder, self.seed, len(self.source.classes))
 
-        spec = self._common() | {"model": self.factory.identity(model), "training": settings}
+        spec = self.common() | {"model": self.factory.identity(model), "training": settings}
         return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action, cost=c.num_gold)
 
     def _label(self, weak: list[Stage]) -> Stage:
@@ -109,7 +70,7 @@ class SeedRun:
             unlabelled = Dataset.from_list(self.splits.half_b).remove_columns(LABEL)
             label_classes(WeakEnsemble(supervisors, c.weak_weights), unlabelled, held_out, folder)
 
-        spec = self._common() | {"weights": c.weak_weights, "calibrate": c.calibrate}
+        spec = self.common() | {"weights": c.weak_weights, "calibrate": c.calibrate}
         return Stage("weak labels", self.root / "labels", spec, action, tuple(weak), cost=c.num_weak * 0.2)
 
     def votes(self, supervisors: tuple[str, ...] = ()) -> Dataset:
@@ -127,14 +88,10 @@ class SeedRun:
             loaded = self.factory.student(self.base, self.seed)
             training.train_on_votes(loaded, self.votes(method.supervisors), settings, folder, self.seed, self.lora)
 
-        spec = self._common() | {"method": asdict(method), "training": settings, "student": self._student_identity()}
-        after = (labels, *([self.base] if self.base else []))
+        spec = self.common() | {"method": asdict(method), "training": settings, "student": self.student_identity()}
+        after = self.on_base(labels)
         folder = self.root / "students" / method.name
         return Stage(f"student, {method.label}", folder, spec, action, after, cost=self.config.num_weak)
-
-    def _student_identity(self) -> dict[str, Any]:
-        identity = self.factory.identity(self.config.student_model)
-        return {"model": identity, "lora": self.config.use_peft and self.config.lora}
 
     def _gold(self, name: str, half: str) -> Stage:
         settings = dict(self.config.student_training or {})
@@ -144,8 +101,8 @@ class SeedRun:
             rows, classes = getattr(self.splits, half), len(self.source.classes)
             training.train_on_gold(loaded, rows, settings, folder, self.seed, classes, self.lora)
 
-        spec = self._common() | {"gold": half, "training": settings, "student": self._student_identity()}
-        after = (self.base,) if self.base else ()
+        spec = self.common() | {"gold": half, "training": settings, "student": self.student_identity()}
+        after = self.on_base()
         cost = self.config.num_weak if half == "half_b" else self.config.num_gold
         return Stage(f"student on gold, {half}", self.root / "students" / name, spec, action, after, cost=cost)
 
@@ -153,5 +110,5 @@ class SeedRun:
         def action(folder: Path) -> None:
             predict(WeakClassifier(*self.factory.trained(trained.folder), name=name), self.splits.test, folder)
 
-        spec = self._common() | {"test": [row[EXAMPLE_ID] for row in self.splits.test[:3]] + [len(self.splits.test)]}
+        spec = self.common() | {"test": [row[EXAMPLE_ID] for row in self.splits.test[:3]] + [len(self.splits.test)]}
         return Stage(f"evaluate {name}", self.root / "predictions" / name, spec, action, (trained,), cost=100.0)

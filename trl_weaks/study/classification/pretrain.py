@@ -10,7 +10,7 @@ from trl_weaks.columns import TEXT
 from trl_weaks.study.classification.config import ClassificationConfig
 from trl_weaks.study.classification.models import ClassifierFactory
 from trl_weaks.study.classification.sources import ClassSource
-from trl_weaks.study.slot_filling.training import train, trainer_settings
+from trl_weaks.study.pipeline.training import train, trainer_settings
 from trl_weaks.study.stages import Stage
 
 SEED = 0  # one base for all seeds of the experiment, as with a public checkpoint

@@ -9,33 +9,31 @@ from accelerate import PartialState
 from trl_weaks.study.classification import results
 from trl_weaks.study.classification.config import ClassificationConfig
 from trl_weaks.study.classification.figures import plot_disagreement, plot_reliability
-from trl_weaks.study.classification.pipeline import SeedRun
+from trl_weaks.study.classification.pipeline import ClassificationRun
 from trl_weaks.study.classification.sources import ClassSource
 from trl_weaks.study.environment import describe_environment
 from trl_weaks.study.files import json_bytes, write_atomically
+from trl_weaks.study.pipeline.models import TINY
+from trl_weaks.study.pipeline.reporting import TINY_NOTE, refuse_unfinished, stage_seconds
 from trl_weaks.study.report import write_report as write
 from trl_weaks.study.results import ACCURACY
-from trl_weaks.study.slot_filling.models import TINY
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.story import Story
 
-TINY_NOTE = (
-    "These models are tiny and trained from scratch. They show that the pipeline works and how the methods compare "
-    "under these conditions; they say nothing about how large pre-trained models rank the methods."
-)
-
 
 def write_report(
-    config: ClassificationConfig, source: ClassSource, runs: Sequence[SeedRun], stages: Sequence[Stage], command: str
+    config: ClassificationConfig,
+    source: ClassSource,
+    runs: Sequence[ClassificationRun],
+    stages: Sequence[Stage],
+    command: str,
 ) -> None:
     """Write `report.md`, `results.json` and the figures; the first process only.
 
     Raises:
         ValueError: a system has not been evaluated yet; names the missing stages.
     """
-    missing = [stage.name for run in runs for stage in run.systems.values() if not stage.done()]
-    if missing:
-        raise ValueError(f"The report needs stages that have not run: {', '.join(missing)}. Add them to `stages`.")
+    refuse_unfinished(runs)
     if not PartialState().is_main_process:
         return
     found, folder = results.collect(runs), Path(config.output_dir)
@@ -49,15 +47,12 @@ def write_report(
     notes = [_mcnemar(pairs, labels), *_figures(config, found, labels, correlations, folder), *found.left_out]
     if config.student_model.startswith(TINY):
         notes.append(TINY_NOTE)
-    seconds: dict[str, float] = {}
-    for stage in dict.fromkeys(stages):
-        seconds[stage.name] = seconds.get(stage.name, 0.0) + stage.stamp().get("seconds", 0.0)
     story = Story(
         title="Weak-to-strong report: classification",
         about=_about(config, source, runs),
         notes=notes,
         command=command,
-        stage_seconds=seconds,
+        stage_seconds=stage_seconds(stages),
     )
     written = write(
         folder,
@@ -73,7 +68,7 @@ def write_report(
     write_atomically(folder / "results.json", json_bytes(written))
 
 
-def _about(config: ClassificationConfig, source: ClassSource, runs: Sequence[SeedRun]) -> list[str]:
+def _about(config: ClassificationConfig, source: ClassSource, runs: Sequence[ClassificationRun]) -> list[str]:
     splits = runs[0].splits
     sizes = f"{len(splits.half_a)} gold texts for the supervisors, {len(splits.half_b)} texts that they label"
     about = [

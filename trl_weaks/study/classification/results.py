@@ -15,7 +15,7 @@ from trl_weaks.metrics.significance import mcnemar_exact
 from trl_weaks.pooling import pairwise_disagreement
 from trl_weaks.study.classification import methods
 from trl_weaks.study.classification.evaluation import read_predictions
-from trl_weaks.study.classification.pipeline import SeedRun
+from trl_weaks.study.classification.pipeline import ClassificationRun
 from trl_weaks.study.classification.scores import auroc, dawid_skene, right, vote_probabilities
 
 LABELS = {
@@ -44,7 +44,7 @@ class Predictions:
         return table.max(-1).ravel(), (table.argmax(-1) == self.labels).ravel()
 
 
-def collect(runs: Sequence[SeedRun]) -> Predictions:
+def collect(runs: Sequence[ClassificationRun]) -> Predictions:
     """Predictions of every system, those of the votes themselves included.
 
     Raises:
@@ -70,7 +70,7 @@ def collect(runs: Sequence[SeedRun]) -> Predictions:
     return Predictions(np.array([row[LABEL] for row in test]), probabilities, vacuity, left_out)
 
 
-def systems(runs: Sequence[SeedRun], found: Predictions) -> list[dict[str, Any]]:
+def systems(runs: Sequence[ClassificationRun], found: Predictions) -> list[dict[str, Any]]:
     """What `trl_weaks.study.report.write_report` wants: name, label, role, samples, extra scores."""
     config = runs[0].config
     chosen = {method.name: method for method in runs[0].chosen}

@@ -1,36 +1,17 @@
-"""The whole experiment: the student's base, every seed's stages, and the report."""
+"""The slot-filling experiment from its settings to its report."""
 
 from pathlib import Path
 
+from trl_weaks.study.pipeline.experiment import run_experiment
+from trl_weaks.study.pipeline.models import ModelFactory
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
-from trl_weaks.study.slot_filling.models import TINY, ModelFactory
-from trl_weaks.study.slot_filling.pipeline import SeedRun
+from trl_weaks.study.slot_filling.pipeline import SlotFillingRun
 from trl_weaks.study.slot_filling.pretrain import pretrain_stage
 from trl_weaks.study.slot_filling.reporting import write_report
 from trl_weaks.study.slot_filling.sources import Source
-from trl_weaks.study.stages import run_stages
 
 
 def run(config: SlotFillingConfig, command: str) -> Path:
-    """Run the stages that `config.stages` names and write the report.
-
-    Args:
-        config: settings; a preset's, with the command line's over them.
-        command: the command that started the run, for the report.
-
-    Returns:
-        The output folder.
-
-    Raises:
-        ValueError: settings that contradict each other, found before any work starts.
-    """
-    source, factory = Source(config), ModelFactory(config)
-    base = pretrain_stage(config, source, factory) if config.student_model.startswith(TINY) else None
-    runs = [SeedRun(config, source, factory, seed, base) for seed in config.seeds]
-    stages = [base] if base and "pretrain" in config.stages else []
-    for one in runs:
-        stages += one.stages()
-    run_stages(stages)
-    if "report" in config.stages:
-        write_report(config, source, runs, [*([base] if base else []), *stages], command)
-    return Path(config.output_dir)
+    """Run and report; arguments, result and errors as in [`run_experiment`]."""
+    factory = ModelFactory(config)
+    return run_experiment(config, Source(config), factory, pretrain_stage, SlotFillingRun, write_report, command)

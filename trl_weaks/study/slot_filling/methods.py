@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trl_weaks.study.pipeline.choose import choose_methods
+
 BASELINES = ("ceiling", "strong_on_a", "untrained")
 PREFERENCE = "cdpo"
 PREFERENCE_FROM = "bayesian_aux"  # the paper's best supervised student, from which cDPO starts
@@ -68,14 +70,4 @@ def choose(names: Sequence[str], supervisors: Sequence[str]) -> list[Method]:
     Raises:
         ValueError: a name is unknown; lists the known ones.
     """
-    known = all_methods(supervisors)
-    wanted: dict[str, Method] = {}
-    for name in names:
-        group = known if name == "all" else headline(supervisors) if name == "headline" else [name]
-        for one in group:
-            if one in BASELINES or one == PREFERENCE:
-                continue
-            if one not in known:
-                raise ValueError(f"Unknown method {one!r}. Known: headline, all, {', '.join([*known, *BASELINES])}.")
-            wanted[one] = known[one]
-    return list(wanted.values())
+    return choose_methods(names, all_methods(supervisors), headline(supervisors), always=(*BASELINES, PREFERENCE))

@@ -1,69 +1,39 @@
 """The weak-to-strong experiment on slot filling, as stages."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from accelerate import PartialState
 from datasets import Dataset, load_from_disk
-from peft import LoraConfig
 
-from trl_weaks._version import __version__
 from trl_weaks.columns import COMPLETION, EXAMPLE_ID, PROMPT
 from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_completions import MODES, label_completions
 from trl_weaks.labelling.supervisor import WeakSupervisor
 from trl_weaks.study.data.prompts import FILLER_LEAD, build_prompt
-from trl_weaks.study.data.rows import Splits, task_rows
+from trl_weaks.study.data.rows import task_rows
+from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.slot_filling import methods, training
-from trl_weaks.study.slot_filling.config import SlotFillingConfig
 from trl_weaks.study.slot_filling.evaluation import predict
 from trl_weaks.study.slot_filling.labels import only_supervisors
-from trl_weaks.study.slot_filling.models import ModelFactory
-from trl_weaks.study.slot_filling.sources import Source
 from trl_weaks.study.stages import Stage
 
 
 @dataclass
-class SeedRun:
-    """All stages of one seed: `weak -> label -> student` beside `ceiling`, then predictions of every system.
+class SlotFillingRun(SeedRun):
+    """All stages of one seed: `weak -> label -> student` beside `ceiling`, then predictions of every system."""
 
-    Args:
-        config: the experiment's settings.
-        source: where examples come from.
-        factory: builds or loads models.
-        seed: data halves, initialisation and order of this run.
-        base: the stage that pre-trains the student, if there is one; shared by all seeds, like a public checkpoint.
-    """
-
-    config: SlotFillingConfig
-    source: Source
-    factory: ModelFactory
-    seed: int
-    base: Stage | None = None
-    systems: dict[str, Stage] = field(default_factory=dict)
-
-    @property
-    def root(self) -> Path:
-        return Path(self.config.output_dir) / f"seed-{self.seed}"
-
-    @cached_property
-    def splits(self) -> Splits:
-        return self.source.splits(self.seed)
+    peft_task: ClassVar[str] = "CAUSAL_LM"
 
     @cached_property
     def prompt(self) -> Callable[[str], str]:
         return build_prompt(self.config.prompt, self.source.slot_types)
 
-    @cached_property
-    def lora(self) -> LoraConfig | None:
-        return LoraConfig(task_type="CAUSAL_LM", **(self.config.lora or {})) if self.config.use_peft else None
-
     def stages(self) -> list[Stage]:
         """The stages in order; `self.systems` maps each evaluated system to the stage that holds its predictions."""
-        wanted = set(self.config.stages)
         weak = [self._weak(number) for number in range(len(self.config.weak_models))]
         labels = self._label(weak)
         chosen = methods.choose(self.config.methods, self.config.supervisor_names)
@@ -73,36 +43,24 @@ class SeedRun:
         trained = dict(zip(self.config.supervisor_names, weak, strict=True)) | students | preferred | gold
         self.systems = {name: self._evaluate(name, stage) for name, stage in trained.items()}
         self.systems["untrained"] = self._evaluate("untrained", self.base)
-        return [
-            *(weak if "weak" in wanted else []),
-            *([labels] if "label" in wanted else []),
-            *(students.values() if "student" in wanted else []),
-            *(gold.values() if "ceiling" in wanted else []),
-            *(preferred.values() if "preference" in wanted else []),
-            *(self.systems.values() if "evaluate" in wanted else []),
-        ]
+        return self.wanted(
+            weak=weak,
+            label=[labels],
+            student=students.values(),
+            ceiling=gold.values(),
+            preference=preferred.values(),
+            evaluate=self.systems.values(),
+        )
 
-    def _common(self) -> dict[str, Any]:
-        """What every stage of this seed depends on."""
-        c = self.config
-        sizes = (c.num_gold, c.num_weak, c.num_validation)
-        return {
-            "version": __version__,
-            "data": self.source.identity,
-            "sizes": sizes,
-            "prompt": c.prompt,
-            "seed": self.seed,
-        }
+    def common(self) -> dict[str, Any]:
+        return super().common() | {"prompt": self.config.prompt}
 
     def _rows(self, split: str) -> list[dict[str, str]]:
         return task_rows(getattr(self.splits, split), self.prompt, FILLER_LEAD[self.config.prompt])
 
     def _weak(self, number: int) -> Stage:
         c = self.config
-        name, model = c.supervisor_names[number], c.weak_models[number]
-        settings = dict(c.weak_training or {})
-        if c.weak_learning_rates:
-            settings["learning_rate"] = c.weak_learning_rates[number]
+        name, model, settings = self.supervisor(number)
 
         def action(folder: Path) -> None:
             loaded = self.factory.weak(
@@ -112,7 +70,7 @@ class SeedRun:
                 loaded, self._rows("half_a"), settings, folder, self.seed, validation=self._rows("validation")
             )
 
-        spec = self._common() | {"model": self.factory.identity(model), "training": settings}
+        spec = self.common() | {"model": self.factory.identity(model), "training": settings}
         return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action, cost=c.num_gold * 0.8)
 
     def _label(self, weak: list[Stage]) -> Stage:
@@ -137,7 +95,7 @@ class SeedRun:
                 if PartialState().is_main_process:
                     labels.save_to_disk(str(folder / mode))
 
-        spec = self._common() | settings
+        spec = self.common() | settings
         return Stage("weak labels", self.root / "labels", spec, action, tuple(weak), cost=c.num_weak * 1.5)
 
     def labels(self, mode: str) -> Dataset:
@@ -155,8 +113,8 @@ class SeedRun:
                 self.factory.student(self.base), rows, method, settings, folder, self.seed, self.lora
             )
 
-        spec = self._common() | {"method": asdict(method), "training": settings, "student": self._student_identity()}
-        after = (labels, *([self.base] if self.base else []))
+        spec = self.common() | {"method": asdict(method), "training": settings, "student": self.student_identity()}
+        after = self.on_base(labels)
         cost = self.config.num_weak * (1 if len(method.supervisors) == 1 or method.labels == "joint" else 2)
         return Stage(f"student, {method.label}", self.root / "students" / method.name, spec, action, after, cost)
 
@@ -182,7 +140,7 @@ class SeedRun:
                 max_new_tokens=c.max_new_tokens,
             )
 
-        spec = self._common() | {"training": settings, "candidates": c.num_preference_candidates}
+        spec = self.common() | {"training": settings, "candidates": c.num_preference_candidates}
         folder = self.root / "students" / methods.PREFERENCE
         return {methods.PREFERENCE: Stage("student, cDPO", folder, spec, action, (start, labels), cost=c.num_weak * 2)}
 
@@ -196,12 +154,6 @@ class SeedRun:
     def _prompts(self, split: str) -> Dataset:
         return Dataset.from_list([{EXAMPLE_ID: row[EXAMPLE_ID], PROMPT: row[PROMPT]} for row in self._rows(split)])
 
-    def _student_identity(self) -> dict[str, Any]:
-        return {
-            "model": self.factory.identity(self.config.student_model),
-            "lora": self.config.use_peft and self.config.lora,
-        }
-
     def _gold(self, name: str, half: str) -> Stage:
         weak_only = {f for f in ("gamma_max", "gamma_warmup", "kl_coef", "kl_anneal", "evidence", "loss_chunk_size")}
         weak_only |= {"confidence_unit", "confidence_split"}
@@ -212,9 +164,9 @@ class SeedRun:
                 self.factory.student(self.base), self._rows(half), settings, folder, self.seed, lora=self.lora
             )
 
-        spec = self._common() | {"gold": half, "training": settings, "student": self._student_identity()}
+        spec = self.common() | {"gold": half, "training": settings, "student": self.student_identity()}
         size = self.config.num_weak if half == "half_b" else self.config.num_gold
-        after = (self.base,) if self.base else ()
+        after = self.on_base()
         return Stage(f"student on gold, {half}", self.root / "students" / name, spec, action, after, cost=size)
 
     def _evaluate(self, name: str, trained: Stage | None) -> Stage:
@@ -226,8 +178,8 @@ class SeedRun:
             prompts = [self.prompt(example.text) for example in test]
             predict(WeakSupervisor(*loaded, name=name), test, prompts, folder, c.eval_beams, c.max_new_tokens)
 
-        spec = self._common() | {"test": c.num_test, "beams": c.eval_beams, "max_new_tokens": c.max_new_tokens}
+        spec = self.common() | {"test": c.num_test, "beams": c.eval_beams, "max_new_tokens": c.max_new_tokens}
         if trained is None:
-            spec["model"] = self._student_identity()
+            spec["model"] = self.student_identity()
         after = (trained,) if trained else ()
         return Stage(f"evaluate {name}", self.root / "predictions" / name, spec, action, after, cost=200.0)

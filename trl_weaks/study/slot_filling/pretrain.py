@@ -7,9 +7,9 @@ from typing import Any
 
 from trl_weaks._version import __version__
 from trl_weaks.study.data.pretraining import copying, dialogues, read_turns
+from trl_weaks.study.pipeline.models import ModelFactory
 from trl_weaks.study.slot_filling import training
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
-from trl_weaks.study.slot_filling.models import ModelFactory
 from trl_weaks.study.slot_filling.sources import Source
 from trl_weaks.study.stages import Stage
 

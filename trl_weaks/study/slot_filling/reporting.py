@@ -16,13 +16,14 @@ from trl_weaks.metrics.slu_f1 import slu_f1, slu_f1_counts
 from trl_weaks.study.data.prompts import FILLER_LEAD
 from trl_weaks.study.data.targets import decode_slots, encode_slots
 from trl_weaks.study.environment import describe_environment
+from trl_weaks.study.pipeline.models import TINY
+from trl_weaks.study.pipeline.reporting import TINY_NOTE, refuse_unfinished, stage_seconds
 from trl_weaks.study.report import write_report as write
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
 from trl_weaks.study.slot_filling.evaluation import read_predictions
 from trl_weaks.study.slot_filling.labels import completions_by_supervisor
 from trl_weaks.study.slot_filling.methods import PREFERENCE, choose
-from trl_weaks.study.slot_filling.models import TINY
-from trl_weaks.study.slot_filling.pipeline import SeedRun
+from trl_weaks.study.slot_filling.pipeline import SlotFillingRun
 from trl_weaks.study.slot_filling.sources import Source
 from trl_weaks.study.slot_filling.training import PAIRS
 from trl_weaks.study.stages import Stage
@@ -34,13 +35,9 @@ LABELS = {
     "untrained": "Student without supervision",
     "cdpo": "Bayesian multi-weak + auxiliary, then cDPO",
 }
-TINY_NOTE = (
-    "These models are tiny and trained from scratch. They show that the pipeline works and how the methods compare "
-    "under these conditions; they say nothing about how large pre-trained models rank the methods."
-)
 
 
-def systems(config: SlotFillingConfig, runs: Sequence[SeedRun]) -> list[dict[str, Any]]:
+def systems(config: SlotFillingConfig, runs: Sequence[SlotFillingRun]) -> list[dict[str, Any]]:
     """Every evaluated system with its per-seed, per-example counts, in the order of the table."""
     chosen = {method.name: method for method in choose(config.methods, config.supervisor_names)}
     found = []
@@ -102,7 +99,7 @@ def word_confidences(labels: Dataset, gold: dict[str, str]) -> dict[str, tuple[l
     return found
 
 
-def preference_details(run: SeedRun) -> dict[str, Any]:
+def preference_details(run: SlotFillingRun) -> dict[str, Any]:
     """What the preference stage counted, and how often its pairs are right by the gold SLU-F1 of half B."""
     stage = run.systems.get(PREFERENCE)
     if stage is None:
@@ -119,24 +116,19 @@ def preference_details(run: SeedRun) -> dict[str, Any]:
 
 
 def write_report(
-    config: SlotFillingConfig, source: Source, runs: Sequence[SeedRun], stages: Sequence[Stage], command: str
+    config: SlotFillingConfig, source: Source, runs: Sequence[SlotFillingRun], stages: Sequence[Stage], command: str
 ) -> None:
     """Write `report.md`, `results.json` and the figures; the first process only.
 
     Raises:
         ValueError: a system has not been evaluated yet; names the missing stages.
     """
-    missing = [stage.name for run in runs for stage in run.systems.values() if not stage.done()]
-    if missing:
-        raise ValueError(f"The report needs stages that have not run: {', '.join(missing)}. Add them to `stages`.")
+    refuse_unfinished(runs)
     if not PartialState().is_main_process:
         return
     labels = runs[0].labels("independent")
     lead = FILLER_LEAD[config.prompt]
     gold = {example.id: encode_slots(example.slots, lead) for example in runs[0].splits.half_b}
-    seconds: dict[str, float] = {}
-    for stage in dict.fromkeys(stages):
-        seconds[stage.name] = seconds.get(stage.name, 0.0) + stage.stamp().get("seconds", 0.0)
     write(
         config.output_dir,
         systems(config, runs),
@@ -150,7 +142,7 @@ def write_report(
             about=about(config, source),
             notes=[TINY_NOTE] if config.student_model.startswith(TINY) else [],
             command=command,
-            stage_seconds=seconds,
+            stage_seconds=stage_seconds(stages),
             preference=preference_details(runs[0]),
         ),
     )

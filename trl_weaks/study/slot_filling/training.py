@@ -1,74 +1,27 @@
 """The three ways a model is trained in the study: on gold rows, on weak labels, and on raw text."""
 
-import gc
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.preferences import preference_report
 from trl_weaks.labelling.supervisor import WeakSupervisor
 from trl_weaks.study.files import json_bytes, write_atomically
+from trl_weaks.study.pipeline.models import Loaded
+from trl_weaks.study.pipeline.training import train, trainer_settings
 from trl_weaks.study.slot_filling.methods import Method
 from trl_weaks.trainer.preference_run import preference_trainer
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
 from trl_weaks.trainer.weak_supervision_config import WeakSupervisionConfig
 from trl_weaks.trainer.weak_supervision_trainer import WeakSupervisionTrainer
 
-Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
-HISTORY = "history.json"  # the trainer's log, kept beside the model
 PAIRS = "pairs.json"  # what the preference stage counted
-
-
-def trainer_settings(settings: dict[str, Any], folder: Path, seed: int) -> dict[str, Any]:
-    """Settings every trainer of the study shares; those of the preset win.
-
-    A checkpoint at each epoch's end lets a killed run resume; only the last one is kept.
-    """
-    on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    defaults = {
-        "output_dir": str(folder),
-        "seed": seed,
-        "data_seed": seed,
-        "report_to": "none",
-        "save_strategy": "epoch",
-        "save_total_limit": 1,
-        "logging_steps": 50,
-        "gradient_checkpointing": False,
-    }
-    if on_cpu:
-        defaults |= {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False}
-    return defaults | settings
-
-
-def train(trainer: SFTTrainer, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Train, resuming from a killed run's checkpoint, and leave one loadable model with its card in `folder`."""
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
-    trainer.save_model(str(folder))
-    if PartialState().is_main_process:
-        tokenizer.save_pretrained(str(folder))
-        trainer.create_model_card(model_name=folder.name)
-        (folder / HISTORY).write_text(json.dumps(trainer.state.log_history, indent=1), encoding="utf-8")
-    trainer.accelerator.wait_for_everyone()
-    if PartialState().is_main_process:
-        _drop_checkpoints(folder)
-    trainer.accelerator.free_memory()
-    gc.collect()
-
-
-def _drop_checkpoints(folder: Path) -> None:
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
 
 
 def train_on_gold(

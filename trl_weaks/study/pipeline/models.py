@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from trl_weaks.study.slot_filling.config import SlotFillingConfig
-from trl_weaks.study.slot_filling.training import Loaded
+from trl_weaks.study.pipeline.config import ExperimentConfig
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.tiny_models import build_model, train_tokenizer
 
 TINY = "tiny:"
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 class ModelFactory:
@@ -22,7 +22,7 @@ class ModelFactory:
             and `max_length`, `model_kwargs` goes to `from_pretrained`.
     """
 
-    def __init__(self, config: SlotFillingConfig):
+    def __init__(self, config: ExperimentConfig):
         self._config = config
         self._kwargs = {"dtype": torch.float32} | (config.model_kwargs or {})
         for name in (*config.weak_models, config.student_model):

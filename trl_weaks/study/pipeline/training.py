@@ -1,0 +1,56 @@
+"""What every training of the study shares: settings, resuming, and what a stage leaves behind."""
+
+import gc
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedTokenizerBase
+from transformers.trainer_utils import get_last_checkpoint
+from trl import SFTTrainer
+
+HISTORY = "history.json"  # the trainer's log, kept beside the model
+
+
+def trainer_settings(settings: dict[str, Any], folder: Path, seed: int) -> dict[str, Any]:
+    """Settings every trainer of the study shares; those of the preset win.
+
+    A checkpoint at each epoch's end lets a killed run resume; only the last one is kept.
+    """
+    on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    defaults = {
+        "output_dir": str(folder),
+        "seed": seed,
+        "data_seed": seed,
+        "report_to": "none",
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "logging_steps": 50,
+        "gradient_checkpointing": False,
+    }
+    if on_cpu:
+        defaults |= {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False}
+    return defaults | settings
+
+
+def train(trainer: SFTTrainer, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Train, resuming from a killed run's checkpoint, and leave one loadable model with its card in `folder`."""
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    trainer.save_model(str(folder))
+    if PartialState().is_main_process:
+        tokenizer.save_pretrained(str(folder))
+        trainer.create_model_card(model_name=folder.name)
+        (folder / HISTORY).write_text(json.dumps(trainer.state.log_history, indent=1), encoding="utf-8")
+    trainer.accelerator.wait_for_everyone()
+    if PartialState().is_main_process:
+        _drop_checkpoints(folder)
+    trainer.accelerator.free_memory()
+    gc.collect()
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
