@@ -34,7 +34,8 @@ def test_a_wrong_setting_is_one_clear_line(tmp_path):
     assert result.stderr.strip().splitlines()[-1].startswith("error: Unknown preset 'huge'")
 
 
-def test_a_missing_data_folder_is_one_clear_line(tmp_path):
-    result = run(str(ROOT / "examples" / "slot_filling.py"), "--data_dir", "nowhere", cwd=tmp_path)
+@pytest.mark.parametrize("name", ["slot_filling.py", "classification.py"])
+def test_a_missing_data_folder_is_one_clear_line(name, tmp_path):
+    result = run(str(ROOT / "examples" / name), "--data_dir", "nowhere", cwd=tmp_path)
     assert result.returncode == 1
     assert "error:" in result.stderr and "nowhere" in result.stderr and "Traceback" not in result.stderr

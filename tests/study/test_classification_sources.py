@@ -69,6 +69,10 @@ def test_slurp_rows_without_the_label_are_named(tmp_path):
     (tmp_path / "slot_types.txt").write_text("date\n")
     with pytest.raises(ValueError, match=r"devel.jsonl, line 1: field 'scenario'"):
         _ = ClassSource(ClassificationConfig(data_dir=str(tmp_path))).classes
+    for line, message in (("[1]", "line 1: field 'scenario'"), ("{", "line 1: not JSON")):
+        (tmp_path / "train.jsonl").write_text(line + "\n")
+        with pytest.raises(ValueError, match=f"train.jsonl, {message}"):
+            _ = ClassSource(ClassificationConfig(data_dir=str(tmp_path))).classes
 
 
 def question(i: int) -> dict:

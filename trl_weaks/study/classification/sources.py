@@ -1,6 +1,5 @@
 """Where the experiment's texts come from: the embedded grammar, SLURP, or SciQ."""
 
-import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -114,15 +113,11 @@ class ClassSource:
         found = {}
         for name in ("train", "devel", "test"):
             path = self._folder / f"{name}.jsonl"
-            with path.open(encoding="utf-8") as lines:
-                for number, line in enumerate(lines, start=1):
-                    row = json.loads(line)
-                    label = row.get(self._config.task)
-                    if not isinstance(label, str) or not label:
-                        raise ValueError(
-                            f"{path}, line {number}: field '{self._config.task}' holds {label!r}, no name."
-                        )
-                    found[row["id"]] = label
+            for number, row in slurp.json_lines(path):
+                label = row.get(self._config.task) if isinstance(row, dict) else None
+                if not isinstance(label, str) or not label:
+                    raise ValueError(f"{path}, line {number}: field '{self._config.task}' holds {label!r}, no name.")
+                found[row.get("id")] = label  # the splits check ids
         return found
 
     def _slurp_row(self, example: Example) -> Row:

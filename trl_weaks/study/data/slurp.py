@@ -71,7 +71,7 @@ def _shuffled(examples: list[Example], seed: str) -> list[Example]:
 
 def _read(path: Path, types: Set[str]) -> list[Example]:
     examples, lines_of = [], {}
-    for number, row in _json_lines(path):
+    for number, row in json_lines(path):
         example = _example(row, types, f"{path}, line {number}")
         if example.id in lines_of:
             raise ValueError(f"{path}, line {number}: id {example.id!r} stands on line {lines_of[example.id]} already")
@@ -82,7 +82,8 @@ def _read(path: Path, types: Set[str]) -> list[Example]:
     return examples
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Line number, from 1, and value of every line; a missing file or a line that is no JSON is named."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not there; the folder needs train.jsonl, devel.jsonl and test.jsonl")
     with path.open(encoding="utf-8") as lines:
