@@ -9,13 +9,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from trl_weaks.trainer.parallel_checks import ParallelChecks, refuse_launch, refuse_other_world, zero_processes
+from trl_weaks.trainer.parallel_checks import (
+    ParallelChecks,
+    forget_earlier_trainers,
+    note_marks,
+    refuse_launch,
+    refuse_other_strategy,
+    refuse_other_world,
+    zero_processes,
+)
 
 CPU = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
 def settings(**changes):
-    return SimpleNamespace(**{"fsdp": False, "fsdp_config": None, "parallelism_config": None} | changes)
+    defaults = {"fsdp": False, "fsdp_config": None, "parallelism_config": None, "world_size": 1}
+    return SimpleNamespace(**defaults | changes)
 
 
 @pytest.mark.parametrize(
@@ -31,13 +40,14 @@ def settings(**changes):
     ],
 )
 def test_sound_launches_pass(environment):
-    refuse_launch(settings(), environment)
+    refuse_launch(settings(world_size=int(environment.get("WORLD_SIZE", 1))), environment)
 
 
 @pytest.mark.parametrize(
     ("args", "environment", "message"),
     [
         ({}, CPU, "starts one process .* --multi_gpu"),
+        ({}, {"WORLD_SIZE": "2", "LOCAL_RANK": "1"}, "2 processes were started, but this one counts 1.*use_cpu=True"),
         ({}, {"ACCELERATE_USE_FSDP": "true"}, "fsdp_version: 2"),
         ({}, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP1 is deprecated"),
         ({"fsdp": True, "fsdp_config": {"version": 1}}, {}, "FSDP1 is deprecated"),
@@ -88,6 +98,49 @@ def test_accelerates_cpu_launcher_is_recognised(tmp_path):
     refuse_launch(settings(), seen["1"])
     with pytest.raises(ValueError, match="starts one process"):
         refuse_launch(settings(), seen["2"])
+
+
+def trainer_of(deepspeed=False, fsdp=False, processes=2, **args):
+    """A trainer with these strategies on; `args` are what its settings ask for."""
+    return SimpleNamespace(
+        args=settings(**{"deepspeed_plugin": None} | args),
+        is_deepspeed_enabled=deepspeed,
+        is_fsdp_enabled=fsdp,
+        accelerator=SimpleNamespace(num_processes=processes),
+    )
+
+
+def test_a_strategy_that_was_not_asked_for_or_is_off_is_refused(monkeypatch):
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    for sound in (
+        trainer_of(),
+        trainer_of(deepspeed=True, deepspeed_plugin="plugin"),
+        trainer_of(fsdp=True),
+    ):
+        refuse_other_strategy(sound)
+    with pytest.raises(ValueError, match="unset ACCELERATE_USE_CPU"):
+        refuse_other_strategy(trainer_of(deepspeed_plugin="plugin"))
+    with pytest.raises(ValueError, match="DeepSpeed is on, but these settings do not ask"):
+        refuse_other_strategy(trainer_of(deepspeed=True))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    refuse_other_strategy(trainer_of(fsdp=True))
+    refuse_other_strategy(trainer_of(processes=1))
+    with pytest.raises(ValueError, match="FSDP is configured, but accelerate has turned it off"):
+        refuse_other_strategy(trainer_of())
+
+
+def test_marks_of_earlier_trainers_are_taken_back_and_those_of_the_launch_kept(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED", raising=False)
+    with note_marks():
+        monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # as accelerate does for a trainer's own settings
+    forget_earlier_trainers()
+    assert "ACCELERATE_USE_DEEPSPEED" not in os.environ and os.environ["ACCELERATE_USE_FSDP"] == "true"
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # by the launcher
+    with note_marks():
+        pass
+    forget_earlier_trainers()
+    assert os.environ["ACCELERATE_USE_DEEPSPEED"] == "true"
 
 
 def zero_checkpoint(folder: Path, ranks: int, prefix: str = "bf16_") -> Path:

@@ -36,8 +36,9 @@ def test_two_processes_equal_one(tmp_path):
     one, two = (read(tmp_path / name / "logs.json") for name in ("one", "two"))
     assert (one["world"], two["world"]) == (1, 2)
     for a, b in zip(one["logs"][:4], two["logs"][:4], strict=True):
-        for name, value in a.items():
-            assert b[name] == pytest.approx(value, abs=2e-5), name
+        for name in a:
+            if not name.startswith("perf/"):
+                assert b[name] == pytest.approx(a[name], abs=2e-5), name
     weights, others = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name, weight in weights.items():
         assert (weight - others[name]).abs().max() <= 1e-6, name

@@ -10,14 +10,23 @@ from trl.trainer.base_trainer import _BaseTrainer as BaseTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-from trl.trainer.utils import create_model_from_path, global_then_local_main_first
+from trl.trainer.utils import (
+    compute_flops_per_token,
+    compute_mfu,
+    create_model_from_path,
+    get_peak_flops_per_device,
+    global_then_local_main_first,
+)
 
 __all__ = [
     "BaseConfig",
     "BaseTrainer",
     "DataCollatorForLanguageModeling",
     "DataCollatorForPreference",
+    "compute_flops_per_token",
+    "compute_mfu",
     "create_model_from_path",
+    "get_peak_flops_per_device",
     "global_then_local_main_first",
     "is_peft_model",
     "parallelism",

@@ -6,6 +6,7 @@ from typing import Any
 from ..losses.base import WeakLoss
 from ..losses.evidential import EvidentialLoss
 from ..losses.naive import NaiveLoss
+from .parallel_checks import forget_earlier_trainers
 
 EVIDENCE = ("exp", "softplus", "relu")
 
@@ -33,6 +34,7 @@ class ObjectiveConfig:
     )
 
     def __post_init__(self):
+        forget_earlier_trainers()
         super().__post_init__()
         if not 0.0 <= self.gamma_max < 1.0:
             raise ValueError(f"`gamma_max` must be in [0, 1); got {self.gamma_max}.")

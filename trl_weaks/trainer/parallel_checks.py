@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+MARKS = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
+_left: set[str] = set()  # marks that accelerate made for a trainer of this process, not found at launch
 
 
 class ParallelChecks:
@@ -28,9 +31,11 @@ def refuse_launch(args: TrainingArguments, environment: Mapping[str, str] = os.e
     """Refuse what cannot work, or would in silence do something else; call it before the model is loaded.
 
     Raises:
-        ValueError: one process where several were asked for; FSDP1; sequence or context parallelism.
+        ValueError: one process, or several that never meet, where several were asked for; FSDP1; sequence or context
+            parallelism.
     """
     _refuse_lone_process(environment)
+    _refuse_strangers(args, environment)
     _refuse_fsdp1(args, environment)
     for kind, name in (("sp", "Sequence"), ("cp", "Context")):
         if _parallel(args, kind, environment) > 1:
@@ -38,6 +43,52 @@ def refuse_launch(args: TrainingArguments, environment: Mapping[str, str] = os.e
                 f"{name} parallelism cuts each text between devices, and a weak loss reads whole texts. Set "
                 f"`{kind}_size=1`; for long texts use ZeRO-3 with `gradient_checkpointing=True`."
             )
+
+
+@contextmanager
+def note_marks() -> Iterator[None]:
+    """Remember what accelerate writes into the environment while a trainer is made: it never takes it back."""
+    before = {name for name in MARKS if name in os.environ}
+    yield
+    _left.update(name for name in MARKS if name in os.environ and name not in before)
+
+
+def forget_earlier_trainers() -> None:
+    """Take back what earlier trainers of this process left, before new settings are made.
+
+    accelerate gives a trainer without DeepSpeed settings the default ZeRO-2 where an earlier one had any, FSDP
+    likewise; and while ZeRO-3 settings live, every model is loaded in pieces.
+    """
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    for name in _left:
+        os.environ.pop(name, None)
+    _left.clear()
+    unset_hf_deepspeed_config()
+
+
+def refuse_other_strategy(trainer: Any) -> None:
+    """Refuse a trainer that would train under another strategy than its settings or its launch name.
+
+    Raises:
+        ValueError: DeepSpeed or FSDP is off though asked for, or on though not.
+    """
+    args = trainer.args
+    asked = args.deepspeed_plugin is not None
+    if asked != trainer.is_deepspeed_enabled:
+        raise ValueError(
+            "DeepSpeed is configured, but accelerate has turned it off and would train plain DDP: unset "
+            "ACCELERATE_USE_CPU in the environment (`use_cpu=True` in the training arguments is fine)."
+            if asked
+            else "DeepSpeed is on, but these settings do not ask for it: another trainer's do. Make the settings of a "
+            "trainer just before the trainer, one after the other."
+        )
+    wanted = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if wanted and not trainer.is_fsdp_enabled and trainer.accelerator.num_processes > 1:
+        raise ValueError(
+            "FSDP is configured, but accelerate has turned it off, as it does without GPUs, and would train plain "
+            "DDP. Launch with ds_configs/accelerate/multi_gpu.yaml, or on GPUs."
+        )
 
 
 def refuse_other_world(checkpoint: str | os.PathLike, processes: int) -> None:
@@ -77,6 +128,16 @@ def _refuse_lone_process(environment: Mapping[str, str]) -> None:
             "`accelerate launch --cpu` starts one process whatever --num_processes says. Use `accelerate launch "
             "--multi_gpu --num_processes 2 ...` with `use_cpu=True` in the training arguments, or torchrun; for one "
             "process unset MASTER_ADDR."
+        )
+
+
+def _refuse_strangers(args: TrainingArguments, environment: Mapping[str, str]) -> None:
+    """`accelerate launch --multi_gpu` without GPUs: every process believes that it is the only one."""
+    started = int(environment.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in environment else 1
+    if args.world_size != started:
+        raise ValueError(
+            f"{started} processes were started, but this one counts {args.world_size}: they would train copies that "
+            "never meet. Without GPUs set `use_cpu=True` in the training arguments."
         )
 
 

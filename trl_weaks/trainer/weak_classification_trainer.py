@@ -73,6 +73,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     _tag_names = ["trl", "trl_weaks", "weak-classification"]
     _name = "Weak Classification"
     side_inputs = (VOTES, VOTE_WEIGHTS)
+    language_model = False
 
     def __init__(
         self,

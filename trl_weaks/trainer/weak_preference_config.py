@@ -7,6 +7,7 @@ from trl import DPOConfig
 from ..columns import PAIR_EPSILON, PAIR_WEIGHT
 from ..losses.preference import PREFERENCE_LOSSES
 from .objective_config import check_choices, refuse_settings
+from .parallel_checks import forget_earlier_trainers
 
 # Inherited settings that the preference loss cannot honour: name -> (the only value accepted, why).
 FIXED = {
@@ -102,6 +103,7 @@ class WeakPreferenceConfig(DPOConfig):
     )
 
     def __post_init__(self):
+        forget_earlier_trainers()
         super().__post_init__()
         check_choices(self, {"preference_loss": tuple(PREFERENCE_LOSSES)})
         plain = self.preference_loss == "sigmoid"

@@ -1,11 +1,16 @@
 """What the three trainers share: the paper, float32 side inputs, progress, and the refusals made before long work."""
 
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
+from trl.models import unwrap_model_for_generation
 
-from .parallel_checks import ParallelChecks, refuse_launch
+from ._compat import get_peak_flops_per_device, is_peft_model
+from .parallel_checks import ParallelChecks, note_marks, refuse_launch, refuse_other_strategy
+from .throughput import MFU, PER_DEVICE, PER_SECOND, Throughput, model_flops_utilisation
 
 Settings = TypeVar("Settings", bound=TrainingArguments)
 
@@ -16,9 +21,15 @@ class WeakTrainer(ParallelChecks):
     Attributes:
         side_inputs: float columns of a batch that no model takes. They stay float32: DeepSpeed casts every float
             input to the model's dtype, and bfloat16 rounds confidences above 0.998 to 1.
+        language_model: whether the output layer is the vocabulary's, as TRL's count of FLOPs assumes.
+
+    Logged with the loss: `perf/tokens_per_second` (padding not counted, all devices together),
+    `perf/tokens_per_second_per_device` and, where TRL knows the device's peak and counts the model's FLOPs, `perf/mfu`
+    in per cent: of full fine-tuning of the student alone, a reference model's passes and recomputation left out.
     """
 
     side_inputs: tuple[str, ...] = ()
+    language_model = True
     _paper = {
         "title": "Bayesian WeakS-to-Strong from Text Classification to Generation",
         "id": "2406.03199",
@@ -32,9 +43,60 @@ class WeakTrainer(ParallelChecks):
             }"""),
     }
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        with note_marks():
+            super().__init__(*args, **kwargs)
+        refuse_other_strategy(self)
+        self._throughput = Throughput()
+        self.add_callback(self._throughput)
+
+    @contextmanager
+    def whole_model(self) -> Iterator[PreTrainedModel]:
+        """The student, all its weights on every process: for generation during or after training.
+
+        ZeRO-3 gathers them for the time (a 7B model in bfloat16: 13 GiB more on each GPU); elsewhere they are whole
+        already. Every process must enter and leave; inside, each may do as much as it likes.
+
+        Raises:
+            ValueError: under FSDP.
+        """
+        if self.is_fsdp_enabled:
+            raise ValueError(
+                "FSDP keeps the student in pieces. Call `save_model`, and load what it saved inside "
+                "`trl_weaks.labelling.processes.whole_weights()`."
+            )
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model:
+            yield model
+
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         side = {name: inputs[name].to(self.args.device) for name in self.side_inputs if name in inputs}
         return super()._prepare_inputs({k: v for k, v in inputs.items() if k not in side}) | side
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        self._throughput.rows += len(inputs["input_ids"])
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.model.training and "loss" in logs:
+            logs.update(self._speed())
+        super().log(logs, start_time)
+
+    def _speed(self) -> dict[str, float]:
+        tokens, seconds, rows = self._throughput.read(self._total_train_tokens)
+        if not (seconds > 0 and rows):
+            return {}
+        devices, rate = self.accelerator.num_processes, tokens / seconds
+        speed = {PER_SECOND: rate, PER_DEVICE: rate / devices}
+        length = tokens / (rows * devices)
+        utilisation = model_flops_utilisation(self.model.config, rate, length, devices, self._peak_flops())
+        return speed if utilisation is None else speed | {MFU: utilisation}
+
+    def _peak_flops(self) -> float | None:
+        """FLOP/s of this device at the precision trained in; None where TRL does not know, or MFU says nothing."""
+        if self.accelerator.device.type != "cuda" or is_peft_model(self.model) or not self.language_model:
+            return None
+        precision = {"bf16": "bfloat16", "fp16": "float16"}.get(self.accelerator.mixed_precision)
+        return get_peak_flops_per_device(self.accelerator, precision or str(self.model.dtype).removeprefix("torch."))
 
     def _progress(self) -> float:
         """Share of training done, in [0, 1], from the trainer's state, so that resuming keeps it; 1 in evaluation."""
