@@ -13,10 +13,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from accelerate import PartialState
 from datasets import load_from_disk
 
 from trl_weaks.cli import main
+from trl_weaks.labelling.processes import processes
 
 
 def show(folder: Path) -> None:
@@ -33,5 +33,5 @@ def show(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(["label", *sys.argv[1:]])
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         show(Path(sys.argv[sys.argv.index("--output_dir") + 1]))

@@ -77,7 +77,7 @@ def arguments(folder: Path, strategy: str, options: list[str]) -> dict:
         "output_dir": str(folder), "use_cpu": True, "bf16": "bf16" in options, "report_to": "none",
         "dataloader_pin_memory": False, "disable_tqdm": True, "logging_steps": 1, "seed": 3, "num_train_epochs": 2,
         "learning_rate": 1e-3, "max_grad_norm": 1.0, "train_sampling_strategy": "sequential",
-        "per_device_train_batch_size": 1 if WORLD == 2 else 4,
+        "per_device_train_batch_size": 1 if WORLD == 2 else 4, "per_device_eval_batch_size": 1,
         "gradient_accumulation_steps": 2 if WORLD == 2 else 1, "gradient_checkpointing": "checkpointing" in options,
         "save_strategy": "steps" if {"die", "resume"} & set(options) else "no", "save_steps": 2,
     }  # fmt: skip
@@ -238,13 +238,57 @@ def watch(trainer, strategy: str, options: list[str], seen: dict) -> None:
     trainer.add_callback(Proof())
 
 
+def generate(trainer, folder: Path, seen: dict) -> None:
+    """The student answers in the middle of training, each process other prompts and another number of them."""
+    from accelerate.utils import gather_object
+    from preference_runs import pairs, tokenizer
+    from transformers import TrainerCallback
+
+    from trl_weaks import WeakSupervisor
+
+    prompts = list(dict.fromkeys(pairs(ROWS)["prompt"]))[:5]
+
+    class Answers(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                share = prompts[RANK::WORLD]
+                with trainer.whole_model() as student:
+                    supervisor = WeakSupervisor(student, tokenizer(), "student", max_tokens_in_flight=1)
+                    found = supervisor.generate(share, num_candidates=2, max_new_tokens=6)
+                texts = [[prompt, [c.text for c in row]] for prompt, row in zip(share, found, strict=True)]
+                seen["answers"] = sorted(gather_object(texts) if WORLD > 1 else texts)
+
+    trainer.add_callback(Answers())
+
+
+def prefer(trainer, folder: Path, seen: dict) -> None:
+    """The trained student's own candidates become preference pairs; its loss is evaluated row by row."""
+    from datasets import Dataset
+    from preference_runs import model, pairs, tokenizer
+
+    from trl_weaks import WeakEnsemble, WeakSupervisor, build_preferences
+
+    prompts = list(dict.fromkeys(pairs(ROWS)["prompt"]))[:5]
+    asked = Dataset.from_dict({"example_id": [str(i) for i in range(len(prompts))], "prompt": prompts})
+    ensemble = WeakEnsemble([WeakSupervisor(model(seed=5), tokenizer(), "weak")])
+    with trainer.whole_model() as student:
+        own = WeakSupervisor(student, tokenizer(), "student")
+        made = build_preferences(own, ensemble, asked, 4, folder / "pairs", max_new_tokens=6, batch_size=1)
+    seen["pairs"] = [[row["prompt"], row["chosen"], row["rejected"]] for row in made]
+    seen["eval_loss"] = trainer.evaluate(trainer.train_dataset)["eval_loss"]
+
+
 def run(folder: Path, cell: str) -> None:
     strategy, objective, *options = cell.split("/")
     begun, folder, seen = time.time(), folder / "-".join([objective, *options]).replace("-resume", "-die"), {}
     trainer = build(objective, arguments(folder, strategy, options), options)
     watch(trainer, strategy, options, seen)
+    if "generate" in options:
+        generate(trainer, folder, seen)
     trainer.train(resume_from_checkpoint="resume" in options)
     trainer.save_model(str(folder))
+    if "generate" in options:
+        prefer(trainer, folder, seen)
     if RANK == 0:
         seen |= {"cell": cell, "seconds": time.time() - begun}
         seen["logs"] = [log for log in trainer.state.log_history if "grad_norm" in log]

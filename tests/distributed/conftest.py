@@ -24,9 +24,17 @@ def core(tmp_path_factory) -> Path:
 def rest(tmp_path_factory) -> Path:
     """All other cells."""
     folder = tmp_path_factory.mktemp("rest")
-    cells = runnable(REST + (COMPILED if COMPILER else []))
-    launch(folder, references(cells), 1)
-    launch(folder, cells, 2)
+    launch(folder, references(runnable(REST)), 1)
+    launch(folder, runnable(REST), 2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory) -> Path:
+    """The cells that compile: minutes where nothing is in torch's cache of extensions."""
+    folder = tmp_path_factory.mktemp("compiled")
+    launch(folder, references(COMPILED), 1)
+    launch(folder, COMPILED, 2)
     return folder
 
 
@@ -39,6 +47,6 @@ def folder_of(request):
             pytest.skip("deepspeed is not installed")
         if cell in COMPILED and not COMPILER:
             pytest.skip("DeepSpeed's CPUAdam is compiled at its first use: g++ and ninja are not both installed")
-        return request.getfixturevalue("core" if cell in CORE else "rest")
+        return request.getfixturevalue("core" if cell in CORE else "compiled" if cell in COMPILED else "rest")
 
     return find

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-SCRIPT = Path(__file__).with_name("cells.py")
+HERE = Path(__file__).parent
+SCRIPT = HERE / "cells.py"
 
 OBJECTIVES = ("soft", "evidential", "classification", "cdpo")
 VARIANTS = ("soft/uneven", "evidential/silent", "classification/balanced")
@@ -24,10 +25,11 @@ COMPILER = bool(shutil.which("g++") and shutil.which("ninja"))
 
 # The default tests: every strategy with every objective, and the variants where they differ most.
 CORE = [f"{strategy}/{objective}" for strategy in STRATEGIES for objective in OBJECTIVES]
-CORE += ["ddp/soft/uneven", "zero3/evidential/silent", "zero3/soft/bf16"]
+CORE += ["ddp/soft/uneven", "zero3/evidential/silent", "zero3/soft/bf16", "zero3/evidential/generate"]
 # The rest, behind `make test-distributed`.
 REST = [f"{strategy}/{objective}" for strategy in STRATEGIES for objective in (*VARIANTS, *ADAPTERS)]
 REST += ["zero3/evidential/checkpointing", "zero2/soft/bf16", "zero1/evidential"]
+REST += ["ddp/evidential/generate", "zero2/evidential/generate", "zero3/evidential/lora/generate"]
 REST += ["zero2_offload/evidential", "zero3_offload/evidential", "zero3_offload/cdpo"]
 REST = [cell for cell in REST if cell not in CORE]
 # DeepSpeed's own optimizer in host memory, which is compiled at its first use.
@@ -46,17 +48,22 @@ def runnable(cells: list[str]) -> list[str]:
     return [cell for cell in cells if DEEPSPEED or not cell.startswith("zero")]
 
 
+def torchrun(arguments: list, processes: int, alone: bool = False) -> subprocess.CompletedProcess:
+    """Run a script on so many CPU processes (or `alone`, without a launcher), in an environment of its own."""
+    # With ACCELERATE_USE_CPU, accelerate turns DeepSpeed off and says nothing.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "FSDP_"))}
+    environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = command[:1] if alone else command
+    limit = float(os.environ.get("TRL_WEAKS_TIMEOUT", 300)) * 3
+    return subprocess.run(
+        [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=limit
+    )
+
+
 def launch(folder: Path, cells: list[str], processes: int, check: bool = True) -> subprocess.CompletedProcess:
     """Run the cells on CPU processes of their own, one launch for all of them."""
-    command = [sys.executable]
-    if processes > 1 or any(cell.startswith("zero") for cell in cells):
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    # With ACCELERATE_USE_CPU, accelerate turns DeepSpeed off and says nothing.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
-    environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command += [str(SCRIPT), str(folder), *cells]
-    limit = float(os.environ.get("TRL_WEAKS_TIMEOUT", 300)) * 3
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit)
+    done = torchrun([SCRIPT, folder, *cells], processes, alone=processes == 1 and "single" in cells[0])
     if check:
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-5000:]
     return done

@@ -8,7 +8,12 @@ import torch
 from checks import check_active, check_equal, check_moved
 from launches import COMPILED, CORE, DEEPSPEED, OBJECTIVES, REST, STRATEGIES, distance, place, reference, seen, weights
 
-CELLS = [pytest.param(cell, marks=[] if cell in CORE else pytest.mark.matrix) for cell in CORE + REST + COMPILED]
+
+def marks(cell: str) -> list:
+    return [] if cell in CORE else [pytest.mark.matrix]
+
+
+CELLS = [pytest.param(cell, marks=marks(cell)) for cell in CORE + REST + COMPILED]
 needs_deepspeed = pytest.mark.skipif(not DEEPSPEED, reason="deepspeed is not installed")
 
 
@@ -42,6 +47,17 @@ def test_confidences_are_not_rounded(folder_of, cell):
     exact = cell.removesuffix("/bf16")
     for log, expected in zip(found["logs"], seen(folder_of(exact), exact)["logs"], strict=True):
         assert math.isclose(log["weak/confidence"], expected["weak/confidence"], abs_tol=1e-6)
+
+
+@pytest.mark.parametrize("cell", [pytest.param(c, marks=marks(c)) for c in CORE + REST if c.endswith("/generate")])
+def test_the_student_answers_as_on_one_process(folder_of, cell):
+    """In the middle of training and for preferences, though each process has another number of prompts; and
+    training goes on to the same weights (`test_two_processes_equal_one`)."""
+    folder = folder_of(cell)
+    found, expected = seen(folder, cell), seen(folder, reference(cell))
+    assert len(found["answers"]) == 5 and found["answers"] == expected["answers"]
+    assert len(found["pairs"]) >= 3 and found["pairs"] == expected["pairs"]
+    assert found["eval_loss"] == pytest.approx(expected["eval_loss"], abs=1e-4)
 
 
 def loads_as(folder, cell: str, kind: type) -> None:

@@ -169,3 +169,16 @@ def test_bad_tokenizers(build):
     llama = build("llama")
     with pytest.raises(ValueError, match="embeddings"):
         WeakSupervisor(supervisor.model, llama.tokenizer)
+
+
+def test_saving_a_model_does_not_make_it_another(build, tmp_path):
+    """One of several processes saves; its labels must still count as those of the others' model."""
+    from trl_weaks.labelling.fingerprint import supervisor_fingerprint
+
+    supervisor = build("llama")
+    before = supervisor_fingerprint(supervisor)
+    supervisor.model.save_pretrained(tmp_path)
+    assert supervisor_fingerprint(supervisor) == before
+    with torch.no_grad():
+        next(supervisor.model.parameters()).add_(1e-3)
+    assert supervisor_fingerprint(supervisor) != before

@@ -113,7 +113,11 @@ def _generate(
     inputs = {"input_ids": ids.repeat_interleave(copies, 0), "attention_mask": mask.repeat_interleave(copies, 0)}
     if cache is not None:
         inputs["past_key_values"] = cache
-    output = model.generate(**inputs, generation_config=config, logits_processor=LogitsProcessorList(processors))
+    # Never synced: where ZeRO-3 settings live, `generate` would make each process wait for the others' steps, and they
+    # have other work. The model is whole (`refuse_pieces`).
+    output = model.generate(
+        **inputs, generation_config=config, logits_processor=LogitsProcessorList(processors), synced_gpus=False
+    )
     return output[:, ids.shape[1] :].tolist()
 
 

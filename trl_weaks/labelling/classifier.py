@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .beams import inference
 from .class_predictions import EVIDENCE_KEY, PRIOR_KEY, ClassPredictions
 from .messages import Prompt
+from .processes import refuse_pieces
 
 
 def _ignore(_: int) -> None:
@@ -42,6 +43,7 @@ class WeakClassifier:
         self.name = name or PurePath(model.config._name_or_path or model.config.model_type).name
         self.model, self.tokenizer = model, tokenizer
         self.max_length, self.batch_size = max_length, batch_size
+        refuse_pieces(model, self.name)
         self.num_classes = model.config.num_labels
         if self.num_classes < 2:
             raise ValueError(f"supervisor {self.name!r} has {self.num_classes} label; a classifier needs two or more.")

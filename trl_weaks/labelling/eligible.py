@@ -2,6 +2,8 @@
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .processes import refuse_pieces
+
 
 def check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Refuse models that cannot answer prompts, and tokenizers of another model."""
@@ -9,6 +11,7 @@ def check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name
         raise ValueError(f"supervisor {name!r}: encoder-decoder models are not supported; use a decoder-only model.")
     if any(c.is_prompt_learning for c in getattr(model, "peft_config", {}).values()):
         raise ValueError(f"supervisor {name!r}: prompt-learning adapters are not supported; merge or use LoRA.")
+    refuse_pieces(model, name)
     rows, ids = model.get_input_embeddings().weight.shape[0], len(tokenizer)
     if ids > rows:
         raise ValueError(

@@ -28,7 +28,8 @@ def supervisor_fingerprint(supervisor: Labeller) -> str:
     """Digest of the model's configurations, of a sample of every weight, and of the whole tokenizer."""
     model = supervisor.model
     config = (supervisor.config if model is None else model.config).to_diff_dict()
-    for volatile in ("_name_or_path", "transformers_version", "use_cache"):
+    # Saving a model, which one process of several does, writes `architectures` and `dtype` into its configuration.
+    for volatile in ("_name_or_path", "transformers_version", "use_cache", "architectures", "dtype"):
         config.pop(volatile, None)
     generation = getattr(model, "generation_config", None)  # e.g. a repetition penalty
     config["generation"] = generation.to_diff_dict() if generation else {}

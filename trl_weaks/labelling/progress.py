@@ -3,7 +3,6 @@
 import time
 from pathlib import Path
 
-from accelerate import PartialState
 from tqdm import tqdm
 
 from .processes import processes
@@ -26,7 +25,7 @@ class Progress:
     """
 
     def __init__(self, folder: Path, total: int, description: str):
-        self.state, self.folder, self.done = PartialState(), folder, 0
+        self.state, self.folder, self.done = processes(), folder, 0
         self.bar = tqdm(total=total, desc=description, unit="prompt", disable=not self.state.is_main_process)
         self._write(finished=False)
         self.state.wait_for_everyone()  # no file of an earlier run is left

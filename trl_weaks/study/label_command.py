@@ -107,12 +107,14 @@ def _transformers(options: argparse.Namespace, source: str, revision: str | None
     from transformers import AutoModelForCausalLM
 
     from ..labelling.budget import MAX_TOKENS
+    from ..labelling.processes import whole_weights
     from ..labelling.supervisor import WeakSupervisor
 
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(
-        source, revision=revision or "main", dtype=getattr(torch, options.dtype), use_safetensors=True
-    )
+    with whole_weights():
+        model = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision or "main", dtype=getattr(torch, options.dtype), use_safetensors=True
+        )
     return WeakSupervisor(model.to(device), tokenizer, name, options.max_tokens_in_flight or MAX_TOKENS)
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from trl_weaks.labelling.processes import processes
 from trl_weaks.study.files import write_atomically
 
 STAMP = "stage.json"
@@ -63,7 +63,7 @@ class Stage:
 
     def run(self) -> None:
         """Do the work, unless it is done. Every process calls this; only the first touches stamps and folders."""
-        state = PartialState()
+        state = processes()
         if self.done():
             return
         state.wait_for_everyone()  # nobody may write the stamp while another still reads it
@@ -98,7 +98,7 @@ class Stage:
 def run_stages(stages: Iterable[Stage]) -> None:
     """Run stages in order behind one progress bar whose time left counts the stages still to do."""
     todo = [stage for stage in stages if not stage.done()]
-    state = PartialState()
+    state = processes()
     with tqdm(total=round(sum(s.cost for s in todo), 2), unit="", disable=not state.is_main_process) as bar:
         bar.bar_format = "{desc}: {percentage:3.0f}%|{bar:20}| {elapsed} elapsed, about {remaining} left"
         for number, stage in enumerate(todo, 1):

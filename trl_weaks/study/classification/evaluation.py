@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from trl_weaks.columns import EXAMPLE_ID, LABEL, TEXT
 from trl_weaks.labelling.classifier import WeakClassifier
+from trl_weaks.labelling.processes import processes
 from trl_weaks.study.files import write_atomically
 
 PREDICTIONS = "predictions.jsonl"
@@ -16,7 +15,7 @@ PREDICTIONS = "predictions.jsonl"
 
 def predict(classifier: WeakClassifier, rows: Sequence[dict[str, Any]], folder: Path) -> None:
     """Write one line per row: id, gold label, class probabilities, vacuity (null without evidence)."""
-    if not PartialState().is_main_process:
+    if not processes().is_main_process:
         return
     found = classifier.predict([row[TEXT] for row in rows], [row[EXAMPLE_ID] for row in rows])
     vacuity = [None] * len(rows) if found.vacuity is None else found.vacuity.tolist()

@@ -9,6 +9,7 @@ from transformers import (
     set_seed,
 )
 
+from trl_weaks.labelling.processes import processes, whole_weights
 from trl_weaks.study.classification.config import ClassificationConfig
 from trl_weaks.study.pipeline.models import TINY, Loaded, ModelFactory
 from trl_weaks.study.stages import Stage
@@ -36,22 +37,28 @@ class ClassifierFactory(ModelFactory):
         return self._load(str(base.folder) if base else self._config.student_model, seed)
 
     def trained(self, folder: Path) -> Loaded:
-        """A classifier that a stage left behind; a LoRA adapter is merged into its base."""
+        """A classifier that a stage left behind, on this process's device; a LoRA adapter is merged into its base."""
         if (folder / "adapter_config.json").exists():
             from peft import AutoPeftModelForSequenceClassification
 
             kwargs = {**self._kwargs, "num_labels": self._num_classes}
-            adapted = AutoPeftModelForSequenceClassification.from_pretrained(str(folder), **kwargs)
+            with whole_weights():
+                adapted = AutoPeftModelForSequenceClassification.from_pretrained(str(folder), **kwargs)
             tokenizer = AutoTokenizer.from_pretrained(str(folder))
             adapted.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-            return adapted.merge_and_unload(), tokenizer
-        return self._load(str(folder), 0)
+            model = adapted.merge_and_unload()
+        else:
+            model, tokenizer = self._load(str(folder), 0)
+        return model.to(processes().device), tokenizer
 
     def _load(self, name: str, seed: int) -> Loaded:
         tokenizer = AutoTokenizer.from_pretrained(name)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         set_seed(seed)  # a new head starts at random
-        model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=self._num_classes, **self._kwargs)
+        with whole_weights():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                name, num_labels=self._num_classes, **self._kwargs
+            )
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         return model, tokenizer

@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
+from trl_weaks.labelling.processes import processes
 from trl_weaks.study.classification import results
 from trl_weaks.study.classification.config import ClassificationConfig
 from trl_weaks.study.classification.figures import plot_disagreement, plot_reliability
@@ -34,7 +33,7 @@ def write_report(
         ValueError: a system has not been evaluated yet; names the missing stages.
     """
     refuse_unfinished(runs)
-    if not PartialState().is_main_process:
+    if not processes().is_main_process:
         return
     found, folder = results.collect(runs), Path(config.output_dir)
     rows = results.systems(runs, found)

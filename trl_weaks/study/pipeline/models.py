@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from trl_weaks.labelling.processes import processes, whole_weights
 from trl_weaks.study.pipeline.config import ExperimentConfig
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.tiny_models import build_model, train_tokenizer
@@ -53,7 +54,8 @@ class ModelFactory:
         tokenizer = AutoTokenizer.from_pretrained(name)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        return AutoModelForCausalLM.from_pretrained(name, **self._kwargs), tokenizer
+        with whole_weights():
+            return AutoModelForCausalLM.from_pretrained(name, **self._kwargs), tokenizer
 
     def weak(self, name: str, seed: int, texts: list[str]) -> Loaded:
         """A supervisor before its fine-tuning."""
@@ -64,10 +66,13 @@ class ModelFactory:
         return self.pretrained(str(base.folder) if base else self._config.student_model)
 
     def trained(self, folder: Path) -> Loaded:
-        """A model that a stage left behind; a LoRA adapter is merged into its base."""
+        """A model that a stage left behind, on this process's device; a LoRA adapter is merged into its base."""
         if (folder / "adapter_config.json").exists():
             from peft import AutoPeftModelForCausalLM
 
-            model = AutoPeftModelForCausalLM.from_pretrained(str(folder), **self._kwargs).merge_and_unload()
-            return model, AutoTokenizer.from_pretrained(str(folder))
-        return self.pretrained(str(folder))
+            with whole_weights():
+                model = AutoPeftModelForCausalLM.from_pretrained(str(folder), **self._kwargs).merge_and_unload()
+            tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        else:
+            model, tokenizer = self.pretrained(str(folder))
+        return model.to(processes().device), tokenizer

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTTrainer
+
+from trl_weaks.labelling.processes import processes
+from trl_weaks.trainer.parallel_checks import forget_earlier_trainers
 
 HISTORY = "history.json"  # the trainer's log, kept beside the model
 
@@ -18,8 +20,10 @@ HISTORY = "history.json"  # the trainer's log, kept beside the model
 def trainer_settings(settings: dict[str, Any], folder: Path, seed: int) -> dict[str, Any]:
     """Settings every trainer of the study shares; those of the preset win.
 
-    A checkpoint at each epoch's end lets a killed run resume; only the last one is kept.
+    Settings of an earlier stage (DeepSpeed, FSDP) do not reach this one. A checkpoint at each epoch's end lets a
+    killed run resume; only the last one is kept.
     """
+    forget_earlier_trainers()
     on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     defaults = {
         "output_dir": str(folder),
@@ -40,12 +44,12 @@ def train(trainer: SFTTrainer, folder: Path, tokenizer: PreTrainedTokenizerBase)
     """Train, resuming from a killed run's checkpoint, and leave one loadable model with its card in `folder`."""
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
     trainer.save_model(str(folder))
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         tokenizer.save_pretrained(str(folder))
         trainer.create_model_card(model_name=folder.name)
         (folder / HISTORY).write_text(json.dumps(trainer.state.log_history, indent=1), encoding="utf-8")
     trainer.accelerator.wait_for_everyone()
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         _drop_checkpoints(folder)
     trainer.accelerator.free_memory()
     gc.collect()

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
+from trl_weaks.labelling.processes import processes
 from trl_weaks.labelling.supervisor import WeakSupervisor
 from trl_weaks.study.data.rows import Example
 from trl_weaks.study.data.targets import decode_slots
@@ -30,7 +30,7 @@ def predict(
 
     Each process decodes its share; the first writes the file, in the order of the examples.
     """
-    state = PartialState()
+    state = processes()
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))[state.process_index :: state.num_processes]
     texts: list[tuple[int, str]] = []
     steps = range(0, len(order), batch_size)

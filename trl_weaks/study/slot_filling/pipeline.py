@@ -6,12 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from accelerate import PartialState
 from datasets import Dataset, load_from_disk
 
 from trl_weaks.columns import COMPLETION, EXAMPLE_ID, PROMPT
 from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_completions import MODES, label_completions
+from trl_weaks.labelling.processes import processes
 from trl_weaks.labelling.supervisor import WeakSupervisor
 from trl_weaks.study.data.prompts import FILLER_LEAD, build_prompt
 from trl_weaks.study.data.rows import task_rows
@@ -92,7 +92,7 @@ class SlotFillingRun(SeedRun):
                     max_new_tokens=c.max_new_tokens,
                     output_dir=folder,
                 )
-                if PartialState().is_main_process:
+                if processes().is_main_process:
                     labels.save_to_disk(str(folder / mode))
 
         spec = self.common() | settings

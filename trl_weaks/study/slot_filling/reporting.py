@@ -6,11 +6,11 @@ from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 from datasets import Dataset, load_from_disk
 
 from trl_weaks import alignment, columns
 from trl_weaks.labelling.pairs import judge_pairs
+from trl_weaks.labelling.processes import processes
 from trl_weaks.metrics.agreement import slot_agreement
 from trl_weaks.metrics.slu_f1 import slu_f1, slu_f1_counts
 from trl_weaks.study.data.prompts import FILLER_LEAD
@@ -124,7 +124,7 @@ def write_report(
         ValueError: a system has not been evaluated yet; names the missing stages.
     """
     refuse_unfinished(runs)
-    if not PartialState().is_main_process:
+    if not processes().is_main_process:
         return
     labels = runs[0].labels("independent")
     lead = FILLER_LEAD[config.prompt]

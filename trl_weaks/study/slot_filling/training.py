@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
 from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.preferences import preference_report
+from trl_weaks.labelling.processes import processes
 from trl_weaks.labelling.supervisor import WeakSupervisor
 from trl_weaks.study.files import json_bytes, write_atomically
 from trl_weaks.study.pipeline.models import Loaded
@@ -62,7 +62,7 @@ def train_on_preferences(
     """Conservative DPO on the student's own candidates, ranked by the ensemble; what was counted goes beside it."""
     args = WeakPreferenceConfig(**trainer_settings(settings, folder, seed))
     trainer, pairs = preference_trainer(student, ensemble, prompts, args, lora, **candidates)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         write_atomically(folder / PAIRS, json_bytes(preference_report(pairs)))
     train(trainer, folder, student.tokenizer)
 
