@@ -1,6 +1,8 @@
 """The dataset that labelling writes: columns, merging, joint choice, resuming, refusals."""
 
+import errno
 import math
+from pathlib import Path
 
 import datasets
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from trl_weaks import columns
 from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_completions import label_completions
+from trl_weaks.labelling.store import LabelStoreError
 
 N = 10
 
@@ -173,6 +176,39 @@ def test_empty_answers_are_left_out_and_counted(build, prompts, caplog):
 def test_bad_datasets(ensemble, prompts, change, message):
     with pytest.raises(ValueError, match=message):
         label_completions(ensemble, change(prompts), num_candidates=3, max_new_tokens=6)
+
+
+def test_mixed_prompts_name_the_row(ensemble):
+    rows = [{"example_id": "a", "prompt": "text"}, {"example_id": "b", "prompt": [{"role": "user", "content": "x"}]}]
+    features = datasets.Features({"example_id": datasets.Value("string"), "prompt": datasets.Json()})
+    with pytest.raises(ValueError, match=r"row 1 \(example_id 'b'\): column 'prompt' mixes text and messages"):
+        label_completions(ensemble, datasets.Dataset.from_list(rows, features=features))
+
+
+def test_a_supervisor_of_nan_is_named_and_nothing_is_lost(build, prompts, tmp_path):
+    good, broken = build("gpt2", 0, "a"), build("neox", 1, "broken")
+    weight = broken.model.get_output_embeddings().weight
+    whole = weight.detach().clone()
+    weight.data[0, 0] = float("nan")
+    arguments = {"num_candidates": 2, "max_new_tokens": 4, "output_dir": tmp_path, "batch_size": 4}
+    with pytest.raises(ValueError, match=r"row \d+ \(example_id 'e\d'\): supervisor 'broken' gives a log-probability"):
+        label_completions(WeakEnsemble([good, broken]), prompts, **arguments)
+    assert any(shard.stat().st_size for shard in (tmp_path / "labels").glob("shard-*"))
+    weight.data.copy_(whole)
+    ensemble, asked = WeakEnsemble([good, broken]), []
+    real, good.answer = good.answer, lambda p, *a, **k: asked.append(len(p)) or real(p, *a, **k)
+    made = label_completions(ensemble, prompts, **arguments)
+    assert sum(asked) == N - 4, "the first unit's answers of the sound supervisor were kept"
+    assert made[:] == label_completions(ensemble, prompts, **arguments | {"output_dir": None})[:]
+
+
+def test_a_disk_too_full_for_the_progress_is_reported_as_such(ensemble, prompts, tmp_path, monkeypatch):
+    def full(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(LabelStoreError, match="No space left on device. Everything labelled so far is kept"):
+        label_completions(ensemble, prompts, num_candidates=3, max_new_tokens=6, output_dir=tmp_path)
 
 
 def test_bad_mode(ensemble, prompts):

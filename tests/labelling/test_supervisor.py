@@ -55,13 +55,19 @@ def test_scores_are_those_of_a_plain_forward(build, reference_logps, shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_one_by_one_equals_all_together(build, shape):
+@pytest.mark.parametrize("head", ["", "USER: turn on the light in the kitchen, wake me up at nine, play some jazz; "])
+def test_one_by_one_equals_sixteen_together(build, shape, head):
+    """Of sixteen prompts of unlike length, a few alone; with something in common to all, and without."""
     supervisor = build(shape)
-    together = supervisor.generate(PROMPTS, 3, 5)
-    for prompt, candidates in zip(PROMPTS, together, strict=True):
-        for alone, batched in zip(supervisor.generate([prompt], 3, 5)[0], candidates, strict=True):
+    prompts = [f"{head}{i * i} {'play jazz ' * (i % 5)}ASSISTANT:" for i in range(16)]
+    completions = ['{"date": "tomorrow"}', " é🙂", "", "five pm"] * 4
+    together, read = supervisor.generate(prompts, 3, 5), supervisor.score(prompts, completions)
+    for i in (0, 4, 9, 15):
+        for alone, batched in zip(supervisor.generate(prompts[i : i + 1], 3, 5)[0], together[i], strict=True):
             assert alone.token_ids == batched.token_ids
             assert alone.logps == pytest.approx(batched.logps, abs=1e-4)
+        (alone,) = supervisor.score(prompts[i : i + 1], completions[i : i + 1])
+        assert alone.token_ids == read[i].token_ids and alone.logps == pytest.approx(read[i].logps, abs=1e-4)
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "llama", "gemma2"])

@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache
 
 from .budget import at_once
 from .cascade import NAME, Level, attention, cascade_cache
-from .forward import left_pad
+from .forward import is_recurrent, left_pad
 
 
 def beam_config(num_candidates: int, max_new_tokens: int, eos_id: int, pad_id: int) -> GenerationConfig:
@@ -57,6 +57,8 @@ def search(
         length = len(prompts[order[start]])
         each = length - skip + rows * new if sharing else rows * (length + new)
         batch = order[start : start + at_once(model, max_tokens, each, rows)]
+        if is_recurrent(model):  # a recurrent state would run over the padding
+            batch = [i for i in batch if len(prompts[i]) == length]
         extra = processors(batch) if processors else []
         with attention(model, NAME) if sharing else nullcontext():
             made = _generate(model, [prompts[i] for i in batch], config, skip, prefix, sharing, copies, extra)
