@@ -123,8 +123,35 @@ def lora(task: str, options: list[str]):
     return LoraConfig(task_type=task, r=4, target_modules=["q_proj", "v_proj"]) if "lora" in options else None
 
 
+def student_of(options: list[str], folder: Path, make_settings):
+    """Student and settings. `born` in pieces: loaded once the settings of ZeRO-3 live, as a large one is. `shifted`:
+    its logits are not what its output layer says, and nothing in its configuration tells."""
+    from preference_runs import model
+    from transformers import LlamaForCausalLM
+
+    class Shifted(LlamaForCausalLM):
+        def forward(self, *args, **kwargs):
+            outputs = super().forward(*args, **kwargs)
+            outputs.logits = outputs.logits + torch.linspace(-4, 4, outputs.logits.shape[-1])
+            return outputs
+
+    whole = model()
+    kind = Shifted if "shifted" in options else LlamaForCausalLM
+    if "born" in options:
+        if RANK == 0:
+            whole.save_pretrained(folder / "start")
+        dist.barrier()
+        args = make_settings()
+        student = kind.from_pretrained(folder / "start")
+        assert not any(parameter.numel() for parameter in student.parameters()), "it is whole"
+        return student, args
+    student = kind(whole.config)
+    student.load_state_dict(whole.state_dict())
+    return student.to(torch.bfloat16) if "bf16" in options else student, make_settings()
+
+
 def supervision(given: dict, options: list[str], evidential: bool):
-    from preference_runs import model, tokenizer
+    from preference_runs import tokenizer
 
     from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 
@@ -137,8 +164,8 @@ def supervision(given: dict, options: list[str], evidential: bool):
         data = data.map(
             lambda row: {"prompt": "the same words before every request, as in a prompt\n" + row["prompt"]}
         )
-    args = WeakSupervisionConfig(**given, **loss, loss_chunk_size=7)
-    student = model().to(torch.bfloat16) if "bf16" in options else model()
+    folder = Path(given["output_dir"])
+    student, args = student_of(options, folder, lambda: WeakSupervisionConfig(**given, **loss, loss_chunk_size=7))
     trainer = WeakSupervisionTrainer(
         student, args, train_dataset=data, processing_class=tokenizer(), peft_config=lora("CAUSAL_LM", options)
     )
@@ -304,6 +331,7 @@ def main(folder: Path, cells: list[str]) -> None:
         import deepspeed.ops
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled for inference only
+        deepspeed.init_distributed("gloo", auto_mpi_discovery=False)  # which accelerate does on GPUs alone
     for cell in cells:
         strategy = cell.split("/")[0]
         with launch_of(strategy):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .chunked import STATISTICS, ChunkedHeadLoss, ChunkedLogitsLoss
+from .probe import is_whole, logits_can_be_rebuilt
 from .projection import LogitTransform, gathered, head_parameters
 from .request import WeakHeadOutput, WeakHeadRequest
 from .tokens import flatten_tokens
@@ -32,7 +33,8 @@ def add_weak_head(model: nn.Module) -> None:
     # kept on the instance, not in a closure, so that a deep copy of the model runs its own forward
     model._forward_without_weak_head = model.forward
     model._weak_head_warned = False
-    model._weak_head_reachable = _logits_can_be_rebuilt(model)
+    # None where the weights lie in pieces: asked in the first forward of the engine, which puts them together
+    model._weak_head_reachable = logits_can_be_rebuilt(model) if is_whole(model) else None
 
     @functools.wraps(type(model).forward)
     def forward(self, *args, weak_head: WeakHeadRequest | None = None, **kwargs):
@@ -49,6 +51,8 @@ def _weak_forward(model: PreTrainedModel, request: WeakHeadRequest, *args, label
     kwargs["use_cache"] = False
     if getattr(model.config.get_text_config(), "output_router_logits", False):
         kwargs.setdefault("output_router_logits", True)
+    if model._weak_head_reachable is None:
+        model._weak_head_reachable = logits_can_be_rebuilt(model)
     if model._weak_head_reachable:
         outputs = model.base_model(*args, **kwargs)
         output = _from_hidden(model, outputs.last_hidden_state, labels, request)
@@ -103,32 +107,6 @@ def _output(loss: Tensor, statistics: Tensor, mask: Tensor) -> WeakHeadOutput:
         full = torch.zeros(mask.shape, device=column.device).masked_scatter_(mask, column)
         named["per_token_loss" if name == "loss" else name] = full.bool() if name == "is_top1" else full
     return WeakHeadOutput(loss=loss, label_mask=mask, **named)
-
-
-def _logits_can_be_rebuilt(model: PreTrainedModel) -> bool:
-    """Whether head times last hidden state gives the model's own logits, tried on two tokens where that can be run."""
-    if model.base_model is model or model.get_output_embeddings() is None:
-        return False
-    weight = getattr(model.get_output_embeddings(), "weight", None)
-    runnable = all(p.numel() and not p.is_meta and not hasattr(p, "full_tensor") for p in model.parameters())
-    if not runnable or weight is None or not weight.is_floating_point():
-        return True  # sharded, quantised or not materialised: settled at the first call
-    ids = torch.zeros(1, 2, dtype=torch.long, device=weight.device)
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            own = model._forward_without_weak_head(input_ids=ids, use_cache=False).logits
-            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state.to(weight.device)
-            weight, bias = head_parameters(model.get_output_embeddings()) or (None, None)
-            if weight is None or weight.shape[-1] != hidden.shape[-1]:
-                return False
-            rebuilt = torch.nn.functional.linear(hidden, weight.to(hidden.dtype), bias).float()
-    finally:
-        for module in training:
-            module.training = True
-    rebuilt, own = LogitTransform.from_config(model.config).forward(rebuilt), own.float().to(rebuilt.device)
-    return bool((rebuilt - own).abs().max() <= 0.02 * own.abs().max().clamp(min=1e-6))
 
 
 def _aux_loss(model: PreTrainedModel, outputs, kwargs: dict) -> Tensor | None:

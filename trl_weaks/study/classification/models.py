@@ -28,7 +28,7 @@ class ClassifierFactory(ModelFactory):
             return self._load(name, seed)
         causal, tokenizer = self.build(name, seed, texts)
         causal.config.num_labels = self._num_classes
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), whole_weights():
             torch.manual_seed(seed)
             return AutoModelForSequenceClassification.from_config(causal.config, dtype=torch.float32), tokenizer
 

@@ -44,7 +44,8 @@ class ModelFactory:
         sizes = dict(self._config.tiny_models[shape])
         max_length = sizes.pop("max_length")
         tokenizer = train_tokenizer(shape, texts, sizes.pop("vocab_size"), model_max_length=max_length)
-        return build_model(shape, tokenizer, **sizes, max_length=max_length, seed=seed), tokenizer
+        with whole_weights():  # else an earlier stage's ZeRO-3 would have it born in pieces, from other random numbers
+            return build_model(shape, tokenizer, **sizes, max_length=max_length, seed=seed), tokenizer
 
     def pretrained(self, name: str) -> Loaded:
         """A model and tokenizer by id or path; a tokenizer without pad token borrows the end-of-sequence token.
