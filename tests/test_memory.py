@@ -12,8 +12,8 @@ from trl_weaks.cli import main
 from trl_weaks.study.memory import GIB, STRATEGIES, ModelSize, model_size, model_states, working_memory
 
 ROOT = Path(__file__).resolve().parents[1]
-LLAMA = ModelSize(6_738_415_616, 131_072_000, 32, 4096, 32_000)
-QWEN = ModelSize(7_615_616_512, 544_997_376, 28, 3584, 152_064)
+LLAMA = ModelSize(6_738_415_616, 131_072_000, 32, 4096, 32_000, 6_607_077_376)
+QWEN = ModelSize(7_615_616_512, 544_997_376, 28, 3584, 152_064, 7_070_285_824)
 
 
 @pytest.fixture(scope="module")

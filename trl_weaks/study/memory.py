@@ -10,13 +10,18 @@ STRATEGIES = ((0, "none"), (2, "none"), (2, "optimizer"), (3, "none"), (3, "opti
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Parameters of a model, and of the largest of its modules (which ZeRO-3 gathers whole); shape of its work."""
+    """Parameters of a model, and of the largest of its modules (which ZeRO-3 gathers whole); shape of its work.
+
+    `multiplied` weights meet every token in a matrix product: all matrices but tables of embeddings, the output layer
+    among them even where it is tied to one.
+    """
 
     parameters: int
     largest_layer: int
     layers: int
     hidden: int
     vocabulary: int
+    multiplied: int = 0
 
 
 def model_size(model: str, trust_remote_code: bool = False) -> ModelSize:
@@ -27,6 +32,7 @@ def model_size(model: str, trust_remote_code: bool = False) -> ModelSize:
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
 
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
@@ -37,7 +43,12 @@ def model_size(model: str, trust_remote_code: bool = False) -> ModelSize:
     layers = max(sum(p.numel() for p in module.parameters(recurse=False)) for module in empty.modules())
     text = config.get_text_config()
     return ModelSize(
-        sum(p.numel() for p in empty.parameters()), layers, text.num_hidden_layers, text.hidden_size, text.vocab_size
+        sum(p.numel() for p in empty.parameters()),
+        layers,
+        text.num_hidden_layers,
+        text.hidden_size,
+        text.vocab_size,
+        sum(m.weight.numel() for m in empty.modules() if isinstance(m, (torch.nn.Linear, Conv1D))),
     )
 
 
@@ -97,6 +108,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--reference", action="store_true", help="preference training keeps a frozen reference")
     add("--batch_size", type=int, default=1, help="rows per GPU and step")
     add("--max_length", type=int, default=2048, help="tokens per row")
+    add("--tokens", type=float, help="train on so many, epochs included: adds a row of hours, which is arithmetic")
+    add("--tflops", type=float, default=989.0, help="peak of each GPU; the default is an H100's in bfloat16")
+    add("--mfu", type=float, default=0.3, help="share of that peak assumed; not measured. Ours.")
     add("--trust_remote_code", action="store_true")
 
 
@@ -104,7 +118,8 @@ def table(options: argparse.Namespace) -> str:
     """Markdown: GiB per GPU, and per node's host memory after a plus sign, for each strategy and number of GPUs.
 
     Raises:
-        ValueError: as `model_size` and `model_states`; no strategy has both the stage and the offload asked for.
+        ValueError: as `model_size`, `model_states` and `training_hours`; no strategy has both the stage and the
+            offload asked for.
     """
     chosen = [(zero, off) for zero, off in STRATEGIES if zero in options.zero and off in options.offload]
     if not chosen:
@@ -128,4 +143,8 @@ def table(options: argparse.Namespace) -> str:
         name = f"ZeRO-{zero}" if zero else "DDP"
         name += "" if offload == "none" else f", {offload} in host memory".replace("all", "all states")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    if options.tokens:
+        from trl_weaks.study.hours import hours_row
+
+        lines.append(hours_row(size, options))
     return "\n".join(lines)
