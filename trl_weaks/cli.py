@@ -3,13 +3,14 @@
 trl-weaks label --dataset prompts.jsonl --supervisors gpt2-large facebook/opt-1.3b --output_dir labels
 trl-weaks label verify (the same arguments)
 accelerate launch -m trl_weaks.cli label ...
-trl-weaks memory --model meta-llama/Llama-2-7b-hf --zero 3 --gpus 4
+trl-weaks memory --model meta-llama/Llama-2-7b-hf --zero 3 --gpus 4 --tokens 5.4e6
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
+from .study.hours import hours_row
 from .study.label_command import label, verify
 from .study.label_options import add_options
 from .study.memory import add_arguments, table
@@ -19,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trl-weaks", description="Weak-to-strong training with several supervisors.")
     commands = parser.add_subparsers(dest="command", required=True)
     add_options(commands.add_parser("label", help="label prompts with several weak supervisors, or verify labels"))
-    add_arguments(commands.add_parser("memory", help="GPU and host memory that training a model needs"))
+    add_arguments(commands.add_parser("memory", help="GPU and host memory that training a model needs, and hours"))
     return parser
 
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     try:
         if options.command == "memory":
-            print(table(options))
+            print("\n".join([table(options), *([hours_row(options)] if options.tokens else [])]))
         else:
             verify(options) if options.action == "verify" else label(options)
     except (ValueError, OSError, ImportError) as error:

@@ -1,6 +1,8 @@
 """How long training takes, by arithmetic alone: the model's FLOPs over what the GPUs are assumed to do."""
 
-from trl_weaks.study.memory import ModelSize
+import argparse
+
+from trl_weaks.study.memory import ModelSize, model_size
 
 
 def training_flops(size: ModelSize, tokens: float, length: int) -> float:
@@ -26,8 +28,13 @@ def training_hours(size: ModelSize, tokens: float, length: int, gpus: int, tflop
     return training_flops(size, tokens, length) / (gpus * tflops * 1e12 * mfu) / 3600.0
 
 
-def hours_row(size: ModelSize, options) -> str:
-    """The last row of `trl-weaks memory --tokens`: hours for each number of GPUs, whatever the strategy."""
+def hours_row(options: argparse.Namespace) -> str:
+    """The last row of `trl-weaks memory --tokens`: hours for each number of GPUs, whatever the strategy.
+
+    Raises:
+        ValueError: as `model_size` and `training_hours`.
+    """
+    size = model_size(options.model, options.trust_remote_code)
     found = (
         training_hours(size, options.tokens, options.max_length, gpus, options.tflops, options.mfu)
         for gpus in options.gpus

@@ -118,8 +118,7 @@ def table(options: argparse.Namespace) -> str:
     """Markdown: GiB per GPU, and per node's host memory after a plus sign, for each strategy and number of GPUs.
 
     Raises:
-        ValueError: as `model_size`, `model_states` and `training_hours`; no strategy has both the stage and the
-            offload asked for.
+        ValueError: as `model_size` and `model_states`; no strategy has both the stage and the offload asked for.
     """
     chosen = [(zero, off) for zero, off in STRATEGIES if zero in options.zero and off in options.offload]
     if not chosen:
@@ -143,8 +142,4 @@ def table(options: argparse.Namespace) -> str:
         name = f"ZeRO-{zero}" if zero else "DDP"
         name += "" if offload == "none" else f", {offload} in host memory".replace("all", "all states")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    if options.tokens:
-        from trl_weaks.study.hours import hours_row
-
-        lines.append(hours_row(size, options))
     return "\n".join(lines)
