@@ -308,6 +308,9 @@ def prefer(trainer, folder: Path, seen: dict) -> None:
 def run(folder: Path, cell: str) -> None:
     strategy, objective, *options = cell.split("/")
     begun, folder, seen = time.time(), folder / "-".join([objective, *options]).replace("-resume", "-die"), {}
+    if "after" in options:  # an earlier trainer of the same process, which is still there
+        earlier = build(objective, arguments(folder / "earlier", "zero3", []), [])
+        assert earlier.is_deepspeed_enabled
     trainer = build(objective, arguments(folder, strategy, options), options)
     watch(trainer, strategy, options, seen)
     if "generate" in options:

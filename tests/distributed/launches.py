@@ -28,7 +28,13 @@ CORE = [f"{strategy}/{objective}" for strategy in STRATEGIES for objective in OB
 CORE += ["ddp/soft/uneven", "zero3/evidential/silent", "zero3/soft/bf16", "zero3/evidential/generate"]
 # The rest, behind `make test-distributed`.
 REST = [f"{strategy}/{objective}" for strategy in STRATEGIES for objective in (*VARIANTS, *ADAPTERS)]
-REST += ["zero3/evidential/born", "zero3/soft/shifted/born", "ddp/soft/shifted", "fsdp2/soft/shifted"]
+REST += [
+    "ddp/soft/after",
+    "zero3/evidential/born",
+    "zero3/soft/shifted/born",
+    "ddp/soft/shifted",
+    "fsdp2/soft/shifted",
+]
 REST += ["zero3/evidential/checkpointing", "zero2/soft/bf16", "zero1/evidential"]
 REST += ["ddp/evidential/generate", "zero2/evidential/generate", "zero3/evidential/lora/generate"]
 REST += ["zero2_offload/evidential", "zero3_offload/evidential", "zero3_offload/cdpo"]
@@ -36,7 +42,7 @@ REST = [cell for cell in REST if cell not in CORE]
 # DeepSpeed's own optimizer in host memory, which is compiled at its first use.
 COMPILED = ["zero2_offload/evidential/cpuadam", "zero3_offload/evidential/cpuadam"]
 # Options that change how a cell runs, never what it trains: its reference is the cell without them.
-HOW = ("born", "checkpointing", "bf16", "cpuadam", "die", "resume")
+HOW = ("after", "born", "checkpointing", "bf16", "cpuadam", "die", "resume")
 
 
 def references(cells: list[str]) -> list[str]:
@@ -46,7 +52,7 @@ def references(cells: list[str]) -> list[str]:
 
 def runnable(cells: list[str]) -> list[str]:
     """Those whose libraries are installed; the others' tests are skipped with the reason."""
-    return [cell for cell in cells if DEEPSPEED or not cell.startswith("zero")]
+    return [cell for cell in cells if DEEPSPEED or not (cell.startswith("zero") or cell.endswith("/after"))]
 
 
 def torchrun(arguments: list, processes: int, alone: bool = False) -> subprocess.CompletedProcess:
