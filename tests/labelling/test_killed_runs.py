@@ -15,13 +15,13 @@ import pytest
 SCRIPT = Path(__file__).with_name("labelling_run.py")
 PROMPTS = 24
 LIMIT = 900  # seconds for one run, generous for a crowded machine
+ACCELERATE = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+ACCELERATE += ["--mixed_precision=no", "--dynamo_backend=no"]
+LAUNCH = {1: [], 2: ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]}
 
 
 def command(folder: Path, processes: int, prompts: int) -> list[str]:
-    launch = [sys.executable]
-    if processes > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return [*launch, str(SCRIPT), str(folder), str(prompts)]
+    return [sys.executable, *LAUNCH[processes], str(SCRIPT), str(folder), str(prompts)]
 
 
 def start(folder: Path, processes: int, prompts: int, **options) -> subprocess.Popen:
@@ -97,7 +97,10 @@ def test_killed_twenty_times(tmp_path):
 
 
 @pytest.mark.distributed
-def test_two_processes_give_the_same(tmp_path):
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_two_processes_give_the_same(tmp_path, monkeypatch, launcher):
+    if launcher == "accelerate":
+        monkeypatch.setitem(LAUNCH, 2, ACCELERATE)
     for processes in (1, 2):
         code, output = finish(tmp_path / str(processes), processes)
         assert code == 0, output
