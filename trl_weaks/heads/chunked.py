@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..losses.token_rows import LogitGradient
 from .projection import LogitTransform
 from .request import WeakHeadRequest
 from .rows import RowResult, chunk_rows
@@ -48,7 +49,7 @@ class ChunkedHeadLoss(torch.autograd.Function):
                 rows = chunk_rows(logits, tokens, span, request, any(ctx.needs_input_grad))
                 statistics[span] = statistic_columns(rows, exact)
                 if rows.gradient is not None:
-                    _accumulate(grads, span, rows.gradient if slope is None else rows.gradient.mul_(slope), h, kernel)
+                    _accumulate(grads, span, _raw(rows.gradient, slope, compute), h, kernel)
         ctx.grads, ctx.dtypes = grads, [None if x is None else x.dtype for x in (hidden, weight, bias)]
         ctx.mark_non_differentiable(statistics)
         return statistics[:, 0].sum(), statistics
@@ -71,7 +72,7 @@ class ChunkedLogitsLoss(torch.autograd.Function):
             rows = chunk_rows(logits[span].detach().to(exact, copy=True), tokens, span, request, needs_grad)
             statistics[span] = statistic_columns(rows, exact)
             if needs_grad:
-                gradient[span] = rows.gradient.to(gradient.dtype)
+                gradient[span] = rows.gradient.full().to(gradient.dtype)
         ctx.grads, ctx.dtypes = [gradient], [logits.dtype]
         ctx.mark_non_differentiable(statistics)
         return statistics[:, 0].sum(), statistics
@@ -108,17 +109,35 @@ def _empty_gradients(
     ]
 
 
-def _accumulate(grads: list[Tensor | None], span: slice, gradient: Tensor, h: Tensor, kernel: Tensor) -> None:
+def _raw(gradient: LogitGradient, slope: Tensor | None, compute: torch.dtype) -> LogitGradient:
+    """With respect to the raw logits; in one piece where it has to be rounded, which is once then."""
+    if slope is not None:
+        return LogitGradient(gradient.full().mul_(slope))
+    return gradient if gradient.dense.dtype == compute else LogitGradient(gradient.full())
+
+
+def _accumulate(grads: list[Tensor | None], span: slice, gradient: LogitGradient, h: Tensor, kernel: Tensor) -> None:
     hidden_grad, weight_grad, bias_grad = grads
+    dense, scales = gradient.dense, gradient.scales
+    scaled = h if scales is None else h * scales[:, None].to(h.dtype)
     if bias_grad is not None:
-        bias_grad += gradient.sum(0)
+        bias_grad += dense.sum(0) if scales is None else torch.mv(dense.t(), scales.to(dense.dtype))
     if hidden_grad is not None:
-        torch.mm(gradient.to(h.dtype), kernel, out=hidden_grad[span])
-    if weight_grad is None:
-        return
-    first = 0.0 if span.start == 0 else 1.0
-    if h.dtype != weight_grad.dtype and h.device.type == "cuda":
-        gradient = gradient.to(h.dtype).t()
-        torch.addmm(weight_grad, gradient, h, beta=first, out_dtype=weight_grad.dtype, out=weight_grad)
-    else:
-        weight_grad.addmm_(gradient.t(), h.to(weight_grad.dtype), beta=first)
+        torch.mm(dense.to(h.dtype), kernel, out=hidden_grad[span])
+        if scales is not None:
+            hidden_grad[span] *= scales[:, None].to(h.dtype)
+    if weight_grad is not None:
+        first = 0.0 if span.start == 0 else 1.0
+        if h.dtype != weight_grad.dtype and h.device.type == "cuda":
+            dense = dense.to(h.dtype).t()
+            torch.addmm(weight_grad, dense, scaled, beta=first, out_dtype=weight_grad.dtype, out=weight_grad)
+        else:
+            weight_grad.addmm_(dense.t(), scaled.to(weight_grad.dtype), beta=first)
+    for ids, values in gradient.columns:
+        values = values.to(h.dtype)
+        if bias_grad is not None:
+            bias_grad.index_add_(0, ids, values)
+        if hidden_grad is not None:
+            hidden_grad[span].addcmul_(kernel[ids], values[:, None])
+        if weight_grad is not None:
+            weight_grad.index_add_(0, ids, h * values[:, None])

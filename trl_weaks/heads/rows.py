@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..losses.token_rows import TokenLabel, split_rows
+from ..losses.token_rows import LogitGradient, TokenLabel, split_rows
 from .request import WeakHeadRequest
 from .tokens import Tokens
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """Per token of the chunk, `(n,)` each; `gradient` is `(n, V)`, of the weighted loss, or `None` without grad."""
+    """Per token of the chunk, `(n,)` each; `gradient` that of the weighted loss, `(n, V)` in factors, or `None`."""
 
     loss: Tensor
     log_probs: Tensor
@@ -20,7 +20,7 @@ class RowResult:
     is_top1: Tensor
     target_probs: Tensor
     top_probs: Tensor
-    gradient: Tensor | None
+    gradient: LogitGradient | None
 
 
 def soft_labels(logits: Tensor, ids: Tensor, target_probs: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def chunk_rows(logits: Tensor, tokens: Tokens, span: slice, request: WeakHeadReq
         else:
             labels = [TokenLabel(w, p) for w, p in zip(weights.T, probs.T, strict=True) if bool(w.any())]
             labels = labels or [TokenLabel(total, mean)]
-        values, gradient = loss.token_form(rows, labels, request.progress, needs_grad), rows.rest
+        values, gradient = loss.token_form(rows, labels, request.progress, needs_grad)
     return RowResult(
         loss=values,
         log_probs=rows.log_prob,
@@ -70,13 +70,13 @@ def chunk_rows(logits: Tensor, tokens: Tokens, span: slice, request: WeakHeadReq
         is_top1=rows.is_top1,
         target_probs=mean,
         top_probs=top_probs,
-        gradient=gradient if needs_grad else None,
+        gradient=gradient,
     )
 
 
 def _by_autograd(
     logits: Tensor, ids: Tensor, label: tuple[Tensor, Tensor], request: WeakHeadRequest, needs_grad: bool
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, LogitGradient | None]:
     """Labels are probabilities and weights, `(n,)`, or `(n, S)`: then one evaluation per supervisor with a weight."""
     probs, weights = label
     owners = torch.arange(len(ids), device=ids.device)
@@ -87,7 +87,7 @@ def _by_autograd(
         leaf = logits.detach().requires_grad_(needs_grad)
         rows = leaf if label[1].dim() == 1 else leaf[owners]
         losses = weights * request.loss(rows, soft_labels(rows, ids[owners], probs), request.progress).double()
-        gradient = torch.autograd.grad(losses.sum(), leaf)[0] if needs_grad else None
+        gradient = LogitGradient(torch.autograd.grad(losses.sum(), leaf)[0]) if needs_grad else None
     return torch.zeros_like(losses[:1].detach()).expand(len(ids)).clone().index_add_(
         0, owners, losses.detach()
     ), gradient

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .base import WeakLoss
 from .prediction_window import PredictionWindow
-from .token_rows import TokenFormPlan, TokenLabel, TokenRows
+from .token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows
 
 Threshold = Literal["argmax", "balanced"]
 
@@ -81,7 +81,9 @@ class AuxiliaryConfidence:
         plan = None if inner is None or self.window is not None else inner(hard, dtype)
         return None if plan is None else TokenFormPlan(plan.limit, rival=True)
 
-    def token_form(self, rows: TokenRows, labels: list[TokenLabel], progress: float, needs_grad: bool) -> Tensor:
+    def token_form(
+        self, rows: TokenRows, labels: list[TokenLabel], progress: float, needs_grad: bool
+    ) -> tuple[Tensor, LogitGradient | None]:
         """Sum of scale times loss, `(n,)`: the labels at 1 - gamma and one more, the own top token, at gamma."""
         gamma = self.gamma(progress)
         if gamma:

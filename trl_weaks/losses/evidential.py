@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..dirichlet import NO_EVIDENCE, Evidence, class_term, kl_from_log_evidence, kl_strength_term, log_evidence
 from .evidential_tokens import evidential_token_form
-from .token_rows import TokenFormPlan, TokenLabel, TokenRows
+from .token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows
 
 KLTarget = Literal["soft", "expected"]
 
@@ -92,10 +92,13 @@ class EvidentialLoss:
             return None
         return TokenFormPlan(limit=300.0 if dtype == torch.float64 else 40.0, rival=not hard)
 
-    def token_form(self, rows: TokenRows, labels: list[TokenLabel], progress: float, needs_grad: bool) -> Tensor:
+    def token_form(
+        self, rows: TokenRows, labels: list[TokenLabel], progress: float, needs_grad: bool
+    ) -> tuple[Tensor, LogitGradient | None]:
         """Sum of scale times loss, `(n,)`; the gradient is written over `rows.rest`. See `evidential_tokens`."""
         clamp = math.inf if self.kl_clamp is None else self.kl_clamp
-        return evidential_token_form(rows, labels, self.kl_weight(progress), clamp, needs_grad)
+        loss = evidential_token_form(rows, labels, self.kl_weight(progress), clamp, needs_grad)
+        return loss, LogitGradient(rows.rest) if needs_grad else None
 
     def _bound(self, penalty: Tensor) -> Tensor:
         return penalty if self.kl_clamp is None else penalty.clamp(max=self.kl_clamp)

@@ -48,22 +48,27 @@ def evidential_token_form(
     prepared = [_prepare(rows, label, width) for label in labels]
     total_scale = sum(label.scales for label in labels)
     loss = total_scale * log_strength - sum(label.scales * _log_alpha_of_token(rows, label) for label in labels)
-    share = (total_scale * (rows.rest_max - log_strength).exp()).to(dtype)[:, None]
+    share = (total_scale * (-log_strength).exp()).to(dtype)[:, None]
     scale = rows.rest_max.exp().to(dtype)[:, None]
     hard = [p for p in prepared if p.label.probs is None and kl_weight]
     soft = [p for p in prepared if p.label.probs is not None]
     for b in blocks(*rows.rest.shape, rows.rest.device):
-        evidence = rows.rest[b] * scale[b]
-        gradient = rows.rest[b].mul_(share[b]) if needs_grad else None
-        if hard or soft:
-            plus_one = evidence + 1
-            x, log_alpha = evidence / plus_one, torch.log1p(evidence, out=plus_one)
+        # with soft labels the gradient grows while the evidence is still read
+        evidence = torch.mul(rows.rest[b], scale[b], out=None if soft else rows.rest[b])
+        gradient = torch.mul(evidence, share[b], out=rows.rest[b]) if soft else evidence
+        x = torch.div(evidence, evidence + 1) if hard or soft else None
+        log_alpha = torch.log1p(evidence) if soft else None
         for p in soft:
             loss[b] += _soft_likelihood(rows, p.label, evidence, x, log_alpha, gradient, b)
             if kl_weight:
                 loss[b] += _soft_divergence(rows, p, evidence, gradient, b, kl_weight, kl_clamp)
         if hard:
-            loss[b] += _divergences(hard, evidence, x, log_alpha, gradient, b, kl_weight, kl_clamp)
+            added, bracket = _divergences(hard, evidence, x, b, kl_weight, kl_clamp)
+            loss[b] += added
+        if not soft:
+            gradient.mul_(share[b])
+        if hard:
+            gradient.addcmul_(x, bracket)
     if needs_grad:
         _write_columns(rows, prepared, log_strength)
     return loss
@@ -99,13 +104,12 @@ def _soft_likelihood(
     evidence: Tensor,
     x: Tensor,
     log_alpha: Tensor,
-    gradient: Tensor | None,
+    gradient: Tensor,
     b: slice,
 ) -> Tensor:
     """`-scale sum_(j != t) y_j ln(1 + e_j)`, `(block,)`."""
     per_evidence = label.scales[b] * _share_per_evidence(rows, label, b)  # scale y_j / e_j
-    if gradient is not None:
-        gradient.addcmul_((evidence * x), -per_evidence.to(x.dtype)[:, None])
+    gradient.addcmul_((evidence * x), -per_evidence.to(x.dtype)[:, None])
     return -per_evidence * torch.linalg.vecdot(evidence, log_alpha).double()
 
 
@@ -115,7 +119,7 @@ def _share_per_evidence(rows: TokenRows, label: TokenLabel, b: slice) -> Tensor:
 
 
 def _soft_divergence(
-    rows: TokenRows, p: _Label, evidence: Tensor, gradient: Tensor | None, b: slice, kl_weight: float, kl_clamp: float
+    rows: TokenRows, p: _Label, evidence: Tensor, gradient: Tensor, b: slice, kl_weight: float, kl_clamp: float
 ) -> Tensor:
     """The divergence of a label that leaves each token its own share 1 - y_j of the evidence."""
     dtype = evidence.dtype
@@ -123,33 +127,25 @@ def _soft_divergence(
     kept = (evidence * -per_evidence).add_(1)
     kept.scatter_(-1, rows.rival_ids[b, None], p.keep_rival[b, None].to(dtype))
     kept.mul_(evidence)
-    plus_one = kept + 1
-    x = kept / plus_one
-    return _divergences([p], kept, x, torch.log1p(kept, out=plus_one), gradient, b, kl_weight, kl_clamp)
+    x = torch.div(kept, kept + 1)
+    added, bracket = _divergences([p], kept, x, b, kl_weight, kl_clamp)
+    gradient.addcmul_(x, bracket)
+    return added
 
 
 def _divergences(
-    labels: list[_Label],
-    evidence: Tensor,
-    x: Tensor,
-    log_alpha: Tensor,
-    gradient: Tensor | None,
-    b: slice,
-    kl_weight: float,
-    kl_clamp: float,
-) -> Tensor:
-    """Weighted, clamped divergences of labels that keep the same evidence; their gradient is added in one pass."""
-    value, bracket = value_and_slope(evidence, x, log_alpha)
+    labels: list[_Label], evidence: Tensor, x: Tensor, b: slice, kl_weight: float, kl_clamp: float
+) -> tuple[Tensor, Tensor]:
+    """Weighted, clamped divergences of labels that keep the same evidence, and their gradient divided by x."""
+    value, bracket = value_and_slope(evidence, x)
     loss = 0.0
     for p in labels:
         penalty = kl_weight * (p.strength[b] + value)
         loss = loss + p.label.scales[b] * penalty.clamp(max=kl_clamp)
         p.weight[b] = torch.where(penalty > kl_clamp, 0, kl_weight * p.label.scales[b])
-    if gradient is not None:
-        weight, pull = (sum(f(p) for p in labels) for f in (lambda p: p.weight[b], lambda p: p.weight[b] * p.slope[b]))
-        bracket.mul_(weight.to(x.dtype)[:, None]).sub_((weight - pull).to(x.dtype)[:, None])
-        gradient.addcmul_(x, bracket.addcmul_(evidence, pull.to(x.dtype)[:, None]))
-    return loss
+    weight, pull = (sum(f(p) for p in labels) for f in (lambda p: p.weight[b], lambda p: p.weight[b] * p.slope[b]))
+    bracket.mul_(weight.to(x.dtype)[:, None]).sub_((weight - pull).to(x.dtype)[:, None])
+    return loss, bracket.addcmul_(evidence, pull.to(x.dtype)[:, None])
 
 
 def _write_columns(rows: TokenRows, labels: list[_Label], log_strength: Tensor) -> None:

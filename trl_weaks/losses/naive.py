@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .token_rows import TokenFormPlan, TokenLabel, TokenRows, blocks
+from .token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,11 @@ class NaiveLoss:
         """The closed form below covers every label and logit."""
         return TokenFormPlan(limit=math.inf, rival=False)
 
-    def token_form(self, rows: TokenRows, labels: list[TokenLabel], progress: float, needs_grad: bool) -> Tensor:
+    def token_form(
+        self, rows: TokenRows, labels: list[TokenLabel], progress: float, needs_grad: bool
+    ) -> tuple[Tensor, LogitGradient | None]:
         r"""
-        The loss of `labels`, summed with their scales, `(n,)`; its gradient is written over `rows.rest`.
+        The loss of `labels`, summed with their scales, `(n,)`, and its gradient: `rows.rest` with factors.
 
         With q the student's distribution over the tokens other than the emitted t, `p_j = (1 - p_t) q_j` and the soft
         label is `y_t = P, y_j = (1 - P) q_j`. Hence, H(q) its entropy,
@@ -58,12 +60,9 @@ class NaiveLoss:
                 loss -= label.scales * ((1 - missing) * log_p + missing * (log_r - rows.rest_entropy))
                 share += label.scales * (others - missing)
                 at_target -= label.scales * (others - missing)
-        if needs_grad:
-            rest = rows.rest
-            share = (share / rows.rest_sum).to(rest.dtype)[:, None]
-            for b in blocks(*rest.shape, rest.device):
-                rest[b].mul_(share[b])
-            if rows.rival_ids is not None:
-                rest.scatter_add_(-1, rows.rival_ids[:, None], at_rival.to(rest.dtype)[:, None])
-            rest.scatter_(-1, rows.ids[:, None], at_target.to(rest.dtype)[:, None])
-        return loss
+        if not needs_grad:
+            return loss, None
+        columns = [(rows.ids, at_target)]
+        if rows.rival_ids is not None:
+            columns.append((rows.rival_ids, at_rival))
+        return loss, LogitGradient(rows.rest, share / rows.rest_sum, tuple(columns))
