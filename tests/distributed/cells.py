@@ -129,14 +129,14 @@ def student_of(options: list[str], folder: Path, make_settings):
     from preference_runs import model
     from transformers import LlamaForCausalLM
 
-    class Shifted(LlamaForCausalLM):
+    class LlamaShifted(LlamaForCausalLM):
         def forward(self, *args, **kwargs):
             outputs = super().forward(*args, **kwargs)
             outputs.logits = outputs.logits + torch.linspace(-4, 4, outputs.logits.shape[-1])
             return outputs
 
     whole = model()
-    kind = Shifted if "shifted" in options else LlamaForCausalLM
+    kind = LlamaShifted if "shifted" in options else LlamaForCausalLM
     if "born" in options:
         if RANK == 0:
             whole.save_pretrained(folder / "start")

@@ -109,9 +109,10 @@ def table(folder: Path) -> str:
     """Markdown: each cell that ran below a folder, how far it is from one process, and how long it took."""
     lines = ["| cell | engine | processes | parameters held by rank 0 | largest weight difference | seconds |",
              "|---|---|---|---|---|---|"]  # fmt: skip
-    for file in sorted(folder.rglob("seen.json")):
+    cells = {json.loads(file.read_text())["cell"]: file for file in sorted(folder.rglob("seen.json"))}
+    for cell, file in sorted(cells.items()):
         found, root = json.loads(file.read_text()), file.parents[2]
-        cell, share = found["cell"], f"{found['local']:,} of {found['total']:,}"
+        share = f"{found['local']:,} of {found['total']:,}"
         stage = f", stage {found['stage']}" if "stage" in found else ""
         far = "reference" if cell.startswith("single") else "not compared, bfloat16"
         if far != "reference" and "bf16" not in cell:
