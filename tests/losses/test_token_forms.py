@@ -277,3 +277,37 @@ def test_any_row_is_finite_and_equals_autograd(case):
 @settings(max_examples=10_000, deadline=None)
 def test_ten_thousand_rows_are_finite_and_equal_autograd(case):
     check_one_row(case)
+
+
+@pytest.mark.parametrize("wrap", [lambda loss: loss, lambda loss: AuxiliaryConfidence(loss, 0.3)])
+@pytest.mark.parametrize("soft", [False, True])
+def test_an_evidence_offset_is_an_offset_of_the_logits(wrap, soft):
+    torch.manual_seed(0)
+    logits, ids = 3 * torch.randn(9, 31, dtype=torch.float64), torch.randint(31, (9,))
+    label = TokenLabel(torch.rand(9, dtype=torch.float64), torch.rand(9, dtype=torch.float64) if soft else None)
+    shifted, stock = (EvidentialLoss(kl_coef=0.05, evidence_offset=c) for c in (2.5, 0.0))
+    assert torch.equal(
+        shifted(logits, torch.full_like(logits, 1 / 31), 0.5),
+        stock(logits + 2.5, torch.full_like(logits, 1 / 31), 0.5),
+    )
+    value, gradient = closed(wrap(shifted), logits, ids, [label], 0.5)
+    expected, slope = closed(wrap(stock), logits + 2.5, ids, [label], 0.5)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient, slope, rtol=1e-10, atol=1e-14)
+
+
+def test_logits_pushed_past_the_closed_form_by_the_offset_are_left_as_they_were():
+    logits = torch.randn(4, 11)
+    kept = logits.clone()
+    plan = EvidentialLoss(evidence_offset=60.0).token_form_plan(True, torch.float32)
+    assert split_rows(logits, torch.zeros(4, dtype=torch.long), plan).rest is None
+    assert torch.equal(logits, kept)
+
+
+def test_a_large_offset_makes_the_likelihood_a_cross_entropy():
+    logits = torch.randn(5, 7, dtype=torch.float64)
+    targets = torch.softmax(torch.randn(5, 7, dtype=torch.float64), -1)
+    loss = EvidentialLoss(kl_coef=0, evidence_offset=30.0)(logits, targets, 0.0)
+    torch.testing.assert_close(loss, NaiveLoss()(logits, targets, 0.0), rtol=1e-9, atol=0)
+    with pytest.raises(ValueError, match="evidence_offset must be finite"):
+        EvidentialLoss(evidence_offset=math.nan)

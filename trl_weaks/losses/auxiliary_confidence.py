@@ -79,7 +79,7 @@ class AuxiliaryConfidence:
         """The closed form of the inner loss, if it has one, with the student's own top token found on the way."""
         inner = getattr(self.loss, "token_form_plan", None)
         plan = None if inner is None or self.window is not None else inner(hard, dtype)
-        return None if plan is None else TokenFormPlan(plan.limit, rival=True)
+        return None if plan is None else replace(plan, rival=True)
 
     def token_form(
         self, rows: TokenRows, labels: list[TokenLabel], progress: float, needs_grad: bool

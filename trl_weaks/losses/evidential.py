@@ -18,7 +18,7 @@ KLTarget = Literal["soft", "expected"]
 class EvidentialLoss:
     """
     Eq. 3 and App. B of Cui et al. (arXiv 2406.03199), after Sensoy et al. (2018). With concentration
-    `alpha = evidence(logits) + 1` of strength S:
+    `alpha = evidence(logits + evidence_offset) + 1` of strength S:
 
         loss = sum_k y_k (log S - log alpha_k) + min(kl_clamp, kl_coef * min(1, progress / kl_anneal) * KL)
 
@@ -37,6 +37,10 @@ class EvidentialLoss:
             of `y + (1 - y) alpha`, the printed formula read with a soft y. `"expected"` (Eq. 4 as printed): the mean
             over classes, `sum_k y_k KL_k`, where KL_k drops the evidence for class k; linear in the label. The two
             agree on hard labels.
+        evidence_offset: Added to every logit, which a softmax does not see (*ours*; 0 is the *paper*). Where all
+            evidence together is small beside the number of classes, the K ones in S hide it, and with it nearly all of
+            the gradient; the logits of small models are like that. As the offset grows the first term becomes the
+            cross-entropy.
 
     Raises:
         ValueError: For an unknown name, a negative number, or `kl_anneal` above 1.
@@ -47,6 +51,7 @@ class EvidentialLoss:
     kl_anneal: float = 1.0
     kl_clamp: float | None = 20.0
     kl_target: KLTarget = "soft"
+    evidence_offset: float = 0.0
 
     def __post_init__(self) -> None:
         if self.evidence not in get_args(Evidence):
@@ -57,6 +62,8 @@ class EvidentialLoss:
             raise ValueError(f"kl_coef must be at least 0, not {self.kl_coef}; 0 turns the divergence off")
         if not 0 <= self.kl_anneal <= 1:
             raise ValueError(f"kl_anneal is a share of the training in [0, 1], not {self.kl_anneal}")
+        if not math.isfinite(self.evidence_offset):
+            raise ValueError(f"evidence_offset must be finite, not {self.evidence_offset}")
         if self.kl_clamp is not None and not self.kl_clamp > 0:
             raise ValueError(f"kl_clamp must be a positive number of nats or None, not {self.kl_clamp}")
 
@@ -71,7 +78,7 @@ class EvidentialLoss:
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> Tensor:
         """`(n, K)`, `(n, K)`, fraction of the training -> nats `(n,)`."""
         targets = targets.detach().double()
-        log_e = log_evidence(logits.double(), self.evidence)
+        log_e = log_evidence(logits.double() + self.evidence_offset, self.evidence)
         log_alpha = torch.logaddexp(log_e, torch.zeros((), dtype=log_e.dtype, device=log_e.device))
         loss = (targets * (torch.logsumexp(log_alpha, -1, keepdim=True) - log_alpha)).sum(-1)
         weight = self.kl_weight(progress)
@@ -90,7 +97,8 @@ class EvidentialLoss:
         """
         if self.evidence != "exp" or not hard and self.kl_coef and self.kl_target == "expected":
             return None
-        return TokenFormPlan(limit=300.0 if dtype == torch.float64 else 40.0, rival=not hard)
+        limit = 300.0 if dtype == torch.float64 else 40.0
+        return TokenFormPlan(limit, rival=not hard, offset=self.evidence_offset)
 
     def token_form(
         self, rows: TokenRows, labels: list[TokenLabel], progress: float, needs_grad: bool

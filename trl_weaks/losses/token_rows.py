@@ -68,10 +68,12 @@ class TokenFormPlan:
     Args:
         limit: Largest logit (other than the emitted token's) up to which it is exact.
         rival: Whether it reads `rival_ids` and the sums without the rival.
+        offset: Added to all logits; the limit is for their sum.
     """
 
     limit: float
     rival: bool
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,10 @@ def split_rows(logits: Tensor, ids: Tensor, plan: TokenFormPlan | None) -> Token
     if closed and plan.limit < torch.inf:  # one more pass over all rows, before the first of them is overwritten
         for b in blocks(n, width, logits.device):
             torch.amax(logits[b], -1, out=top[b])
-        closed = bool((top <= plan.limit).all())
+        closed = bool((top + plan.offset <= plan.limit).all())
+    if closed and plan.offset:
+        logits.add_(plan.offset)
+        target += plan.offset
     rivals = torch.empty_like(ids) if closed and plan.rival else None
     is_top1 = torch.empty_like(ids, dtype=torch.bool)
     sums = [torch.empty(n, dtype=torch.float64, device=logits.device) for _ in range(4)]

@@ -62,6 +62,10 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
         kl_anneal (`float`, *optional*, defaults to `1.0`):
             Fraction of training over which the KL weight rises. Authors' code.
 
+        evidence_offset (`float`, *optional*, defaults to `0.0`):
+            Added to the logits before they become evidence. Small models have little evidence beside the size of the
+            vocabulary and learn slowly; about the logarithm of that size helps. Ours; 0 is the paper.
+
         > Parameters that control speed and memory
 
         token_trees (`bool`, *optional*):
@@ -109,6 +113,13 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
             "choices": CHOICES["confidence_split"],
         },
     )
+    evidence_offset: float = field(
+        default=0.0,
+        metadata={
+            "help": "Added to the logits before they become evidence; about log(vocabulary) helps small models. "
+            "Ours; 0 is the paper."
+        },
+    )
     kl_coef: float = field(
         default=1e-4, metadata={"help": "Final weight of the evidential loss's KL regulariser. Authors' code."}
     )
@@ -131,7 +142,7 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
 
     def build_loss(self) -> WeakLoss:
         """The loss that these settings describe."""
-        loss = self._supervised_loss()
+        loss = self._supervised_loss(evidence_offset=self.evidence_offset)
         if self.gamma_max > 0.0:
             loss = AuxiliaryConfidence(loss, gamma_max=self.gamma_max, warmup=self.gamma_warmup)
         return loss
