@@ -15,7 +15,7 @@ import pytest
 SCRIPT = Path(__file__).with_name("labelling_run.py")
 PROMPTS = 24
 LIMIT = 900  # seconds for one run, generous for a crowded machine
-ACCELERATE = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
 ACCELERATE += ["--mixed_precision=no", "--dynamo_backend=no"]
 LAUNCH = {1: [], 2: ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]}
 

@@ -8,6 +8,7 @@ result is a dataset that a stock TRL SFTTrainer trains on and WeakSupervisionTra
 
   trl-weaks label --dataset prompts.jsonl --supervisors gpt2 facebook/opt-125m --output_dir labels
   accelerate launch --num_processes 2 -m trl_weaks.cli label ...       the same arguments; the processes share the work
+  torchrun --nproc_per_node 2 -m trl_weaks.cli label ...               the same without GPUs (accelerate starts one)
   trl-weaks label verify ...                                           the same arguments; label a random 1 % again
 
 A line of prompts.jsonl is {"example_id": "1", "prompt": "USER: wake me at nine ASSISTANT:"}; a prompt may also be a
