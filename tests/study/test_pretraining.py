@@ -49,6 +49,39 @@ def test_copying_leaves_clean_sentences_and_is_determined_by_the_seed(texts):
     assert list(pretraining.copying(["stop", "", "go on"])) == []
 
 
+def test_reading_goes_on_behind_the_first_word(texts):
+    rows = list(pretraining.reading(texts))
+    kept = [text for text in texts if " " in text.strip()]
+    assert [row["prompt"] + row["completion"] for row in rows] == [f" {text}" for text in kept]
+    assert all(row["completion"][0] == " " and row["prompt"].count(" ") == 1 for row in rows)
+    assert list(pretraining.reading(["stop", ""])) == []
+
+
+def test_jumble_is_words_of_the_texts_and_determined_by_the_seed(texts):
+    found = pretraining.jumble(texts, 500, seed=1)
+    words = {word for text in texts for word in text.split()}
+    assert len(found) == 500 and found == pretraining.jumble(texts, 500, seed=1) != pretraining.jumble(
+        texts, 500, seed=2
+    )
+    assert {word for text in found for word in text.split()} <= words
+    assert {len(text.split()) for text in found} == {3, 4, 5, 6}
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 1000])
+def test_batches_by_length_keep_every_row_and_waste_little_padding(texts, size):
+    rows = list(pretraining.reading(texts))[:size]
+    ordered = pretraining.by_length(rows, 8, seed=2)
+
+    def key(row):
+        return row["prompt"], row["completion"]
+
+    assert sorted(map(key, ordered)) == sorted(map(key, rows))
+    if size == 1000:
+        lengths = [[len(row["completion"]) for row in ordered[i : i + 8]] for i in range(0, 1000, 8)]
+        assert sum(8 * max(batch) for batch in lengths) < 1.25 * sum(map(sum, lengths))
+        assert ordered != pretraining.by_length(rows, 8, seed=3)
+
+
 def test_dialogue_turns_become_task_rows():
     assert list(pretraining.dialogues([TURN], random_share=0.0)) == [
         {

@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,22 +17,36 @@ from trl_weaks.study.slot_filling import evaluation, training
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
 from trl_weaks.study.slot_filling.experiment import run
 from trl_weaks.study.stages import STAMP
+from trl_weaks.study.workers import LOG
 
-ROWS = ["single_gpt2", "single_opt", "naive", "joint", "bayesian_aux", "cdpo", "ceiling", "strong_on_a", "untrained"]
+STUDENTS = ["single_gpt2", "single_opt", "naive", "joint", "bayesian_aux", "bayesian_joint", "cdpo"]
+ROWS = [*STUDENTS, "ceiling", "strong_on_a", "untrained"]
 
 
 def minute(output_dir, **overrides) -> SlotFillingConfig:
+    return SlotFillingConfig(**minute_settings() | {"output_dir": str(output_dir)} | overrides)
+
+
+def minute_settings() -> dict:
     settings = yaml.safe_load(SlotFillingConfig.preset_path("tiny").read_text(encoding="utf-8"))
-    settings |= {"familiar_values": None, "num_gold": 24}
-    settings |= {"num_weak": 12, "num_validation": 6, "num_test": 8, "max_new_tokens": 12}
+    settings |= {
+        "workers": 1,
+        "num_gold": 24,
+        "num_weak": 12,
+        "num_validation": 6,
+        "num_test": 8,
+        "max_new_tokens": 12,
+    }
     settings |= {"weak_models": ["tiny:gpt2", "tiny:opt"], "num_candidates": 2, "num_preference_candidates": 3}
     for name in ("weak_training", "student_training", "preference_training"):
         settings[name] = settings[name] | {"num_train_epochs": 1, "max_steps": -1}
-    settings["pretraining"] = settings["pretraining"] | {"sentences": 64}
+    for name in ("pretraining", "weak_pretraining"):
+        settings[name] = settings[name] | {"jumbled_copying": 40}
+    settings["pretraining"]["sentences"] = 64
     settings["tiny_models"] = {
         name: sizes | {"hidden_size": 16, "layers": 1, "heads": 2} for name, sizes in settings["tiny_models"].items()
     }
-    return SlotFillingConfig(**settings | {"output_dir": str(output_dir)} | overrides)
+    return settings
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +67,21 @@ def test_every_method_row_is_a_number(finished):
     assert "the command" in report and "pgr.png" in report and "reliability.png" in report
     assert results["preference"]["prompts"] == 12 and "against gold: accuracy" in results["preference"]
     assert (finished / "pgr.png").stat().st_size > 1000
+
+
+def test_two_workers_end_with_the_same_predictions(finished, tmp_path):
+    (tmp_path / "minute.yaml").write_text(yaml.safe_dump(minute_settings()), encoding="utf-8")
+    command = [sys.executable, "examples/slot_filling.py", "--config", str(tmp_path / "minute.yaml")]
+    command += ["--output_dir", str(tmp_path / "run"), "--workers", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    for row in [*ROWS, "gpt2", "opt"]:
+        one, two = (
+            root / "seed-0" / "predictions" / row / "predictions.jsonl" for root in (finished, tmp_path / "run")
+        )
+        assert one.read_text(encoding="utf-8") == two.read_text(encoding="utf-8"), row
+    assert (tmp_path / "run" / "base" / LOG).stat().st_size > 0
 
 
 def test_labels_checkpoints_and_cards_are_left(finished):

@@ -8,7 +8,7 @@ from trl_weaks.study.pipeline.models import ModelFactory
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
 from trl_weaks.study.slot_filling.labels import completions_by_supervisor, only_supervisors
 from trl_weaks.study.slot_filling.methods import all_methods, choose, headline
-from trl_weaks.study.slot_filling.pretrain import pretraining_rows
+from trl_weaks.study.slot_filling.pretrain import pretraining_rows, weak_base_stage
 from trl_weaks.study.slot_filling.sources import Source
 
 NAMES = ["gpt2", "opt", "gpt_neox"]
@@ -16,7 +16,7 @@ NAMES = ["gpt2", "opt", "gpt_neox"]
 
 def test_all_methods_are_the_rows_of_tables_4_and_5():
     methods = all_methods(NAMES)
-    assert len(methods) == (3 + 3) * 4  # three singles, naive, joint, Bayesian; with and without confidence, auxiliary
+    assert len(methods) == (3 + 4) * 4  # three singles, naive, joint, Bayesian; with and without confidence, auxiliary
     assert methods["joint_hard_aux"].labels == "joint" and not methods["joint_hard_aux"].soft_labels
     assert methods["bayesian"].weak_loss == "bayesian" and not methods["bayesian"].auxiliary
     assert methods["single_opt"].supervisors == ("opt",)
@@ -85,7 +85,7 @@ def test_a_tiny_model_without_sizes_is_refused():
 def test_a_pretraining_plan_that_means_nothing_is_refused(plan, message):
     config = SlotFillingConfig(num_gold=5, num_weak=5, num_validation=2, num_test=2, pretraining=plan)
     with pytest.raises(ValueError, match=message):
-        pretraining_rows(config, Source(config))
+        pretraining_rows(config, Source(config), plan)
 
 
 def test_pretraining_copies_first_and_never_shows_a_test_sentence(dialogues_dir):
@@ -93,11 +93,37 @@ def test_pretraining_copies_first_and_never_shows_a_test_sentence(dialogues_dir)
     settings = dict(num_gold=5, num_weak=5, num_validation=2, num_test=200, pretraining=plan)
     config = SlotFillingConfig(**settings, pretrain_dir=str(dialogues_dir))
     source = Source(config)
-    rows, texts = pretraining_rows(config, source)
-    alone, _ = pretraining_rows(SlotFillingConfig(**settings), source)
+    rows, texts = pretraining_rows(config, source, plan)
+    alone, _ = pretraining_rows(SlotFillingConfig(**settings), source, plan)
     assert rows[: len(alone)] == alone and len(rows) == len(alone) + 30
     tested = {example.text for example in source.splits(0).test}
     assert not tested & {row["prompt"].strip() for row in rows} and not tested & set(texts)
+
+
+def test_pretraining_reads_first_then_copies_jumble_then_sentences():
+    plan = {"sentences": 40, "reading": 2, "jumbled_copying": 30, "copying": 1, "mixed_reading": 0.5, "clean_share": 1}
+    config = SlotFillingConfig(num_gold=5, num_weak=5, num_validation=2, num_test=2)
+    source = Source(config)
+    rows, _ = pretraining_rows(config, source, plan)
+    copied = ["{" in row["completion"] for row in rows]
+    sentences = {f" {text}\n" for text in source.unlabelled(40)}
+    reading, rest = sum(not copy for copy in copied[:80]), rows[80 + 30 :]
+    assert reading == 80 and all(copied[80:110]) and not sentences & {row["prompt"] for row in rows[80:110]}
+    assert sum("{" not in row["completion"] for row in rest) == round(0.5 * sum("{" in r["completion"] for r in rest))
+    assert {row["prompt"] for row in rest if "{" in row["completion"]} <= sentences
+
+
+def test_supervisors_get_a_base_of_their_own_where_the_plan_says_so():
+    settings = dict(num_gold=5, num_weak=5, num_validation=2, num_test=2, weak_models=["tiny:opt", "some/model"])
+    settings |= {"student_model": "tiny:llama", "tiny_models": {"opt": {"layers": 1}, "llama": {"layers": 2}}}
+    training = {"learning_rate": 1e-3, "per_device_train_batch_size": 4}
+    plan = {"sentences": 40, "reading": 2, "copying": 3, "training": training}
+    config = SlotFillingConfig(**settings, pretraining=plan, weak_pretraining={"reading": 1})
+    source, factory = Source(config), ModelFactory(config)
+    base = weak_base_stage(config, source, factory, 0)
+    assert base.spec["plan"] == {"sentences": 40, "dialogues": 0, "reading": 1, "training": training}
+    assert base.folder.name == "base-opt" and weak_base_stage(config, source, factory, 1) is None
+    assert weak_base_stage(SlotFillingConfig(**settings, pretraining=plan), source, factory, 0) is None
 
 
 def test_the_test_split_is_the_same_for_every_seed():

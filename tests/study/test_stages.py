@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from trl_weaks.study.stages import STAMP, Stage, fingerprint, run_stages
+from trl_weaks.study.stages import STAMP, Stage, fingerprint
+from trl_weaks.study.workers import run_stages
 
 
 def stage(tmp_path, calls, name="a", spec=1, after=(), fail=False):

@@ -7,12 +7,10 @@ it included, so a change anywhere is seen everywhere downstream.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from tqdm.auto import tqdm
 
 from trl_weaks.labelling.processes import processes
 from trl_weaks.study.files import write_atomically
@@ -93,15 +91,3 @@ class Stage:
         stamp = {"name": self.name, "key": self.key, "complete": complete, "seconds": round(seconds, 2)}
         text = json.dumps(stamp | {"spec": self.spec}, indent=1, default=str)
         write_atomically(self.folder / STAMP, text.encode())
-
-
-def run_stages(stages: Iterable[Stage]) -> None:
-    """Run stages in order behind one progress bar whose time left counts the stages still to do."""
-    todo = [stage for stage in stages if not stage.done()]
-    state = processes()
-    with tqdm(total=round(sum(s.cost for s in todo), 2), unit="", disable=not state.is_main_process) as bar:
-        bar.bar_format = "{desc}: {percentage:3.0f}%|{bar:20}| {elapsed} elapsed, about {remaining} left"
-        for number, stage in enumerate(todo, 1):
-            bar.set_description(f"[{number}/{len(todo)}] {stage.name}")
-            stage.run()
-            bar.update(stage.cost)

@@ -161,12 +161,12 @@ def _config(
     if architecture == "gpt2":
         off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
         return GPT2Config(n_embd=hidden, n_layer=layers, n_head=heads, n_positions=positions, **off, **common)
+    # In all four one matrix reads and writes tokens, as in GPT-2 and small Llamas: a token copied is the token read.
     shape = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads}
     common = {"max_position_embeddings": positions, "attention_dropout": 0.0, **shape, **common}
     if architecture == "opt":
         return OPTConfig(ffn_dim=4 * hidden, word_embed_proj_dim=hidden, dropout=0.0, layerdrop=0.0, **common)
     if architecture == "gpt_neox":
-        return GPTNeoXConfig(intermediate_size=4 * hidden, hidden_dropout=0.0, **common)
-    # One matrix reads and writes tokens, as in the small Llamas: a token copied is the token read.
+        return GPTNeoXConfig(intermediate_size=4 * hidden, hidden_dropout=0.0, tie_word_embeddings=True, **common)
     shape = {"num_key_value_heads": heads, "tie_word_embeddings": True}
     return LlamaConfig(intermediate_size=-(-hidden // 3) * 8, **shape, **common)

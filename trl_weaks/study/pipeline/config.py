@@ -28,6 +28,9 @@ class ExperimentConfig:
     num_weak: int = field(default=0, metadata={"help": "Half B: examples that the supervisors label."})
     num_validation: int = field(default=0, metadata={"help": "Gold examples held out of training."})
     num_test: int | None = field(default=None, metadata={"help": "Test examples; default all."})
+    workers: int = field(
+        default=1, metadata={"help": "Stages that run side by side, each on its share of the CPU cores."}
+    )
     max_examples: int | None = field(default=None, metadata={"help": "Cap on every split, for a quick look."})
     weak_models: list[str] = field(
         default_factory=list, metadata={"help": "Names, ids or paths of the supervisors; tiny:<shape> builds one."}

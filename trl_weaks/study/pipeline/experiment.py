@@ -6,7 +6,8 @@ from typing import Any
 
 from trl_weaks.study.pipeline.config import ExperimentConfig
 from trl_weaks.study.pipeline.models import TINY, ModelFactory
-from trl_weaks.study.stages import Stage, run_stages
+from trl_weaks.study.stages import Stage
+from trl_weaks.study.workers import run_stages
 
 
 def run_experiment(
@@ -40,7 +41,7 @@ def run_experiment(
     stages = [base] if base and "pretrain" in config.stages else []
     for one in runs:
         stages += one.stages()
-    run_stages(stages)
+    run_stages(stages, config.workers)
     if "report" in config.stages:
         write_report(config, source, runs, [*([base] if base else []), *stages], command)
     return Path(config.output_dir)

@@ -39,6 +39,9 @@ class SlotFillingConfig(ExperimentConfig):
         },
     )
     prompt: str = field(default="short", metadata={"help": "short, or paper (Appendix F)."})
+    weak_pretraining: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Pre-training of tiny supervisors; what it leaves out is as in pretraining."}
+    )
     weak_training: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "SFTConfig settings of the supervisors."}
     )

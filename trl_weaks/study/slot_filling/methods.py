@@ -56,12 +56,13 @@ def all_methods(supervisors: Sequence[str]) -> dict[str, Method]:
     methods += _variants("naive", "Naive multi-weak")
     methods += _variants("joint", "Joint decoding", labels="joint")
     methods += _variants("bayesian", "Bayesian multi-weak", weak_loss="bayesian")
+    methods += _variants("bayesian_joint", "Bayesian on joint decoding", weak_loss="bayesian", labels="joint")
     return {method.name: method for method in methods}
 
 
 def headline(supervisors: Sequence[str]) -> list[str]:
     """Names of the rows a first run shows."""
-    return [*(f"single_{s}" for s in supervisors), "naive", "joint", "bayesian_aux"]
+    return [*(f"single_{s}" for s in supervisors), "naive", "joint", "bayesian_aux", "bayesian_joint"]
 
 
 def choose(names: Sequence[str], supervisors: Sequence[str]) -> list[Method]:

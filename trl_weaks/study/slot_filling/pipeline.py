@@ -19,6 +19,7 @@ from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.slot_filling import methods, training
 from trl_weaks.study.slot_filling.evaluation import predict
 from trl_weaks.study.slot_filling.labels import only_supervisors
+from trl_weaks.study.slot_filling.pretrain import weak_base_stage
 from trl_weaks.study.stages import Stage
 
 
@@ -34,7 +35,9 @@ class SlotFillingRun(SeedRun):
 
     def stages(self) -> list[Stage]:
         """The stages in order; `self.systems` maps each evaluated system to the stage that holds its predictions."""
-        weak = [self._weak(number) for number in range(len(self.config.weak_models))]
+        numbers = range(len(self.config.weak_models))
+        bases = [weak_base_stage(self.config, self.source, self.factory, number) for number in numbers]
+        weak = [self._weak(number, base) for number, base in zip(numbers, bases, strict=True)]
         labels = self._label(weak)
         chosen = methods.choose(self.config.methods, self.config.supervisor_names)
         students = {method.name: self._student(method, labels) for method in chosen}
@@ -44,6 +47,7 @@ class SlotFillingRun(SeedRun):
         self.systems = {name: self._evaluate(name, stage) for name, stage in trained.items()}
         self.systems["untrained"] = self._evaluate("untrained", self.base)
         return self.wanted(
+            pretrain=[base for base in bases if base],
             weak=weak,
             label=[labels],
             student=students.values(),
@@ -58,20 +62,19 @@ class SlotFillingRun(SeedRun):
     def _rows(self, split: str) -> list[dict[str, str]]:
         return task_rows(getattr(self.splits, split), self.prompt, FILLER_LEAD[self.config.prompt])
 
-    def _weak(self, number: int) -> Stage:
+    def _weak(self, number: int, base: Stage | None) -> Stage:
         c = self.config
         name, model, settings = self.supervisor(number)
 
         def action(folder: Path) -> None:
-            loaded = self.factory.weak(
-                model, self.seed, [row[PROMPT] + row[COMPLETION] for row in self._rows("half_a")]
-            )
-            training.train_on_gold(
-                loaded, self._rows("half_a"), settings, folder, self.seed, validation=self._rows("validation")
-            )
+            rows = self._rows("half_a")
+            texts = [row[PROMPT] + row[COMPLETION] for row in rows]
+            loaded = self.factory.pretrained(str(base.folder)) if base else self.factory.weak(model, self.seed, texts)
+            training.train_on_gold(loaded, rows, settings, folder, self.seed, validation=self._rows("validation"))
 
         spec = self.common() | {"model": self.factory.identity(model), "training": settings}
-        return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action, cost=c.num_gold * 0.8)
+        after = (base,) if base else ()
+        return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action, after, cost=c.num_gold * 0.8)
 
     def _label(self, weak: list[Stage]) -> Stage:
         c = self.config

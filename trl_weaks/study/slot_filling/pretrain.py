@@ -1,4 +1,4 @@
-"""Pre-training of a tiny student: what makes it stronger than its supervisors. It never sees a label of the task."""
+"""Pre-training of tiny models; the student gets more of it than its supervisors. It never sees a label of the task."""
 
 import random
 from itertools import islice
@@ -6,43 +6,56 @@ from pathlib import Path
 from typing import Any
 
 from trl_weaks._version import __version__
-from trl_weaks.study.data.pretraining import copying, dialogues, read_turns
-from trl_weaks.study.pipeline.models import ModelFactory
+from trl_weaks.study.data import pretraining
+from trl_weaks.study.pipeline.models import TINY, ModelFactory
 from trl_weaks.study.slot_filling import training
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
 from trl_weaks.study.slot_filling.sources import Source
 from trl_weaks.study.stages import Stage
 
 SEED = 0  # one base for all seeds of the experiment, as with a public checkpoint
-KEYS = {"sentences", "copying", "dialogues", "random_share", "clean_share", "training"}
+TASKS = {"reading", "jumbled_copying", "copying", "mixed_reading", "dialogues"}
+KEYS = TASKS | {"sentences", "random_share", "clean_share", "training"}
 
 
-def pretraining_rows(config: SlotFillingConfig, source: Source) -> tuple[list[dict[str, str]], list[str]]:
+def pretraining_rows(
+    config: SlotFillingConfig, source: Source, plan: dict[str, Any]
+) -> tuple[list[dict[str, str]], list[str]]:
     """Prompt-completion rows in the order to train on, and the texts that a tokenizer learns from.
 
-    Copying comes first: mixed with dialogues from the start, it was not learned in 1,300 steps (one seed, SLURP).
+    Reading comes first, then copying, then dialogues: mixed with dialogues from the start, copying was not learned in
+    1,300 steps (one seed, SLURP).
+
+    Args:
+        config: for the folder of dialogues.
+        source: unlabelled sentences.
+        plan: `sentences`, how many to use; `reading`, passes over them; `jumbled_copying`, rows of words without
+            sense; `copying`, passes, with `mixed_reading` rows of reading for each row of copying; `dialogues`, most
+            turns; `random_share` and `clean_share` of copying; `training`, the trainer's settings.
 
     Raises:
-        ValueError: unknown settings, or dialogues asked for without a folder to read them from.
+        ValueError: unknown settings, no task, or dialogues asked for without a folder to read them from.
     """
-    plan = dict(config.pretraining or {})
     unknown = set(plan) - KEYS
     if unknown:
         raise ValueError(f"`pretraining` has unknown settings {sorted(unknown)}; known: {sorted(KEYS)}.")
+    batch = (plan.get("training") or {}).get("per_device_train_batch_size", 8)
     shares = {name: plan[name] for name in ("random_share", "clean_share") if name in plan}
     sentences = source.unlabelled(plan.get("sentences", 10000))
-    rows: list[dict[str, str]] = []
-    for epoch in range(plan.get("copying", 0)):  # every pass asks for other spans
-        rows += copying(sentences, seed=epoch, **shares)
-    rng = random.Random(SEED)
-    rng.shuffle(rows)
+    read = list(pretraining.reading(sentences))
+    rows = [row for epoch in range(plan.get("reading", 0)) for row in pretraining.by_length(read, batch, epoch)]
+    jumbled = pretraining.jumble(sentences, plan.get("jumbled_copying", 0), SEED)
+    rows += pretraining.by_length(list(pretraining.copying(jumbled, SEED, random_share=0.1)), batch, SEED)
+    copies = [
+        row for epoch in range(plan.get("copying", 0)) for row in pretraining.copying(sentences, epoch, **shares)
+    ]
+    mixed = round(plan.get("mixed_reading", 0) * len(copies))
+    rows += pretraining.by_length(copies + random.Random(SEED).choices(read, k=mixed), batch, SEED)
     if config.pretrain_dir:
-        turns = dialogues(read_turns(Path(config.pretrain_dir)), seed=SEED)
-        found = list(islice(turns, plan.get("dialogues")))
-        rng.shuffle(found)
-        rows += found
+        turns = pretraining.dialogues(pretraining.read_turns(Path(config.pretrain_dir)), seed=SEED)
+        rows += pretraining.by_length(list(islice(turns, plan.get("dialogues"))), batch, SEED)
     if not rows:
-        raise ValueError("`pretraining` asks for no rows; set copying, or --pretrain_dir.")
+        raise ValueError(f"`pretraining` asks for no rows; set one of {', '.join(sorted(TASKS))}, or --pretrain_dir.")
     # Whole words as single tokens would each have to be learned to be copied; slot names take their place in the
     # vocabulary, and the task's own sentences, not the disguised ones, choose the rest.
     names = [f'{{"{slot_type}": "x", ' for slot_type in source.slot_types]
@@ -51,19 +64,38 @@ def pretraining_rows(config: SlotFillingConfig, source: Source) -> tuple[list[di
 
 def pretrain_stage(config: SlotFillingConfig, source: Source, factory: ModelFactory) -> Stage:
     """The stage that builds and pre-trains the student's base in `<output_dir>/base`."""
-    settings: dict[str, Any] = {"train_sampling_strategy": "sequential"}
-    settings |= (config.pretraining or {}).get("training") or {}
+    return _base(config, source, factory, config.student_model, "student", dict(config.pretraining or {}))
+
+
+def weak_base_stage(config: SlotFillingConfig, source: Source, factory: ModelFactory, number: int) -> Stage | None:
+    """The same for a supervisor built in place, in `<output_dir>/base-<name>`; `None` without `weak_pretraining`."""
+    model, name = config.weak_models[number], config.supervisor_names[number]
+    if not config.weak_pretraining or not model.startswith(TINY):
+        return None
+    plan = (
+        {k: v for k, v in (config.pretraining or {}).items() if k not in TASKS}
+        | {"dialogues": 0}
+        | config.weak_pretraining
+    )
+    return _base(config, source, factory, model, name, plan)
+
+
+def _base(
+    config: SlotFillingConfig, source: Source, factory: ModelFactory, model: str, name: str, plan: dict[str, Any]
+) -> Stage:
+    settings: dict[str, Any] = {"train_sampling_strategy": "sequential"} | (plan.get("training") or {})
 
     def action(folder: Path) -> None:
-        rows, texts = pretraining_rows(config, source)
-        loaded = factory.build(config.student_model, SEED, texts)
-        training.train_on_gold(loaded, rows, settings, folder, SEED)
+        rows, texts = pretraining_rows(config, source, plan)
+        training.train_on_gold(factory.build(model, SEED, texts), rows, settings, folder, SEED)
 
     spec = {
         "version": __version__,
         "data": source.identity,
         "dialogues": config.pretrain_dir,
-        "plan": config.pretraining,
-        "model": factory.identity(config.student_model),
+        "plan": plan,
+        "model": factory.identity(model),
     }
-    return Stage("student, pre-training", Path(config.output_dir) / "base", spec, action, cost=20000.0)
+    folder = Path(config.output_dir) / ("base" if name == "student" else f"base-{name}")
+    size = sum(plan.get(task, 0) * plan.get("sentences", 10000) for task in ("reading", "copying"))
+    return Stage(f"{name}, pre-training", folder, spec, action, cost=0.6 * size)

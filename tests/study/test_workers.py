@@ -1,0 +1,99 @@
+"""Stages side by side end as they do one after the other, and what goes wrong is told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from trl_weaks.study.stages import Stage
+from trl_weaks.study.workers import LOG, check_workers, run_stages
+
+
+def stage(tmp_path, name, action=None, after=()):
+    def work(folder):
+        print("at work on", name)
+        (folder / "times.json").write_text(
+            json.dumps([time.time(), (action or (lambda: time.sleep(0.6)))(), time.time()])
+        )
+
+    return Stage(name, tmp_path / name, {}, work, after)
+
+
+def times(stage):
+    begin, _, end = json.loads((stage.folder / "times.json").read_text())
+    return begin, end
+
+
+def test_independent_stages_overlap_and_dependent_ones_wait(tmp_path):
+    a, b = stage(tmp_path, "a"), stage(tmp_path, "b")
+    c = stage(tmp_path, "c", after=(a, b))
+    run_stages([a, c, b, stage(tmp_path, "a")], workers=2)
+    assert all(one.done() for one in (a, b, c))
+    assert times(a)[0] < times(b)[1] and times(b)[0] < times(a)[1]
+    assert times(c)[0] >= max(times(a)[1], times(b)[1])
+    assert (a.folder / LOG).read_text() == "at work on a\n"
+
+
+def test_bad_input_is_told_by_its_own_words_and_the_neighbour_is_finished(tmp_path):
+    def bad():
+        raise ValueError("row 3: no prompt")
+
+    good, last = stage(tmp_path, "good"), stage(tmp_path, "last")
+    with pytest.raises(ValueError, match="row 3: no prompt"):
+        run_stages([stage(tmp_path, "bad", bad), good, last], workers=2)
+    assert good.done() and not last.done()
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (lambda: 1 / 0, "'broken' failed: ZeroDivisionError.*log.txt"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "'broken' was killed"),
+    ],
+)
+def test_a_broken_stage_is_named_with_its_log(tmp_path, action, message):
+    with pytest.raises(RuntimeError, match=message):
+        run_stages([stage(tmp_path, "broken", action)], workers=2)
+
+
+def test_a_stage_that_nobody_runs_is_missed_at_once(tmp_path):
+    with pytest.raises(ValueError, match="'b' needs a stage that is not among those to run"):
+        run_stages([stage(tmp_path, "b", after=(stage(tmp_path, "a"),))], workers=2)
+
+
+def test_stages_end_with_a_killed_run(tmp_path):
+    program = f"""
+import time
+from pathlib import Path
+from trl_weaks.study.stages import Stage
+from trl_weaks.study.workers import run_stages
+def work(folder):
+    (folder / "begun").touch()
+    for _ in range(200):
+        time.sleep(0.05)
+        (folder / "beat").write_text(str(time.time()))
+run_stages([Stage("a", Path({str(tmp_path)!r}) / "a", {{}}, work)], workers=2)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program])
+    while not (tmp_path / "a" / "begun").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    time.sleep(2)
+    last = (tmp_path / "a" / "beat").read_text()
+    time.sleep(0.5)
+    assert (tmp_path / "a" / "beat").read_text() == last
+
+
+def test_workers_need_a_cpu_of_their_own(monkeypatch):
+    with pytest.raises(ValueError, match="at least 1"):
+        check_workers(0)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    check_workers(1)
+    with pytest.raises(ValueError, match="--workers 1"):
+        check_workers(2)

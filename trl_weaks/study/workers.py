@@ -1,0 +1,138 @@
+"""Runs stages: one after the other, or side by side, several tiny models at once, one on each core."""
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from trl_weaks.labelling.processes import processes
+from trl_weaks.study.stages import Stage
+
+LOG = "log.txt"  # what a stage printed, in its folder
+
+
+def run_stages(stages: Iterable[Stage], workers: int = 1) -> None:
+    """Run stages behind one progress bar whose time left counts the stages still to do.
+
+    Args:
+        stages: in order; of several with one folder the first counts.
+        workers: how many run at once, see [`run_side_by_side`]; 1 runs them here, one after the other.
+
+    Raises:
+        ValueError: more workers than this machine allows, or what a stage raises.
+    """
+    check_workers(workers)
+    distinct: dict[Path, Stage] = {}
+    for stage in stages:
+        distinct.setdefault(stage.folder, stage)
+    todo = [stage for stage in distinct.values() if not stage.done()]
+    with tqdm(total=round(sum(s.cost for s in todo), 2), unit="", disable=not processes().is_main_process) as bar:
+        bar.bar_format = "{desc}: {percentage:3.0f}%|{bar:20}| {elapsed} elapsed, about {remaining} left"
+        if workers > 1:
+            return run_side_by_side(todo, workers, bar)
+        for number, stage in enumerate(todo, 1):
+            bar.set_description(f"[{number}/{len(todo)}] {stage.name}")
+            stage.run()
+            bar.update(stage.cost)
+
+
+def check_workers(workers: int) -> None:
+    """
+    Raises:
+        ValueError: stages cannot share this machine: they would share one GPU, or are already spread over processes.
+    """
+    if workers < 1:
+        raise ValueError(f"`workers` must be at least 1; got {workers}.")
+    if workers > 1 and (torch.cuda.is_available() or processes().num_processes > 1 or not hasattr(os, "fork")):
+        raise ValueError(f"`workers={workers}` is for one process on CPU cores; set `--workers 1`.")
+
+
+def run_side_by_side(todo: Sequence[Stage], workers: int, bar: tqdm) -> None:
+    """Run stages as soon as those before them are done, at most `workers` at once, each in a process of its own.
+
+    This process only waits, so that a fork finds no thread of it at work. What a stage prints goes to `log.txt` in its
+    folder.
+
+    Raises:
+        ValueError: what a stage raised for bad input, or a stage needs one that nobody runs.
+        RuntimeError: a stage broke otherwise, or was killed; the others that ran beside it were finished first.
+    """
+    context = get_context("fork")
+    waiting, running = list(todo), {}
+    failure: Exception | None = None
+    while running or (waiting and failure is None):
+        ready = [s for s in waiting if all(before.done() for before in s.after)] if failure is None else []
+        for stage in ready[: workers - len(running)]:
+            waiting.remove(stage)
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_work, args=(stage, os.getpid(), workers, sender), daemon=True)
+            process.start()
+            sender.close()
+            running[stage] = (process, receiver)
+        if not running:
+            raise ValueError(f"{waiting[0].name!r} needs a stage that is not among those to run; add it to `stages`.")
+        bar.set_description(f"[{len(todo) - len(waiting) - len(running) + 1}/{len(todo)}] {_names(running)}")
+        time.sleep(0.2)
+        for stage, (process, receiver) in list(running.items()):
+            if not process.is_alive():
+                del running[stage]
+                failure = failure or _failure(stage, process, receiver)
+                bar.update(stage.cost)
+    if failure is not None:
+        raise failure
+
+
+def _names(running: dict[Stage, tuple[BaseProcess, Connection]]) -> str:
+    return " | ".join(stage.name for stage in running)
+
+
+def _failure(stage: Stage, process: BaseProcess, receiver: Connection) -> Exception | None:
+    process.join()
+    if process.exitcode == 0:
+        return None
+    where = f"See {stage.folder / LOG}; the same command continues."
+    try:
+        bad_input, text = receiver.recv()
+    except EOFError:
+        return RuntimeError(f"Stage {stage.name!r} was killed (exit code {process.exitcode}). {where}")
+    return ValueError(text) if bad_input else RuntimeError(f"Stage {stage.name!r} failed: {text}. {where}")
+
+
+def _work(stage: Stage, parent: int, workers: int, sender: Connection) -> None:
+    """In the child: run the stage with its share of the cores, and tell the parent what went wrong."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+    stage.folder.parent.mkdir(parents=True, exist_ok=True)
+    log = stage.folder.parent / f".{stage.folder.name}.{LOG}"
+    with open(log, "a", encoding="utf-8", buffering=1) as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+        sys.stdout = sys.stderr = file
+        try:
+            stage.run()
+        except (ValueError, OSError) as error:
+            sender.send((True, str(error)))
+            sys.exit(1)
+        except BaseException as error:
+            traceback.print_exc()
+            sender.send((False, repr(error)))
+            sys.exit(1)
+        finally:
+            if stage.folder.is_dir():
+                log.replace(stage.folder / LOG)
+
+
+def _end_with(parent: int) -> None:
+    """A stage whose parent was killed must not go on beside the one that a restart begins."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
