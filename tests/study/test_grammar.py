@@ -139,19 +139,3 @@ def test_impossible_sizes_are_refused(monkeypatch):
     monkeypatch.setattr(grammar, "_ATTEMPTS", 200)
     with pytest.raises(ValueError, match=r"9 training utterances asked for: .* yields about \d; ask for fewer"):
         grammar.unlabelled(9)
-
-
-def test_familiar_values_are_few_in_both_halves_and_never_in_test():
-    splits = grammar.load_splits(600, 600, 5, 300, familiar=10)
-    values = {}
-    for example in splits.half_a + splits.half_b:
-        for slot_type, filler in example.slots:
-            values.setdefault(slot_type, set()).add(filler)
-    for slot_type in grammar.open_types():
-        assert 1 < len(values[slot_type]) <= 10
-    known = set().union(*(values[slot_type] for slot_type in grammar.open_types()))
-    tested = {filler for e in splits.test for slot_type, filler in e.slots if slot_type in grammar.open_types()}
-    assert tested and not tested & known
-    assert splits.test == grammar.load_splits(600, 600, 5, 300).test
-    with pytest.raises(ValueError, match="familiar: 0"):
-        grammar.load_splits(5, 5, 5, 5, familiar=0)

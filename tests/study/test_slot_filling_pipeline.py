@@ -149,3 +149,12 @@ def test_predictions_of_another_test_split_are_refused(finished, tmp_path):
         evaluation.read_predictions(finished / "seed-0" / "predictions" / "naive", [Example("other", "hi", ())])
     stamp = json.loads((finished / "seed-0" / "predictions" / "naive" / STAMP).read_text(encoding="utf-8"))
     assert stamp["complete"]
+
+
+def test_a_prompt_without_room_for_its_answer_stops_the_run_before_any_fine_tuning(tmp_path):
+    settings = minute_settings()
+    settings["tiny_models"]["opt"]["max_length"] = 40
+    settings["weak_pretraining"] = None
+    with pytest.raises(ValueError, match=r"example 'home-.* tokens.* more than the 40 positions of opt.*max_length"):
+        run(SlotFillingConfig(**settings | {"output_dir": str(tmp_path), "max_new_tokens": 30}), "the command")
+    assert not (tmp_path / "seed-0" / "labels").exists()

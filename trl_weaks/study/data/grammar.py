@@ -66,25 +66,20 @@ def load_splits(
     validation: int = 300,
     test: int = 1000,
     seed: int = 0,
-    familiar: int | None = None,
 ) -> Splits:
     """Four sets of distinct utterances with their slots, determined by the sizes and the seed.
 
     Args:
         half_a, half_b, validation, test: numbers of examples.
         seed: determines them, with the sizes.
-        familiar: both halves use only this many values of each open rule, so that supervisors who remember what they
-            met are right on half B and lost on test, whose values are all new; `None` for all training values.
 
     Raises:
         ValueError: a size below 1, or more utterances asked for than the grammar yields.
     """
-    if familiar is not None and familiar < 1:
-        raise ValueError(f"familiar: {familiar} is not a positive number of values")
     for name, size in (("half_a", half_a), ("half_b", half_b), ("validation", validation), ("test", test)):
         if size < 1:
             raise ValueError(f"{name}: size {size} is not a positive number of examples")
-    training = _examples("training", half_a + half_b, f"{seed}:labelled", familiar)
+    training = _examples("training", half_a + half_b, f"{seed}:labelled")
     return Splits(
         half_a=tuple(training[:half_a]),
         half_b=tuple(training[half_a:]),
@@ -101,8 +96,8 @@ def unlabelled(size: int, seed: int = 0) -> list[str]:
     return [example.text for example in _examples("training", size, f"{seed}:unlabelled")]
 
 
-def _examples(side: Side, size: int, seed: str, familiar: int | None = None) -> list[Example]:
-    stream = distinct(_sample(side, random.Random(f"{side}:{seed}"), familiar))
+def _examples(side: Side, size: int, seed: str) -> list[Example]:
+    stream = distinct(_sample(side, random.Random(f"{side}:{seed}")))
     examples = []
     for number in range(size):
         example = next(stream, None)
@@ -112,7 +107,7 @@ def _examples(side: Side, size: int, seed: str, familiar: int | None = None) -> 
     return examples
 
 
-def _sample(side: Side, rng: random.Random, familiar: int | None = None) -> Iterator[Example]:
+def _sample(side: Side, rng: random.Random) -> Iterator[Example]:
     """An endless stream of utterances of one side, with repeats; it ends when nothing new has come for long."""
     rules, intents = _rules(), _intents()
     open_rules, closed_rules = _requests()["slots"]["open"], _requests()["slots"]["closed"]
@@ -120,8 +115,6 @@ def _sample(side: Side, rng: random.Random, familiar: int | None = None) -> Iter
     def value(slot_type: str) -> str:
         if slot_type in closed_rules:
             return expand(rules[closed_rules[slot_type]], rules, value, rng)[0]
-        if familiar is not None:
-            return rng.choice(_familiar(open_rules[slot_type], familiar))
         while True:
             filler = expand(rules[open_rules[slot_type]], rules, value, rng)[0]
             if _tenth(filler) in _SHARES[side]:
@@ -138,15 +131,6 @@ def _sample(side: Side, rng: random.Random, familiar: int | None = None) -> Iter
             yield Example(f"home-{side}-{len(known):06d}", text, tuple(slots), intent_names()[number])
         else:
             misses += 1
-
-
-@cache
-def _familiar(rule: str, size: int) -> tuple[str, ...]:
-    """Up to `size` training values of an open rule, the same ones always."""
-    rules, rng = _rules(), random.Random(f"familiar:{rule}")
-    drawn = (expand(rules[rule], rules, str, rng)[0] for _ in range(_ATTEMPTS))
-    found = dict.fromkeys(filler for filler in drawn if _tenth(filler) in _SHARES["training"])
-    return tuple(found)[:size]
 
 
 def _tenth(text: str) -> int:

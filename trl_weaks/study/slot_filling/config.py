@@ -32,12 +32,6 @@ class SlotFillingConfig(ExperimentConfig):
     num_gold: int = field(default=2000, metadata={"help": "Half A: utterances with gold labels for the supervisors."})
     num_weak: int = field(default=2000, metadata={"help": "Half B: utterances that the supervisors label."})
     num_validation: int = field(default=300, metadata={"help": "Gold utterances that choose the supervisors' epoch."})
-    familiar_values: int | None = field(
-        default=None,
-        metadata={
-            "help": "Grammar: values of each open class in both halves; test values are always new. Default all."
-        },
-    )
     prompt: str = field(default="short", metadata={"help": "short, or paper (Appendix F)."})
     weak_pretraining: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Pre-training of tiny supervisors; what it leaves out is as in pretraining."}

@@ -20,6 +20,7 @@ from trl_weaks.study.slot_filling import methods, training
 from trl_weaks.study.slot_filling.evaluation import predict
 from trl_weaks.study.slot_filling.labels import only_supervisors
 from trl_weaks.study.slot_filling.pretrain import weak_base_stage
+from trl_weaks.study.slot_filling.room import check_room
 from trl_weaks.study.stages import Stage
 
 
@@ -70,6 +71,7 @@ class SlotFillingRun(SeedRun):
             rows = self._rows("half_a")
             texts = [row[PROMPT] + row[COMPLETION] for row in rows]
             loaded = self.factory.pretrained(str(base.folder)) if base else self.factory.weak(model, self.seed, texts)
+            self._check_room(loaded)
             training.train_on_gold(loaded, rows, settings, folder, self.seed, validation=self._rows("validation"))
 
         spec = self.common() | {"model": self.factory.identity(model), "training": settings}
@@ -112,9 +114,8 @@ class SlotFillingRun(SeedRun):
             rows = self.labels(method.labels)
             if method.supervisors:
                 rows = only_supervisors(rows, method.supervisors)
-            training.train_on_weak(
-                self.factory.student(self.base), rows, method, settings, folder, self.seed, self.lora
-            )
+            student = self._untrained_student()
+            training.train_on_weak(student, rows, method, settings, folder, self.seed, self.lora)
 
         spec = self.common() | {"method": asdict(method), "training": settings, "student": self.student_identity()}
         after = self.on_base(labels)
@@ -154,6 +155,16 @@ class SlotFillingRun(SeedRun):
         ]
         return WeakEnsemble(supervisors, weights=self.config.weak_weights)
 
+    def _untrained_student(self) -> training.Loaded:
+        loaded = self.factory.student(self.base)
+        self._check_room(loaded)
+        return loaded
+
+    def _check_room(self, loaded: training.Loaded) -> None:
+        examples = (*self.splits.half_b, *self.splits.test)
+        prompts = {example.id: self.prompt(example.text) for example in examples}
+        check_room(*loaded, prompts, self.config.max_new_tokens)
+
     def _prompts(self, split: str) -> Dataset:
         return Dataset.from_list([{EXAMPLE_ID: row[EXAMPLE_ID], PROMPT: row[PROMPT]} for row in self._rows(split)])
 
@@ -163,9 +174,8 @@ class SlotFillingRun(SeedRun):
         settings = {k: v for k, v in (self.config.student_training or {}).items() if k not in weak_only}
 
         def action(folder: Path) -> None:
-            training.train_on_gold(
-                self.factory.student(self.base), self._rows(half), settings, folder, self.seed, lora=self.lora
-            )
+            student = self._untrained_student()
+            training.train_on_gold(student, self._rows(half), settings, folder, self.seed, lora=self.lora)
 
         spec = self.common() | {"gold": half, "training": settings, "student": self.student_identity()}
         size = self.config.num_weak if half == "half_b" else self.config.num_gold

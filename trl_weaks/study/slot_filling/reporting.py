@@ -165,5 +165,6 @@ def about(config: SlotFillingConfig, source: Source) -> list[str]:
             f"What should make the student stronger than its supervisors is size and pre-training on {where}, "
             "with words replaced, so that it learns to copy rather than to remember. It saw no label of the task; "
             "whether it is stronger, the ceiling tells."
+            + (" The supervisors had less of the same." if config.weak_pretraining else "")
         )
     return sentences
