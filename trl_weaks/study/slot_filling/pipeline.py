@@ -76,7 +76,7 @@ class SlotFillingRun(SeedRun):
 
         spec = self.common() | {"model": self.factory.identity(model), "training": settings}
         after = (base,) if base else ()
-        return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action, after, cost=c.num_gold * 0.8)
+        return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action, after, cost=c.num_gold / 30)
 
     def _label(self, weak: list[Stage]) -> Stage:
         c = self.config
@@ -101,7 +101,7 @@ class SlotFillingRun(SeedRun):
                     labels.save_to_disk(str(folder / mode))
 
         spec = self.common() | settings
-        return Stage("weak labels", self.root / "labels", spec, action, tuple(weak), cost=c.num_weak * 1.5)
+        return Stage("weak labels", self.root / "labels", spec, action, tuple(weak), cost=c.num_weak / 22)
 
     def labels(self, mode: str) -> Dataset:
         """The weak-label dataset of one mode, `independent` or `joint`."""
@@ -119,8 +119,7 @@ class SlotFillingRun(SeedRun):
 
         spec = self.common() | {"method": asdict(method), "training": settings, "student": self.student_identity()}
         after = self.on_base(labels)
-        cost = self.config.num_weak * (1 if len(method.supervisors) == 1 or method.labels == "joint" else 2)
-        return Stage(f"student, {method.label}", self.root / "students" / method.name, spec, action, after, cost)
+        return Stage(f"student, {method.label}", self.root / "students" / method.name, spec, action, after, cost=45.0)
 
     def _preferred(self, students: dict[str, Stage], labels: Stage, weak: list[Stage]) -> dict[str, Stage]:
         """The paper's last stage (§4.3): the Bayesian student, trained on on its own candidates; none without it."""
@@ -146,7 +145,9 @@ class SlotFillingRun(SeedRun):
 
         spec = self.common() | {"training": settings, "candidates": c.num_preference_candidates}
         folder = self.root / "students" / methods.PREFERENCE
-        return {methods.PREFERENCE: Stage("student, cDPO", folder, spec, action, (start, labels), cost=c.num_weak * 2)}
+        return {
+            methods.PREFERENCE: Stage("student, cDPO", folder, spec, action, (start, labels), cost=c.num_weak / 25)
+        }
 
     def _ensemble(self, weak: list[Stage]) -> WeakEnsemble:
         supervisors = [
@@ -178,9 +179,8 @@ class SlotFillingRun(SeedRun):
             training.train_on_gold(student, self._rows(half), settings, folder, self.seed, lora=self.lora)
 
         spec = self.common() | {"gold": half, "training": settings, "student": self.student_identity()}
-        size = self.config.num_weak if half == "half_b" else self.config.num_gold
         after = self.on_base()
-        return Stage(f"student on gold, {half}", self.root / "students" / name, spec, action, after, cost=size)
+        return Stage(f"student on gold, {half}", self.root / "students" / name, spec, action, after, cost=60.0)
 
     def _evaluate(self, name: str, trained: Stage | None) -> Stage:
         c = self.config
@@ -195,4 +195,6 @@ class SlotFillingRun(SeedRun):
         if trained is None:
             spec["model"] = self.student_identity()
         after = (trained,) if trained else ()
-        return Stage(f"evaluate {name}", self.root / "predictions" / name, spec, action, after, cost=200.0)
+        return Stage(
+            f"evaluate {name}", self.root / "predictions" / name, spec, action, after, cost=(c.num_test or 1000) / 150
+        )

@@ -115,5 +115,7 @@ def _base(
         "model": factory.identity(model),
     }
     folder = Path(config.output_dir) / ("base" if name == "student" else f"base-{name}")
-    size = sum(plan.get(task, 0) * plan.get("sentences", 10000) for task in ("reading", "copying"))
-    return Stage(f"{name}, pre-training", folder, spec, action, cost=0.6 * size)
+    rows = plan.get("jumbled_copying", 0) + plan.get("sentences", 10000) * (
+        plan.get("reading", 0) + plan.get("copying", 0) * (1 + plan.get("mixed_reading", 0))
+    )
+    return Stage(f"{name}, pre-training", folder, spec, action, cost=rows / 500)
