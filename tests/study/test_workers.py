@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from trl_weaks.study.stages import Stage
-from trl_weaks.study.workers import LOG, check_workers, run_stages
+from trl_weaks.study.workers import LOG, possible_workers, run_stages
 
 
 def stage(tmp_path, name, action=None, after=()):
@@ -46,6 +47,11 @@ def test_bad_input_is_told_by_its_own_words_and_the_neighbour_is_finished(tmp_pa
     with pytest.raises(ValueError, match="row 3: no prompt"):
         run_stages([stage(tmp_path, "bad", bad), good, last], workers=2)
     assert good.done() and not last.done()
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
 
 
 @pytest.mark.parametrize(
@@ -90,10 +96,13 @@ run_stages([Stage("a", Path({str(tmp_path)!r}) / "a", {{}}, work)], workers=2)
     assert (tmp_path / "a" / "beat").read_text() == last
 
 
-def test_workers_need_a_cpu_of_their_own(monkeypatch):
+def test_stages_share_cores_but_no_gpu_and_no_process_group(monkeypatch):
     with pytest.raises(ValueError, match="at least 1"):
-        check_workers(0)
+        possible_workers(0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(3)))
+    assert [possible_workers(n) for n in (1, 2, 8)] == [1, 2, 3]
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    check_workers(1)
-    with pytest.raises(ValueError, match="--workers 1"):
-        check_workers(2)
+    assert possible_workers(8) == 1
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("trl_weaks.study.workers.processes", lambda: SimpleNamespace(num_processes=2))
+    assert possible_workers(8) == 1

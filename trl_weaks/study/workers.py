@@ -25,12 +25,12 @@ def run_stages(stages: Iterable[Stage], workers: int = 1) -> None:
 
     Args:
         stages: in order; of several with one folder the first counts.
-        workers: how many run at once, see [`run_side_by_side`]; 1 runs them here, one after the other.
+        workers: how many run at once at most, see [`possible_workers`]; 1 runs them here, one after the other.
 
     Raises:
-        ValueError: more workers than this machine allows, or what a stage raises.
+        ValueError: what a stage raises, or fewer than one worker.
     """
-    check_workers(workers)
+    workers = possible_workers(workers)
     distinct: dict[Path, Stage] = {}
     for stage in stages:
         distinct.setdefault(stage.folder, stage)
@@ -45,15 +45,18 @@ def run_stages(stages: Iterable[Stage], workers: int = 1) -> None:
             bar.update(stage.cost)
 
 
-def check_workers(workers: int) -> None:
-    """
+def possible_workers(most: int) -> int:
+    """How many stages can run side by side here, up to `most`: one where they would share a GPU, where several
+    processes share each stage already, or where processes cannot be forked; else no more than there are cores.
+
     Raises:
-        ValueError: stages cannot share this machine: they would share one GPU, or are already spread over processes.
+        ValueError: `most` is below 1.
     """
-    if workers < 1:
-        raise ValueError(f"`workers` must be at least 1; got {workers}.")
-    if workers > 1 and (torch.cuda.is_available() or processes().num_processes > 1 or not hasattr(os, "fork")):
-        raise ValueError(f"`workers={workers}` is for one process on CPU cores; set `--workers 1`.")
+    if most < 1:
+        raise ValueError(f"`workers` must be at least 1; got {most}.")
+    if torch.cuda.is_available() or processes().num_processes > 1 or not hasattr(os, "sched_getaffinity"):
+        return 1
+    return min(most, len(os.sched_getaffinity(0)))
 
 
 def run_side_by_side(todo: Sequence[Stage], workers: int, bar: tqdm) -> None:

@@ -29,7 +29,10 @@ class ExperimentConfig:
     num_validation: int = field(default=0, metadata={"help": "Gold examples held out of training."})
     num_test: int | None = field(default=None, metadata={"help": "Test examples; default all."})
     workers: int = field(
-        default=1, metadata={"help": "Stages that run side by side, each on its share of the CPU cores."}
+        default=1,
+        metadata={
+            "help": "Most stages that run side by side, each on its share of the cores; one where there is a GPU."
+        },
     )
     max_examples: int | None = field(default=None, metadata={"help": "Cap on every split, for a quick look."})
     weak_models: list[str] = field(
