@@ -17,7 +17,7 @@ from trl_weaks.study.slot_filling import evaluation, training
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
 from trl_weaks.study.slot_filling.experiment import run
 from trl_weaks.study.stages import STAMP
-from trl_weaks.study.workers import LOG
+from trl_weaks.study.workers import LOG, possible_workers
 
 STUDENTS = ["single_gpt2", "single_opt", "naive", "joint", "bayesian_aux", "bayesian_joint", "cdpo"]
 ROWS = [*STUDENTS, "ceiling", "strong_on_a", "untrained"]
@@ -81,7 +81,8 @@ def test_two_workers_end_with_the_same_predictions(finished, tmp_path):
             root / "seed-0" / "predictions" / row / "predictions.jsonl" for root in (finished, tmp_path / "run")
         )
         assert one.read_text(encoding="utf-8") == two.read_text(encoding="utf-8"), row
-    assert (tmp_path / "run" / "base" / LOG).stat().st_size > 0
+    if possible_workers(2) == 2:  # a lone core has no log of its own
+        assert (tmp_path / "run" / "base" / LOG).stat().st_size > 0
 
 
 def test_labels_checkpoints_and_cards_are_left(finished):

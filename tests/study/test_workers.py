@@ -73,19 +73,20 @@ def test_a_stage_that_nobody_runs_is_missed_at_once(tmp_path):
 
 def test_stages_end_with_a_killed_run(tmp_path):
     program = f"""
+import os
 import time
 from pathlib import Path
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.workers import run_stages
 def work(folder):
-    (folder / "begun").touch()
-    for _ in range(200):
-        time.sleep(0.05)
+    for _ in range(600):
         (folder / "beat").write_text(str(time.time()))
+        time.sleep(0.05)
+os.sched_getaffinity = lambda _: {{0, 1}}
 run_stages([Stage("a", Path({str(tmp_path)!r}) / "a", {{}}, work)], workers=2)
 """
     process = subprocess.Popen([sys.executable, "-c", program])
-    while not (tmp_path / "a" / "begun").exists():
+    while not (tmp_path / "a" / "beat").exists():
         assert process.poll() is None
         time.sleep(0.1)
     process.kill()
