@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -62,8 +63,10 @@ def two_cores(monkeypatch):
     ],
 )
 def test_a_broken_stage_is_named_with_its_log(tmp_path, action, message):
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(RuntimeError, match=message) as failure:
         run_stages([stage(tmp_path, "broken", action)], workers=2)
+    log = str(failure.value).partition("See ")[2].partition(";")[0]
+    assert "at work on broken" in Path(log).read_text(encoding="utf-8")
 
 
 def test_a_stage_that_nobody_runs_is_missed_at_once(tmp_path):

@@ -215,9 +215,10 @@ def test_a_callable_is_a_loss(student, weak_rows, tokenizer, arguments):
 def test_config_builds_the_loss_it_describes():
     config = dict(output_dir="unused", use_cpu=True, bf16=False)
     assert isinstance(WeakSupervisionConfig(**config, weak_loss="naive", gamma_max=0.0).build_loss(), NaiveLoss)
-    loss = WeakSupervisionConfig(**config, evidence="softplus", kl_coef=0.5, kl_anneal=0.1, gamma_max=0.3).build_loss()
+    evidential = dict(evidence="softplus", kl_coef=0.5, kl_anneal=0.1, evidence_offset=6.0)
+    loss = WeakSupervisionConfig(**config, **evidential, gamma_max=0.3).build_loss()
     assert isinstance(loss, AuxiliaryConfidence) and isinstance(loss.loss, EvidentialLoss)
-    assert (loss.gamma_max, loss.loss.evidence, loss.loss.kl_coef, loss.loss.kl_anneal) == (0.3, "softplus", 0.5, 0.1)
+    assert loss.gamma_max == 0.3 and {name: getattr(loss.loss, name) for name in evidential} == evidential
 
 
 @pytest.mark.parametrize(

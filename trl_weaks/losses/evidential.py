@@ -43,7 +43,7 @@ class EvidentialLoss:
             cross-entropy.
 
     Raises:
-        ValueError: For an unknown name, a negative number, or `kl_anneal` above 1.
+        ValueError: For an unknown name, a negative number, `kl_anneal` above 1, or an offset that is not finite.
     """
 
     evidence: Evidence = "exp"

@@ -18,6 +18,7 @@ from trl_weaks.labelling.processes import processes
 from trl_weaks.study.stages import Stage
 
 LOG = "log.txt"  # what a stage printed, in its folder
+_LONGEST = 10_000  # characters of a message: more would fill the pipe, which nobody reads while the stage lives
 
 
 def run_stages(stages: Iterable[Stage], workers: int = 1) -> None:
@@ -35,14 +36,14 @@ def run_stages(stages: Iterable[Stage], workers: int = 1) -> None:
     for stage in stages:
         distinct.setdefault(stage.folder, stage)
     todo = [stage for stage in distinct.values() if not stage.done()]
-    with tqdm(total=round(sum(s.cost for s in todo), 2), unit="", disable=not processes().is_main_process) as bar:
+    with tqdm(total=sum(s.cost for s in todo), unit="", disable=not processes().is_main_process) as bar:
         bar.bar_format = "{desc}: {percentage:3.0f}%|{bar:20}| {elapsed} elapsed, about {remaining} left"
         if workers > 1:
             return run_side_by_side(todo, workers, bar)
         for number, stage in enumerate(todo, 1):
             bar.set_description(f"[{number}/{len(todo)}] {stage.name}")
             stage.run()
-            bar.update(stage.cost)
+            bar.update(min(stage.cost, bar.total - bar.n))
 
 
 def possible_workers(most: int) -> int:
@@ -89,7 +90,7 @@ def run_side_by_side(todo: Sequence[Stage], workers: int, bar: tqdm) -> None:
             if not process.is_alive():
                 del running[stage]
                 failure = failure or _failure(stage, process, receiver)
-                bar.update(stage.cost)
+                bar.update(min(stage.cost, bar.total - bar.n))
     if failure is not None:
         raise failure
 
@@ -102,7 +103,8 @@ def _failure(stage: Stage, process: BaseProcess, receiver: Connection) -> Except
     process.join()
     if process.exitcode == 0:
         return None
-    where = f"See {stage.folder / LOG}; the same command continues."
+    begun = _begun_log(stage)  # left there by a stage that was killed, or failed before it had a folder
+    where = f"See {begun if begun.exists() else stage.folder / LOG}; the same command continues."
     try:
         bad_input, text = receiver.recv()
     except EOFError:
@@ -115,23 +117,27 @@ def _work(stage: Stage, parent: int, workers: int, sender: Connection) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
     stage.folder.parent.mkdir(parents=True, exist_ok=True)
-    log = stage.folder.parent / f".{stage.folder.name}.{LOG}"
+    log = _begun_log(stage)
     with open(log, "a", encoding="utf-8", buffering=1) as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
         sys.stdout = sys.stderr = file
         try:
             stage.run()
-        except (ValueError, OSError) as error:
-            sender.send((True, str(error)))
-            sys.exit(1)
         except BaseException as error:
             traceback.print_exc()
-            sender.send((False, repr(error)))
+            bad_input = isinstance(error, ValueError | OSError)
+            text = str(error) if bad_input else repr(error)
+            sender.send((bad_input, text[:_LONGEST]))
             sys.exit(1)
         finally:
             if stage.folder.is_dir():
                 log.replace(stage.folder / LOG)
+
+
+def _begun_log(stage: Stage) -> Path:
+    """Where a stage prints while it runs: beside its folder, which it may still set aside."""
+    return stage.folder.parent / f".{stage.folder.name}.{LOG}"
 
 
 def _end_with(parent: int) -> None:

@@ -36,10 +36,11 @@ def pretraining_rows(
         source: unlabelled sentences.
         plan: `sentences`, how many to use; `reading`, passes over them; `jumbled_copying`, rows of words without
             sense; `copying`, passes, with `mixed_reading` rows of reading for each row of copying; `dialogues`, most
-            turns; `random_share` and `clean_share` of copying; `training`, the trainer's settings.
+            turns to read where the config names their folder; `random_share` and `clean_share` of copying;
+            `training`, the trainer's settings.
 
     Raises:
-        ValueError: unknown settings, no task, or dialogues asked for without a folder to read them from.
+        ValueError: unknown settings, or a plan that comes to no rows.
     """
     unknown = set(plan) - KEYS
     if unknown:
