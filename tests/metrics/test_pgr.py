@@ -32,6 +32,12 @@ def test_by_hand():
     assert performance_gap_recovered({"a": 0.4, "b": 0.7}, 0.75, 0.8) == pytest.approx((0.35 / 0.4 + 0.05 / 0.1) / 2)
 
 
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_scores_of_several_supervisors_may_come_without_names(kind):
+    named = performance_gap_recovered({"a": 0.4, "b": 0.7}, 0.75, 0.8)
+    assert performance_gap_recovered(kind([0.4, 0.7]), 0.75, 0.8) == named
+
+
 @pytest.mark.parametrize(
     "weak, student, ceiling, message",
     [
@@ -41,6 +47,11 @@ def test_by_hand():
         ({}, 0.7, 0.8, "no weak supervisor"),
         (float("nan"), 0.7, 0.8, "nan"),
         (0.5, float("inf"), 0.8, "student is inf"),
+        ([], 0.7, 0.8, "no weak supervisor"),
+        ([0.5, 0.85], 0.7, 0.8, "exceed weak supervisor 2"),
+        ([[0.5, 0.6], [0.5, 0.6]], 0.7, 0.8, "weak supervisor 1 is .*one number"),
+        (0.5, [0.7, 0.75], 0.8, "the student is .*one number; several seeds go to `pgr_interval`"),
+        (0.5, 0.7, np.array([0.8, 0.9]), "the ceiling is .*one number"),
     ],
 )
 def test_refused(weak, student, ceiling, message):

@@ -3,7 +3,7 @@
 Source: Burns et al., 2023 (arXiv 2312.09390); Cui et al. (arXiv 2406.03199), Eq. 13 and §5.2. Intervals: ours.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,19 +14,25 @@ _RELATIVE_ROUNDING = 1e-9  # equal scores summed in another order differ by less
 Samples = np.ndarray | Mapping[str, np.ndarray]
 
 
-def performance_gap_recovered(weak: float | Mapping[str, float], student: float, ceiling: float) -> float:
+def performance_gap_recovered(
+    weak: float | Sequence[float] | Mapping[str, float], student: float, ceiling: float
+) -> float:
     """(student - weak) / (ceiling - weak): 0 at the weak supervisor, 1 at the ceiling; may leave [0, 1] (Eq. 13).
 
     Args:
-        weak: score of the weak supervisor; or a score per supervisor, for one PGR each, averaged (§5.2).
+        weak: score of the weak supervisor; or a score per supervisor, named or in a list, for one PGR each,
+            averaged (§5.2).
 
     Raises:
-        ValueError: a score is not finite, or the ceiling does not exceed a weak score: there is no gap to recover.
+        ValueError: a score is not one finite number, or the ceiling does not exceed a weak score: there is no gap to
+            recover.
     """
-    scores = weak if isinstance(weak, Mapping) else {"the weak supervisor": weak}
+    scores = _named_scores(weak)
     if not scores:
         raise ValueError("no weak supervisor given")
     for name, value in {**scores, "the student": student, "the ceiling": ceiling}.items():
+        if np.ndim(value):
+            raise ValueError(f"the score of {name} is {value}: give one number; several seeds go to `pgr_interval`")
         if not np.isfinite(value):
             raise ValueError(f"the score of {name} is {value}")
     for name, value in scores.items():
@@ -36,6 +42,14 @@ def performance_gap_recovered(weak: float | Mapping[str, float], student: float,
                 "gap to recover; train a stronger ceiling or a weaker supervisor"
             )
     return float(np.mean([(student - value) / (ceiling - value) for value in scores.values()]))
+
+
+def _named_scores(weak: float | Sequence[float] | Mapping[str, float]) -> Mapping[str, float]:
+    if isinstance(weak, Mapping):
+        return weak
+    if np.ndim(weak):
+        return {f"weak supervisor {number}": value for number, value in enumerate(weak, start=1)}
+    return {"the weak supervisor": weak}
 
 
 def pgr_interval(
