@@ -1,5 +1,6 @@
-"""From a weak-label row and a student's tokenizer to token-aligned columns."""
+"""From weak-label rows and a student's tokenizer to token-aligned columns."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -11,6 +12,7 @@ UNIT_IDS = "weak_unit_ids"  # [tokens] confidence unit of each supervised token,
 UNIT_LOGPS = "weak_unit_logps"  # [tokens][n] log-probability of the token's whole unit under each supervisor, nats
 WEIGHTS = "weak_row_weights"  # [n] weight of each supervisor, mean 1 per supervised token of the dataset
 PREPARED = (UNIT_IDS, UNIT_LOGPS, WEIGHTS)
+TEXT = "_completion_text"  # the completion before TRL appends the end-of-sequence token
 
 
 def completion_text(row: dict[str, Any]) -> str:
@@ -31,45 +33,59 @@ def completion_text(row: dict[str, Any]) -> str:
 
 
 def student_offsets(
-    row: dict[str, Any], text: str, tokenizer: PreTrainedTokenizerBase, chat_template: str | None
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """The student's token ids of the whole row and their offsets into the completion text.
+    rows: Sequence[dict[str, Any]],
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template: str | None,
+) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """For each row the student's token ids of all of it, and their offsets into the completion's text.
 
     Tokens before the completion get the empty span (0, 0) or are cut at it; what follows the text (end of sequence,
     the template's closing tokens) gets the empty span at the end.
     """
-    if isinstance(row[columns.PROMPT], str):
-        rendered, start = row[columns.PROMPT] + row[columns.COMPLETION], len(row[columns.PROMPT])
-        encoded = tokenizer(rendered, return_offsets_mapping=True)
-    else:
-        kwargs = {"chat_template": chat_template} | (row.get("chat_template_kwargs") or {})
-        prompt = tokenizer.apply_chat_template(
-            row[columns.PROMPT], tokenize=False, add_generation_prompt=True, **kwargs
-        )
-        rendered = tokenizer.apply_chat_template(
-            row[columns.PROMPT] + row[columns.COMPLETION], tokenize=False, **kwargs
-        )
-        common = next((i for i, (a, b) in enumerate(zip(prompt, rendered, strict=False)) if a != b), len(prompt))
-        start = rendered.find(text, min(common, len(rendered)))
-        if start < 0:
-            raise ValueError(
-                f"Example {row.get(columns.EXAMPLE_ID)!r}: the chat template changes the completion's text, so weak "
-                "confidences cannot be placed on it. Use a template that renders the content as it is."
-            )
-        encoded = tokenizer(rendered, return_offsets_mapping=True, add_special_tokens=False)
-    end = start + len(text)
-    return encoded["input_ids"], [
-        (min(max(a, start), end) - start, min(max(b, start), end) - start) for a, b in encoded["offset_mapping"]
-    ]
+    rendered, starts = [], []
+    conversational = not isinstance(rows[0][columns.PROMPT], str)  # the same for all, see `check_rows`
+    for row, text in zip(rows, texts, strict=True):
+        if conversational:
+            whole, start = _rendered_chat(row, text, tokenizer, chat_template)
+        else:
+            whole, start = row[columns.PROMPT] + row[columns.COMPLETION], len(row[columns.PROMPT])
+        rendered.append(whole)
+        starts.append(start)
+    special = {"add_special_tokens": False} if conversational else {}  # the template has them already
+    encoded = tokenizer(rendered, return_offsets_mapping=True, **special)
+    found = []
+    for ids, spans, start, text in zip(encoded["input_ids"], encoded["offset_mapping"], starts, texts, strict=True):
+        end = start + len(text)
+        cut = [(min(max(a, start), end) - start, min(max(b, start), end) - start) for a, b in spans]
+        found.append((ids, cut))
+    return found
 
 
-def prepare_row(
-    row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, chat_template: str | None, unit: str
+def _rendered_chat(
+    row: dict[str, Any], text: str, tokenizer: PreTrainedTokenizerBase, chat_template: str | None
+) -> tuple[str, int]:
+    """A conversation as the template writes it, and where the completion's text begins in it."""
+    kwargs = {"chat_template": chat_template} | (row.get("chat_template_kwargs") or {})
+    prompt = tokenizer.apply_chat_template(row[columns.PROMPT], tokenize=False, add_generation_prompt=True, **kwargs)
+    rendered = tokenizer.apply_chat_template(row[columns.PROMPT] + row[columns.COMPLETION], tokenize=False, **kwargs)
+    common = next((i for i, (a, b) in enumerate(zip(prompt, rendered, strict=False)) if a != b), len(prompt))
+    start = rendered.find(text, min(common, len(rendered)))
+    if start < 0:
+        raise ValueError(
+            f"Example {row.get(columns.EXAMPLE_ID)!r}: the chat template changes the completion's text, so weak "
+            "confidences cannot be placed on it. Use a template that renders the content as it is."
+        )
+    return rendered, start
+
+
+def prepare_rows(
+    batch: dict[str, list], tokenizer: PreTrainedTokenizerBase, chat_template: str | None, unit: str
 ) -> dict[str, list]:
-    """Token-aligned confidence columns of one row that TRL has already tokenised.
+    """Token-aligned confidence columns of rows that TRL has already tokenised; for `Dataset.map(batched=True)`.
 
     Args:
-        row: the weak columns, TRL's `prompt`/`completion`, and its `input_ids` and `labels`.
+        batch: lists of the weak columns, TRL's `prompt`/`completion`, and its `input_ids` and `labels`.
         tokenizer: the student's fast tokenizer.
         chat_template: the template TRL used, `None` for the tokenizer's own.
         unit: `"word"` or `"span"`.
@@ -80,24 +96,36 @@ def prepare_row(
     Raises:
         ValueError: re-tokenising does not give `input_ids` back, or the alignment is impossible.
     """
-    text = row["_completion_text"]
-    ids, offsets = student_offsets(row, text, tokenizer, chat_template)
-    if list(ids) != list(row["input_ids"]):
-        raise ValueError(
-            f"Example {row.get(columns.EXAMPLE_ID)!r}: the tokenizer gives other ids for the same text now, so "
-            "confidences cannot be placed. Do not change the tokenizer between preparation and training."
-        )
+    rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+    texts = batch[TEXT]
+    prepared: dict[str, list] = {name: [] for name in PREPARED}
+    for row, text, (ids, offsets) in zip(
+        rows, texts, student_offsets(rows, texts, tokenizer, chat_template), strict=True
+    ):
+        if list(ids) != list(row["input_ids"]):
+            raise ValueError(
+                f"Example {row.get(columns.EXAMPLE_ID)!r}: the tokenizer gives other ids for the same text now, so "
+                "confidences cannot be placed. Do not change the tokenizer between preparation and training."
+            )
+        unit_ids, unit_logps = _on_tokens(row, text, offsets, unit)
+        prepared[UNIT_IDS].append(unit_ids)
+        prepared[UNIT_LOGPS].append(unit_logps)
+        prepared[WEIGHTS].append(list(row[columns.WEIGHTS]))
+    return prepared
+
+
+def _on_tokens(
+    row: dict[str, Any], text: str, offsets: list[tuple[int, int]], unit: str
+) -> tuple[list[int], list[list[float]]]:
+    """Unit, and its log-probability under each supervisor, of every token of a row; -1 and 0 where not supervised."""
     supervised = [i for i, label in enumerate(row["labels"]) if label != -100]
     try:
         target_units, source_units = alignment.assign_units(
-            [[tuple(span) for span in spans] for spans in row[columns.OFFSETS]],
-            [offsets[i] for i in supervised],
-            text,
-            unit,
+            row[columns.OFFSETS], [offsets[i] for i in supervised], text, unit
         )
         num_units = max(target_units, default=-1) + 1
         per_supervisor = [
-            alignment.unit_logps(units, logps, num_units)
+            alignment.unit_logps(units, logps, num_units).tolist()
             for units, logps in zip(source_units, row[columns.LOGPS], strict=True)
         ]
     except ValueError as error:
@@ -105,12 +133,12 @@ def prepare_row(
             f"Example {row.get(columns.EXAMPLE_ID)!r}, columns '{columns.OFFSETS}' and '{columns.LOGPS}': {error} "
             "Label this example again."
         ) from error
-    unit_ids = [-1] * len(ids)
-    unit_logps = [[0.0] * len(per_supervisor) for _ in ids]
+    unit_ids = [-1] * len(offsets)
+    unit_logps = [[0.0] * len(per_supervisor)] * len(offsets)
     for position, unit_id in zip(supervised, target_units, strict=True):
-        unit_ids[position] = int(unit_id)
-        unit_logps[position] = [float(values[unit_id]) for values in per_supervisor]
-    return {UNIT_IDS: unit_ids, UNIT_LOGPS: unit_logps, WEIGHTS: list(row[columns.WEIGHTS])}
+        unit_ids[position] = unit_id
+        unit_logps[position] = [values[unit_id] for values in per_supervisor]
+    return unit_ids, unit_logps
 
 
 def gold_row(row: dict[str, Any]) -> dict[str, list]:

@@ -7,8 +7,10 @@ from transformers import AutoConfig, PreTrainedModel
 from trl import pack_dataset
 
 from .. import columns
-from .preparation import UNIT_IDS, UNIT_LOGPS, WEIGHTS
+from .preparation import TEXT, UNIT_IDS, UNIT_LOGPS, WEIGHTS, completion_text
 from .weak_supervision_config import WeakSupervisionConfig
+
+WEAK = (columns.SUPERVISORS, columns.WEIGHTS, columns.OFFSETS, columns.LOGPS, columns.SCORE)
 
 
 def context_length(model: "str | PreTrainedModel", args: WeakSupervisionConfig) -> int | None:
@@ -25,6 +27,14 @@ def untruncated(args: WeakSupervisionConfig) -> WeakSupervisionConfig:
     args = copy.copy(args)
     args.max_length = None
     return args
+
+
+def set_aside(dataset: Dataset) -> tuple[Dataset, Dataset]:
+    """The dataset without the columns that TRL does not read, which each of its passes would write again; and those,
+    with the completion's text as it is before TRL adds the end of sequence."""
+    names = [name for name in WEAK if name in dataset.column_names]
+    texts = [completion_text(row) for row in dataset.select_columns([columns.EXAMPLE_ID, columns.COMPLETION])]
+    return dataset.remove_columns(names), dataset.select_columns(names).add_column(TEXT, texts)
 
 
 def refuse_long(dataset: Dataset, limit: int | None, dataset_name: str) -> None:
@@ -51,7 +61,11 @@ def normalise_weights(dataset: Dataset) -> Dataset:
     if weighted <= 0.0:
         raise ValueError(f"Column '{columns.WEIGHTS}': all weights are 0, so there is nothing to learn.")
     scale = sum(tokens) / weighted
-    return dataset.map(lambda row: {WEIGHTS: [w * scale for w in row[WEIGHTS]]}, desc="Normalising the weights")
+    return dataset.map(
+        lambda rows: {WEIGHTS: [[w * scale for w in weights] for weights in rows[WEIGHTS]]},
+        batched=True,
+        desc="Normalising the weights",
+    )
 
 
 def pack_rows(dataset: Dataset, args: WeakSupervisionConfig, dataset_name: str) -> Dataset:

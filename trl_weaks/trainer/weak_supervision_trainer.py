@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import SFTTrainer
@@ -16,16 +16,15 @@ from ._compat import is_peft_model, parallelism
 from .callable_loss import as_weak_loss
 from .model_card import weak_supervision_section
 from .packing_checks import refuse_packing, refuse_packing_settings
-from .preparation import PREPARED, UNIT_IDS, UNIT_LOGPS, WEIGHTS, completion_text, gold_row, prepare_row
+from .preparation import PREPARED, TEXT, UNIT_IDS, UNIT_LOGPS, WEIGHTS, gold_row, prepare_rows
 from .tree_rows import take_forest, tree_inputs, why_rows
 from .validation import check_columns, check_rows
-from .weak_dataset import context_length, normalise_weights, pack_rows, refuse_long, untruncated
+from .weak_dataset import context_length, normalise_weights, pack_rows, refuse_long, set_aside, untruncated
 from .weak_supervision_collator import WeakSupervisionCollator
 from .weak_supervision_config import WeakSupervisionConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments
 
 logger = logging.getLogger(__name__)
-TEXT = "_completion_text"  # the completion before TRL appends the end-of-sequence token
 
 
 class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
@@ -123,15 +122,16 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             check_rows(dataset)
             if "completion_mask" in dataset.column_names or not self.completion_only_loss:
                 raise ValueError("Weak labels speak about completions; `completion_only_loss=False` is not supported.")
-            dataset = dataset.map(lambda row: {TEXT: completion_text(row)})
+            dataset, carried = set_aside(dataset)
         full = super()._prepare_dataset(dataset, processing_class, untruncated(args), False, None, dataset_name)
         limits = [limit for limit in (args.max_length, self._context) if limit is not None]
         refuse_long(full, min(limits, default=None), dataset_name)
         if not weak:
             full = full.map(gold_row, desc="Trusting the gold labels")
             return pack_rows(full, args, dataset_name) if packing else full
-        full = full.map(
-            prepare_row,
+        full = concatenate_datasets([full, carried], axis=1).map(
+            prepare_rows,
+            batched=True,
             fn_kwargs={
                 "tokenizer": processing_class,
                 "chat_template": self.chat_template,

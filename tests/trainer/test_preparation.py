@@ -1,0 +1,49 @@
+"""Preparing rows in batches is preparing them one at a time, whatever columns travel with them."""
+
+import pytest
+from datasets import Dataset
+
+from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
+from trl_weaks.trainer.preparation import TEXT, prepare_rows, student_offsets
+
+
+def prepared(student, tokenizer, arguments, rows: Dataset) -> Dataset:
+    trainer = WeakSupervisionTrainer(
+        model=student(), args=WeakSupervisionConfig(**arguments), train_dataset=rows, processing_class=tokenizer
+    )
+    return trainer.train_dataset
+
+
+def test_a_batch_is_its_rows_one_by_one(student, weak_rows, tokenizer, arguments):
+    weak_rows[0]["completion"] = weak_rows[0]["completion"].replace("five", "fünf 🕔")
+    end = len(weak_rows[0]["completion"])
+    weak_rows[0] |= {"weak_offsets": [[[0, end], [end, end]]], "weak_logps": [[-0.5, -0.1]]}
+    together = prepared(student, tokenizer, arguments, Dataset.from_list(weak_rows))
+    for number, row in enumerate(weak_rows):
+        offsets = tokenizer(row["prompt"] + row["completion"] + "<eos>", return_offsets_mapping=True)["offset_mapping"]
+        alone = {name: [values] for name, values in together[number].items()} | {TEXT: [row["completion"]]}
+        ((ids, found),) = student_offsets([together[number]], [row["completion"]], tokenizer, None)
+        assert ids == together[number]["input_ids"]
+        start, end = len(row["prompt"]), len(row["completion"])
+        assert found == [tuple(min(max(edge - start, 0), end) for edge in span) for span in offsets]
+        again = prepare_rows(alone, tokenizer, None, "word")
+        assert again["weak_unit_ids"] == [together[number]["weak_unit_ids"]]
+        assert again["weak_unit_logps"] == [together[number]["weak_unit_logps"]]
+
+
+def test_columns_of_the_user_and_a_selection_of_rows_stay_in_place(student, perfect, tokenizer, arguments):
+    order = [5, 2, 7, 0]
+    named = perfect.add_column("source", [str(number) for number in range(len(perfect))])
+    found = prepared(student, tokenizer, arguments, named.select(order))
+    assert found["source"] == [str(number) for number in order]
+    for row, number in zip(found, order, strict=True):
+        assert row["completion"].removesuffix("<eos>") == perfect[number]["completion"]
+        assert row["weak_offsets"] == perfect[number]["weak_offsets"]
+        assert sum(unit >= 0 for unit in row["weak_unit_ids"]) == sum(label != -100 for label in row["labels"])
+
+
+def test_an_error_names_the_example_of_its_row(student, weak_rows, tokenizer, arguments):
+    weak_rows[7]["weak_offsets"] = [[[0, 9999]] for _ in weak_rows[7]["weak_supervisors"]]
+    weak_rows[7]["weak_logps"] = [[-0.1] for _ in weak_rows[7]["weak_supervisors"]]
+    with pytest.raises(ValueError, match=f"{weak_rows[7]['example_id']!r}"):
+        prepared(student, tokenizer, arguments, Dataset.from_list(weak_rows))
