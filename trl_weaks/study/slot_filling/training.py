@@ -6,8 +6,8 @@ from typing import Any
 
 from datasets import Dataset
 from peft import LoraConfig
-from trl import SFTConfig, SFTTrainer
 
+from trl_weaks import columns
 from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.preferences import preference_report
 from trl_weaks.labelling.processes import processes
@@ -24,29 +24,40 @@ from trl_weaks.trainer.weak_supervision_trainer import WeakSupervisionTrainer
 PAIRS = "pairs.json"  # what the preference stage counted
 
 
+GOLD = Method(name="gold", label="gold", weak_loss="naive", soft_labels=False, auxiliary=False)
+
+
+def labelled_by_one(rows: Sequence[dict[str, str]]) -> Dataset:
+    """The rows as a supervisor that is always sure would have labelled them: the columns of `trl_weaks.columns`."""
+    sure = {columns.SUPERVISORS: ["gold"], columns.WEIGHTS: [1.0], columns.LOGPS: [[0.0, 0.0]]}
+    spans = [[[[0, len(row[columns.COMPLETION])], [len(row[columns.COMPLETION])] * 2]] for row in rows]
+    return Dataset.from_list(
+        [
+            {columns.EXAMPLE_ID: str(number), **row, columns.OFFSETS: span, **sure}
+            for number, (row, span) in enumerate(zip(rows, spans, strict=True))
+        ]
+    )
+
+
 def train_on_gold(
     loaded: Loaded,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[dict[str, str]],
     settings: dict[str, Any],
     folder: Path,
     seed: int,
-    validation: Sequence[dict[str, Any]] = (),
+    validation: Sequence[dict[str, str]] = (),
     lora: LoraConfig | None = None,
 ) -> None:
-    """Plain TRL fine-tuning on prompt-completion rows; with validation rows, the epoch of lowest loss is kept."""
-    model, tokenizer = loaded
-    arguments = trainer_settings(settings, folder, seed)
+    """Fine-tuning on prompt-completion rows; with validation rows, the epoch of lowest loss is kept.
+
+    One sure supervisor is plain `SFTTrainer` (tested). This way every model of the study runs through one trainer, and
+    tiny ones on a CPU need not pay for TRL's fused head, which pads its work to 4,096 tokens.
+    """
+    settings = dict(settings)
     if validation:
-        arguments |= {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
-    trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(**arguments),
-        train_dataset=Dataset.from_list(list(rows)),
-        eval_dataset=Dataset.from_list(list(validation)) if validation else None,
-        processing_class=tokenizer,
-        peft_config=lora,
-    )
-    train(trainer, folder, tokenizer)
+        settings |= {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
+    eval_rows = Dataset.from_list(list(validation)) if validation else None
+    train_on_weak(loaded, labelled_by_one(rows), GOLD, settings, folder, seed, lora, eval_rows)
 
 
 def train_on_preferences(
@@ -75,6 +86,7 @@ def train_on_weak(
     folder: Path,
     seed: int,
     lora: LoraConfig | None = None,
+    validation: Dataset | None = None,
 ) -> None:
     """Weak-to-strong training of the student with one of the paper's methods."""
     model, tokenizer = loaded
@@ -86,6 +98,7 @@ def train_on_weak(
         model=model,
         args=WeakSupervisionConfig(**arguments),
         train_dataset=labels,
+        eval_dataset=validation,
         processing_class=tokenizer,
         peft_config=lora,
     )
