@@ -11,6 +11,7 @@ from trl_weaks import columns
 from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_completions import label_completions
 from trl_weaks.labelling.store import LabelStoreError
+from trl_weaks.labelling.supervisor import WeakSupervisor
 
 N = 10
 
@@ -216,3 +217,33 @@ def test_bad_mode(ensemble, prompts):
         label_completions(ensemble, prompts, mode="vote")
     with pytest.raises(ValueError, match="batch_size=0"):
         label_completions(ensemble, prompts, batch_size=0)
+
+
+def replaced(shard: Path, number: int) -> None:
+    """Damage one line of a shard."""
+    lines = shard.read_bytes().splitlines(keepends=True)
+    lines[number] = lines[number].replace(b"e", b"f", 1)
+    shard.write_bytes(b"".join(lines))
+
+
+@pytest.mark.parametrize("mode", ["independent", "joint"])
+def test_answers_made_again_with_another_text_are_read_again(build, prompts, tmp_path, monkeypatch, mode):
+    """Another machine or batch may decide a near tie the other way; the kept readings are then of another text."""
+    run = {"mode": mode, "num_candidates": 2, "max_new_tokens": 4, "batch_size": 5}
+    ensemble = WeakEnsemble([build("gpt2", 0, "a"), build("neox", 1, "b")])
+    label_completions(ensemble, prompts, **run, output_dir=tmp_path)
+    (shard,) = (tmp_path / "labels").glob("*.jsonl")
+    replaced(shard, 0)  # answers of "a" to one prompt
+    first, real = ensemble.supervisors[0], ensemble.supervisors[0].answer
+    monkeypatch.setattr(first, "answer", lambda *a, **k: [[(t + "!", f) for t, f in row] for row in real(*a, **k)])
+    read, score = [], WeakSupervisor.score
+    monkeypatch.setattr(WeakSupervisor, "score", lambda s, p, c, n=None: read.append(len(set(p))) or score(s, p, c, n))
+    made = label_completions(ensemble, prompts, **run, output_dir=tmp_path)
+    assert read == [5, 5], "the unit of the damaged line, by both supervisors; the other unit stays"
+    assert any(text.endswith("!") for text in made["completion"])
+    for row in made:
+        (expected,) = ensemble.score([row["prompt"]], [row["completion"]])
+        assert row["weak_score"] == pytest.approx(expected, abs=1e-5)
+    read.clear()
+    again = label_completions(ensemble, prompts, **run, output_dir=tmp_path)
+    assert read == [] and again[:] == made[:]

@@ -263,3 +263,18 @@ def test_bad_input_is_refused_before_any_work(case, student, ensemble):
     with pytest.raises(ValueError, match=message):
         build_preferences(watched, ensemble, dataset(), **{**SHORT, **changes})
     assert watched.calls == []
+
+
+def test_answers_made_again_with_another_text_are_read_again(student, ensemble, tmp_path, monkeypatch):
+    run = {"num_candidates": 3, "max_new_tokens": 4, "batch_size": 5}
+    build_preferences(student, ensemble, prompts(), output_dir=tmp_path, **run)
+    (shard,) = (tmp_path / "candidates").glob("*.jsonl")
+    lines = shard.read_bytes().splitlines(keepends=True)
+    assert sum(b'"stage":"generate"' in line for line in lines) == 5 and b'"stage":"score"' in lines[6]
+    for number in (1, 6):  # an answer, and one supervisor's scores: the others' scores are of the old answer
+        lines[number] = lines[number].replace(b"e", b"f", 1)
+    shard.write_bytes(b"".join(lines))
+    real = student.generate
+    other = Planted(student, answers=lambda p: [c.text + "!" for c in real([p], 3, 4)[0]])
+    made = build_preferences(other, ensemble, prompts(), output_dir=tmp_path, **run)
+    assert made.to_list() == build_preferences(other, ensemble, prompts(), **run).to_list()

@@ -88,7 +88,7 @@ def _label(
     store = LabelStore(folder / "labels", str(state.process_index))
     ledger = Ledger(store, prompts, configs)
     units = Units(prompts, batch_size)
-    todo = array("q", (number for number, unit in enumerate(units) if missing(ledger, ensemble, unit)))
+    todo = array("q", (number for number, unit in enumerate(units) if missing(ledger, ensemble, unit, mode)))
     left = sum(len(units[number]) for number in todo)
     progress = Progress(folder / "labels", left, "labelling")  # nobody writes while another still reads
     for number in todo[state.process_index :: state.num_processes]:

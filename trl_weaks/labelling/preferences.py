@@ -20,7 +20,7 @@ from .ledger import GENERATE, SCORE, Ledger
 from .processes import processes
 from .rank import rank, save
 from .sampling import Sampling, decoding
-from .stages import DECIMALS
+from .stages import DECIMALS, has_read
 from .store import LabelStore
 from .supervisor import WeakSupervisor
 
@@ -141,7 +141,7 @@ def _collect(
     store = LabelStore(folder / "candidates", str(state.process_index))
     ledger = Ledger(store, prompts, configs)
     units = Units(prompts, batch_size)
-    todo = [unit for unit in units if any(_missing(ledger, key, unit) for key in configs)]
+    todo = [unit for unit in units if not _done(ledger, student, ensemble, unit)]
     state.wait_for_everyone()  # nobody writes while another still reads
     share = todo[state.process_index :: state.num_processes]
     bar = tqdm(total=sum(map(len, share)), desc="preferences", unit="prompt", disable=not state.is_main_process)
@@ -153,8 +153,21 @@ def _collect(
     state.wait_for_everyone()
 
 
-def _missing(ledger: Ledger, key: tuple[str, str], unit: Sequence[int]) -> bool:
-    return not all(ledger.has(*key, row) for row in unit)
+def _done(ledger: Ledger, student: WeakSupervisor, ensemble: WeakEnsemble, unit: Sequence[int]) -> bool:
+    if not _answered(ledger, student, unit):
+        return False
+    texts = _texts(ledger, student, unit)
+    return all(has_read(ledger, name, unit, texts) for name in ensemble.names)
+
+
+def _answered(ledger: Ledger, student: WeakSupervisor, unit: Sequence[int]) -> bool:
+    return all(ledger.has(GENERATE, student.name, row) for row in unit)
+
+
+def _texts(ledger: Ledger, student: WeakSupervisor, unit: Sequence[int]) -> list[list[str]]:
+    """The distinct answers to each prompt, sorted, without empty ones."""
+    kept = [ledger.get(GENERATE, student.name, row)["candidates"] for row in unit]
+    return [sorted({text for text, _ in candidates} - {""}) for candidates in kept]
 
 
 def _work(
@@ -168,19 +181,17 @@ def _work(
     prompts = list(dataset.select(unit)[PROMPT])
     ids = ledger.prompts.ids(unit)
     names = [f"row {row} (example_id {example!r})" for row, example in zip(unit, ids, strict=True)]
-    if _missing(ledger, (GENERATE, student.name), unit):
+    if not _answered(ledger, student, unit):
         if "temperature" in settings:
             answers = student.answer(prompts, **decoding(settings), names=names, keys=ids)
         else:
             found = student.generate(prompts, **settings, names=names)
             answers = [[(c.text, c.finished) for c in row] for row in found]
         ledger.put(GENERATE, student.name, unit, [{"candidates": row} for row in answers])
-    texts = [
-        sorted({text for text, _ in ledger.get(GENERATE, student.name, row)["candidates"]} - {""}) for row in unit
-    ]
+    texts = _texts(ledger, student, unit)
     flat = [(p, t, n) for p, row, n in zip(prompts, texts, names, strict=True) for t in row]
     for supervisor in ensemble.supervisors:
-        if _missing(ledger, (SCORE, supervisor.name), unit):
+        if not has_read(ledger, supervisor.name, unit, texts):
             read = iter(supervisor.score(*map(list, zip(*flat, strict=True))) if flat else ())
             scores = [[round(next(read).mean_logp, DECIMALS) + 0.0 for _ in row] for row in texts]
             made = [{"texts": t, "scores": s} for t, s in zip(texts, scores, strict=True)]

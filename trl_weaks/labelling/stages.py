@@ -43,10 +43,28 @@ def configurations(ensemble: WeakEnsemble, settings: dict, mode: str) -> dict[tu
     return configs
 
 
-def missing(ledger: Ledger, ensemble: WeakEnsemble, unit: Sequence[int]) -> list[tuple[str, str]]:
-    """The (stage, supervisor) steps of a unit that have to be done, each for the whole unit."""
-    steps = [(stage, name) for stage in (GENERATE, SCORE) for name in ensemble.names]
-    return [(stage, name) for stage, name in steps if not all(ledger.has(stage, name, row) for row in unit)]
+def missing(ledger: Ledger, ensemble: WeakEnsemble, unit: Sequence[int], mode: str) -> list[tuple[str, str]]:
+    """The (stage, supervisor) steps of a unit that have to be done, each for the whole unit.
+
+    A reading of other texts than the answers that are kept counts as missing: where damaged answers were made again,
+    on another machine say, a near tie may have gone the other way.
+    """
+    answers = [(GENERATE, name) for name in ensemble.names if not _has(ledger, GENERATE, name, unit)]
+    if answers:
+        return answers + [(SCORE, name) for name in ensemble.names if not _has(ledger, SCORE, name, unit)]
+    texts = [pooled(ledger, ensemble, row, mode) for row in unit]
+    return [(SCORE, name) for name in ensemble.names if not has_read(ledger, name, unit, texts)]
+
+
+def has_read(ledger: Ledger, name: str, unit: Sequence[int], texts: Sequence[list[str]]) -> bool:
+    """Whether the readings of these texts by this supervisor, row by row, are in the store."""
+    return _has(ledger, SCORE, name, unit) and all(
+        ledger.get(SCORE, name, row)["texts"] == given for row, given in zip(unit, texts, strict=True)
+    )
+
+
+def _has(ledger: Ledger, stage: str, name: str, unit: Sequence[int]) -> bool:
+    return all(ledger.has(stage, name, row) for row in unit)
 
 
 def work(ledger: Ledger, ensemble: WeakEnsemble, dataset, unit: Sequence[int], mode: str, settings: dict) -> None:
@@ -55,14 +73,13 @@ def work(ledger: Ledger, ensemble: WeakEnsemble, dataset, unit: Sequence[int], m
     ids = ledger.prompts.ids(unit)
     names = [f"row {row} (example_id {example!r})" for row, example in zip(unit, ids, strict=True)]
     by_name = dict(zip(ensemble.names, ensemble.supervisors, strict=True))
-    todo = missing(ledger, ensemble, unit)
-    for stage, name in todo:
+    for stage, name in missing(ledger, ensemble, unit, mode):
         if stage == GENERATE:
             answers = by_name[name].answer(list(prompts), **decoding(settings), names=names, keys=ids)
             made = [{"candidates": [{"text": t, "finished": f} for t, f in row]} for row in answers]
             ledger.put(stage, name, unit, made)
     texts = [pooled(ledger, ensemble, row, mode) for row in unit]
-    for stage, name in todo:
+    for stage, name in missing(ledger, ensemble, unit, mode):  # again: the answers decide what is to be read
         if stage == SCORE:
             flat = [(p, t, n) for p, row, n in zip(prompts, texts, names, strict=True) for t in row]
             read = iter(by_name[name].score(*map(list, zip(*flat, strict=True))) if flat else ())

@@ -59,7 +59,7 @@ def verify_labels(
     store = LabelStore(Path(output_dir) / "labels", "verify")
     ledger = Ledger(store, prompts, configurations(ensemble, settings, mode))
     units = Units(prompts, batch_size)
-    done = [number for number, unit in enumerate(units) if not missing(ledger, ensemble, unit)]
+    done = [number for number, unit in enumerate(units) if not missing(ledger, ensemble, unit, mode)]
     if not done:
         store.close()
         raise ValueError(f"{output_dir} holds no labels of these prompts, supervisors and settings; label them first.")
