@@ -8,6 +8,7 @@ import torch
 from scipy.special import digamma, gammaln
 
 from trl_weaks.losses import LOSSES, AuxiliaryConfidence, EvidentialLoss, NaiveLoss, PredictionWindow, WeakLoss
+from trl_weaks.losses.dirichlet_votes import DirichletVotes
 
 CLASSES = (2, 3, 50)
 EVIDENCE = {"exp": np.exp, "softplus": lambda z: np.log1p(np.exp(z)), "relu": lambda z: np.maximum(z, 0)}
@@ -17,6 +18,10 @@ def data(n=5, classes=4, seed=0, spread=2.0):
     g = torch.Generator().manual_seed(seed)
     logits = torch.randn(n, classes, generator=g, dtype=torch.float64) * spread
     return logits, torch.rand(n, classes, generator=g, dtype=torch.float64).pow(3).softmax(-1)
+
+
+def squared_target(logits, targets, progress):
+    return -(targets.square() * torch.log_softmax(logits, -1)).sum(-1)
 
 
 def textbook_kl(alpha):
@@ -76,6 +81,7 @@ def test_hard_labels_read_the_divergence_the_same_way():
         (EvidentialLoss(kl_coef=0.5), False),
         (AuxiliaryConfidence(NaiveLoss(), 0.3), True),
         (AuxiliaryConfidence(EvidentialLoss(kl_coef=0.5), 0.3), False),
+        (AuxiliaryConfidence(squared_target, 0.3), False),
     ],
 )
 def test_linearity_in_the_target_is_what_the_attribute_says(loss, linear):
@@ -187,6 +193,8 @@ def test_auxiliary_confidence_mixes_two_losses(inner, classes):
         (lambda: AuxiliaryConfidence(NaiveLoss(), warmup=-0.1), "warmup"),
         (lambda: AuxiliaryConfidence(NaiveLoss(), threshold="mean"), "threshold"),
         (lambda: AuxiliaryConfidence(NaiveLoss(), window=PredictionWindow()), "balanced"),
+        (lambda: AuxiliaryConfidence("naive"), "callable"),
+        (lambda: AuxiliaryConfidence(DirichletVotes()), "all votes"),
         (lambda: PredictionWindow(0), "size"),
         (lambda: PredictionWindow().update(torch.ones(2, 2), torch.ones(2, 3)), "alike"),
         (lambda: PredictionWindow().predict(torch.ones(1, 2)), "empty"),

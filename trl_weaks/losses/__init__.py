@@ -6,7 +6,7 @@ from .evidential import EvidentialLoss
 from .naive import NaiveLoss
 from .prediction_window import PredictionWindow
 
-# Losses a trainer can be given by name.
-LOSSES = {"naive": NaiveLoss, "evidential": EvidentialLoss}
+# Losses a trainer can be given by name; "bayesian" is what the paper calls the evidential loss of several supervisors.
+LOSSES = {"naive": NaiveLoss, "bayesian": EvidentialLoss, "evidential": EvidentialLoss}
 
 __all__ = ["LOSSES", "AuxiliaryConfidence", "EvidentialLoss", "NaiveLoss", "PredictionWindow", "WeakLoss"]

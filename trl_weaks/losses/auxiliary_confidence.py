@@ -23,7 +23,7 @@ class AuxiliaryConfidence:
     wherever the loss is linear in its target.
 
     Args:
-        loss: The weak loss, e.g. `NaiveLoss()` or `EvidentialLoss()`.
+        loss: The weak loss, e.g. `NaiveLoss()` or `EvidentialLoss()`, or any function of its kind.
         gamma_max: Final weight of the own prediction, in [0, 1]. 0.25 is the *authors' code* for the evidential
             generation loss (they use 0.5 for the soft naive one, Burns et al. 0.5 for classification).
         warmup: Share of the training over which gamma rises linearly from 0 to `gamma_max`; it stays there. 0.25 is
@@ -37,7 +37,8 @@ class AuxiliaryConfidence:
             micro-batch would make the gradient depend on how the update was cut. Default: a `PredictionWindow()`.
 
     Raises:
-        ValueError: For numbers outside [0, 1], an unknown threshold, or a window without `"balanced"`.
+        ValueError: For numbers outside [0, 1], an unknown threshold, a window without `"balanced"`, or a loss that is
+            no function of logits and one target per row.
     """
 
     loss: WeakLoss
@@ -47,6 +48,10 @@ class AuxiliaryConfidence:
     window: PredictionWindow | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        if not callable(self.loss):
+            raise ValueError(f"loss must be callable as (logits, targets, progress) -> (n,), not {self.loss!r}")
+        if getattr(self.loss, "sees_votes", False):
+            raise ValueError(f"{type(self.loss).__name__} takes all votes of a row; a prediction is only one")
         for name in ("gamma_max", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
@@ -59,7 +64,8 @@ class AuxiliaryConfidence:
 
     @property
     def linear_in_targets(self) -> bool:
-        return self.loss.linear_in_targets
+        """As the inner loss says; of a plain function nothing is assumed."""
+        return getattr(self.loss, "linear_in_targets", False)
 
     def gamma(self, progress: float) -> float:
         """Weight of the own prediction at this fraction of the training: linear, then flat."""

@@ -27,8 +27,21 @@ def as_weak_loss(loss: Callable) -> WeakLoss:
     """`loss` itself where it follows the protocol, else the function wrapped.
 
     Raises:
-        ValueError: not callable.
+        ValueError: not callable, or a loss of all votes of a row, which tokens do not have.
     """
-    if not callable(loss):
-        raise ValueError(f"`loss` must be callable as (logits, targets, progress) -> (n,), got {type(loss).__name__}.")
+    check_callable(loss)
+    if getattr(loss, "sees_votes", False):
+        raise ValueError(
+            f"`{type(loss).__name__}` reads the class votes of all supervisors, which completions do not have. Use it "
+            "with `WeakClassificationTrainer`."
+        )
     return loss if hasattr(loss, "linear_in_targets") else CallableLoss(loss)
+
+
+def check_callable(loss: Callable) -> None:
+    """Raises ValueError unless `loss` can be called."""
+    if not callable(loss):
+        raise ValueError(
+            "`loss` must be a name, or callable as (logits, targets, progress) -> (n,); got a "
+            f"`{type(loss).__name__}`."
+        )

@@ -1,8 +1,10 @@
 """Settings of the weak losses that the trainers of completions and of classes share, and checks of settings."""
 
-from dataclasses import dataclass, field
-from typing import Any
+import copy
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
+from ..losses import LOSSES
 from ..losses.base import WeakLoss
 from ..losses.evidential import EvidentialLoss
 from ..losses.naive import NaiveLoss
@@ -36,6 +38,10 @@ class ObjectiveConfig:
     def __post_init__(self):
         forget_earlier_trainers()
         super().__post_init__()
+        self.check_objective()
+
+    def check_objective(self) -> None:
+        """Raises ValueError for settings of the loss that are wrong, or wrong together."""
         if not 0.0 <= self.gamma_max < 1.0:
             raise ValueError(f"`gamma_max` must be in [0, 1); got {self.gamma_max}.")
         for name in ("gamma_warmup", "kl_anneal"):
@@ -43,6 +49,21 @@ class ObjectiveConfig:
                 raise ValueError(f"`{name}` is a fraction of training, in [0, 1]; got {getattr(self, name)}.")
         if self.kl_coef < 0.0:
             raise ValueError(f"`kl_coef` must not be negative; got {self.kl_coef}.")
+
+    def with_loss(self, name: str) -> Self:
+        """A copy of these settings with the `weak_loss` of that name: a choice of `weak_loss`, or a key of `LOSSES`.
+
+        Raises:
+            ValueError: no such loss, or one that the other settings do not go with.
+        """
+        choices = next(f for f in fields(self) if f.name == "weak_loss").metadata["choices"]
+        known = "bayesian" if LOSSES.get(name) is EvidentialLoss else name
+        if known not in choices:
+            raise ValueError(f"`loss` must be one of {', '.join(choices)}, or a function; got {name!r}.")
+        settings = copy.copy(self)
+        settings.weak_loss = known
+        settings.check_objective()
+        return settings
 
     def _supervised_loss(self, **evidential: Any) -> WeakLoss:
         """`weak_loss` without the auxiliary loss; `evidential` are further fields of the evidential one."""

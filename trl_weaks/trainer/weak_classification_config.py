@@ -147,8 +147,9 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
         default=100.0, metadata={"help": "Observations a vote is worth under 'dirichlet_votes'. Ours."}
     )
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check_objective(self) -> None:
+        """Raises ValueError for settings that are wrong, or wrong together."""
+        super().check_objective()
         check_choices(self, CHOICES)
         check_positive(self, ("threshold_window", "max_length", "pad_to_multiple_of"))
         refuse_settings(self, FIXED)

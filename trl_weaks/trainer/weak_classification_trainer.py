@@ -15,6 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..labelling.class_predictions import EVIDENCE_KEY, PRIOR_KEY, ClassPredictions
 from ..losses.base import WeakLoss
 from ._compat import BaseTrainer, global_then_local_main_first, parallelism
+from .callable_loss import check_callable
 from .classification_card import classification_card
 from .classification_collator import WeakClassificationCollator
 from .classification_data import (
@@ -56,8 +57,8 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         train_dataset ([`~datasets.Dataset`]): Rows with votes.
         eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*): Rows with votes, gold, or both.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*): The student's tokenizer.
-        loss ([`WeakLoss`], *optional*): Used instead of the one `args` describes: any
-            `(logits (n, K), targets (n, K), progress) -> (n,)` in nats.
+        loss ([`WeakLoss`] or `str`, *optional*): Used instead of the one `args` describes: any
+            `(logits (n, K), targets (n, K), progress) -> (n,)` in nats; a name stands for `weak_loss` in `args`.
         peft_config ([`~peft.PeftConfig`], *optional*): Adapters; LoRA needs `task_type="SEQ_CLS"`.
         kwargs: `callbacks`, `optimizers`, `compute_metrics` and the like, as in [`~transformers.Trainer`].
 
@@ -82,12 +83,16 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
-        loss: WeakLoss | None = None,
+        loss: WeakLoss | str | None = None,
         peft_config: PeftConfig | None = None,
         **kwargs: Any,
     ):
         args = checked_settings(args, WeakClassificationConfig, model, "weak-classification")
         refuse_arguments(kwargs, ("data_collator", "compute_loss_func", "model_init"), "the trainer makes its own")
+        if isinstance(loss, str):
+            args, loss = args.with_loss(loss), None
+        elif loss is not None:
+            check_callable(loss)
         if not isinstance(train_dataset, Dataset):
             raise ValueError("`train_dataset` must be a `datasets.Dataset`; all rows are checked before training.")
         self.num_classes = count_classes(train_dataset, "train")

@@ -134,8 +134,9 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
         default=1024, metadata={"help": "Supervised tokens whose logits are held at once; memory only. Ours."}
     )
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check_objective(self) -> None:
+        """Raises ValueError for settings that are wrong, or that a weak loss cannot honour."""
+        super().check_objective()
         check_choices(self, CHOICES)
         check_positive(self, ("loss_chunk_size",))
         refuse_settings(self, FIXED)

@@ -40,9 +40,10 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             The student, as in [`~trl.SFTTrainer`].
         args ([`WeakSupervisionConfig`], *optional*):
             Configuration.
-        loss ([`WeakLoss`], *optional*):
+        loss ([`WeakLoss`] or `str`, *optional*):
             A loss to use instead of the one `args` describes: any callable
-            `(logits (n, V), targets (n, V), progress) -> (n,)` in nats; see [`trl_weaks.losses`].
+            `(logits (n, V), targets (n, V), progress) -> (n,)` in nats, see [`trl_weaks.losses`]; or a name
+            (`"naive"`, `"bayesian"`), which stands for `weak_loss` in `args`; the other settings stay.
         kwargs:
             Everything else that [`~trl.SFTTrainer`] takes, except `data_collator`, `compute_loss_func`,
             `compute_metrics` and `formatting_func`, which cannot be honoured and are refused.
@@ -63,7 +64,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         self,
         model: "str | PreTrainedModel",
         args: WeakSupervisionConfig | None = None,
-        loss: WeakLoss | None = None,
+        loss: WeakLoss | str | None = None,
         **kwargs: Any,
     ):
         args = checked_settings(args, WeakSupervisionConfig, model, "weak-supervision")
@@ -73,6 +74,8 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             "pass `loss` to change the loss; the batches and metrics are the trainer's own",
         )
         refuse_packing_settings(args)
+        if isinstance(loss, str):
+            args, loss = args.with_loss(loss), None
         self.weak_loss = args.build_loss() if loss is None else as_weak_loss(loss)
         self._context = context_length(model, args)  # rows are checked before the trainer holds its model
         super().__init__(model=model, args=args, **kwargs)

@@ -1,0 +1,116 @@
+"""`loss=` of the trainers: a name, a function, or the auxiliary loss around a function."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+
+from trl_weaks import WeakClassificationTrainer, WeakSupervisionConfig, WeakSupervisionTrainer
+from trl_weaks.losses import LOSSES, AuxiliaryConfidence, EvidentialLoss, NaiveLoss
+from trl_weaks.losses.dirichlet_votes import DirichletVotes
+
+sys.path.insert(0, str(Path(__file__).parent))
+import classification_runs  # noqa: E402
+
+
+def cross_entropy(logits, targets, progress):
+    return -(targets * logits.float().log_softmax(-1)).sum(-1)
+
+
+def trainer_of(student, rows, tokenizer, arguments, loss=None, **settings):
+    args = WeakSupervisionConfig(**arguments | settings)
+    trainer = WeakSupervisionTrainer(
+        model=student(), args=args, loss=loss, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
+    return trainer, args
+
+
+def classifier_trainer(folder, loss, **changes):
+    return WeakClassificationTrainer(
+        classification_runs.classifier(),
+        classification_runs.settings(folder, **changes),
+        classification_runs.weak_dataset(rows=4),
+        processing_class=classification_runs.tokenizer(),
+        loss=loss,
+    )
+
+
+def test_a_name_is_the_weak_loss_of_the_other_settings(student, weak_rows, tokenizer, arguments, trajectory):
+    named, args = trainer_of(student, weak_rows, tokenizer, arguments, "naive", gamma_max=0.1)
+    assert args.weak_loss == "bayesian" and named.args.weak_loss == "naive"
+    assert named.weak_loss == AuxiliaryConfidence(NaiveLoss(), gamma_max=0.1)
+    described, _ = trainer_of(student, weak_rows, tokenizer, arguments, weak_loss="naive", gamma_max=0.1)
+    assert trajectory(named) == trajectory(described)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_named_loss_can_be_chosen(student, weak_rows, tokenizer, arguments, tmp_path, name):
+    settings = {"gamma_max": 0.0, "kl_coef": 0.5, "evidence": "softplus"}
+    token_loss = trainer_of(student, weak_rows, tokenizer, arguments, name, **settings)[0].weak_loss
+    class_loss = classifier_trainer(tmp_path, name, **settings).weak_loss
+    for loss in (token_loss, class_loss):
+        assert type(loss) is LOSSES[name]
+        if name != "naive":
+            assert (loss.kl_coef, loss.evidence) == (0.5, "softplus")
+
+
+@pytest.mark.parametrize(
+    "loss, message",
+    [
+        ("bayes", "`loss` must be one of naive, bayesian, or a function; got 'bayes'"),
+        ("dirichlet_votes", "must be one of naive, bayesian"),
+        (3, "callable .* got a `int`"),
+        (DirichletVotes(), "`DirichletVotes` reads the class votes.*WeakClassificationTrainer"),
+    ],
+)
+def test_a_loss_that_cannot_be_used_is_refused(student, weak_rows, tokenizer, arguments, loss, message):
+    with pytest.raises(ValueError, match=message):
+        trainer_of(student, weak_rows, tokenizer, arguments, loss)
+
+
+@pytest.mark.parametrize(
+    "loss, message",
+    [
+        ("bayes", "`loss` must be one of naive, bayesian, dirichlet_votes, or a function; got 'bayes'"),
+        ("dirichlet_votes", "set `gamma_max=0`"),
+        (3, "callable .* got a `int`"),
+    ],
+)
+def test_a_loss_of_classes_that_cannot_be_used_is_refused(tmp_path, loss, message):
+    with pytest.raises(ValueError, match=message):
+        classifier_trainer(tmp_path, loss, gamma_max=0.5)
+
+
+def test_votes_are_a_named_loss_of_classes(tmp_path):
+    assert classifier_trainer(tmp_path, "dirichlet_votes", gamma_max=0.0).weak_loss == DirichletVotes()
+
+
+def test_auxiliary_confidence_around_a_function(student, weak_rows, tokenizer, arguments, trajectory):
+    """It trains as around the built-in loss of the same formula, and its weight is logged."""
+    runs = []
+    for inner in (cross_entropy, NaiveLoss()):
+        loss = AuxiliaryConfidence(inner, gamma_max=0.4, warmup=0.5)
+        trainer, _ = trainer_of(student, weak_rows, tokenizer, arguments, loss)
+        path = trajectory(trainer)
+        gammas = [log["weak/gamma"] for log in trainer.state.log_history if "weak/gamma" in log]
+        steps = trainer.state.max_steps
+        assert gammas == pytest.approx([0.4 * min(1.0, 2.0 * i / steps) for i in range(steps)], abs=1e-6)
+        runs.append(path)
+    torch.testing.assert_close(torch.tensor(runs[0]), torch.tensor(runs[1]), rtol=2e-5, atol=2e-5)
+
+
+def test_auxiliary_confidence_around_a_function_of_classes(tmp_path):
+    def with_vote(inner):
+        trainer = classifier_trainer(tmp_path, AuxiliaryConfidence(inner, gamma_max=0.4))
+        batch = trainer.data_collator(list(trainer.train_dataset))
+        trainer.model.eval()
+        return trainer.compute_loss(trainer.model, batch)
+
+    torch.testing.assert_close(with_vote(cross_entropy), with_vote(NaiveLoss()))
+
+
+def test_the_default_is_what_the_settings_describe(student, weak_rows, tokenizer, arguments):
+    trainer, args = trainer_of(student, weak_rows, tokenizer, arguments)
+    assert trainer.weak_loss == args.build_loss() == AuxiliaryConfidence(EvidentialLoss())
