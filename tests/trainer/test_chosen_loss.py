@@ -10,6 +10,8 @@ from datasets import Dataset
 from trl_weaks import WeakClassificationTrainer, WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.losses import LOSSES, AuxiliaryConfidence, EvidentialLoss, NaiveLoss
 from trl_weaks.losses.dirichlet_votes import DirichletVotes
+from trl_weaks.trainer.callable_loss import as_weak_loss
+from trl_weaks.trainer.model_card import describe_loss
 
 sys.path.insert(0, str(Path(__file__).parent))
 import classification_runs  # noqa: E402
@@ -114,3 +116,19 @@ def test_auxiliary_confidence_around_a_function_of_classes(tmp_path):
 def test_the_default_is_what_the_settings_describe(student, weak_rows, tokenizer, arguments):
     trainer, args = trainer_of(student, weak_rows, tokenizer, arguments)
     assert trainer.weak_loss == args.build_loss() == AuxiliaryConfidence(EvidentialLoss())
+
+
+@pytest.mark.parametrize(
+    "loss, text",
+    [
+        (cross_entropy, "cross_entropy"),
+        (as_weak_loss(cross_entropy), "CallableLoss(function=cross_entropy)"),
+        (
+            AuxiliaryConfidence(cross_entropy, threshold="balanced"),
+            "AuxiliaryConfidence(loss=cross_entropy, gamma_max=0.25, warmup=0.25, threshold='balanced', "
+            "window=PredictionWindow)",
+        ),
+    ],
+)
+def test_the_card_names_a_function_not_its_address(loss, text):
+    assert describe_loss(loss) == text

@@ -1,7 +1,8 @@
-"""Lets any function be a weak loss."""
+"""The loss a trainer is given: a name, a weak loss, or any function."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -23,25 +24,33 @@ class CallableLoss:
         return self.function(logits, targets, progress)
 
 
+def chosen_loss(settings: Any, loss: "Callable | str | None") -> tuple[Any, Callable]:
+    """The settings to train with and their loss, or the one given instead: a function, or a name of `weak_loss`.
+
+    Raises:
+        ValueError: no such name, or not callable.
+    """
+    if isinstance(loss, str):
+        settings = settings.with_loss(loss)
+    elif loss is not None:
+        if not callable(loss):
+            raise ValueError(
+                "`loss` must be a name, or callable as (logits, targets, progress) -> (n,); got a "
+                f"`{type(loss).__name__}`."
+            )
+        return settings, loss
+    return settings, settings.build_loss()
+
+
 def as_weak_loss(loss: Callable) -> WeakLoss:
     """`loss` itself where it follows the protocol, else the function wrapped.
 
     Raises:
-        ValueError: not callable, or a loss of all votes of a row, which tokens do not have.
+        ValueError: a loss of all votes of a row, which tokens do not have.
     """
-    check_callable(loss)
     if getattr(loss, "sees_votes", False):
         raise ValueError(
             f"`{type(loss).__name__}` reads the class votes of all supervisors, which completions do not have. Use it "
             "with `WeakClassificationTrainer`."
         )
     return loss if hasattr(loss, "linear_in_targets") else CallableLoss(loss)
-
-
-def check_callable(loss: Callable) -> None:
-    """Raises ValueError unless `loss` can be called."""
-    if not callable(loss):
-        raise ValueError(
-            "`loss` must be a name, or callable as (logits, targets, progress) -> (n,); got a "
-            f"`{type(loss).__name__}`."
-        )

@@ -1,6 +1,6 @@
 """The section that a weakly supervised model's card needs: who supervised it, and how."""
 
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ class CardSection:
 
 
 def describe_loss(loss: Any) -> str:
-    """A loss and its fields in one line, nested losses included."""
+    """A loss and its fields in one line, nested losses included; functions and other objects by their names."""
+    if loss is None or isinstance(loss, str | int | float):
+        return repr(loss)
     if not is_dataclass(loss):
         return getattr(loss, "__name__", type(loss).__name__)
-    fields = {name: getattr(loss, name) for name in asdict(loss)}
-    inner = ", ".join(f"{k}={describe_loss(v) if is_dataclass(v) else repr(v)}" for k, v in fields.items())
+    inner = ", ".join(f"{field.name}={describe_loss(getattr(loss, field.name))}" for field in fields(loss))
     return f"{type(loss).__name__}({inner})"
 
 

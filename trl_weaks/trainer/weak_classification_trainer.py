@@ -15,7 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..labelling.class_predictions import EVIDENCE_KEY, PRIOR_KEY, ClassPredictions
 from ..losses.base import WeakLoss
 from ._compat import BaseTrainer, global_then_local_main_first, parallelism
-from .callable_loss import check_callable
+from .callable_loss import chosen_loss
 from .classification_card import classification_card
 from .classification_collator import WeakClassificationCollator
 from .classification_data import (
@@ -89,10 +89,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     ):
         args = checked_settings(args, WeakClassificationConfig, model, "weak-classification")
         refuse_arguments(kwargs, ("data_collator", "compute_loss_func", "model_init"), "the trainer makes its own")
-        if isinstance(loss, str):
-            args, loss = args.with_loss(loss), None
-        elif loss is not None:
-            check_callable(loss)
+        args, self.weak_loss = chosen_loss(args, loss)
         if not isinstance(train_dataset, Dataset):
             raise ValueError("`train_dataset` must be a `datasets.Dataset`; all rows are checked before training.")
         self.num_classes = count_classes(train_dataset, "train")
@@ -102,7 +99,6 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             model = add_adapters(model, peft_config, args)
             if args.gradient_checkpointing:
                 model.enable_input_require_grads()
-        self.weak_loss = args.build_loss() if loss is None else loss
         refuse_dead_head(model, self.weak_loss)
         inner = getattr(self.weak_loss, "loss", self.weak_loss)
         self.evidence, self.prior = getattr(inner, "evidence", None), float(getattr(inner, "prior", 1.0))

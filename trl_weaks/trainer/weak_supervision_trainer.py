@@ -13,7 +13,7 @@ from .. import columns
 from ..heads import WeakHeadRequest, add_weak_head
 from ..losses.base import WeakLoss
 from ._compat import is_peft_model, parallelism
-from .callable_loss import as_weak_loss
+from .callable_loss import as_weak_loss, chosen_loss
 from .model_card import weak_supervision_section
 from .packing_checks import refuse_packing, refuse_packing_settings
 from .preparation import PREPARED, TEXT, UNIT_IDS, UNIT_LOGPS, WEIGHTS, gold_row, prepare_rows
@@ -74,9 +74,8 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             "pass `loss` to change the loss; the batches and metrics are the trainer's own",
         )
         refuse_packing_settings(args)
-        if isinstance(loss, str):
-            args, loss = args.with_loss(loss), None
-        self.weak_loss = args.build_loss() if loss is None else as_weak_loss(loss)
+        args, loss = chosen_loss(args, loss)
+        self.weak_loss = as_weak_loss(loss)
         self._context = context_length(model, args)  # rows are checked before the trainer holds its model
         super().__init__(model=model, args=args, **kwargs)
         if parallelism(self.accelerator, "sp"):
