@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTTrainer
 
@@ -42,7 +43,7 @@ def trainer_settings(settings: dict[str, Any], folder: Path, seed: int) -> dict[
 
 def train(trainer: SFTTrainer, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Train, resuming from a killed run's checkpoint, and leave one loadable model with its card in `folder`."""
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
     trainer.save_model(str(folder))
     if processes().is_main_process:
         tokenizer.save_pretrained(str(folder))
@@ -55,6 +56,30 @@ def train(trainer: SFTTrainer, folder: Path, tokenizer: PreTrainedTokenizerBase)
     gc.collect()
 
 
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint of a run that may have been killed while it wrote one; what is not whole is removed.
+
+    transformers writes a checkpoint in place, file by file, and its trainer state last. Every process calls this.
+    """
+    state = processes()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        for checkpoint in folder.glob("checkpoint-*"):
+            if not _is_whole(checkpoint):
+                shutil.rmtree(checkpoint)
+    state.wait_for_everyone()
+    return get_last_checkpoint(str(folder))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
 def _drop_checkpoints(folder: Path) -> None:
     for checkpoint in folder.glob("checkpoint-*"):
+        (checkpoint / TRAINER_STATE_NAME).unlink(missing_ok=True)  # first: a kill must not leave one that looks whole
         shutil.rmtree(checkpoint)
