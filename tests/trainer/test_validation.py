@@ -52,6 +52,21 @@ CASES = {
     "a confidence that is NaN": (set_first("weak_logps", math.nan), "weak_logps", "Re-label"),
     "a probability of 0": (set_first("weak_logps", -math.inf), "weak_logps", "Re-label"),
     "a token without log-probability": (lambda row: row["weak_logps"][0].pop(), "weak_logps", "one per span"),
+    "a span without end": (set_first("weak_offsets", [0]), "weak_offsets", "start, end"),
+    "a null prompt": (set_to("prompt", None), "prompt", "Drop the row"),
+    "a null completion": (set_to("completion", None), "completion", "Drop the row"),
+    "a null message": (set_to("completion", [None]), "completion", "Drop the row"),
+    "null supervisors": (set_to("weak_supervisors", None), "weak_supervisors", "Name the supervisors"),
+    "a null supervisor": (set_to("weak_supervisors", [None]), "weak_supervisors", "Name the supervisors"),
+    "null weights": (set_to("weak_weights", None), "weak_weights", "Label this example again"),
+    "a null weight": (set_to("weak_weights", [None]), "weak_weights", "Label this example again"),
+    "null offsets": (set_to("weak_offsets", None), "weak_offsets", "Label this example again"),
+    "null spans": (set_to("weak_offsets", [None]), "weak_offsets", "Label this example again"),
+    "a null span": (set_first("weak_offsets", None), "weak_offsets", "Label this example again"),
+    "a null edge": (set_first("weak_offsets", [0, None]), "weak_offsets", "start, end"),
+    "null log-probabilities": (set_to("weak_logps", None), "weak_logps", "Label this example again"),
+    "log-probabilities of nobody": (set_to("weak_logps", [None]), "weak_logps", "Label this example again"),
+    "a null log-probability": (set_first("weak_logps", None), "weak_logps", "Label this example again"),
 }
 
 
@@ -76,12 +91,13 @@ def test_weights_that_do_not_sum_to_1_are_named(weak_rows):
         check_rows(weak_rows)
 
 
-def build(student, tokenizer, arguments, rows, **settings):
+def build(student, tokenizer, arguments, rows, eval_dataset=None, **settings):
     dataset = Dataset.from_list(rows) if isinstance(rows, list) else rows
     return WeakSupervisionTrainer(
         model=student(),
         args=WeakSupervisionConfig(**arguments | settings),
         train_dataset=dataset,
+        eval_dataset=eval_dataset,
         processing_class=tokenizer,
     )
 
@@ -98,8 +114,32 @@ def test_a_row_longer_than_the_students_context_is_refused(student, tokenizer, a
 
 def test_an_empty_dataset_is_refused(student, tokenizer, arguments, weak_rows):
     empty = Dataset.from_list(weak_rows).select([])
-    with pytest.raises((ValueError, StopIteration)):
+    with pytest.raises(ValueError, match="The train dataset is empty. Look at the filter"):
         build(student, tokenizer, arguments, empty)
+
+
+@pytest.mark.parametrize("column", ["weak_weights", "weak_offsets", "weak_logps"])
+def test_a_null_that_a_dataset_holds_is_named(student, tokenizer, arguments, weak_rows, column):
+    weak_rows[1][column] = None
+    with pytest.raises(ValueError, match=f"Row 1 .*column '{column}': holds a null"):
+        build(student, tokenizer, arguments, weak_rows)
+
+
+@pytest.mark.parametrize("name", ["eval", "gold"])
+def test_an_empty_evaluation_dataset_is_refused(student, tokenizer, arguments, weak_rows, gold, name):
+    empty = gold.select([])
+    with pytest.raises(ValueError, match=f"The {name} dataset is empty"):
+        build(student, tokenizer, arguments, weak_rows, eval_dataset=empty if name == "eval" else {name: empty})
+
+
+def test_an_evaluation_set_may_be_called_train(student, tokenizer, arguments, weak_rows, gold):
+    """Gold rows stay gold rows under that name, and a training set without weak columns is still refused."""
+    trainer = build(student, tokenizer, arguments, weak_rows, eval_dataset={"train": gold, "gold": gold})
+    scores = trainer.evaluate()
+    assert scores["eval_train_loss"] == scores["eval_gold_loss"] > 0
+    assert trainer.evaluate({"train": gold})["eval_train_loss"] == scores["eval_gold_loss"]
+    with pytest.raises(ValueError, match="train dataset lacks the column"):
+        build(student, tokenizer, arguments, gold, eval_dataset={"train": gold})
 
 
 def test_all_weights_zero_is_refused(student, tokenizer, arguments, weak_rows):

@@ -47,6 +47,12 @@ def with_row(column: str, value, row: int = 2) -> Dataset:
         (lambda: with_row("weak_probs", [[2.0, -1.0]]), r"row 2.*no probability"),
         (lambda: with_row("weak_probs", [[math.nan, 1.0]]), r"row 2.*no probability"),
         (lambda: with_row("weak_probs", []), r"row 2.*no vote"),
+        (lambda: with_row("weak_probs", None), r"row 2.*no vote"),
+        (lambda: with_row("weak_probs", [None, [0.5, 0.5]]), r"row 2.*vote 0 is null"),
+        (lambda: with_row("weak_probs", [[None, 1.0]]), r"row 2.*no probability"),
+        (lambda: with_row("weak_weights", [None, 1.0, 1.0]), r"row 2.*finite"),
+        (lambda: with_row("label", None), r"row 2, column 'label' = None"),
+        (lambda: with_row("text", None), r"row 2, column 'text' is empty"),
         (lambda: with_row("weak_weights", [1.0, 1.0]), r"row 2.*'weak_weights' has 2 weights for 3 votes"),
         (lambda: with_row("weak_weights", [1.0, -1.0, 1.0]), r"row 2.*not negative"),
         (lambda: with_row("weak_weights", [0.0, 0.0, 0.0]), r"row 2.*not all 0"),
@@ -75,6 +81,8 @@ def test_evaluation_rows_are_checked_too(tmp_path):
         trainer.evaluate(with_row("label", 7))
     with pytest.raises(ValueError, match="vote 0 has 3 classes"):
         trainer.evaluate(weak_dataset(classes=3))
+    with pytest.raises(ValueError, match="The eval dataset is empty"):
+        trainer.evaluate(weak_dataset().select([]))
 
 
 def test_long_texts_are_cut_on_request(tmp_path):

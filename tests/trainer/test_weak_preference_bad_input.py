@@ -87,6 +87,9 @@ REFUSED_DATA = [
         lambda: runs.pairs(weight=False).add_column("pair_weight", [0.0] * 8),
         "Every `pair_weight` of the train dataset is 0",
     ),
+    (lambda: with_value("chosen", 4, None), "Row 4 .*`chosen` = None"),
+    (lambda: with_value("prompt", 1, None), "Row 1 .*`prompt` = None"),
+    (lambda: runs.pairs().select([]), "The train dataset is empty"),
     (lambda: runs.pairs().remove_columns("rejected"), "no `rejected` column.*build_preferences"),
     (
         lambda: Dataset.from_list([{"prompt": "wake", "chosen": " me", "rejected": " me"}] * 3),
@@ -100,6 +103,11 @@ def test_data_that_cannot_train(case, tmp_path):
     make, message = REFUSED_DATA[case]
     with pytest.raises(ValueError, match=message):
         build(tmp_path, make())
+
+
+def test_an_empty_evaluation_set(tmp_path):
+    with pytest.raises(ValueError, match="The eval dataset is empty"):
+        build(tmp_path, runs.pairs(), eval_dataset=runs.pairs().select([]))
 
 
 def test_in_memory_model_without_a_reference(tmp_path):

@@ -79,6 +79,8 @@ def _check_votes(votes: list[list[float]] | None, num_classes: int) -> None:
     if not votes:
         raise ValueError(f"{column} holds no vote. Drop the row, or label it.")
     for i, vote in enumerate(votes):
+        if vote is None:
+            raise ValueError(f"{column}: vote {i} is null. Leave the supervisor out of this row, or label it.")
         if len(vote) != num_classes:
             raise ValueError(
                 f"{column}: vote {i} has {len(vote)} classes, the others {num_classes}. Every supervisor must give "

@@ -7,7 +7,7 @@ import torch
 from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
 
-from ..columns import CHOSEN, PAIR_EPSILON, PAIR_WEIGHT, REJECTED
+from ..columns import CHOSEN, PAIR_EPSILON, PAIR_WEIGHT, PROMPT, REJECTED
 
 logger = get_logger(__name__)
 
@@ -26,6 +26,11 @@ def check_pairs(dataset: Dataset | IterableDataset, name: str, demanded: dict[st
                 f"The {name} dataset has no `{column}` column (it has {', '.join(present)}). Preference training "
                 "needs `prompt`, `chosen` and `rejected`: make them with `trl_weaks.build_preferences`."
             )
+    if isinstance(dataset, Dataset):
+        for column in {PROMPT, CHOSEN, REJECTED} & set(present):
+            for row, value in enumerate(dataset[column]):
+                if value is None:
+                    raise ValueError(f"Row {row} of the {name} dataset has `{column}` = None. Drop the row.")
     for column, must in demanded.items():
         if must and column not in present:
             raise ValueError(

@@ -1,7 +1,7 @@
 """Bad rows are found, named and explained before any long work starts."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import columns
@@ -41,11 +41,11 @@ def check_rows(rows: Iterable[Mapping[str, Any]]) -> None:
         example = row[columns.EXAMPLE_ID]
         if not isinstance(example, str) or not example:
             _fail(number, example, columns.EXAMPLE_ID, "is not a non-empty string.", "Give every prompt an id.")
+        _check_text(number, example, row)
         kind = not isinstance(row[columns.PROMPT], str)
         if conversational is not None and kind != conversational:
             _fail(number, example, columns.PROMPT, "mixes text and messages.", "Use one format for the whole dataset.")
         conversational = kind
-        _check_text(number, example, row)
         key = (example, repr(row[columns.COMPLETION]))
         if key in seen:
             _fail(
@@ -70,7 +70,7 @@ def check_rows(rows: Iterable[Mapping[str, Any]]) -> None:
 def _check_text(number: int, example: str, row: Mapping[str, Any]) -> None:
     for column in (columns.PROMPT, columns.COMPLETION):
         value = row[column]
-        empty = not value if isinstance(value, str) else not value or not value[-1].get("content")
+        empty = not value if isinstance(value, str) else not value or not (value[-1] or {}).get("content")
         if empty:
             _fail(
                 number, example, column, "is empty.", "Drop the row, or write what an empty answer means, e.g. '{}'."
@@ -79,9 +79,16 @@ def _check_text(number: int, example: str, row: Mapping[str, Any]) -> None:
 
 def _check_supervisors(number: int, example: str, row: Mapping[str, Any], known: set[str]) -> None:
     names, weights = row[columns.SUPERVISORS], row[columns.WEIGHTS]
-    if not names:
-        _fail(number, example, columns.SUPERVISORS, "is empty.", "Name the supervisors that gave this completion.")
+    if not names or None in names:
+        _fail(
+            number,
+            example,
+            columns.SUPERVISORS,
+            "holds a null." if names else "is empty.",
+            "Name the supervisors that gave this completion.",
+        )
     for column in (columns.WEIGHTS, columns.OFFSETS, columns.LOGPS):
+        _refuse_null(number, example, column, row[column])
         if len(row[column]) != len(names):
             _fail(
                 number,
@@ -105,8 +112,24 @@ def _check_supervisors(number: int, example: str, row: Mapping[str, Any], known:
             _fail(number, example, columns.WEIGHTS, f"holds {weight}.", "Weights are finite and not negative.")
 
 
+def _refuse_null(number: int, example: str, column: str, values: Sequence[Any] | None) -> None:
+    if values is None or any(value is None for value in values):
+        _fail(number, example, column, "holds a null.", "Label this example again, or drop all of its rows.")
+
+
 def _check_confidences(number: int, example: str, row: Mapping[str, Any]) -> None:
     for name, spans, logps in zip(row[columns.SUPERVISORS], row[columns.OFFSETS], row[columns.LOGPS], strict=True):
+        _refuse_null(number, example, columns.LOGPS, logps)
+        _refuse_null(number, example, columns.OFFSETS, spans)
+        for span in spans:
+            if len(span) != 2 or span[0] is None or span[1] is None:
+                _fail(
+                    number,
+                    example,
+                    columns.OFFSETS,
+                    f"supervisor {name!r} has the span {span}.",
+                    "Give [start, end) characters of the completion for every token.",
+                )
         if len(spans) != len(logps):
             _fail(
                 number,

@@ -33,7 +33,7 @@ from .classification_data import (
 from .classification_model import add_adapters, context_length, load_student, refuse_dead_head
 from .classification_objective import VoteObjective
 from .weak_classification_config import WeakClassificationConfig
-from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments
+from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
 
 WINDOW_FILE = "prediction_window.safetensors"
 
@@ -134,6 +134,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     ) -> Dataset:
         if set(PREPARED) <= set(dataset.column_names):
             return dataset
+        refuse_empty(dataset, name)
         column = text_column(dataset.column_names, name)
         check_rows(dataset, name, self.num_classes)
         with global_then_local_main_first():

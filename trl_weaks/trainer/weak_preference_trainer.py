@@ -5,7 +5,6 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -13,6 +12,7 @@ from trl import DPOTrainer
 
 from ..columns import PAIR_EPSILON, PAIR_WEIGHT
 from ..losses.preference import preference_loss, sequence_logps
+from ._compat import is_peft_model
 from .preference_checks import (
     check_pairs,
     check_reference,
@@ -23,7 +23,7 @@ from .preference_checks import (
 from .preference_metrics import EffectivePairs, epsilon_metrics, reward_metrics, token_metrics, total_tokens
 from .weak_preference_collator import WeakPreferenceCollator
 from .weak_preference_config import WeakPreferenceConfig
-from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments
+from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
 
 
 class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
@@ -68,6 +68,7 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
     ):
         args = checked_settings(args, WeakPreferenceConfig, model, "weak-preference")
         refuse_arguments(kwargs, ("data_collator",), "the trainer's own keeps ε and weight with their pair")
+        refuse_empty(kwargs.get("train_dataset"), "train")
         has_adapter = kwargs.get("peft_config") is not None or is_peft_model(model)
         check_reference(model, ref_model, has_adapter, args.precompute_ref_log_probs)
         if args.disable_dropout and not isinstance(model, str):
@@ -88,6 +89,7 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
     def _prepare_dataset(
         self, dataset: Dataset | IterableDataset, processing_class: Any, args: WeakPreferenceConfig, dataset_name: str
     ) -> Dataset | IterableDataset:
+        refuse_empty(dataset, dataset_name)
         check_pairs(dataset, dataset_name, args.pair_columns)
         dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         return drop_equal_pairs(dataset, dataset_name, args.max_length, args.truncation_mode)

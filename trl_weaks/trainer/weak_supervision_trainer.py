@@ -22,7 +22,7 @@ from .validation import check_columns, check_rows
 from .weak_dataset import context_length, normalise_weights, pack_rows, refuse_long, set_aside, untruncated
 from .weak_supervision_collator import WeakSupervisionCollator
 from .weak_supervision_config import WeakSupervisionConfig
-from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments
+from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,8 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             "pass `loss` to change the loss; the batches and metrics are the trainer's own",
         )
         refuse_packing_settings(args)
+        self._given_train = kwargs.get("train_dataset")
+        refuse_empty(self._given_train, "train")
         args, loss = chosen_loss(args, loss)
         self.weak_loss = as_weak_loss(loss)
         self._context = context_length(model, args)  # rows are checked before the trainer holds its model
@@ -111,14 +113,14 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             )
         if set(PREPARED) <= set(dataset.column_names):
             return dataset
-        if len(dataset) == 0:
-            raise ValueError(f"The {dataset_name} dataset is empty.")
+        refuse_empty(dataset, dataset_name)
         if not getattr(processing_class, "is_fast", False):
             raise ValueError(
                 f"`{type(processing_class).__name__}` gives no character offsets, so confidences cannot be moved to "
                 "its tokens. Use a fast tokenizer."
             )
-        weak = dataset_name == "train" or columns.LOGPS in dataset.column_names
+        # an evaluation set may be called "train" too
+        weak = dataset is self._given_train or columns.LOGPS in dataset.column_names
         if weak:
             check_columns(dataset.column_names, dataset_name)
             check_rows(dataset)

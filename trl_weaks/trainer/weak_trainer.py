@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments
 from trl.models import unwrap_model_for_generation
 
@@ -129,3 +130,9 @@ def refuse_arguments(given: dict[str, Any], names: tuple[str, ...], reason: str)
     for name in names:
         if given.pop(name, None) is not None:
             raise ValueError(f"`{name}` is not supported: {reason}.")
+
+
+def refuse_empty(dataset: Any, name: str) -> None:
+    """Raises ValueError for a dataset without rows, which TRL meets as a bare StopIteration; streams are not asked."""
+    if isinstance(dataset, Dataset) and len(dataset) == 0:
+        raise ValueError(f"The {name} dataset is empty. Look at the filter or the split that it comes from.")
