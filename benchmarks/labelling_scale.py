@@ -77,7 +77,7 @@ def worker(options: argparse.Namespace) -> None:
     data = Dataset.from_dict({"example_id": [str(i) for i in range(options.prompts)], "prompt": texts})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     module.label_completions(
-        WeakEnsemble(supervisors), data, "joint", 4, options.new_tokens, options.folder, options.batch_size
+        WeakEnsemble(supervisors), data, "joint", 4, options.folder, options.new_tokens, options.batch_size
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     clock, cpu = (end - start for start, end in zip(*marks, strict=True))

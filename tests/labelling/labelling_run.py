@@ -29,7 +29,7 @@ def main(folder: str, count: int) -> None:
         for i in range(count)
     ]
     data = Dataset.from_dict({"example_id": [f"e{i}" for i in range(count)], "prompt": texts})
-    label_completions(WeakEnsemble(supervisors), data, "joint", 3, 6, output_dir=folder, batch_size=2)
+    label_completions(WeakEnsemble(supervisors), data, "joint", 3, folder, 6, batch_size=2)
 
 
 if __name__ == "__main__":

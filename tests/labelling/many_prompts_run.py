@@ -65,7 +65,7 @@ def main(folder: Path, count: int) -> None:
     label_completions(ensemble, Dataset.from_dict({"example_id": ["x"], "prompt": ["warm up"]}), max_new_tokens=4)
     data = load_dataset("json", data_files=file, split="train", cache_dir=cache)
     watch = Watch()
-    labels = label_completions(ensemble, data, "joint", 5, 4, folder / "out", batch_size=500)
+    labels = label_completions(ensemble, data, "joint", 5, folder / "out", 4, batch_size=500)
     print(watch.before, watch.peak, len(labels))
 
 

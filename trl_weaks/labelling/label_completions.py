@@ -14,7 +14,7 @@ from .index import Prompts, Units
 from .ledger import Ledger
 from .processes import processes
 from .progress import Progress
-from .stages import configurations, missing, settings_of, work
+from .stages import configurations, done, settings_of, work
 from .store import LabelStore
 
 MODES = ("independent", "joint")
@@ -25,8 +25,8 @@ def label_completions(
     dataset: Dataset,
     mode: str = "independent",
     num_candidates: int = 5,
-    max_new_tokens: int = 64,
     output_dir: str | Path | None = None,
+    max_new_tokens: int = 64,
     batch_size: int = 16,
     temperature: float | None = None,
     top_p: float = 1.0,
@@ -45,10 +45,10 @@ def label_completions(
         mode: `independent` keeps each supervisor's best completion, or its one draw; `joint` keeps the one completion
             of highest joint score among the candidates of all (Eq. 6 of Cui et al., arXiv 2406.03199).
         num_candidates: beams of each supervisor, all scored in `joint` mode; or draws in `joint` mode. *paper*
-        max_new_tokens: tokens of a completion. *paper*
         output_dir: labels are kept here while they are made, and the dataset in its folder `dataset`, with a card; the
             same call continues where a killed one stopped. Under `accelerate launch` every process takes its share;
             a later run may have another number of processes. None keeps nothing (one process only).
+        max_new_tokens: tokens of a completion. *paper*
         batch_size: prompts per unit of work, the most that a kill can lose. *ours*
         temperature: None searches beams (*paper*); a number samples at that temperature instead (*ours*). A draw
             depends on `seed`, the supervisor's name, the example's id and the number of the candidate alone.
@@ -88,7 +88,7 @@ def _label(
     store = LabelStore(folder / "labels", str(state.process_index))
     ledger = Ledger(store, prompts, configs)
     units = Units(prompts, batch_size)
-    todo = array("q", (number for number, unit in enumerate(units) if missing(ledger, ensemble, unit, mode)))
+    todo = array("q", (number for number, unit in enumerate(units) if not done(ledger, ensemble, unit, mode)))
     left = sum(len(units[number]) for number in todo)
     progress = Progress(folder / "labels", left, "labelling")  # nobody writes while another still reads
     for number in todo[state.process_index :: state.num_processes]:

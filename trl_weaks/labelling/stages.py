@@ -43,17 +43,16 @@ def configurations(ensemble: WeakEnsemble, settings: dict, mode: str) -> dict[tu
     return configs
 
 
-def missing(ledger: Ledger, ensemble: WeakEnsemble, unit: Sequence[int], mode: str) -> list[tuple[str, str]]:
-    """The (stage, supervisor) steps of a unit that have to be done, each for the whole unit.
+def done(ledger: Ledger, ensemble: WeakEnsemble, unit: Sequence[int], mode: str) -> bool:
+    """Whether all labels of a unit are there.
 
-    A reading of other texts than the answers that are kept counts as missing: where damaged answers were made again,
-    on another machine say, a near tie may have gone the other way.
+    A reading of other texts than the answers that are kept does not count: where damaged answers were made again, on
+    another machine say, a near tie may have gone the other way.
     """
-    answers = [(GENERATE, name) for name in ensemble.names if not _has(ledger, GENERATE, name, unit)]
-    if answers:
-        return answers + [(SCORE, name) for name in ensemble.names if not _has(ledger, SCORE, name, unit)]
+    if not all(_has(ledger, stage, name, unit) for stage in (SCORE, GENERATE) for name in ensemble.names):
+        return False
     texts = [pooled(ledger, ensemble, row, mode) for row in unit]
-    return [(SCORE, name) for name in ensemble.names if not has_read(ledger, name, unit, texts)]
+    return all(has_read(ledger, name, unit, texts) for name in ensemble.names)
 
 
 def has_read(ledger: Ledger, name: str, unit: Sequence[int], texts: Sequence[list[str]]) -> bool:
@@ -72,18 +71,18 @@ def work(ledger: Ledger, ensemble: WeakEnsemble, dataset, unit: Sequence[int], m
     prompts = dataset.select(unit)[PROMPT]
     ids = ledger.prompts.ids(unit)
     names = [f"row {row} (example_id {example!r})" for row, example in zip(unit, ids, strict=True)]
-    by_name = dict(zip(ensemble.names, ensemble.supervisors, strict=True))
-    for stage, name in missing(ledger, ensemble, unit, mode):
-        if stage == GENERATE:
-            answers = by_name[name].answer(list(prompts), **decoding(settings), names=names, keys=ids)
+    for supervisor in ensemble.supervisors:
+        if not _has(ledger, GENERATE, supervisor.name, unit):
+            answers = supervisor.answer(list(prompts), **decoding(settings), names=names, keys=ids)
             made = [{"candidates": [{"text": t, "finished": f} for t, f in row]} for row in answers]
-            ledger.put(stage, name, unit, made)
+            ledger.put(GENERATE, supervisor.name, unit, made)
     texts = [pooled(ledger, ensemble, row, mode) for row in unit]
-    for stage, name in missing(ledger, ensemble, unit, mode):  # again: the answers decide what is to be read
-        if stage == SCORE:
-            flat = [(p, t, n) for p, row, n in zip(prompts, texts, names, strict=True) for t in row]
-            read = iter(by_name[name].score(*map(list, zip(*flat, strict=True))) if flat else ())
-            ledger.put(stage, name, unit, [_readings(row, [next(read) for _ in row]) for row in texts])
+    flat = [(p, t, n) for p, row, n in zip(prompts, texts, names, strict=True) for t in row]
+    for supervisor in ensemble.supervisors:
+        if not has_read(ledger, supervisor.name, unit, texts):
+            read = iter(supervisor.score(*map(list, zip(*flat, strict=True))) if flat else ())
+            made = [_readings(row, [next(read) for _ in row]) for row in texts]
+            ledger.put(SCORE, supervisor.name, unit, made)
 
 
 def pooled(ledger: Ledger, ensemble: WeakEnsemble, row: int, mode: str) -> list[str]:

@@ -14,7 +14,7 @@ from .index import Units
 from .ledger import GENERATE, SCORE, Ledger
 from .progress import bar
 from .sampling import decoding
-from .stages import configurations, missing, pooled, settings_of
+from .stages import configurations, done, pooled, settings_of
 from .store import LabelStore
 
 
@@ -59,11 +59,11 @@ def verify_labels(
     store = LabelStore(Path(output_dir) / "labels", "verify")
     ledger = Ledger(store, prompts, configurations(ensemble, settings, mode))
     units = Units(prompts, batch_size)
-    done = [number for number, unit in enumerate(units) if not missing(ledger, ensemble, unit, mode)]
-    if not done:
+    whole = [number for number, unit in enumerate(units) if done(ledger, ensemble, unit, mode)]
+    if not whole:
         store.close()
         raise ValueError(f"{output_dir} holds no labels of these prompts, supervisors and settings; label them first.")
-    chosen = random.Random(seed).sample(done, math.ceil(share * len(done)))
+    chosen = random.Random(seed).sample(whole, math.ceil(share * len(whole)))
     different: list[str] = []
     worst = 0.0
     with bar(len(chosen), "verifying", "unit") as shown:
