@@ -1,5 +1,8 @@
 """Preparing rows in batches is preparing them one at a time, whatever columns travel with them."""
 
+import copy
+import json
+
 import pytest
 from datasets import Dataset
 
@@ -47,3 +50,31 @@ def test_an_error_names_the_example_of_its_row(student, weak_rows, tokenizer, ar
     weak_rows[7]["weak_logps"] = [[-0.1] for _ in weak_rows[7]["weak_supervisors"]]
     with pytest.raises(ValueError, match=f"{weak_rows[7]['example_id']!r}"):
         prepared(student, tokenizer, arguments, Dataset.from_list(weak_rows))
+
+
+TEMPLATE = """{%- if tools %}{% for tool in tools %}tool {{ tool.function.name }}: {{ tool.function.description }}
+{% endfor %}{% endif -%}
+{% for message in messages %}{{ message.content }}{% if message.role == "assistant" %}<eos>{% endif %}{% endfor %}"""
+TOOLS = [{"type": "function", "function": {"name": "alarm", "description": "wakes"}}]
+
+
+@pytest.mark.parametrize("tools", [TOOLS, json.dumps(TOOLS)], ids=["list", "text"])
+def test_tools_are_rendered_as_trl_renders_them(student, perfect, tokenizer, arguments, tools):
+    chat = copy.deepcopy(tokenizer)
+    chat.chat_template = TEMPLATE
+    rows = [
+        row
+        | {
+            "prompt": [{"role": "user", "content": row["prompt"]}],
+            "completion": [{"role": "assistant", "content": row["completion"]}],
+            "tools": tools,
+        }
+        for row in perfect
+    ]
+    with_tools = prepared(student, chat, arguments, Dataset.from_list(rows))
+    without = prepared(student, chat, arguments, Dataset.from_list(rows).remove_columns("tools"))
+    for ours, plain in zip(with_tools, without, strict=True):
+        added = len(ours["input_ids"]) - len(plain["input_ids"])
+        assert chat.decode(ours["input_ids"][:added]) == "tool alarm: wakes\n"
+        for column in ("input_ids", "labels", "weak_unit_ids", "weak_unit_logps"):
+            assert ours[column][added:] == plain[column]

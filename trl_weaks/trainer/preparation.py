@@ -1,5 +1,6 @@
 """From weak-label rows and a student's tokenizer to token-aligned columns."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,17 +57,28 @@ def student_offsets(
     encoded = tokenizer(rendered, return_offsets_mapping=True, **special)
     found = []
     for ids, spans, start, text in zip(encoded["input_ids"], encoded["offset_mapping"], starts, texts, strict=True):
-        end = start + len(text)
-        cut = [(min(max(a, start), end) - start, min(max(b, start), end) - start) for a, b in spans]
-        found.append((ids, cut))
+        found.append((ids, _within(spans, start, start + len(text))))
     return found
+
+
+def _within(spans: Sequence[tuple[int, int]], start: int, end: int) -> list[tuple[int, int]]:
+    """Spans of the whole as spans of its part [start, end)."""
+    cut, last = [], 0
+    for a, b in spans:
+        if a == b == 0:  # tokens that the tokenizer adds, such as [SEP] at the end, come without a place
+            a = b = last
+        last = b
+        cut.append((min(max(a, start), end) - start, min(max(b, start), end) - start))
+    return cut
 
 
 def _rendered_chat(
     row: dict[str, Any], text: str, tokenizer: PreTrainedTokenizerBase, chat_template: str | None
 ) -> tuple[str, int]:
     """A conversation as the template writes it, and where the completion's text begins in it."""
-    kwargs = {"chat_template": chat_template} | (row.get("chat_template_kwargs") or {})
+    tools = row.get("tools")
+    tools = json.loads(tools) if isinstance(tools, str) else tools
+    kwargs = {"chat_template": chat_template, "tools": tools} | (row.get("chat_template_kwargs") or {})
     prompt = tokenizer.apply_chat_template(row[columns.PROMPT], tokenize=False, add_generation_prompt=True, **kwargs)
     rendered = tokenizer.apply_chat_template(row[columns.PROMPT] + row[columns.COMPLETION], tokenize=False, **kwargs)
     common = next((i for i, (a, b) in enumerate(zip(prompt, rendered, strict=False)) if a != b), len(prompt))
