@@ -12,7 +12,7 @@ from trl_weaks.trainer.classification_data import gold_votes
 from trl_weaks.trainer.weak_classification_config import WeakClassificationConfig
 from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer
 
-ON_GOLD = {"weak_loss": "naive", "gamma_max": 0.0}
+ON_GOLD = {"weak_loss": "naive", "gamma_max": 0.0, "threshold": "argmax"}
 
 
 def train_on_votes(
@@ -41,4 +41,4 @@ def train_on_gold(
 ) -> None:
     """Plain cross-entropy on gold labels."""
     votes = gold_votes(Dataset.from_list(rows), num_classes)
-    train_on_votes(loaded, votes, {**settings, **ON_GOLD, "threshold": "argmax"}, folder, seed, lora)
+    train_on_votes(loaded, votes, {**settings, **ON_GOLD}, folder, seed, lora)

@@ -1,10 +1,13 @@
 """Settings that every weak-to-strong experiment has; presets are YAML files with these names."""
 
+import json
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
+MAPPING = dict[str, Any] | str | None
 SPLITS = ("num_gold", "num_weak", "num_validation", "num_test")
 
 
@@ -66,6 +69,7 @@ class ExperimentConfig:
     )
 
     def __post_init__(self):
+        self._read_mappings()
         unknown = set(self.stages) - set(self.known_stages)
         if unknown:
             raise ValueError(f"Unknown stages {sorted(unknown)}; known: {', '.join(self.known_stages)}.")
@@ -79,10 +83,27 @@ class ExperimentConfig:
             values = getattr(self, name)
             if values is not None and len(values) != len(self.weak_models):
                 raise ValueError(f"`{name}` has {len(values)} values for {len(self.weak_models)} supervisors.")
+        if self.weak_weights is not None and not all(0 < weight < math.inf for weight in self.weak_weights):
+            raise ValueError(f"`weak_weights` must be positive and finite; got {self.weak_weights}.")
         if self.max_examples is not None:
             for name in SPLITS:
                 value = getattr(self, name)
                 setattr(self, name, self.max_examples if value is None else min(value, self.max_examples))
+
+    def _read_mappings(self) -> None:
+        """Settings that are mappings: a command line gives them as JSON."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.type != MAPPING or value is None:
+                continue
+            if isinstance(value, str):
+                try:
+                    value = json.loads(value)
+                except ValueError:
+                    pass
+                setattr(self, f.name, value)
+            if not isinstance(value, dict):
+                raise ValueError(f"`{f.name}` must be a mapping (JSON on the command line); got {value!r}.")
 
     @property
     def supervisor_names(self) -> list[str]:

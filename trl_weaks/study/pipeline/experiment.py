@@ -41,6 +41,8 @@ def run_experiment(
     stages = [base] if base and "pretrain" in config.stages else []
     for one in runs:
         stages += one.stages()
+    if not all(stage.done() for stage in stages):
+        factory.check()
     run_stages(stages, config.workers)
     if "report" in config.stages:
         write_report(config, source, runs, [*([base] if base else []), *stages], command)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_weaks.labelling.processes import processes, whole_weights
 from trl_weaks.study.pipeline.config import ExperimentConfig
@@ -31,6 +31,27 @@ class ModelFactory:
                 raise ValueError(f"`tiny_models` gives no sizes for {name!r}; add an entry for it, or name a model.")
             if not name:
                 raise ValueError("`student_model` is not set. Choose a preset, or name a model.")
+
+    def check(self) -> None:
+        """Read the configuration and the tokenizer of every model that a stage to run will load by name.
+
+        Raises:
+            ValueError: one is not there, cannot be reached, or is no model; names the setting.
+        """
+        c = self._config
+        wanted = [("weak_models", name) for name in c.weak_models if "weak" in c.stages]
+        wanted += [("student_model", c.student_model)] if {"student", "ceiling"} & set(c.stages) else []
+        for setting, name in wanted:
+            if name.startswith(TINY):
+                continue
+            try:
+                AutoConfig.from_pretrained(name)
+                AutoTokenizer.from_pretrained(name)
+            except (OSError, ValueError, ImportError) as error:
+                raise ValueError(
+                    f"`{setting}`: {name!r} cannot be loaded. Name a folder, a model of the Hub that can be reached "
+                    f"from here, or tiny:<shape>. {str(error).strip().splitlines()[0]}"
+                ) from error
 
     def identity(self, name: str) -> dict[str, Any]:
         """What a stage's key needs to know of a model."""

@@ -55,4 +55,8 @@ class SlotFillingConfig(ExperimentConfig):
             raise ValueError(f"`dataset` must be grammar or slurp; got {self.dataset!r}.")
         if self.prompt not in ("short", "paper"):
             raise ValueError(f"`prompt` must be short or paper; got {self.prompt!r}.")
+        least = {"num_candidates": 1, "num_preference_candidates": 2, "max_new_tokens": 1, "eval_beams": 1}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(f"`{name}` must be at least {smallest}; got {getattr(self, name)}.")
         super().__post_init__()

@@ -170,9 +170,7 @@ class SlotFillingRun(SeedRun):
         return Dataset.from_list([{EXAMPLE_ID: row[EXAMPLE_ID], PROMPT: row[PROMPT]} for row in self._rows(split)])
 
     def _gold(self, name: str, half: str) -> Stage:
-        weak_only = {f for f in ("gamma_max", "gamma_warmup", "kl_coef", "kl_anneal", "evidence", "evidence_offset")}
-        weak_only |= {"confidence_unit", "confidence_split", "loss_chunk_size"}
-        settings = {k: v for k, v in (self.config.student_training or {}).items() if k not in weak_only}
+        settings = training.gold_settings(self.config.student_training or {})
 
         def action(folder: Path) -> None:
             student = self._untrained_student()

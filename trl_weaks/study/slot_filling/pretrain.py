@@ -1,6 +1,7 @@
 """Pre-training of tiny models; the student gets more of it than its supervisors. It never sees a label of the task."""
 
 import random
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,8 @@ def pretraining_rows(
             `training`, the trainer's settings.
 
     Raises:
-        ValueError: unknown settings, or a plan that comes to no rows.
+        ValueError: a plan that comes to no rows.
     """
-    unknown = set(plan) - KEYS
-    if unknown:
-        raise ValueError(f"`pretraining` has unknown settings {sorted(unknown)}; known: {sorted(KEYS)}.")
     batch = (plan.get("training") or {}).get("per_device_train_batch_size", 8)
     shares = {name: plan[name] for name in ("random_share", "clean_share") if name in plan}
     sentences = source.unlabelled(plan.get("sentences", 10000))
@@ -63,9 +61,24 @@ def pretraining_rows(
     return rows, [*sentences[:5000], *names * 100]
 
 
+def pretraining_settings(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The trainer's settings of a plan; rows are read in its order."""
+    return {"train_sampling_strategy": "sequential"} | (plan.get("training") or {})
+
+
 def pretrain_stage(config: SlotFillingConfig, source: Source, factory: ModelFactory) -> Stage:
-    """The stage that builds and pre-trains the student's base in `<output_dir>/base`."""
+    """The stage that builds and pre-trains the student's base in `<output_dir>/base`.
+
+    Raises:
+        ValueError: unknown settings in `pretraining`.
+    """
     return _base(config, source, factory, config.student_model, "student", dict(config.pretraining or {}))
+
+
+def weak_plan(config: SlotFillingConfig) -> dict[str, Any]:
+    """The supervisors' plan: what it leaves out is as in the student's, apart from the tasks."""
+    shared = {k: v for k, v in (config.pretraining or {}).items() if k not in TASKS}
+    return shared | {"dialogues": 0} | (config.weak_pretraining or {})
 
 
 def weak_base_stage(config: SlotFillingConfig, source: Source, factory: ModelFactory, number: int) -> Stage | None:
@@ -73,18 +86,16 @@ def weak_base_stage(config: SlotFillingConfig, source: Source, factory: ModelFac
     model, name = config.weak_models[number], config.supervisor_names[number]
     if not config.weak_pretraining or not model.startswith(TINY):
         return None
-    plan = (
-        {k: v for k, v in (config.pretraining or {}).items() if k not in TASKS}
-        | {"dialogues": 0}
-        | config.weak_pretraining
-    )
-    return _base(config, source, factory, model, name, plan)
+    return _base(config, source, factory, model, name, weak_plan(config))
 
 
 def _base(
     config: SlotFillingConfig, source: Source, factory: ModelFactory, model: str, name: str, plan: dict[str, Any]
 ) -> Stage:
-    settings: dict[str, Any] = {"train_sampling_strategy": "sequential"} | (plan.get("training") or {})
+    unknown = set(plan) - KEYS
+    if unknown:
+        raise ValueError(f"`pretraining` has unknown settings {sorted(unknown)}; known: {sorted(KEYS)}.")
+    settings = pretraining_settings(plan)
 
     def action(folder: Path) -> None:
         rows, texts = pretraining_rows(config, source, plan)

@@ -1,6 +1,6 @@
 """The three ways a model is trained in the study: on gold rows, on weak labels, and on raw text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,21 @@ from trl_weaks.trainer.weak_supervision_config import WeakSupervisionConfig
 from trl_weaks.trainer.weak_supervision_trainer import WeakSupervisionTrainer
 
 PAIRS = "pairs.json"  # what the preference stage counted
-
-
+OF_WEAK_LOSSES = {"gamma_max", "gamma_warmup", "kl_coef", "kl_anneal", "evidence", "evidence_offset"}
+OF_WEAK_LOSSES |= {"confidence_unit", "confidence_split"}
 GOLD = Method(name="gold", label="gold", weak_loss="naive", soft_labels=False, auxiliary=False)
+KEEP_BEST = {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
+
+
+def gold_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The student's settings for gold rows: without those of a weak loss, which must not train the ceiling again."""
+    return {name: value for name, value in settings.items() if name not in OF_WEAK_LOSSES}
+
+
+def method_settings(method: Method) -> dict[str, Any]:
+    """What a method puts over the student's settings."""
+    own: dict[str, Any] = {"weak_loss": method.weak_loss, "soft_labels": method.soft_labels}
+    return own if method.auxiliary else own | {"gamma_max": 0.0}
 
 
 def labelled_by_one(rows: Sequence[dict[str, str]]) -> Dataset:
@@ -55,7 +67,7 @@ def train_on_gold(
     """
     settings = dict(settings)
     if validation:
-        settings |= {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
+        settings |= KEEP_BEST
     eval_rows = Dataset.from_list(list(validation)) if validation else None
     train_on_weak(loaded, labelled_by_one(rows), GOLD, settings, folder, seed, lora, eval_rows)
 
@@ -90,13 +102,9 @@ def train_on_weak(
 ) -> None:
     """Weak-to-strong training of the student with one of the paper's methods."""
     model, tokenizer = loaded
-    arguments = trainer_settings(settings, folder, seed)
-    arguments |= {"weak_loss": method.weak_loss, "soft_labels": method.soft_labels}
-    if not method.auxiliary:
-        arguments["gamma_max"] = 0.0
     trainer = WeakSupervisionTrainer(
         model=model,
-        args=WeakSupervisionConfig(**arguments),
+        args=WeakSupervisionConfig(**trainer_settings(settings, folder, seed) | method_settings(method)),
         train_dataset=labels,
         eval_dataset=validation,
         processing_class=tokenizer,

@@ -1,0 +1,120 @@
+"""Wrong settings of any stage are found before the first stage runs, and finding them leaves nothing behind."""
+
+import os
+
+import pytest
+from accelerate import PartialState
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from trl_weaks.study.classification import experiment as classification
+from trl_weaks.study.classification.check_settings import check_settings as check_classification
+from trl_weaks.study.classification.config import ClassificationConfig
+from trl_weaks.study.pipeline.models import ModelFactory
+from trl_weaks.study.slot_filling import experiment as slot_filling
+from trl_weaks.study.slot_filling.check_settings import check_settings
+from trl_weaks.study.slot_filling.config import SlotFillingConfig
+
+SHAPE = {"vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 160}
+SIZES = {"num_gold": 8, "num_weak": 8, "num_validation": 4, "num_test": 4}
+MODELS = {"weak_models": ["tiny:opt"], "student_model": "tiny:llama"}
+SETTINGS = SIZES | MODELS | {"tiny_models": {"opt": SHAPE, "llama": SHAPE}, "pretraining": {"sentences": 9}}
+RUNS = {SlotFillingConfig: slot_filling.run, ClassificationConfig: classification.run}
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs(monkeypatch):
+    def run_stages(*_):
+        raise AssertionError("a stage ran")
+
+    monkeypatch.setattr("trl_weaks.study.pipeline.experiment.run_stages", run_stages)
+
+
+@pytest.mark.parametrize("config_class", RUNS)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"student_training": {"learing_rate": 1}},
+            "`student_training` has .*Did you mean 'learning_rate'",
+        ),
+        ({"student_training": {"gamma_max": 2.0}}, r"`student_training`: `gamma_max` must be in \[0, 1\)"),
+        ({"student_training": {"weak_loss": "naive"}}, "'weak_loss' is decided by the stage or the method"),
+        (
+            {"weak_training": {"learning_rate": "5e-3"}},
+            "`weak_training`: 'learning_rate' is the text '5e-3'",
+        ),
+        ({"weak_training": {"output_dir": "here"}}, "`weak_training`: 'output_dir' is decided by the stage"),
+        ({"weak_training": {"lr_scheduler_type": "steep"}}, "`weak_training`: steep is not a valid SchedulerType"),
+        (
+            {"pretraining": {"training": {"zzzz": 1}}},
+            "`pretraining: training` has an unknown setting 'zzzz'. It",
+        ),
+        ({"pretraining": {"epochs": 1}}, r"`pretraining` has unknown settings \['epochs'\]"),
+        ({"use_peft": True, "lora": {"rank": 3}}, "`lora`: .*'rank'"),
+        ({"student_model": "no/such-model"}, "`student_model`: 'no/such-model' cannot be loaded"),
+        ({"weak_models": ["./nowhere"]}, "`weak_models`: './nowhere' cannot be loaded"),
+    ],
+)
+def test_a_wrong_setting_is_named_before_any_stage(config_class, settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        RUNS[config_class](config_class(**SETTINGS | settings | {"output_dir": str(tmp_path)}), "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"preference_training": {"beta": 0.1, "losstype": "ipo"}}, "`preference_training` has an unknown"),
+        ({"preference_training": {"preference_loss": "ipo"}}, "`preference_training`: `preference_loss` must be"),
+        (
+            {"weak_pretraining": {"training": {"max_step": 3}}},
+            "`weak_pretraining: training`.* mean 'max_steps'",
+        ),
+        ({"weak_pretraining": {"readings": 3}}, r"unknown settings \['readings'\]"),
+        ({"weak_training": {"eval_strategy": "no"}}, "'eval_strategy' is decided by the stage"),
+    ],
+)
+def test_settings_of_slot_filling_alone(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        slot_filling.run(SlotFillingConfig(**SETTINGS | settings | {"output_dir": str(tmp_path)}), "")
+
+
+def test_only_stages_to_run_are_checked(tmp_path):
+    wrong = {"student_training": {"learing_rate": 1}, "student_model": "no/such-model", "output_dir": str(tmp_path)}
+    config = SlotFillingConfig(**SETTINGS | wrong | {"stages": ["weak", "label"]})
+    with pytest.raises(AssertionError, match="a stage ran"):
+        slot_filling.run(config, "")
+
+
+def test_a_folder_with_a_model_is_fine(tmp_path):
+    config = SlotFillingConfig(**SETTINGS)
+    for part in ModelFactory(config).build("tiny:opt", 0, ["play a song in the hall"]):
+        part.save_pretrained(tmp_path)
+    ModelFactory(SlotFillingConfig(**SETTINGS | {"weak_models": [str(tmp_path)]})).check()
+
+
+def test_settings_from_a_command_line_are_json():
+    assert SlotFillingConfig(lora='{"r": 4}').lora == {"r": 4}
+    with pytest.raises(ValueError, match="`weak_training` must be a mapping .*learning_rate=1"):
+        SlotFillingConfig(weak_training="learning_rate=1")
+
+
+@pytest.mark.parametrize(
+    ("check", "config_class"), [(check_settings, SlotFillingConfig), (check_classification, ClassificationConfig)]
+)
+def test_checking_leaves_no_trace(check, config_class, tmp_path):
+    """DeepSpeed, another precision and another device of the last settings must not reach the first trainer."""
+    left = {"bf16": True, "fsdp": True, "fsdp_config": {"version": 2}, "use_cpu": True}
+    config = config_class(**SETTINGS | {"output_dir": str(tmp_path / "new"), "student_training": left})
+    PartialState()
+    environment, state = dict(os.environ), dict(PartialState._shared_state)
+    check(config)
+    assert dict(os.environ) == environment and PartialState._shared_state == state
+    assert not is_deepspeed_zero3_enabled() and not (tmp_path / "new").exists()
+
+
+def test_checking_deepspeed_settings_leaves_no_trace(tmp_path):
+    pytest.importorskip("deepspeed")
+    config = SlotFillingConfig(**SETTINGS | {"student_training": {"deepspeed": {"zero_optimization": {"stage": 3}}}})
+    environment = dict(os.environ)
+    check_settings(config)
+    assert dict(os.environ) == environment and not is_deepspeed_zero3_enabled()
