@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..losses.token_rows import LogitGradient, TokenLabel, split_rows
+from ..losses.token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows, split_rows
+from .by_autograd import loss_by_autograd
 from .request import WeakHeadRequest
 from .tokens import Tokens
 
@@ -23,46 +24,37 @@ class RowResult:
     gradient: LogitGradient | None
 
 
-def soft_labels(logits: Tensor, ids: Tensor, target_probs: Tensor) -> Tensor:
-    """
-    The paper's token soft label (Sec. 4.2, stage 3): P on the emitted token, the rest in proportion to the student's
-    own distribution, detached: `(n, V)`, `(n,)`, `(n,)` -> `(n, V)`.
-
-    The others are renormalised among themselves rather than divided by 1 - p_t, which may round to 0.
-    """
-    others = logits.detach().scatter(-1, ids[:, None], -torch.inf)
-    labels = torch.softmax(others, -1).mul_((1 - target_probs)[:, None].to(logits.dtype))
-    return labels.scatter_(-1, ids[:, None], target_probs[:, None].to(labels.dtype))
-
-
 def chunk_rows(logits: Tensor, tokens: Tokens, span: slice, request: WeakHeadRequest, needs_grad: bool) -> RowResult:
     """
     Everything about the tokens of `span`, from their logits `(n, V)`, float32 or float64, which are overwritten.
 
-    A loss with a closed form (`token_form`) is evaluated through it; any other callable by autograd on this chunk.
+    A loss with a closed form (`token_form`) is evaluated through it. Rows with a logit beyond its limit, and any other
+    callable, take autograd, a few rows at a time.
     """
     loss, ids, weights = request.loss, tokens.ids[span], tokens.weights[span].double()
     hard = tokens.unit_logps is None
     plan = getattr(loss, "token_form_plan", None)
-    rows = split_rows(logits, ids, None if plan is None else plan(hard, logits.dtype))
+    plan = None if plan is None else plan(hard, logits.dtype)
+    rows = split_rows(logits, ids, plan)
     top_probs = rows.top_probs
     probs = tokens.target_logps(span, top_probs).exp()
     total = weights.sum(-1)
     mean = (weights * probs).sum(-1) / torch.where(total == 0, 1, total)
+    label = (mean, total) if hard or loss.linear_in_targets else (probs, weights)
+    apart, inside = None, rows
     if rows.rest is None:
-        merged = hard or loss.linear_in_targets
-        values, gradient = _by_autograd(
-            logits, ids, (mean, total) if merged else (probs, weights), request, needs_grad
-        )
-    else:
-        if hard:
-            labels = [TokenLabel(total)]
-        elif loss.linear_in_targets:
-            labels = [TokenLabel(total, mean)]
-        else:
-            labels = [TokenLabel(w, p) for w, p in zip(weights.T, probs.T, strict=True) if bool(w.any())]
-            labels = labels or [TokenLabel(total, mean)]
-        values, gradient = loss.token_form(rows, labels, request.progress, needs_grad)
+        apart, kept, inside = _set_apart(logits, rows, plan)
+    values, gradient = torch.zeros_like(total), LogitGradient(logits) if needs_grad else None
+    if inside is not None:
+        values, gradient = loss.token_form(inside, _token_labels(hard, *label), request.progress, needs_grad)
+    if apart is not None:
+        label = [x[apart] for x in label]
+        # labels in float32 would lose 1 - y, which the evidence beyond a limit multiplies
+        dtype = logits.dtype if plan is None else torch.float64
+        values[apart] = loss_by_autograd(request, kept, ids[apart], *label, needs_grad, dtype)
+        if needs_grad and inside is not None:
+            gradient = LogitGradient(gradient.full())
+            gradient.dense[apart] = kept
     return RowResult(
         loss=values,
         log_probs=rows.log_prob,
@@ -74,20 +66,24 @@ def chunk_rows(logits: Tensor, tokens: Tokens, span: slice, request: WeakHeadReq
     )
 
 
-def _by_autograd(
-    logits: Tensor, ids: Tensor, label: tuple[Tensor, Tensor], request: WeakHeadRequest, needs_grad: bool
-) -> tuple[Tensor, LogitGradient | None]:
-    """Labels are probabilities and weights, `(n,)`, or `(n, S)`: then one evaluation per supervisor with a weight."""
-    probs, weights = label
-    owners = torch.arange(len(ids), device=ids.device)
-    if weights.dim() == 2:
-        owners, supervisors = weights.nonzero(as_tuple=True)
-        probs, weights = probs[owners, supervisors], weights[owners, supervisors]
-    with torch.set_grad_enabled(needs_grad):
-        leaf = logits.detach().requires_grad_(needs_grad)
-        rows = leaf if label[1].dim() == 1 else leaf[owners]
-        losses = weights * request.loss(rows, soft_labels(rows, ids[owners], probs), request.progress).double()
-        gradient = LogitGradient(torch.autograd.grad(losses.sum(), leaf)[0]) if needs_grad else None
-    return torch.zeros_like(losses[:1].detach()).expand(len(ids)).clone().index_add_(
-        0, owners, losses.detach()
-    ), gradient
+def _set_apart(logits: Tensor, rows: TokenRows, plan: TokenFormPlan | None) -> tuple[Tensor, Tensor, TokenRows | None]:
+    """Rows that the closed form cannot do, their logits, and the split of the logits with zeros in their place."""
+    everything = torch.arange(len(logits), device=logits.device)
+    if plan is None:
+        return everything, logits, None
+    apart = everything[~(rows.rest_max + plan.offset <= plan.limit)]
+    if len(apart) == len(logits):
+        return everything, logits, None
+    kept = logits[apart]
+    logits[apart] = -plan.offset  # evidence of 1: within any limit
+    return apart, kept, split_rows(logits, rows.ids, plan)
+
+
+def _token_labels(hard: bool, probs: Tensor, weights: Tensor) -> list[TokenLabel]:
+    """Labels for a closed form, from `(n,)` or, one label per supervisor, `(n, S)`."""
+    if hard:
+        return [TokenLabel(weights)]
+    if weights.dim() == 1:
+        return [TokenLabel(weights, probs)]
+    labels = [TokenLabel(w, p) for w, p in zip(weights.T, probs.T, strict=True) if bool(w.any())]
+    return labels or [TokenLabel(weights[:, 0], probs[:, 0])]
