@@ -9,14 +9,17 @@ result is a prompt-completion dataset that a stock TRL `SFTTrainer` trains on, a
 with the supervisors' confidences.
 """
 
+import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import load_from_disk
 
 from trl_weaks.cli import main
 from trl_weaks.labelling.processes import processes
+from trl_weaks.study.label_options import add_options
 
 
 def show(folder: Path) -> None:
@@ -31,7 +34,14 @@ def show(folder: Path) -> None:
         )
 
 
+def output_dir(arguments: Sequence[str]) -> Path:
+    """The value of `--output_dir`, also when written with "=" or shortened, as `trl-weaks label` reads it."""
+    options = argparse.ArgumentParser(prog="trl-weaks")
+    add_options(options)
+    return Path(options.parse_args(arguments).output_dir)
+
+
 if __name__ == "__main__":
     main(["label", *sys.argv[1:]])
     if processes().is_main_process:
-        show(Path(sys.argv[sys.argv.index("--output_dir") + 1]))
+        show(output_dir(sys.argv[1:]))

@@ -1,5 +1,6 @@
 """The examples as a user starts them."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, timeout=280)
 
 
-@pytest.mark.parametrize("name", ["slot_filling.py", "classification.py", "drop_in.py"])
+@pytest.mark.parametrize("name", ["slot_filling.py", "classification.py", "drop_in.py", "label.py"])
 def test_help(name, tmp_path):
     result = run(str(ROOT / "examples" / name), "--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -39,3 +40,12 @@ def test_a_missing_data_folder_is_one_clear_line(name, tmp_path):
     result = run(str(ROOT / "examples" / name), "--data_dir", "nowhere", cwd=tmp_path)
     assert result.returncode == 1
     assert "error:" in result.stderr and "nowhere" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("written", [["--output_dir", "here"], ["--output_dir=here"], ["--output=here"]])
+def test_the_label_example_finds_its_folder(written):
+    spec = importlib.util.spec_from_file_location("label_example", ROOT / "examples" / "label.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    arguments = ["--dataset", "p.jsonl", *written, "--supervisors", "a", "b"]
+    assert example.output_dir(arguments) == Path("here")

@@ -69,9 +69,15 @@ def test_a_broken_stage_is_named_with_its_log(tmp_path, action, message):
     assert "at work on broken" in Path(log).read_text(encoding="utf-8")
 
 
-def test_a_stage_that_nobody_runs_is_missed_at_once(tmp_path):
-    with pytest.raises(ValueError, match="'b' needs a stage that is not among those to run"):
-        run_stages([stage(tmp_path, "b", after=(stage(tmp_path, "a"),))], workers=2)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stage_that_nobody_runs_is_missed_before_any_work(tmp_path, workers):
+    other, b = stage(tmp_path, "other"), stage(tmp_path, "b", after=(stage(tmp_path, "a"),))
+    with pytest.raises(ValueError, match="'b' needs the stage 'a', which is not among those to run"):
+        run_stages([other, b], workers)
+    assert not other.done()
+    stage(tmp_path, "a").run()
+    run_stages([other, b], workers)
+    assert b.done()
 
 
 def test_stages_end_with_a_killed_run(tmp_path):

@@ -29,13 +29,14 @@ def run_stages(stages: Iterable[Stage], workers: int = 1) -> None:
         workers: how many run at once at most, see [`possible_workers`]; 1 runs them here, one after the other.
 
     Raises:
-        ValueError: what a stage raises, or fewer than one worker.
+        ValueError: what a stage raises, a stage needs one that nobody runs, or fewer than one worker.
     """
     workers = possible_workers(workers)
     distinct: dict[Path, Stage] = {}
     for stage in stages:
         distinct.setdefault(stage.folder, stage)
     todo = [stage for stage in distinct.values() if not stage.done()]
+    refuse_missing(todo)
     with tqdm(total=sum(s.cost for s in todo), unit="", disable=not processes().is_main_process) as bar:
         bar.bar_format = "{desc}: {percentage:3.0f}%|{bar:20}| {elapsed} elapsed, about {remaining} left"
         if workers > 1:
@@ -44,6 +45,21 @@ def run_stages(stages: Iterable[Stage], workers: int = 1) -> None:
             bar.set_description(f"[{number}/{len(todo)}] {stage.name}")
             stage.run()
             bar.update(min(stage.cost, bar.total - bar.n))
+
+
+def refuse_missing(todo: Sequence[Stage]) -> None:
+    """
+    Raises:
+        ValueError: a stage needs the outcome of one that is neither done nor among those to run; names both.
+    """
+    coming = {(stage.folder, stage.key) for stage in todo}
+    for stage in todo:
+        for before in stage.after:
+            if (before.folder, before.key) not in coming and not before.done():
+                raise ValueError(
+                    f"{stage.name!r} needs the stage {before.name!r}, which is not among those to run, nor done for "
+                    "these settings; add it to `stages`."
+                )
 
 
 def possible_workers(most: int) -> int:
@@ -83,7 +99,8 @@ def run_side_by_side(todo: Sequence[Stage], workers: int, bar: tqdm) -> None:
             sender.close()
             running[stage] = (process, receiver)
         if not running:
-            raise ValueError(f"{waiting[0].name!r} needs a stage that is not among those to run; add it to `stages`.")
+            refuse_missing(waiting)
+            raise RuntimeError(f"{waiting[0].name!r} waits for a stage whose outcome has gone.")
         bar.set_description(f"[{len(todo) - len(waiting) - len(running) + 1}/{len(todo)}] {_names(running)}")
         time.sleep(0.2)
         for stage, (process, receiver) in list(running.items()):

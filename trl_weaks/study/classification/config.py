@@ -16,7 +16,10 @@ class ClassificationConfig(ExperimentConfig):
     kind: ClassVar[str] = "classification"
     known_stages: ClassVar[tuple[str, ...]] = STAGES
 
-    preset: str = field(default="tiny", metadata={"help": "tiny (two CPU cores), slurp (--data_dir), or paper."})
+    preset: str | None = field(
+        default=None,
+        metadata={"help": "tiny (two CPU cores), slurp (--data_dir), or paper; instead of --config. Default: tiny."},
+    )
     output_dir: str = field(default="runs/classification", metadata={"help": "Folder for everything the run makes."})
     data_dir: str | None = field(
         default=None, metadata={"help": "SLURP folder (train/devel/test.jsonl). Default: own grammar."}

@@ -18,7 +18,7 @@ class ExperimentConfig:
     kind: ClassVar[str]  # name of the experiment, as presets and folders begin
     known_stages: ClassVar[tuple[str, ...]]
 
-    preset: str = field(default="tiny", metadata={"help": "Name of a preset."})
+    preset: str | None = field(default=None, metadata={"help": "Name of a preset."})
     output_dir: str = field(default="runs", metadata={"help": "Folder for everything the run makes."})
     data_dir: str | None = field(default=None, metadata={"help": "SLURP folder. Default: own grammar."})
     dataset: str = field(default="grammar", metadata={"help": "grammar (embedded) or slurp."})

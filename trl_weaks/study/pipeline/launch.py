@@ -1,5 +1,6 @@
 """From a command line to a finished experiment: what the example scripts share."""
 
+import argparse
 import importlib
 import logging
 import sys
@@ -18,13 +19,23 @@ def parse(config_class: type[Config], arguments: Sequence[str]) -> Config:
     """Settings from a preset or `--config`, and the command line over them.
 
     Raises:
-        ValueError: an unknown preset, or settings that contradict each other.
+        ValueError: an unknown preset, a preset and a `--config`, or settings that contradict each other.
+        OSError: no such `--config`.
     """
-    arguments = list(arguments)
-    if "--config" not in arguments:
-        preset = arguments[arguments.index("--preset") + 1] if "--preset" in arguments[:-1] else "tiny"
-        arguments += ["--config", str(config_class.preset_path(preset))]
-    (config,) = TrlParser(config_class).parse_args_and_config(arguments)
+    first = argparse.ArgumentParser(add_help=False)  # reads `--preset=small` too, as the parser after it does
+    first.add_argument("--preset")
+    first.add_argument("--config")
+    given, rest = first.parse_known_args(list(arguments))
+    if given.config is None:
+        preset = "tiny" if given.preset is None else given.preset
+        rest += ["--config", str(config_class.preset_path(preset)), "--preset", preset]
+    elif given.preset is not None:
+        raise ValueError("--preset and --config exclude each other: a preset is a file of settings like your own.")
+    else:
+        rest += ["--config", given.config]
+    (config,) = TrlParser(config_class).parse_args_and_config(rest)
+    if given.config is not None and config.preset is not None:
+        raise ValueError(f"{given.config}: `preset` has no effect in a file of settings; remove it.")
     return config
 
 
@@ -38,7 +49,7 @@ def launch(config_class: type[ExperimentConfig], experiment: str) -> None:
     """
     try:
         config = parse(config_class, sys.argv[1:])
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     import datasets
     import transformers

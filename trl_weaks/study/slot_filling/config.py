@@ -15,7 +15,13 @@ class SlotFillingConfig(ExperimentConfig):
     kind: ClassVar[str] = "slot_filling"
     known_stages: ClassVar[tuple[str, ...]] = STAGES
 
-    preset: str = field(default="tiny", metadata={"help": "tiny (two CPU cores), small (one GPU), or paper."})
+    preset: str | None = field(
+        default=None,
+        metadata={
+            "help": "tiny (two CPU cores), slurp (--data_dir), small (one GPU), or paper; instead of --config. "
+            "Default: tiny."
+        },
+    )
     output_dir: str = field(default="runs/slot_filling", metadata={"help": "Folder for everything the run makes."})
     data_dir: str | None = field(
         default=None, metadata={"help": "SLURP folder (train/devel/test.jsonl, slot_types.txt). Default: own grammar."}

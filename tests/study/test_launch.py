@@ -1,0 +1,35 @@
+"""From a command line to settings: a preset is read however it is written, and never in silence with a file."""
+
+import pytest
+import yaml
+
+from trl_weaks.study.pipeline.launch import parse
+from trl_weaks.study.slot_filling.config import SlotFillingConfig
+
+
+@pytest.mark.parametrize("arguments", [["--preset", "small"], ["--preset=small"], ["--pres", "small"]])
+def test_a_preset_is_read_however_it_is_written(arguments):
+    config = parse(SlotFillingConfig, [*arguments, "--num_weak", "7"])
+    assert config.preset == "small" and config.student_model == "Qwen/Qwen2.5-3B" and config.num_weak == 7
+
+
+def test_the_default_is_tiny():
+    config = parse(SlotFillingConfig, [])
+    assert config.preset == "tiny" and config.student_model == "tiny:llama"
+
+
+@pytest.mark.parametrize("written", ["--config {}", "--config={}"])
+def test_a_file_of_settings_is_no_preset(tmp_path, written):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"num_weak": 5}), encoding="utf-8")
+    arguments = written.format(path).split()
+    config = parse(SlotFillingConfig, [*arguments, "--num_gold", "3"])
+    assert (config.preset, config.num_weak, config.num_gold, config.student_model) == (None, 5, 3, "")
+    for preset in (["--preset", "small"], ["--preset=tiny"]):
+        with pytest.raises(ValueError, match="--preset and --config exclude each other"):
+            parse(SlotFillingConfig, [*arguments, *preset])
+    path.write_text(yaml.safe_dump({"preset": "small"}), encoding="utf-8")
+    with pytest.raises(ValueError, match="mine.yaml: `preset` has no effect in a file"):
+        parse(SlotFillingConfig, arguments)
+    with pytest.raises(FileNotFoundError, match="gone.yaml"):
+        parse(SlotFillingConfig, ["--config", str(tmp_path / "gone.yaml")])
