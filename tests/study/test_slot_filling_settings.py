@@ -163,3 +163,17 @@ def test_completions_by_supervisor(labels):
         "b": {"0": "{}"},
         "c": {"0": '{"x": "y"}'},
     }
+
+
+def test_each_word_has_its_own_confidence_whatever_stands_between_words():
+    """Words of one token each, apart by several blanks: by hand, e^-0.1, e^-0.2, e^-0.7."""
+    from math import exp
+
+    from trl_weaks.study.slot_filling.reporting import word_confidences
+
+    completion = '\n\n\n{"a":  "b"\t}'
+    spans, logps = [[3, 8], [10, 13], [14, 15], [15, 15]], [-0.1, -0.2, -0.7, 0.0]
+    row = {"example_id": "0", "prompt": "p\n", "completion": completion, "weak_supervisors": ["a"]}
+    row |= {"weak_weights": [1.0], "weak_offsets": [spans], "weak_logps": [logps]}
+    confidences, right = word_confidences(Dataset.from_list([row]), {"0": '{"a": "c" }'})["a"]
+    assert confidences == pytest.approx([exp(-0.1), exp(-0.2), exp(-0.7)]) and right == [True, False, True]

@@ -42,7 +42,7 @@ def pretrain_stage(config: ClassificationConfig, source: ClassSource, factory: C
 
     spec = {
         "version": __version__,
-        "data": source.identity,
+        "data": source.text_identity(sentences),
         "plan": plan,
         "model": factory.identity(config.student_model),
     }

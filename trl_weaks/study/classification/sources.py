@@ -46,11 +46,14 @@ class ClassSource:
             return sorted(set(self._slurp_labels.values()))
         return list(YES_NO)
 
-    @cached_property
-    def identity(self) -> str:
-        """Hash of the data, so that a stage sees a changed file."""
-        splits = self.splits(0)
-        return fingerprint([self.classes, splits.half_a[:50], splits.half_b[:50], splits.test])
+    @property
+    def identity(self) -> list[str]:
+        """What labels mean beside their numbers."""
+        return self.classes
+
+    def text_identity(self, size: int) -> str:
+        """Hash of what pre-training on `size` texts reads."""
+        return fingerprint(self.unlabelled(size))
 
     def splits(self, seed: int) -> ClassSplits:
         """The four splits; halves and validation depend on the seed."""

@@ -27,6 +27,7 @@ from trl_weaks.columns import COMPLETION, PROMPT
 from trl_weaks.study.data.prompts import FILLER_LEAD
 from trl_weaks.study.data.targets import Slot, encode_slots
 
+TURNS = "turns.jsonl.gz"
 LEAD = FILLER_LEAD["short"]
 _EMPTY_KEPT = 0.25  # of the turns without slots: half of all turns would teach "{}" and nothing else
 
@@ -126,7 +127,7 @@ def dialogues(turns: Iterable[dict], seed: int = 0, random_share: float = 0.6) -
 
 def read_turns(folder: Path) -> Iterator[dict]:
     """The rows of `turns.jsonl.gz`, one at a time. Raises ValueError naming file, line and field of a bad one."""
-    path = Path(folder) / "turns.jsonl.gz"
+    path = Path(folder) / TURNS
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:

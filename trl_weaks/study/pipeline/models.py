@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_weaks.labelling.processes import processes, whole_weights
+from trl_weaks.study.files import file_digest
 from trl_weaks.study.pipeline.config import ExperimentConfig
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.tiny_models import build_model, train_tokenizer
@@ -25,6 +26,7 @@ class ModelFactory:
 
     def __init__(self, config: ExperimentConfig):
         self._config = config
+        self._digests: dict[str, dict[str, str]] = {}
         self._kwargs = {"dtype": torch.float32} | (config.model_kwargs or {})
         for name in (*config.weak_models, config.student_model):
             if name.startswith(TINY) and name.removeprefix(TINY) not in (config.tiny_models or {}):
@@ -54,10 +56,17 @@ class ModelFactory:
                 ) from error
 
     def identity(self, name: str) -> dict[str, Any]:
-        """What a stage's key needs to know of a model."""
+        """What a stage's key needs to know of a model; of a folder, the bytes of its files."""
+        found = {"model": name, **{key: str(value) for key, value in self._kwargs.items()}}
         if name.startswith(TINY):
-            return {"tiny": name, **self._config.tiny_models[name.removeprefix(TINY)]}
-        return {"model": name, **{key: str(value) for key, value in self._kwargs.items()}}
+            return found | self._config.tiny_models[name.removeprefix(TINY)]
+        return found | self._files(name)
+
+    def _files(self, name: str) -> dict[str, Any]:
+        if name not in self._digests:
+            files = sorted(path for path in Path(name).glob("[!.]*") if path.is_file() and path.suffix != ".md")
+            self._digests[name] = {path.name: file_digest(path) for path in files}
+        return {"files": self._digests[name]} if self._digests[name] else {}
 
     def build(self, name: str, seed: int, texts: list[str]) -> Loaded:
         """A tiny model with a tokenizer trained on `texts`."""

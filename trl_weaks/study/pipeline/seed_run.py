@@ -1,7 +1,7 @@
 """What the stages of one seed have in common, whatever the task."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from peft import LoraConfig
 from trl_weaks._version import __version__
 from trl_weaks.study.pipeline.config import ExperimentConfig
 from trl_weaks.study.pipeline.models import ModelFactory
-from trl_weaks.study.stages import Stage
+from trl_weaks.study.stages import Stage, fingerprint
 
 
 @dataclass
@@ -20,7 +20,7 @@ class SeedRun:
 
     Args:
         config: the experiment's settings.
-        source: where examples come from; has `splits(seed)` and `identity`.
+        source: where examples come from; has `splits(seed)`, and `identity`, what else the stages read of it.
         factory: builds or loads models.
         seed: data halves, initialisation and order of this run.
         base: the stage that pre-trains the student, if there is one; shared by all seeds, like a public checkpoint.
@@ -44,6 +44,11 @@ class SeedRun:
         return self.source.splits(self.seed)
 
     @cached_property
+    def data(self) -> str:
+        """Hash of every row of this seed's splits, so that a stage sees a changed file."""
+        return fingerprint([self.source.identity, asdict(self.splits)])
+
+    @cached_property
     def lora(self) -> LoraConfig | None:
         return LoraConfig(task_type=self.peft_task, **(self.config.lora or {})) if self.config.use_peft else None
 
@@ -51,7 +56,7 @@ class SeedRun:
         """What every stage of this seed depends on."""
         c = self.config
         sizes = (c.num_gold, c.num_weak, c.num_validation)
-        return {"version": __version__, "data": self.source.identity, "sizes": sizes, "seed": self.seed}
+        return {"version": __version__, "data": self.data, "sizes": sizes, "seed": self.seed}
 
     def supervisor(self, number: int) -> tuple[str, str, dict[str, Any]]:
         """Short name, model and trainer settings of a supervisor."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from trl_weaks._version import __version__
 from trl_weaks.study.data import pretraining
+from trl_weaks.study.files import file_digest
 from trl_weaks.study.pipeline.models import TINY, ModelFactory
 from trl_weaks.study.slot_filling import training
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
@@ -15,6 +16,7 @@ from trl_weaks.study.slot_filling.sources import Source
 from trl_weaks.study.stages import Stage
 
 SEED = 0  # one base for all seeds of the experiment, as with a public checkpoint
+SENTENCES = 10000  # where the plan does not say how many
 TASKS = {"reading", "jumbled_copying", "copying", "mixed_reading", "dialogues"}
 KEYS = TASKS | {"sentences", "random_share", "clean_share", "training"}
 
@@ -40,7 +42,7 @@ def pretraining_rows(
     """
     batch = (plan.get("training") or {}).get("per_device_train_batch_size", 8)
     shares = {name: plan[name] for name in ("random_share", "clean_share") if name in plan}
-    sentences = source.unlabelled(plan.get("sentences", 10000))
+    sentences = source.unlabelled(plan.get("sentences", SENTENCES))
     read = list(pretraining.reading(sentences))
     rows = [row for epoch in range(plan.get("reading", 0)) for row in pretraining.by_length(read, batch, epoch)]
     jumbled = pretraining.jumble(sentences, plan.get("jumbled_copying", 0), SEED)
@@ -50,7 +52,7 @@ def pretraining_rows(
     ]
     mixed = round(plan.get("mixed_reading", 0) * len(copies))
     rows += pretraining.by_length(copies + random.Random(SEED).choices(read, k=mixed), batch, SEED)
-    if config.pretrain_dir:
+    if dialogue_file(config, plan):
         turns = pretraining.dialogues(pretraining.read_turns(Path(config.pretrain_dir)), seed=SEED)
         rows += pretraining.by_length(list(islice(turns, plan.get("dialogues"))), batch, SEED)
     if not rows:
@@ -59,6 +61,13 @@ def pretraining_rows(
     # vocabulary, and the task's own sentences, not the disguised ones, choose the rest.
     names = [f'{{"{slot_type}": "x", ' for slot_type in source.slot_types]
     return rows, [*sentences[:5000], *names * 100]
+
+
+def dialogue_file(config: SlotFillingConfig, plan: Mapping[str, Any]) -> Path | None:
+    """Where the plan's dialogue turns lie, if it has any."""
+    return (
+        Path(config.pretrain_dir) / pretraining.TURNS if config.pretrain_dir and plan.get("dialogues") != 0 else None
+    )
 
 
 def pretraining_settings(plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,15 +111,16 @@ def _base(
         loaded = factory.build(model, SEED, texts)
         training.train_on_gold(loaded, rows, settings, folder, SEED)
 
+    turns = dialogue_file(config, plan)
     spec = {
         "version": __version__,
-        "data": source.identity,
-        "dialogues": config.pretrain_dir,
+        "data": source.text_identity(plan.get("sentences", SENTENCES)),
+        "dialogues": file_digest(turns) if turns else None,
         "plan": plan,
         "model": factory.identity(model),
     }
     folder = Path(config.output_dir) / ("base" if name == "student" else f"base-{name}")
-    rows = plan.get("jumbled_copying", 0) + plan.get("sentences", 10000) * (
+    rows = plan.get("jumbled_copying", 0) + plan.get("sentences", SENTENCES) * (
         plan.get("reading", 0) + plan.get("copying", 0) * (1 + plan.get("mixed_reading", 0))
     )
     return Stage(f"{name}, pre-training", folder, spec, action, cost=rows / 500)

@@ -1,6 +1,7 @@
 """From the stages of a finished run to its report."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
@@ -80,15 +81,15 @@ def word_confidences(labels: Dataset, gold: dict[str, str]) -> dict[str, tuple[l
     """
     found: dict[str, tuple[list[float], list[bool]]] = {}
     for row in labels:
-        text, words = row[columns.COMPLETION], row[columns.COMPLETION].split()
+        text = row[columns.COMPLETION]
+        spans = [match.span() for match in re.finditer(r"\S+", text)]
+        words = [text[start:end] for start, end in spans]
         if not words:  # white space alone
             continue
         blocks = SequenceMatcher(
             None, words, gold[row[columns.EXAMPLE_ID]].split(), autojunk=False
         ).get_matching_blocks()
         right = {i for block in blocks for i in range(block.a, block.a + block.size)}
-        starts = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
-        spans = [(int(s), int(s) + len(word)) for s, word in zip(starts, words, strict=True)]
         for name, offsets, logps in zip(
             row[columns.SUPERVISORS], row[columns.OFFSETS], row[columns.LOGPS], strict=True
         ):

@@ -29,11 +29,14 @@ class Source:
     def slot_types(self) -> list[str]:
         return slurp.load_slot_types(self._folder) if self._folder else grammar.slot_types()
 
-    @cached_property
-    def identity(self) -> str:
-        """Hash of the data, so that a stage sees a changed file."""
-        splits = self.splits(0)
-        return fingerprint([[e.id, e.text, e.slots] for e in splits.half_a[:50] + splits.half_b[:50] + splits.test])
+    @property
+    def identity(self) -> list[str]:
+        """What prompts say beside the examples."""
+        return self.slot_types
+
+    def text_identity(self, size: int) -> str:
+        """Hash of what pre-training on `size` sentences reads."""
+        return fingerprint([self.slot_types, self.unlabelled(size)])
 
     def splits(self, seed: int) -> Splits:
         """Half A, half B and validation by seed; the test split does not depend on it."""
