@@ -1,5 +1,6 @@
 """Votes of several classifiers: right, calibrated, cached, resumable, refused where they cannot be."""
 
+import copy
 import json
 
 import pytest
@@ -190,6 +191,16 @@ def test_bad_input_is_refused_before_any_work(ensemble, tokenizer):
     long = " ".join(["up"] * 13)
     with pytest.raises(ValueError, match=r"text 'up.*13 tokens.*reads 12"):
         label_classes(ensemble, Dataset.from_dict({"text": [long]}))
+    chat = Dataset.from_list([{"prompt": [{"role": "system", "content": "play"}]}])
+    with pytest.raises(
+        ValueError, match="text .*play.*: messages, but the tokenizer of supervisor 'weak0' has no chat"
+    ):
+        label_classes(ensemble, chat)
+    tokenizer = copy.deepcopy(ensemble.supervisors[0].tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('no system role, please') }}"
+    refusing = WeakEnsemble([WeakClassifier(ensemble.supervisors[0].model, tokenizer, "w")])
+    with pytest.raises(ValueError, match="template of supervisor 'w' refuses these messages: no system role, please"):
+        label_classes(refusing, chat)
     assert WeakClassifier(model(0), tokenizer, max_length=5).predict([long]).probabilities.shape == (1, 3)
     unpadded = model(0)
     unpadded.config.pad_token_id = None

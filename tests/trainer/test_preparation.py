@@ -78,3 +78,42 @@ def test_tools_are_rendered_as_trl_renders_them(student, perfect, tokenizer, arg
         assert chat.decode(ours["input_ids"][:added]) == "tool alarm: wakes\n"
         for column in ("input_ids", "labels", "weak_unit_ids", "weak_unit_logps"):
             assert ours[column][added:] == plain[column]
+
+
+TRIMS = (
+    "{% for m in messages %}<{{ m.role }}>\n{{ m.content | trim }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("unit", ["word", "span"])
+@pytest.mark.parametrize("text", [" five pm", "five pm\n", "\n five pm  ", "   "])
+def test_white_space_that_the_template_trims_keeps_its_confidence(student, tokenizer, arguments, unit, text):
+    """Llama 3's and Gemma's templates trim. Nothing of a supervisor's log-probability may be lost with the space."""
+    spans = [[i, i + 1] for i in range(len(text))] + [[len(text)] * 2]
+    logps = [-0.1 * (i + 1) for i in range(len(spans))]
+    row = {
+        "example_id": "e",
+        "prompt": [{"role": "user", "content": "when?"}],
+        "completion": [{"role": "assistant", "content": text}],
+        "weak_supervisors": ["ann"],
+        "weak_weights": [1.0],
+        "weak_offsets": [spans],
+        "weak_logps": [logps],
+        "weak_score": -1.0,
+    }
+    template, tokenizer.chat_template = tokenizer.chat_template, TRIMS
+    try:
+        (found,) = prepared(student, tokenizer, {**arguments, "confidence_unit": unit}, Dataset.from_list([row]))
+        ((ids, offsets),) = student_offsets([row], [text], tokenizer, None)
+    finally:
+        tokenizer.chat_template = template
+    assert ids == found["input_ids"]
+    kept, bare = text.strip(), tokenizer("five pm")["input_ids"]
+    read = [(token, span) for token, span, label in zip(ids, offsets, found["labels"], strict=True) if label != -100]
+    assert [token for token, _ in read][:-1] == (bare if kept else []), "the student reads no white space"
+    lead = len(text) - len(text.lstrip())
+    pieces = tokenizer("five pm", return_offsets_mapping=True)["offset_mapping"] if kept else []
+    assert [span for _, span in read] == [(a + lead, b + lead) for a, b in pieces] + [(len(text),) * 2]
+    sums = {u: p[0] for u, p in zip(found["weak_unit_ids"], found["weak_unit_logps"], strict=True) if u >= 0}
+    assert sum(sums.values()) == pytest.approx(sum(logps))

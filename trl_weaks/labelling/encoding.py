@@ -8,20 +8,26 @@ is where training put it: in front of the prompt, never in front of the completi
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from .messages import Prompt
+from .chat import place
+from .messages import Prompt, as_completion
 
 CONTEXT = 8  # prompt tokens decoded with a candidate: enough to know whether its first token begins with a space
 
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """A prompt as one supervisor reads it: the text its tokenizer saw, and the token ids."""
+    """A prompt as one supervisor reads it: the text its tokenizer saw, the token ids, and the messages of a chat."""
 
     text: str
     ids: list[int]
-    chat: bool
+    messages: list[dict] | None = None
+
+    @property
+    def chat(self) -> bool:
+        return self.messages is not None
 
 
 @dataclass(frozen=True)
@@ -50,36 +56,52 @@ class Encoder:
         self.eos_ids = {False: tokenizer.eos_token_id}  # by "is the prompt a chat?"; a chat template may have its own
         self._special = sorted({*tokenizer.all_special_tokens, tokenizer.eos_token}, key=len, reverse=True)
 
-    def prompts(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt]:
-        """Tokenise prompts; messages go through the chat template with its generation prompt."""
-        if not prompts:
-            return []
-        chat = not isinstance(prompts[0], str)
-        texts = [self._render(prompt) for prompt in prompts] if chat else list(prompts)
-        ids = self.tokenizer(texts, add_special_tokens=not chat)["input_ids"]
-        return [EncodedPrompt(text, row, chat) for text, row in zip(texts, ids, strict=True)]
+    def prompts(self, prompts: Sequence[Prompt], names: Sequence[str] | None = None) -> list[EncodedPrompt]:
+        """Tokenise prompts; messages go through the chat template with its generation prompt.
 
-    def completions(self, prompts: Sequence[EncodedPrompt], texts: Sequence[str]) -> list[EncodedCompletion]:
-        """Tokenise completions after their prompts, end-of-sequence token included.
-
-        Where tokens would merge over the boundary, the completion is tokenised by itself instead, since a supervisor
-        that answers has already read the whole prompt.
+        Raises:
+            ValueError: messages without a chat template, or that the template refuses; says which (`names`).
         """
         if not prompts:
             return []
-        chat = prompts[0].chat
-        eos = self.tokenizer.convert_ids_to_tokens(self.eos_id(chat))
-        joined = [p.text + text + eos for p, text in zip(prompts, texts, strict=True)]
-        batch = self.tokenizer(joined, add_special_tokens=not chat, return_offsets_mapping=True)
+        chat = not isinstance(prompts[0], str)
+        if not chat:
+            return [
+                EncodedPrompt(p, ids)
+                for p, ids in zip(prompts, self.tokenizer(list(prompts))["input_ids"], strict=True)
+            ]
+        names = names or [f"prompt {i}" for i in range(len(prompts))]
+        texts = [self._asked(prompt, name) for prompt, name in zip(prompts, names, strict=True)]
+        if True not in self.eos_ids:
+            self.eos_ids[True] = self._end_of_turn(prompts[0])
+        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [EncodedPrompt(text, row, p) for text, row, p in zip(texts, ids, prompts, strict=True)]
+
+    def completions(self, prompts: Sequence[EncodedPrompt], texts: Sequence[str]) -> list[EncodedCompletion]:
+        """Tokenise completions after their prompts, end-of-sequence token included; chats as the template writes them.
+
+        Where tokens would merge over the boundary, the completion is tokenised by itself instead, since a supervisor
+        that answers has already read the whole prompt. White space that a template trims belongs to the token beside
+        it.
+        """
+        if not prompts:
+            return []
+        written = [self._written(p, text) for p, text in zip(prompts, texts, strict=True)]
+        special = not prompts[0].chat
+        batch = self.tokenizer([w for w, _, _ in written], add_special_tokens=special, return_offsets_mapping=True)
+        eos_id = self.eos_id(prompts[0].chat)
         result = []
-        for p, text, ids, spans in zip(prompts, texts, batch["input_ids"], batch["offset_mapping"], strict=True):
-            start, shift = len(p.ids), len(p.text)
+        for p, text, (_, shift, end), ids, spans in zip(
+            prompts, texts, written, batch["input_ids"], batch["offset_mapping"], strict=True
+        ):
+            start = len(p.ids)
             if ids[:start] == p.ids and len(ids) > start:
-                ids, spans = ids[start:], [(a - shift, b - shift) for a, b in spans[start:]]
+                stop = next((i for i in range(start, len(ids)) if ids[i] == eos_id and spans[i][1] > end), len(ids))
+                ids, spans = ids[start:stop], [(a - shift, b - shift) for a, b in spans[start:stop]]
             else:
                 alone = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
                 ids, spans = alone["input_ids"], alone["offset_mapping"]
-            result.append(self._close(ids, spans, len(text), self.eos_id(chat)))
+            result.append(self._close(ids, spans, len(text), eos_id))
         return result
 
     def decode(self, prompt: EncodedPrompt, ids: Sequence[int], finished: bool) -> str:
@@ -114,25 +136,38 @@ class Encoder:
         return [*spans, (len(text), len(text))] if finished else spans
 
     def eos_id(self, chat: bool) -> int:
-        """The token that ends an answer: the chat template's own end of turn, else the tokenizer's `eos_token`."""
-        if chat not in self.eos_ids:
-            self.eos_ids[chat] = self._end_of_turn()
+        """The token that ends an answer: the `eos_token`; for a chat, once read, its template's own end of turn."""
         return self.eos_ids[chat]
 
-    def _render(self, messages: list[dict]) -> str:
+    def _asked(self, messages: list[dict], name: str) -> str:
         if not self.tokenizer.chat_template:
             raise ValueError(
                 f"supervisor {self.name!r}: the prompts are messages but the tokenizer has no chat template; set "
                 "tokenizer.chat_template, or label text prompts."
             )
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            return self._render(messages, add_generation_prompt=True)
+        except TemplateError as error:
+            raise ValueError(
+                f"{name}: the chat template of supervisor {self.name!r} refuses the messages of column 'prompt': "
+                f"{error}. Change these messages (their roles and order, say), or remove the row."
+            ) from error
 
-    def _end_of_turn(self) -> int:
-        question = [{"role": "user", "content": "question"}]
-        answer = [*question, {"role": "assistant", "content": "answer"}]
-        prompt, whole = self._render(question), self.tokenizer.apply_chat_template(answer, tokenize=False)
-        if whole.startswith(prompt + "answer"):
-            tail = self.tokenizer(whole[len(prompt) + 6 :].lstrip(), add_special_tokens=False)["input_ids"]
+    def _render(self, messages: list[dict], **options: bool) -> str:
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
+
+    def _written(self, prompt: EncodedPrompt, text: str) -> tuple[str, int, int]:
+        """Prompt and completion as in training; where the completion's character 0 would be in it; where it ends."""
+        if prompt.chat and (placed := place(self._render, prompt.messages, as_completion(prompt.messages, text)[0])):
+            return placed.whole, placed.start - placed.skipped, placed.start + placed.kept
+        start = len(prompt.text)
+        eos = self.tokenizer.convert_ids_to_tokens(self.eos_id(prompt.chat))
+        return prompt.text + text + eos, start, start + len(text)
+
+    def _end_of_turn(self, messages: list[dict]) -> int:
+        if placed := place(self._render, messages, as_completion(messages, "answer")[0]):
+            after = placed.whole[placed.start + placed.kept :].lstrip()
+            tail = self.tokenizer(after, add_special_tokens=False)["input_ids"]
             if tail and tail[0] in self.tokenizer.all_special_ids:
                 return tail[0]
         return self.tokenizer.eos_token_id
@@ -147,13 +182,12 @@ class Encoder:
     @staticmethod
     def _close(ids: list[int], spans: list[tuple[int, int]], length: int, eos_id: int) -> EncodedCompletion:
         """Make the spans cover the text without gaps and put the end of sequence last, as an empty span."""
-        body = ids[:-1] if ids and ids[-1] == eos_id else ids
         covered, end = [], 0
-        for i, (a, b) in enumerate(spans[: len(body)]):
+        for i, (a, b) in enumerate(spans):
             start = min(max(a, 0), end)
-            end = length if i == len(body) - 1 else min(max(b, end), length)
+            end = length if i == len(ids) - 1 else min(max(b, end), length)
             covered.append((start, end))
-        return EncodedCompletion([*body, eos_id], [*covered, (length, length)])
+        return EncodedCompletion([*ids, eos_id], [*covered, (length, length)])
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:

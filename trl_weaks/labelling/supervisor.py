@@ -130,7 +130,7 @@ class WeakSupervisor:
     def encode(self, prompts: Sequence[Prompt], names: Sequence[str], room: int = 0) -> list[EncodedPrompt]:
         """Tokenise prompts and check that each leaves `room` tokens in the model's context."""
         check_prompts(prompts, names)
-        encoded = self.encoder.prompts(prompts)
+        encoded = self.encoder.prompts(prompts, names)
         for p, name in zip(encoded, names, strict=True):
             if not p.ids:
                 raise ValueError(f"{name}: supervisor {self.name!r} reads the prompt as no token at all.")

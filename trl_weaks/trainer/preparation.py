@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from .. import alignment, columns
+from ..labelling.chat import place
 
 # Prepared columns, aligned with `input_ids`.
 UNIT_IDS = "weak_unit_ids"  # [tokens] confidence unit of each supervised token, -1 elsewhere
@@ -42,45 +43,55 @@ def student_offsets(
     """For each row the student's token ids of all of it, and their offsets into the completion's text.
 
     Tokens before the completion get the empty span (0, 0) or are cut at it; what follows the text (end of sequence,
-    the template's closing tokens) gets the empty span at the end.
+    the template's closing tokens) gets the empty span at the end. White space that a chat template trims has no token.
     """
-    rendered, starts = [], []
+    rendered, places = [], []
     conversational = not isinstance(rows[0][columns.PROMPT], str)  # the same for all, see `check_rows`
     for row, text in zip(rows, texts, strict=True):
         if conversational:
-            whole, start = _rendered_chat(row, text, tokenizer, chat_template)
+            whole, start, end = _rendered_chat(row, text, tokenizer, chat_template)
         else:
             whole, start = row[columns.PROMPT] + row[columns.COMPLETION], len(row[columns.PROMPT])
+            end = start + len(text)
         rendered.append(whole)
-        starts.append(start)
+        places.append((start, end))
     special = {"add_special_tokens": False} if conversational else {}  # the template has them already
     encoded = tokenizer(rendered, return_offsets_mapping=True, **special)
     found = []
-    for ids, spans, start, text in zip(encoded["input_ids"], encoded["offset_mapping"], starts, texts, strict=True):
-        found.append((ids, _within(spans, start, start + len(text))))
+    for ids, spans, (start, end), text in zip(
+        encoded["input_ids"], encoded["offset_mapping"], places, texts, strict=True
+    ):
+        found.append((ids, _within(spans, start, end, len(text))))
     return found
 
 
-def _within(spans: Sequence[tuple[int, int]], start: int, end: int) -> list[tuple[int, int]]:
-    """Spans of the whole as spans of its part [start, end)."""
+def _within(spans: Sequence[tuple[int, int]], start: int, end: int, length: int) -> list[tuple[int, int]]:
+    """Spans of the whole as spans of a text of this length, of which [start, end) is written there."""
     cut, last = [], 0
     for a, b in spans:
         if a == b == 0:  # tokens that the tokenizer adds, such as [SEP] at the end, come without a place
             a = b = last
         last = b
-        cut.append((min(max(a, start), end) - start, min(max(b, start), end) - start))
+        inside = (min(max(a, start), end) - start, min(max(b, start), end) - start)
+        cut.append((length, length) if a >= end else inside)
     return cut
 
 
 def _rendered_chat(
     row: dict[str, Any], text: str, tokenizer: PreTrainedTokenizerBase, chat_template: str | None
-) -> tuple[str, int]:
-    """A conversation as the template writes it, and where the completion's text begins in it."""
+) -> tuple[str, int, int]:
+    """A conversation as the template writes it, where the completion's character 0 would be, and where it ends."""
     tools = row.get("tools")
     tools = json.loads(tools) if isinstance(tools, str) else tools
     kwargs = {"chat_template": chat_template, "tools": tools} | (row.get("chat_template_kwargs") or {})
-    prompt = tokenizer.apply_chat_template(row[columns.PROMPT], tokenize=False, add_generation_prompt=True, **kwargs)
-    rendered = tokenizer.apply_chat_template(row[columns.PROMPT] + row[columns.COMPLETION], tokenize=False, **kwargs)
+
+    def render(messages: list[dict], **options: bool) -> str:
+        return tokenizer.apply_chat_template(messages, tokenize=False, **options, **kwargs)
+
+    if placed := place(render, row[columns.PROMPT], row[columns.COMPLETION][0]):
+        return placed.whole, placed.start - placed.skipped, placed.start + placed.kept
+    prompt = render(row[columns.PROMPT], add_generation_prompt=True)
+    rendered = render(row[columns.PROMPT] + row[columns.COMPLETION])
     common = next((i for i, (a, b) in enumerate(zip(prompt, rendered, strict=False)) if a != b), len(prompt))
     start = rendered.find(text, min(common, len(rendered)))
     if start < 0:
@@ -88,7 +99,7 @@ def _rendered_chat(
             f"Example {row.get(columns.EXAMPLE_ID)!r}: the chat template changes the completion's text, so weak "
             "confidences cannot be placed on it. Use a template that renders the content as it is."
         )
-    return rendered, start
+    return rendered, start, start + len(text)
 
 
 def prepare_rows(

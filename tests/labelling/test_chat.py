@@ -1,0 +1,107 @@
+"""Chats are read as their template writes them: white space trimmed, words put before an answer, refusals."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from trl_weaks.labelling.chat import place
+from trl_weaks.labelling.encoding import Encoder
+from trl_weaks.labelling.ensemble import WeakEnsemble
+from trl_weaks.labelling.label_completions import label_completions
+
+spec = importlib.util.spec_from_file_location("templates", Path(__file__).with_name("templates.py"))
+templates = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(templates)
+
+QUESTION = [{"role": "user", "content": "wake me up at nine"}]
+TEXTS = ["five", " five", "five\n", "\n five pm  ", "think", "s", '{"time": "five pm"}', "  ", "", "<assistant>\nfive"]
+
+
+def answer(text):
+    return {"role": "assistant", "content": text}
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def supervisor(build, request):
+    found = build(request.param)
+    if request.param == "gpt2":
+        found.tokenizer.add_special_tokens({"eos_token": "</s>", "pad_token": "<pad>"})
+        found.model.resize_token_embeddings(len(found.tokenizer))
+        found.encoder = Encoder(found.tokenizer, "x")
+    return found
+
+
+@pytest.mark.parametrize("name", templates.TEMPLATES)
+@pytest.mark.parametrize("text", TEXTS)
+def test_tokens_are_those_of_training(supervisor, name, text):
+    """TRL tokenises the rendered prompt and the rendered conversation; an answer ends with its end of turn."""
+    tokenizer = supervisor.tokenizer
+    tokenizer.chat_template = templates.TEMPLATES[name]
+    (prompt,) = supervisor.encoder.prompts([QUESTION])
+    (made,) = supervisor.encoder.completions([prompt], [text])
+    whole = tokenizer.apply_chat_template([*QUESTION, answer(text)], tokenize=False)
+    ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    if ids[: len(prompt.ids)] != prompt.ids:  # a space of the template's, at the end of the prompt for this tokenizer
+        assert name == "spaced" and supervisor.name.startswith("llama")
+        return
+    last = max(i for i, token in enumerate(ids) if token == tokenizer.eos_token_id)
+    assert prompt.ids + made.ids == ids[: last + 1]
+
+
+@pytest.mark.parametrize("name", templates.TEMPLATES)
+@pytest.mark.parametrize("text", TEXTS)
+def test_offsets_cover_the_text_and_name_its_characters(supervisor, name, text):
+    tokenizer = supervisor.tokenizer
+    tokenizer.chat_template = templates.TEMPLATES[name]
+    (prompt,) = supervisor.encoder.prompts([QUESTION])
+    (made,) = supervisor.encoder.completions([prompt], [text])
+    assert len(made.ids) == len(made.offsets) and made.offsets[-1] == (len(text), len(text))
+    end = 0
+    for token, (start, stop) in zip(made.ids[:-1], made.offsets[:-1], strict=True):
+        assert 0 <= start <= end <= stop <= len(text), "no gap, no way back"
+        piece = tokenizer.decode([token]).strip()
+        assert start == stop or piece in (text[start:stop], "<unk>") or piece == text[start:stop].strip()
+        end = stop
+    assert end == (len(text) if len(made.ids) > 1 else 0)
+
+
+@pytest.mark.parametrize("text", [" five", "five\n"])
+def test_trimmed_answers_score_as_what_is_left_of_them(supervisor, reference_logps, text):
+    supervisor.tokenizer.chat_template = templates.TRIMS
+    bare, spaced = supervisor.score([QUESTION] * 2, ["five", text])
+    assert spaced.token_ids == bare.token_ids and spaced.logps == bare.logps
+    (prompt,) = supervisor.encoder.prompts([QUESTION])
+    assert spaced.logps == pytest.approx(reference_logps(supervisor, prompt.ids, spaced.token_ids), abs=1e-4)
+    supervisor.tokenizer.chat_template = templates.KEEPS
+    assert supervisor.score([QUESTION], [text])[0].token_ids != bare.token_ids
+
+
+def test_a_template_that_rewrites_answers_has_no_place_for_them():
+    def loud(messages):
+        return "".join(m["content"].upper() for m in messages)
+
+    assert place(loud, QUESTION, answer("five")) is None
+    assert place(loud, QUESTION, answer("42")).kept == 2
+
+
+def test_the_end_of_turn_is_found_by_a_prompt_that_the_template_takes(build):
+    encoder = build("llama").encoder
+    encoder.tokenizer.add_special_tokens({"additional_special_tokens": ["<end>"]})
+    encoder.tokenizer.chat_template = (
+        "{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}"
+        "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}<end>{% endfor %}"
+    )
+    encoder.prompts([[{"role": "system", "content": "be brief"}, *QUESTION]])
+    assert encoder.tokenizer.convert_ids_to_tokens(encoder.eos_id(chat=True)) == "<end>"
+
+
+def test_messages_that_the_template_refuses_name_their_row(build):
+    one, other = build("gpt2", name="one"), build("llama", name="other")
+    one.tokenizer.chat_template, other.tokenizer.chat_template = templates.KEEPS, templates.REFUSES
+    rows = [{"example_id": "a", "prompt": QUESTION}]
+    rows += [{"example_id": "b", "prompt": [{"role": "system", "content": "be brief"}, *QUESTION]}]
+    message = r"row 1 \(example_id 'b'\): the chat template of supervisor 'other' refuses .*no system role, please"
+    with pytest.raises(ValueError, match=message):
+        label_completions(WeakEnsemble([one, other]), Dataset.from_list(rows), max_new_tokens=4)

@@ -1,0 +1,38 @@
+"""What a chat template makes of an answer: where it writes it, and the white space that it trims (Llama 3, Gemma)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+MARK = "\ue000"  # stands for an answer that no template knows
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An answer in its conversation.
+
+    Attributes:
+        whole: the conversation as the template writes it, answer included.
+        start: where the answer's characters begin in it.
+        skipped: characters at the beginning of the answer that the template leaves out.
+        kept: characters of the answer that it writes.
+    """
+
+    whole: str
+    start: int
+    skipped: int
+    kept: int
+
+
+def place(render: Callable[[list[dict]], str], prompt: list[dict], answer: dict) -> Placed | None:
+    """Find an answer in its conversation, or None where the template changes more than the white space around it.
+
+    Args:
+        render: applies the template to messages.
+        answer: the message that follows the prompt; its content is text.
+    """
+    before, _, after = render([*prompt, {**answer, "content": MARK}]).rpartition(MARK)
+    whole, text = render([*prompt, answer]), answer["content"]
+    kept = whole[len(before) : len(whole) - len(after)]
+    if whole != before + kept + after or kept.strip() != text.strip() or kept not in text:
+        return None
+    return Placed(whole, len(before), text.index(kept), len(kept))
