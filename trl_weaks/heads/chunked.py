@@ -9,6 +9,7 @@ from .request import WeakHeadRequest
 from .rows import RowResult, chunk_rows
 from .tokens import Tokens
 
+_ROWS_AT_ONCE = 1_024  # whose gradient is raised to float32 for a moment
 STATISTICS = ("loss", "log_probs", "entropy", "is_top1", "target_probs", "top_probs")
 
 
@@ -34,6 +35,8 @@ class ChunkedHeadLoss(torch.autograd.Function):
         exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         device = hidden.device.type
         compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        # a loss scaler comes after these gradients are made, which float16 would round to 0
+        compute = torch.float32 if compute == torch.float16 else compute
         grads = _empty_gradients((hidden, weight, bias), ctx.needs_input_grad, compute, exact)
         statistics = torch.zeros(len(hidden), len(STATISTICS), dtype=exact, device=hidden.device)
         with torch.autocast(device, enabled=False):
@@ -66,7 +69,8 @@ class ChunkedLogitsLoss(torch.autograd.Function):
     def forward(ctx, logits: Tensor, tokens: Tokens, request: WeakHeadRequest) -> tuple[Tensor, Tensor]:
         exact = torch.float64 if logits.dtype == torch.float64 else torch.float32
         needs_grad = ctx.needs_input_grad[0]
-        gradient = torch.zeros_like(logits) if needs_grad else None
+        held = torch.float32 if logits.dtype == torch.float16 else logits.dtype
+        gradient = torch.zeros_like(logits, dtype=held) if needs_grad else None
         statistics = torch.zeros(len(logits), len(STATISTICS), dtype=exact, device=logits.device)
         for span in tokens.chunks(request.chunk_size):
             rows = chunk_rows(logits[span].detach().to(exact, copy=True), tokens, span, request, needs_grad)
@@ -87,10 +91,16 @@ def hand_over(ctx, grad_loss: Tensor) -> list[Tensor | None]:
     if ctx.grads is None:
         raise RuntimeError("the weak head's gradients were handed over by an earlier backward; run forward again")
     grads, ctx.grads = ctx.grads, None
-    return [
-        None if g is None else g.mul_(grad_loss.to(g.dtype)).to(dtype)
-        for g, dtype in zip(grads, ctx.dtypes, strict=True)
-    ]
+    return [None if g is None else _times(g, grad_loss).to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True)]
+
+
+def _times(gradient: Tensor, factor: Tensor) -> Tensor:
+    # the factor, at least, is not rounded: a loss scaler's 65536 is infinite in float16, and 1/257 in bfloat16 1/256
+    if gradient.dtype in (torch.float32, torch.float64):
+        return gradient.mul_(factor.to(gradient.dtype))
+    for block in gradient.split(_ROWS_AT_ONCE):
+        block.copy_(block.float().mul_(factor.float()))
+    return gradient
 
 
 def statistic_columns(rows: RowResult, dtype: torch.dtype) -> Tensor:

@@ -34,6 +34,9 @@ class WeakHeadRequest:
         chunk_size: Tokens whose logits exist at once.
         nodes: Where the backbone computes other rows than `labels` has (token trees): for each label position the
             place of its hidden state among the backbone's, counted through all its rows, `(B, L)` long.
+        divisor: What every loss is divided by, such as the number of tokens of the update. Half precision wants it
+            here rather than after the forward: a gradient that is rounded, divided and rounded once more errs to one
+            side.
     """
 
     loss: WeakLoss
@@ -44,6 +47,7 @@ class WeakHeadRequest:
     split: Split = "confidence"
     chunk_size: int = 256
     nodes: Tensor | None = None
+    divisor: Tensor | float = 1.0
 
     def __post_init__(self) -> None:
         if self.split not in get_args(Split):
@@ -80,7 +84,8 @@ class WeakHeadOutput(ModelOutput):
     tensors, zero where the label is -100.
 
     Args:
-        loss: Sum over supervised tokens and supervisors of weight times loss, nats, not divided by anything.
+        loss: Sum over supervised tokens and supervisors of weight times loss, nats, divided by the request's divisor
+            and nothing else.
         per_token_loss: Its summands: per token, the sum over the row's supervisors of weight times loss.
         log_probs: Log-probability of the emitted token under the student.
         entropy: Entropy of the student's distribution, nats.

@@ -15,7 +15,7 @@ class Tokens:
 
     Args:
         ids: Emitted token, `(T,)`.
-        weights: Weight of each supervisor, `(T, S)`.
+        weights: Weight of each supervisor over the divisor, `(T, S)` float64.
         segments: Unit of each token, ascending from 0, `(T,)`; a token without a unit is one of its own.
         unit_logps: Log-probability of the whole unit, `(T, S)`, at most 0; `None` for hard labels.
         split: How a unit is shared among its tokens.
@@ -79,6 +79,6 @@ def flatten_tokens(request: WeakHeadRequest, labels: Tensor) -> tuple[Tokens, Te
         segments = torch.cumsum(new, 0) - 1
         logps = request.unit_logps.to(device)[:, 1:][mask].float().clamp(max=0)
         logps = logps.masked_fill((units < 0)[:, None], 0)
-    weights = request.weights.to(device).float()
+    weights = request.weights.to(device).double() / torch.as_tensor(request.divisor).to(device)
     weights = weights[rows] if weights.dim() == 2 else weights[:, 1:][mask]
     return Tokens(shifted[mask], weights, segments, logps, request.split), mask

@@ -157,6 +157,10 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         forest = take_forest(inputs)
         weights = inputs.pop(WEIGHTS)
         unit_logps = inputs.pop(UNIT_LOGPS)
+        # The same reduction as SFTTrainer's: tokens of every rank and accumulation step, DDP averages the gradients.
+        count = (inputs["labels"][:, 1:] != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        scale_ranks = self.args.average_tokens_across_devices and num_items_in_batch is not None
+        ranks = self.accelerator.num_processes // self.get_tp_size() if scale_ranks else 1
         request = WeakHeadRequest(
             loss=self.weak_loss,
             progress=self._progress(),
@@ -166,18 +170,14 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             split=self.args.confidence_split,
             chunk_size=self.args.loss_chunk_size,
             nodes=None if forest is None else forest.nodes,
+            divisor=torch.as_tensor(count).clamp(min=1) / ranks,
         )
         inputs["use_cache"] = False
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
         trees = {} if forest is None else tree_inputs(self.model, forest, inputs["input_ids"])
         outputs = model(**inputs | trees, weak_head=request)
-        # The same reduction as SFTTrainer's: tokens of every rank and accumulation step, DDP averages the gradients.
-        count = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = outputs.loss / torch.as_tensor(count).clamp(min=1)
-        scale_ranks = self.args.average_tokens_across_devices and num_items_in_batch is not None
-        if scale_ranks:
-            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        loss = outputs.loss
         if self.aux_loss_enabled:
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps

@@ -1,0 +1,76 @@
+"""bfloat16 and float16 heads: no bias in the scale of a gradient, none lost before a loss scaler can save it."""
+
+import pytest
+import torch
+
+from trl_weaks.heads import WeakHeadRequest
+from trl_weaks.heads.chunked import ChunkedHeadLoss, ChunkedLogitsLoss
+from trl_weaks.heads.projection import LogitTransform
+from trl_weaks.heads.tokens import flatten_tokens
+from trl_weaks.losses import EvidentialLoss, NaiveLoss
+
+T, H, V = 64, 32, 500
+
+
+NAIVE = NaiveLoss()
+
+
+def gradients(dtype, factor, divisor=1.0, way="head", loss=NAIVE):
+    """With respect to hidden states and weight, or to the logits; in float32, of the loss times `factor`."""
+    g = torch.Generator().manual_seed(1)
+    hidden = torch.randn(T, H, generator=g).to(dtype).requires_grad_()
+    kernel = (torch.randn(V, H, generator=g) * 0.5).to(dtype).requires_grad_()
+    request = WeakHeadRequest(
+        loss,
+        0.5,
+        torch.ones(1, 1),
+        torch.arange(-1, T)[None],
+        -torch.rand(1, T + 1, 1, generator=g),
+        chunk_size=24,
+        divisor=divisor,
+    )
+    tokens, _ = flatten_tokens(request, torch.randint(V, (1, T + 1), generator=g))
+    if way == "head":
+        value, _ = ChunkedHeadLoss.apply(hidden, kernel, None, tokens, request, LogitTransform())
+    else:
+        value, _ = ChunkedLogitsLoss.apply(hidden @ kernel.T, tokens, request)
+    return [x.float() for x in torch.autograd.grad(value * factor, (hidden, kernel))]
+
+
+def slope(x, y):
+    """The factor c that makes c y nearest to x."""
+    return ((x * y).sum() / y.square().sum()).item()
+
+
+@pytest.mark.parametrize("way", ["head", "logits"])
+@pytest.mark.parametrize("loss", [NAIVE, EvidentialLoss(kl_coef=0.01)], ids=["naive", "evidential"])
+@pytest.mark.parametrize("count", [257, 515])
+def test_dividing_by_the_number_of_tokens_leaves_no_bias_in_bfloat16(count, loss, way):
+    """Dividing rounded gradients by 257 and rounding again takes 0.2 % off, from the backbone's and not the head's."""
+    whole = gradients(torch.bfloat16, 1.0, way=way, loss=loss)
+    for x, y in zip(gradients(torch.bfloat16, 1.0, count, way, loss), whole, strict=True):
+        assert slope(x, y) * count == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("way", ["head", "logits"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_factor_after_the_forward_is_not_rounded(dtype, way):
+    """1.003 is 1 in bfloat16, and 65,536, where a loss scaler starts, infinite in float16."""
+    factor, divisor = (1.003, 1.0) if dtype == torch.bfloat16 else (65_536.0, 20_000.0)
+    whole = gradients(dtype, 1.0, way=way)
+    for x, y in zip(gradients(dtype, factor, divisor, way), whole, strict=True):
+        assert slope(x, y) == pytest.approx(factor / divisor, rel=1e-3)
+
+
+@pytest.mark.parametrize("way", ["head", "logits"])
+def test_gradients_too_small_for_float16_survive_until_they_are_scaled(way):
+    """Below 6e-8 float16 is 0: the logits' gradients of a vocabulary, before they are scaled."""
+    exact = gradients(torch.float32, 256.0, 1e6, way)
+    for x, y in zip(gradients(torch.float16, 256.0, 1e6, way), exact, strict=True):
+        assert (x - y).norm() < 2e-2 * y.norm()
+
+
+def test_the_divisor_divides():
+    exact = gradients(torch.float64, 1.0)
+    for x, y in zip(gradients(torch.float64, 1.0, torch.tensor(7)), exact, strict=True):
+        torch.testing.assert_close(7 * x, y, rtol=1e-6, atol=1e-9)
