@@ -1,13 +1,17 @@
 """Whether a model's logits are its output layer times its last hidden state: asked of the model itself."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from .projection import LogitTransform, gathered, head_parameters
 
-TOLERANCE = 0.02  # of the largest logit; bfloat16 products of another order differ by less
+# Of the largest logit: bfloat16 products of another order differ by less than the first.
+_HALF_TOLERANCE, _TOLERANCE = 0.02, 1e-5
+# What the largest logit is brought to. Soft caps, of 15 to 50, bend logits of this size beyond doubt, and those of a
+# model that starts to learn hardly at all.
+_LARGEST_LOGIT = 200.0
 
 
 def is_whole(model: nn.Module) -> bool:
@@ -18,7 +22,8 @@ def is_whole(model: nn.Module) -> bool:
 @torch.compiler.disable
 def logits_can_be_rebuilt(model: PreTrainedModel) -> bool:
     """
-    Try it on two tokens, without gradient and dropout.
+    Try it on two tokens, without gradient and dropout, as the model is and with hidden states so much larger that what
+    is not linear shows.
 
     A model in pieces is asked inside the forward of its engine, whose hooks put every module together as it runs.
     Every process asks at the same time: in its first forward.
@@ -31,15 +36,34 @@ def logits_can_be_rebuilt(model: PreTrainedModel) -> bool:
     model.eval()
     try:
         with torch.no_grad():
-            own = model._forward_without_weak_head(input_ids=ids, use_cache=False).logits
             hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            own = _logits(model, head, ids, 1.0)
+            factor = _LARGEST_LOGIT / own.float().abs().max().clamp(min=1e-6).item()
+            larger = _logits(model, head, ids, factor)
             with gathered(head):  # after the forward passes, whose hooks take the weights apart again
-                weight, bias = head_parameters(head) or (None, None)
-                if weight is None or weight.shape[-1] != hidden.shape[-1]:
-                    return False  # quantised, or more than a matrix
-                rebuilt = F.linear(hidden.to(weight.device), weight.to(hidden.dtype), bias).float()
+                return _agrees(model, head, hidden, own) and _agrees(model, head, hidden * factor, larger)
     finally:
         for module in training:
             module.training = True
-    rebuilt, own = LogitTransform.from_config(model.config).forward(rebuilt), own.float().to(rebuilt.device)
-    return bool((rebuilt - own).abs().max() <= TOLERANCE * own.abs().max().clamp(min=1e-6))
+
+
+def _logits(model: PreTrainedModel, head: nn.Module, ids: Tensor, factor: float) -> Tensor:
+    """The model's own logits, from hidden states times `factor`."""
+    hook = head.register_forward_pre_hook(lambda module, given: (given[0] * factor, *given[1:]))
+    try:
+        return model._forward_without_weak_head(input_ids=ids, use_cache=False).logits
+    finally:
+        hook.remove()
+
+
+def _agrees(model: PreTrainedModel, head: nn.Module, hidden: Tensor, own: Tensor) -> bool:
+    weight, bias = head_parameters(head) or (None, None)
+    if weight is None or weight.shape[-1] != hidden.shape[-1]:
+        return False  # quantised, or more than a matrix
+    rebuilt = F.linear(hidden.to(weight.device), weight.to(hidden.dtype), bias)
+    rounded = {own.dtype, rebuilt.dtype} & {torch.bfloat16, torch.float16}
+    rounded = rounded or torch.get_float32_matmul_precision() != "highest"  # TF32
+    rebuilt = LogitTransform.from_config(model.config).forward(rebuilt.float())
+    own = own.float().to(rebuilt.device)
+    error = (rebuilt - own).abs().max()
+    return bool(error <= (_HALF_TOLERANCE if rounded else _TOLERANCE) * own.abs().max().clamp(min=1e-6))

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+# Gemma and its kin, RecurrentGemma, xLSTM.
+_SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+
 
 @dataclass(frozen=True)
 class LogitTransform:
@@ -28,8 +31,9 @@ class LogitTransform:
             divisor = getattr(config, "logits_scaling", None)  # Granite, MiniCPM3 divide; HyperCLOVA X multiplies
             if divisor is not None:
                 scale = float(divisor if config.model_type == "hyperclovax" else 1 / divisor)
-        softcap = getattr(config, "final_logit_softcapping", None)
-        return cls(scale, None if softcap is None else float(softcap))
+        caps = (getattr(config, name, None) for name in _SOFTCAPS)
+        softcap = next((float(cap) for cap in caps if cap is not None), None)
+        return cls(scale, softcap)
 
     def forward(self, raw: Tensor) -> Tensor:
         """Logits, written over `raw`."""

@@ -1,0 +1,137 @@
+"""Whether the head can be taken apart is decided by what the model does to logits of any size."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
+    xLSTMConfig,
+    xLSTMForCausalLM,
+)
+
+from trl_weaks.heads import WeakHeadRequest, add_weak_head
+from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
+
+V = 59
+SMALL = {"vocab_size": V, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+MODELS = {
+    "gpt2, tied": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=V, n_embd=16, n_layer=1, n_head=2)),
+    "phi, bias": lambda: PhiForCausalLM(PhiConfig(**SMALL, intermediate_size=24)),
+    "cohere, scale": lambda: CohereForCausalLM(CohereConfig(**SMALL, intermediate_size=24, pad_token_id=0)),
+    "granite, divisor": lambda: GraniteForCausalLM(GraniteConfig(**SMALL, intermediate_size=24, logits_scaling=3.0)),
+    "recurrent gemma, cap": lambda: RecurrentGemmaForCausalLM(
+        RecurrentGemmaConfig(
+            **SMALL, intermediate_size=48, lru_width=16, head_dim=8, num_key_value_heads=1, attention_window_size=32
+        )
+    ),
+    "xlstm, cap": lambda: xLSTMForCausalLM(
+        xLSTMConfig(
+            vocab_size=V,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_blocks=1,
+            num_heads=2,
+            chunkwise_kernel="chunkwise--native_autograd",
+            sequence_kernel="native_sequence__native",
+            step_kernel="native",
+        )
+    ),
+}
+LOSSES = [AuxiliaryConfidence(NaiveLoss(), 0.3), AuxiliaryConfidence(EvidentialLoss(kl_coef=0.05), 0.3)]
+
+
+def build(make, grow=1.0):
+    """A patched model whose head has grown since."""
+    torch.manual_seed(0)
+    model = make().double().eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("lm_head.bias"):
+                p.normal_()
+    add_weak_head(model)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(grow)
+    return model
+
+
+def run(model, loss):
+    g = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, V, (2, 8), generator=g)
+    units = torch.arange(8).expand(2, -1) // 2
+    logps = -torch.rand(2, 4, 2, generator=g).repeat_interleave(2, 1)
+    request = WeakHeadRequest(loss, 0.5, torch.rand(2, 2, generator=g), units, logps, chunk_size=5)
+    value = model(input_ids=ids, labels=ids, weak_head=request).loss
+    model.zero_grad()
+    value.backward()
+    return value.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("grow", [1.0, 100.0])
+@pytest.mark.parametrize("loss", LOSSES, ids=["naive", "evidential"])
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_a_head_equals_the_full_logits_however_large_they_have_become(make, loss, grow):
+    model = build(make, grow)
+    assert model._weak_head_reachable
+    value, grads = run(model, loss)
+    model._weak_head_reachable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected, reference = run(model, loss)
+    tolerance = 1e-6 if isinstance(model, xLSTMForCausalLM) else 1e-10  # which rounds its logits to float32
+    assert value == pytest.approx(expected, rel=tolerance)
+    for name in reference:
+        assert (grads[name] - reference[name]).norm() <= 10 * tolerance * reference[name].norm() + 1e-12, name
+
+
+class Bent(LlamaForCausalLM):
+    """Logits that pass through a function no configuration tells of."""
+
+    bend = staticmethod(lambda logits: logits)
+
+    def forward(self, *args, **kwargs):
+        outputs = super().forward(*args, **kwargs)
+        outputs.logits = self.bend(outputs.logits)
+        return outputs
+
+
+BENDS = {
+    "soft cap": lambda z: 30 * torch.tanh(z / 30),
+    "clamp": lambda z: z.clamp(-50, 50),
+    "scale": lambda z: 1.001 * z,
+    "offset": lambda z: z - 1e-3,
+}
+
+
+@pytest.mark.parametrize("bend", BENDS.values(), ids=BENDS)
+def test_logits_that_cannot_be_rebuilt_are_taken_whole(bend, monkeypatch):
+    monkeypatch.setattr(Bent, "bend", staticmethod(bend))
+    model = build(lambda: Bent(LlamaConfig(**SMALL, intermediate_size=24)))
+    with pytest.warns(UserWarning, match="full logits"):
+        run(model, NaiveLoss())
+    assert not model._weak_head_reachable
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("trained", [False, True])
+def test_rounding_is_no_reason(dtype, trained):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SMALL | {"hidden_size": 256}, intermediate_size=24))
+    if trained:
+        nn.init.normal_(model.lm_head.weight, std=3.0)
+    model = model.to(dtype).eval()
+    add_weak_head(model)
+    assert model._weak_head_reachable
+    assert not model.lm_head._forward_pre_hooks
