@@ -25,10 +25,11 @@ prompt-completion dataset; `trl_weaks.WeakSupervisionTrainer` also reads the wea
 def write_card(path: Path, ensemble: WeakEnsemble, mode: str, settings: dict, counts: Counts) -> None:
     """Write who gave these labels, how, and how many: everything needed to make them again."""
     rows = [HEAD.format(examples=counts.examples, n=len(ensemble.names), rows=counts.rows)]
-    rows += ["| supervisor | weight | model | revision | parameters | dtype | fingerprint | empty best answers |"]
-    rows += ["|---|---|---|---|---|---|---|---|"]
+    heads = ("supervisor", "weight", "model", "revision", "parameters", "dtype", "fingerprint")
+    heads += ("empty best answers", "too long for it")
+    rows += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for supervisor, weight in zip(ensemble.supervisors, ensemble.weights, strict=True):
-        rows.append(_row(supervisor, weight, counts.empty[supervisor.name]))
+        rows.append(_row(supervisor, weight, counts))
     rows += ["", "| setting | value |", "|---|---|", f"| mode | {mode} |"]
     rows += [f"| {name} | {value} |" for name, value in settings.items()]
     search = "beam search, as many beams as candidates, no sampling (no seed)"
@@ -40,15 +41,13 @@ def write_card(path: Path, ensemble: WeakEnsemble, mode: str, settings: dict, co
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
-def _row(supervisor: WeakSupervisor, weight: float, empty: int) -> str:
+def _row(supervisor: WeakSupervisor, weight: float, counts: Counts) -> str:
     model, config = supervisor.model, supervisor.config
     size, dtype = ("-", supervisor.dtype) if model is None else (f"{model.num_parameters():,}", str(model.dtype))
     # a folder's name is not published: only what looks like a Hub id is
     source = config._name_or_path if config._name_or_path.count("/") == 1 else "local"
     revision = getattr(config, "_commit_hash", None) or "-"
     parts = (supervisor.name, f"{weight:.4g}", f"{config.model_type} ({source})", revision, size)
-    return (
-        "| "
-        + " | ".join([*parts, dtype.removeprefix("torch."), supervisor_fingerprint(supervisor), str(empty)])
-        + " |"
-    )
+    left_out = (str(counted[supervisor.name]) for counted in (counts.left_out.empty, counts.left_out.too_long))
+    cells = [*parts, dtype.removeprefix("torch."), supervisor_fingerprint(supervisor), *left_out]
+    return f"| {' | '.join(cells)} |"

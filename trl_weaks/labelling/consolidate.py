@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from datasets import Dataset, Features, List, Value
 from datasets.arrow_writer import ArrowWriter
 
 from ..columns import COMPLETION, EXAMPLE_ID, LOGPS, OFFSETS, PROMPT, SCORE, SUPERVISORS, WEIGHTS
-from .choose import rows_of
+from .choose import LeftOut, rows_of
 from .ensemble import WeakEnsemble
 from .fingerprint import digest
 from .index import BLOCK
@@ -26,12 +25,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Counts:
-    """Prompts given, rows written, examples that have one, and best answers left out as empty by supervisor."""
+    """Prompts given, rows written, examples that have one, and answers that were left out."""
 
     prompts: int
     rows: int = 0
     examples: int = 0
-    empty: Counter = field(default_factory=Counter)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 def consolidate(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: str, folder: Path) -> Counts:
@@ -39,7 +38,7 @@ def consolidate(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: 
 
     Raises:
         LabelStoreError: disk full or read-only; the labels themselves are kept.
-        ValueError: every completion is empty.
+        ValueError: every completion is empty or too long.
     """
     counts = Counts(len(dataset))
     new = folder.with_name(folder.name + ".new")
@@ -50,7 +49,7 @@ def consolidate(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: 
             for row in _rows(ledger, ensemble, dataset, mode, counts):
                 writer.write(row)
             if counts.rows == 0:
-                raise ValueError("every completion is empty; train the supervisors longer or check their eos token.")
+                raise ValueError(_nothing(counts))
             writer.finalize()
         table = Dataset.from_file(str(new / "rows.arrow"))
         table._fingerprint = digest(sorted(map(str, ledger.configs.items())), ensemble.weights, mode, counts.rows)
@@ -63,10 +62,29 @@ def consolidate(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: 
             f"the dataset cannot be written to {folder}: {error.strerror or error}. All labels are kept: make room or "
             "write access there, then run the same command again."
         ) from error
-    for name, number in sorted(counts.empty.items()):
-        if number:
-            logger.warning("%d of %d best answers of %r are empty and were left out.", number, len(dataset), name)
+    _warn(counts)
     return counts
+
+
+def _nothing(counts: Counts) -> str:
+    if any(counts.left_out.too_long.values()):
+        return (
+            "no completion is left: those that are not empty are too long for the context of "
+            f"{sorted(+counts.left_out.too_long)}; ask for fewer tokens (max_new_tokens) or shorten the prompts."
+        )
+    return "every completion is empty; train the supervisors longer or check their eos token."
+
+
+def _warn(counts: Counts) -> None:
+    for name, number in sorted((+counts.left_out.empty).items()):
+        logger.warning("%d of %d best answers of %r are empty and were left out.", number, counts.prompts, name)
+    for name, number in sorted((+counts.left_out.too_long).items()):
+        logger.warning(
+            "%d answers were left out: they are too long for the context of %r. Fewer max_new_tokens or shorter "
+            "prompts keep them.",
+            number,
+            name,
+        )
 
 
 def _rows(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: str, counts: Counts) -> Iterator[dict]:
@@ -74,7 +92,7 @@ def _rows(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: str, c
         for start in range(0, len(dataset), BLOCK):
             block = dataset.select(range(start, min(start + BLOCK, len(dataset))))
             for row, example in enumerate(block, start=start):
-                labels = list(rows_of(ledger, ensemble, row, mode, counts.empty))
+                labels = list(rows_of(ledger, ensemble, row, mode, counts.left_out))
                 counts.examples += bool(labels)
                 counts.rows += len(labels)
                 for label in labels:

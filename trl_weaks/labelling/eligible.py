@@ -20,9 +20,14 @@ def check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name
         )
 
 
+def has_room(context: int | None, prompt: int, answer: int) -> bool:
+    """Whether a context of so many tokens (None: without end) holds a prompt and its answer."""
+    return context is None or prompt + max(answer, 1) <= context
+
+
 def check_room(context: int | None, supervisor: str, prompt: int, answer: int, name: str, what: str) -> None:
     """Refuse a prompt (tokens) that leaves no room for its answer (tokens) in a context of so many tokens."""
-    if context is not None and prompt + max(answer, 1) > context:
+    if not has_room(context, prompt, answer):
         raise ValueError(
             f"{name}: the prompt has {prompt} tokens for supervisor {supervisor!r}, whose context holds {context}; "
             f"there is no room for {what}. Shorten or remove the row, or ask for fewer tokens."

@@ -37,8 +37,9 @@ def label_completions(
     Every log-probability is the supervisor's reading of the completion's text in its own tokens, end of sequence
     included, so that supervisors which agree, and those which only score, are measured alike.
 
-    An empty completion (a supervisor that ends at once) is left out and counted in a warning, and the weights of the
-    example's other supervisors are normalised again; an example with nothing else has no row.
+    An empty completion (a supervisor that ends at once) is left out and counted in a warning, and so is one that has
+    too many tokens for another supervisor's context; the weights of the example's other supervisors are normalised
+    again, and an example with nothing else has no row.
 
     Args:
         dataset: `example_id` (str, unique) and `prompt` (text or messages); other columns are carried through.

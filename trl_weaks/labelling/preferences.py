@@ -20,11 +20,12 @@ from .ledger import GENERATE, SCORE, Ledger
 from .processes import processes
 from .rank import rank, save
 from .sampling import Sampling, decoding
-from .stages import DECIMALS, has_read
+from .stages import DECIMALS, has_read, readings
 from .store import LabelStore
 from .supervisor import WeakSupervisor
 
 logger = logging.getLogger(__name__)
+LEFT_OUT = ("too_long", "too_few", "equal_scores", "below_margin")  # of the counts, those worth a warning
 WRITTEN = (CHOSEN, REJECTED, CHOSEN_SCORE, REJECTED_SCORE, MARGIN, PAIR_WEIGHT, PAIR_EPSILON)
 
 
@@ -46,8 +47,9 @@ def build_preferences(
     The student answers every prompt `num_candidates` times; every supervisor reads every distinct answer, with the
     code that joint decoding uses (end of sequence included); the answers of highest and lowest
     $\sum_i w_i \, \overline{\log p_i}$ (Eq. 10 and 11, nats per token) become `chosen` and `rejected`. Left out, and
-    counted: empty answers, exact duplicates, prompts with fewer than two distinct answers, pairs of equal scores or of
-    a margin below `min_margin`. `preference_report` reads the counts from the dataset.
+    counted: empty answers, exact duplicates, answers too long for a supervisor's context, prompts with fewer than two
+    distinct answers, pairs of equal scores or of a margin below `min_margin`. `preference_report` reads the counts
+    from the dataset.
 
     Columns: the dataset's own, TRL's `prompt`, `chosen`, `rejected`, and `chosen_score`, `rejected_score`, `margin`
     (nats per token), `pair_epsilon` (see `pairs.flip_probabilities`; pairs it puts above one half are swapped, which
@@ -189,16 +191,15 @@ def _work(
             answers = [[(c.text, c.finished) for c in row] for row in found]
         ledger.put(GENERATE, student.name, unit, [{"candidates": row} for row in answers])
     texts = _texts(ledger, student, unit)
-    flat = [(p, t, n) for p, row, n in zip(prompts, texts, names, strict=True) for t in row]
     for supervisor in ensemble.supervisors:
         if not has_read(ledger, supervisor.name, unit, texts):
-            read = iter(supervisor.score(*map(list, zip(*flat, strict=True))) if flat else ())
-            scores = [[round(next(read).mean_logp, DECIMALS) + 0.0 for _ in row] for row in texts]
+            read = readings(supervisor, prompts, texts, names)
+            scores = [[round(r.mean_logp, DECIMALS) + 0.0 if r else None for r in row] for row in read]
             made = [{"texts": t, "scores": s} for t, s in zip(texts, scores, strict=True)]
             ledger.put(SCORE, supervisor.name, unit, made)
 
 
 def _report(report: dict) -> None:
-    left_out = {reason: report[reason] for reason in ("too_few", "equal_scores", "below_margin") if report[reason]}
+    left_out = {reason: report[reason] for reason in LEFT_OUT if report[reason]}
     level = logging.WARNING if left_out else logging.INFO
     logger.log(level, "%d pairs from %d prompts; left out: %s", report["pairs"], report["prompts"], left_out or "none")

@@ -18,7 +18,8 @@ from .messages import as_completion
 from .pairs import CERTAIN_BELOW, best_and_worst, flip_probabilities, pair_weights, with_shared_error
 from .store import LabelStoreError
 
-COUNTS = ("candidates", "duplicates", "empty", "unfinished", "too_few", "equal_scores", "below_margin", "swapped")
+COUNTS = ("candidates", "duplicates", "empty", "too_long", "unfinished")  # of answers
+COUNTS += ("too_few", "equal_scores", "below_margin", "swapped")  # of prompts
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def rank(
     found = [_pair(ledger, student, ensemble, row, min_margin, counts) for row in range(len(dataset))]
     pairs = [pair for pair in found if pair is not None]
     if not pairs:
-        drops = {name: counts[name] for name in ("empty", "too_few", "equal_scores", "below_margin")}
+        drops = {name: counts[name] for name in ("empty", "too_long", "too_few", "equal_scores", "below_margin")}
         raise ValueError(
             f"no pair is left of {len(dataset)} prompts: {drops}. Ask for more candidates, sample them "
             "(temperature=1.0), lower min_margin, or train the student further."
@@ -71,11 +72,12 @@ def _pair(
     counts["duplicates"] += len(kept) - len(set(kept))
     counts["unfinished"] += sum(not finished for _, finished in candidates)
     readings = [ledger.get(SCORE, name, row) for name in ensemble.names]
-    texts = readings[0]["texts"]
-    if len(texts) < 2:
+    read = [m for m in range(len(readings[0]["texts"])) if all(r["scores"][m] is not None for r in readings)]
+    counts["too_long"] += len(readings[0]["texts"]) - len(read)
+    if len(read) < 2:
         counts["too_few"] += 1
         return None
-    scores = [reading["scores"] for reading in readings]
+    texts, *scores = [[values[m] for m in read] for values in (readings[0]["texts"], *(r["scores"] for r in readings))]
     joint = [math.fsum(w * s[m] for w, s in zip(ensemble.weights, scores, strict=True)) for m in range(len(texts))]
     best, worst = best_and_worst(texts, joint)
     margin = joint[best] - joint[worst]

@@ -10,8 +10,10 @@ from ..columns import PROMPT
 from .ensemble import WeakEnsemble
 from .fingerprint import digest, supervisor_fingerprint
 from .ledger import GENERATE, SCORE, Ledger
+from .messages import Prompt
 from .records import Scored
 from .sampling import Sampling, decoding
+from .supervisor import WeakSupervisor
 
 DECIMALS = 6  # of a log-probability on disk
 
@@ -77,12 +79,26 @@ def work(ledger: Ledger, ensemble: WeakEnsemble, dataset, unit: Sequence[int], m
             made = [{"candidates": [{"text": t, "finished": f} for t, f in row]} for row in answers]
             ledger.put(GENERATE, supervisor.name, unit, made)
     texts = [pooled(ledger, ensemble, row, mode) for row in unit]
-    flat = [(p, t, n) for p, row, n in zip(prompts, texts, names, strict=True) for t in row]
     for supervisor in ensemble.supervisors:
         if not has_read(ledger, supervisor.name, unit, texts):
-            read = iter(supervisor.score(*map(list, zip(*flat, strict=True))) if flat else ())
-            made = [_readings(row, [next(read) for _ in row]) for row in texts]
+            read = readings(supervisor, prompts, texts, names)
+            made = [_record(row, given) for row, given in zip(texts, read, strict=True)]
             ledger.put(SCORE, supervisor.name, unit, made)
+
+
+def readings(
+    supervisor: WeakSupervisor, prompts: Sequence[Prompt], texts: Sequence[list[str]], names: Sequence[str]
+) -> list[list[Scored | None]]:
+    """Several completions of each prompt, scored; None for one too long for this supervisor's context."""
+    flat = [(p, t, n) for p, row, n in zip(prompts, texts, names, strict=True) for t in row]
+    fits = supervisor.fits(*_columns(flat))
+    read = iter(supervisor.score(*_columns([asked for asked, fit in zip(flat, fits, strict=True) if fit])))
+    found = iter([next(read) if fit else None for fit in fits])
+    return [[next(found) for _ in row] for row in texts]
+
+
+def _columns(rows: Sequence[tuple]) -> tuple[list, list, list]:
+    return tuple([row[column] for row in rows] for column in range(3))
 
 
 def pooled(ledger: Ledger, ensemble: WeakEnsemble, row: int, mode: str) -> list[str]:
@@ -94,9 +110,9 @@ def pooled(ledger: Ledger, ensemble: WeakEnsemble, row: int, mode: str) -> list[
     return sorted(texts - {""})
 
 
-def _readings(texts: Sequence[str], read: Sequence[Scored]) -> dict:
+def _record(texts: Sequence[str], read: Sequence[Scored | None]) -> dict:
     return {
         "texts": list(texts),
-        "offsets": [r.offsets for r in read],
-        "logps": [[round(x, DECIMALS) + 0.0 for x in r.logps] for r in read],
+        "offsets": [r.offsets if r else [] for r in read],
+        "logps": [[round(x, DECIMALS) + 0.0 for x in r.logps] if r else [] for r in read],
     }

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .beams import inference
 from .budget import MAX_TOKENS
 from .decoding import Decoding, decode
-from .eligible import check_model, check_room
-from .encoding import EncodedPrompt, Encoder
+from .eligible import check_model, check_room, has_room
+from .encoding import EncodedCompletion, EncodedPrompt, Encoder
 from .forward import Pair, plain_logps
 from .messages import Completion, Prompt, check_prompts, completion_text
 from .packed import packed_logps
@@ -116,16 +116,23 @@ class WeakSupervisor:
             ValueError: unequal lengths, empty or mixed prompts, a pair longer than the model's context, non-finite
                 log-probabilities.
         """
-        if len(prompts) != len(completions):
-            raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions; give one prompt for each.")
         names = names or [f"prompt {i}" for i in range(len(prompts))]
-        encoded = self.encode(prompts, names)
-        texts = [completion_text(c, name) for c, name in zip(completions, names, strict=True)]
-        read = self.encoder.completions(encoded, texts)
+        encoded, read = self._tokenise(prompts, completions, names)
         for p, c, name in zip(encoded, read, names, strict=True):
             check_room(self.context, self.name, len(p.ids), len(c.ids), name, "the completion")
         logps = self.logps([(tuple(p.ids), tuple(c.ids)) for p, c in zip(encoded, read, strict=True)], names)
         return [Scored(c.ids, row, c.offsets) for c, row in zip(read, logps, strict=True)]
+
+    def fits(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], names: Sequence[str] | None = None
+    ) -> list[bool]:
+        """Whether each completion fits into the model's context after its prompt, so that it can be scored.
+
+        Another supervisor's answer may have more tokens here than there.
+        """
+        names = names or [f"prompt {i}" for i in range(len(prompts))]
+        encoded, read = self._tokenise(prompts, completions, names)
+        return [has_room(self.context, len(p.ids), len(c.ids)) for p, c in zip(encoded, read, strict=True)]
 
     def encode(self, prompts: Sequence[Prompt], names: Sequence[str], room: int = 0) -> list[EncodedPrompt]:
         """Tokenise prompts and check that each leaves `room` tokens in the model's context."""
@@ -149,6 +156,15 @@ class WeakSupervisor:
             if not all(map(math.isfinite, found[pair])):
                 raise ValueError(not_finite(name, self.name))
         return [found[pair] for pair in pairs]
+
+    def _tokenise(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], names: Sequence[str]
+    ) -> tuple[list[EncodedPrompt], list[EncodedCompletion]]:
+        if len(prompts) != len(completions):
+            raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions; give one prompt for each.")
+        encoded = self.encode(prompts, names)
+        texts = [completion_text(c, name) for c, name in zip(completions, names, strict=True)]
+        return encoded, self.encoder.completions(encoded, texts)
 
     def _decode(
         self,

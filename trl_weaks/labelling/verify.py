@@ -14,7 +14,7 @@ from .index import Units
 from .ledger import GENERATE, SCORE, Ledger
 from .progress import bar
 from .sampling import decoding
-from .stages import configurations, done, pooled, settings_of
+from .stages import configurations, done, pooled, readings, settings_of
 from .store import LabelStore
 
 
@@ -89,7 +89,6 @@ def _compare(
     ids = ledger.prompts.ids(unit)
     names = [f"row {row} (example_id {example!r})" for row, example in zip(unit, ids, strict=True)]
     texts = [pooled(ledger, ensemble, row, mode) for row in unit]
-    flat = [(p, t, n) for p, row, n in zip(prompts, texts, names, strict=True) for t in row]
     worst = 0.0
     for supervisor in ensemble.supervisors:
         answers = supervisor.answer(prompts, **decoding(settings), names=names, keys=ids)
@@ -97,12 +96,11 @@ def _compare(
             kept = ledger.get(GENERATE, supervisor.name, row)["candidates"]
             if [text for text, _ in made] != [c["text"] for c in kept]:
                 different.append(f"{name}: {supervisor.name!r} gives other candidates")
-        read = iter(supervisor.score(*map(list, zip(*flat, strict=True))) if flat else ())
-        for row, name, given in zip(unit, names, texts, strict=True):
-            for kept in ledger.get(SCORE, supervisor.name, row)["logps"][: len(given)]:
-                made = next(read).logps
+        for row, name, read in zip(unit, names, readings(supervisor, prompts, texts, names), strict=True):
+            for kept, scored in zip(ledger.get(SCORE, supervisor.name, row)["logps"], read, strict=True):
+                made = scored.logps if scored else []
                 same = len(made) == len(kept)
-                gap = max(abs(a - b) for a, b in zip(made, kept, strict=True)) if same else math.inf
+                gap = max((abs(a - b) for a, b in zip(made, kept, strict=True)), default=0.0) if same else math.inf
                 worst = max(worst, gap)
                 if gap > tolerance:
                     different.append(f"{name}: {supervisor.name!r} differs by {gap:.2g} nats")

@@ -1,0 +1,89 @@
+"""An answer that fits into one supervisor's context and not into another's is left out, counted, and stops nothing."""
+
+import pytest
+from datasets import Dataset
+
+from trl_weaks.labelling.ensemble import WeakEnsemble
+from trl_weaks.labelling.label_completions import label_completions
+from trl_weaks.labelling.preferences import build_preferences, preference_report
+from trl_weaks.labelling.verify import verify_labels
+
+PROMPTS = [f"USER: play jazz at {i} ASSISTANT:" for i in range(4)]
+LONG = "tomorrow " * 12
+RUN = {"num_candidates": 2, "max_new_tokens": 4, "batch_size": 2}
+
+
+def data():
+    return Dataset.from_list([{"example_id": f"e{i}", "prompt": prompt} for i, prompt in enumerate(PROMPTS)])
+
+
+@pytest.fixture
+def supervisors(build, monkeypatch):
+    """The first gives a long answer to the second prompt; the other, which spells, cannot hold it."""
+    first, other = build("gpt2", 0, "first"), build("llama", 1, "other")
+    longest = max(len(p.ids) for p in other.encoder.prompts(PROMPTS))
+    other.context = longest + 20
+    real = first.answer
+
+    def answer(prompts, *arguments, **options):
+        made = real(prompts, *arguments, **options)
+        return [[(LONG, True), *row[1:]] if p == PROMPTS[1] else row for p, row in zip(prompts, made, strict=True)]
+
+    monkeypatch.setattr(first, "answer", answer)
+    return [first, other]
+
+
+def test_which_fit(supervisors):
+    first, other = supervisors
+    assert first.fits(PROMPTS[:2], ["five", LONG]) == [True, True]
+    assert other.fits(PROMPTS[:2], ["five", LONG]) == [True, False]
+    with pytest.raises(ValueError, match="no room for the completion"):
+        other.score(PROMPTS[1:2], [LONG])
+    (p,) = other.encoder.prompts(PROMPTS[:1])
+    other.context = len(p.ids) + len(other.score(PROMPTS[:1], ["five"])[0].token_ids)
+    assert other.fits(PROMPTS[:1], ["five"]) == [True] and other.score(PROMPTS[:1], ["five"])
+    other.context -= 1
+    assert other.fits(PROMPTS[:1], ["five"]) == [False]
+
+
+@pytest.mark.parametrize("mode", ["independent", "joint"])
+def test_labels_without_the_long_answer(supervisors, tmp_path, caplog, monkeypatch, mode):
+    ensemble = WeakEnsemble(supervisors, [3, 1])
+    rows = label_completions(ensemble, data(), mode, output_dir=tmp_path, **RUN)
+    assert set(rows["example_id"]) == {"e0", "e1", "e2", "e3"} and LONG not in rows["completion"]
+    assert "1 answers were left out: they are too long for the context of 'other'" in caplog.text
+    assert "context of 'first'" not in caplog.text
+    card = (tmp_path / "README.md").read_text()
+    (line,) = [line for line in card.splitlines() if line.startswith("| other |")]
+    assert line.endswith("| 1 |") and "| too long for it |" in card
+    own = [row for row in rows if row["example_id"] == "e1"]
+    assert sum(sum(row["weak_weights"]) for row in own) == pytest.approx(1.0)
+    if mode == "independent":
+        assert [row["weak_supervisors"] for row in own] == [["other"]]
+    for row in rows:
+        assert row["weak_score"] == pytest.approx(ensemble.score([row["prompt"]], [row["completion"]])[0], abs=1e-5)
+    assert verify_labels(ensemble, data(), tmp_path, mode, share=1, **RUN).different == []
+    for supervisor in supervisors:
+        monkeypatch.setattr(supervisor, "score", None)
+    assert label_completions(ensemble, data(), mode, output_dir=tmp_path, **RUN)[:] == rows[:], "kept, not read again"
+
+
+def test_nothing_left_says_why(supervisors, monkeypatch):
+    for supervisor in supervisors:
+        monkeypatch.setattr(supervisor, "answer", lambda prompts, *a, **k: [[(LONG, True)] for _ in prompts])
+    with pytest.raises(ValueError, match=r"too long for the context of \['other'\]; ask for fewer tokens"):
+        label_completions(WeakEnsemble(supervisors), data(), **RUN)
+
+
+def test_pairs_without_the_long_answer(build, supervisors, monkeypatch, caplog):
+    student, real = build("opt", 3, "student"), build("opt", 3, "student").answer
+
+    def answer(prompts, *arguments, **options):
+        return [[*row, (LONG, True)] for row in real(prompts, *arguments, **options)]
+
+    monkeypatch.setattr(student, "answer", answer)
+    options = RUN | {"num_candidates": 3, "temperature": 1.0}
+    pairs = build_preferences(student, WeakEnsemble(supervisors), data(), **options)
+    report = preference_report(pairs)
+    assert report["too_long"] == 4 and "'too_long': 4" in caplog.text
+    assert len(pairs) and LONG not in [*pairs["chosen"], *pairs["rejected"]]
