@@ -11,7 +11,7 @@ from scipy.special import digamma, gammaln, polygamma
 
 from trl_weaks.dirichlet import kl_from_log_evidence
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
-from trl_weaks.losses.class_terms import value_and_slope
+from trl_weaks.losses.class_terms import Sums, Workspace, collect
 from trl_weaks.losses.token_rows import TokenLabel, split_rows
 
 LOSSES = {
@@ -74,7 +74,7 @@ def plain(loss, logits, ids, labels, progress):
 def closed(loss, logits, ids, labels, progress, needs_grad=True):
     hard = all(label.probs is None for label in labels)
     rows = split_rows(logits.clone(), ids, loss.token_form_plan(hard, logits.dtype))
-    assert rows.rest is not None
+    assert rows.others is not None
     value, gradient = loss.token_form(rows, labels, progress, needs_grad)
     return value, gradient.full() if needs_grad else gradient
 
@@ -176,13 +176,22 @@ def test_the_divergence_in_float32_keeps_its_digits(shift, spread):
     assert ours <= 1e-5 + 3e-7 * np.abs(exact).max()
 
 
+def value_and_bend(e, x, largest=40.0):
+    work, sums, everything = Workspace(torch.full((3, *x.shape), torch.nan), largest), Sums(x), slice(0, len(x))
+    work.x.copy_(x)
+    bend = collect(e, work, sums, everything)
+    return sums.values(everything), bend
+
+
 def test_the_two_polynomials_over_the_whole_range_of_evidence():
     e = np.logspace(-12, 17, 20_000)
     exact_value = np.where(e < 1e6, e * digamma(1 + e) - gammaln(1 + e) - e, 0.5 - 0.5 * np.log(2 * np.pi * e))
     small = e < 1e-6
     exact_value[small] = (-e + np.pi**2 / 12 * e**2)[small]
     column = torch.from_numpy(e)[:, None]
-    values, slopes = value_and_slope(column.float(), (column / (1 + column)).float())
+    x = (column / (1 + column)).float()
+    values, bends = value_and_bend(column.float(), x)
+    slopes = x * bends
     assert np.abs(values.numpy() / exact_value - 1).max() < 3e-6
     h = np.where(e < 1e4, e * polygamma(1, 1 + e), 1 - 0.5 / e + 1 / (6 * e**2))
     exact_slope = np.where(e < 1e4, 1 - (1 - h) * (1 + e), 0.5 - 1 / (3 * e))
@@ -197,10 +206,11 @@ def test_values_add_up_over_classes(width):
     logits[0], logits[1] = 40.0, -17.0
     e = logits.exp()
     x = e / (1 + e)
-    together, slopes = value_and_slope(e, x)
-    apart = value_and_slope(e.view(-1, 1), x.view(-1, 1))[0].view(5, width).sum(-1)
-    torch.testing.assert_close(together, apart, rtol=1e-6, atol=1e-9)
-    assert torch.isfinite(together).all() and torch.isfinite(slopes).all()
+    apart = value_and_bend(e.view(-1, 1), x.view(-1, 1))[0].view(5, width).sum(-1)
+    for rows, largest in ((slice(5), 40.0), (slice(1, 5), float(e[1:].log1p().max())), (slice(1, 2), 1e-7)):
+        together, bends = value_and_bend(e[rows], x[rows], largest)
+        torch.testing.assert_close(together, apart[rows], rtol=1e-6, atol=1e-9)
+        assert torch.isfinite(together).all() and torch.isfinite(bends).all()
 
 
 def test_logits_above_the_limit_are_left_to_autograd_untouched():
@@ -208,13 +218,13 @@ def test_logits_above_the_limit_are_left_to_autograd_untouched():
     logits[1, 4] = 41.0
     ids[1] = 2
     rows = split_rows(given_logits := logits.clone(), ids, EvidentialLoss().token_form_plan(True, torch.float32))
-    assert rows.rest is None
+    assert rows.others is None
     assert torch.equal(given_logits, logits)
     assert EvidentialLoss(kl_target="expected").token_form_plan(False, torch.float32) is None
     assert EvidentialLoss("softplus").token_form_plan(True, torch.float32) is None
 
 
-@pytest.mark.parametrize("width", [3, 1_000, 1_024, 2_500])
+@pytest.mark.parametrize("width", [3, 1_000, 1_021, 4_096, 2_500])
 def test_row_statistics_including_ties(width):
     g = torch.Generator().manual_seed(width)
     logits = torch.randint(-4, 5, (50, width), generator=g).float()  # many ties
@@ -253,7 +263,7 @@ def check_one_row(case):
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 2e-5)):
         logits = torch.tensor([row], dtype=dtype)
         rows = split_rows(logits.clone(), ids, loss.token_form_plan(hard, dtype))
-        if rows.rest is None:
+        if rows.others is None:
             continue
         value, gradient = loss.token_form(rows, labels, progress, True)
         gradient = gradient.full()
@@ -300,7 +310,7 @@ def test_logits_pushed_past_the_closed_form_by_the_offset_are_left_as_they_were(
     logits = torch.randn(4, 11)
     kept = logits.clone()
     plan = EvidentialLoss(evidence_offset=60.0).token_form_plan(True, torch.float32)
-    assert split_rows(logits, torch.zeros(4, dtype=torch.long), plan).rest is None
+    assert split_rows(logits, torch.zeros(4, dtype=torch.long), plan).others is None
     assert torch.equal(logits, kept)
 
 

@@ -42,7 +42,7 @@ def chunk_rows(logits: Tensor, tokens: Tokens, span: slice, request: WeakHeadReq
     mean = (weights * probs).sum(-1) / torch.where(total == 0, 1, total)
     label = (mean, total) if hard or loss.linear_in_targets else (probs, weights)
     apart, inside = None, rows
-    if rows.rest is None:
+    if rows.others is None:
         apart, kept, inside = _set_apart(logits, rows, plan)
     values, gradient = torch.zeros_like(total), LogitGradient(logits) if needs_grad else None
     if inside is not None:
@@ -71,7 +71,7 @@ def _set_apart(logits: Tensor, rows: TokenRows, plan: TokenFormPlan | None) -> t
     everything = torch.arange(len(logits), device=logits.device)
     if plan is None:
         return everything, logits, None
-    apart = everything[~(rows.rest_max + plan.offset <= plan.limit)]
+    apart = everything[~(rows.rest_max <= plan.limit)]
     if len(apart) == len(logits):
         return everything, logits, None
     kept = logits[apart]

@@ -11,11 +11,13 @@ relative error of 8e-7 (R, exact at 0) and 2e-6 (n). float64 takes the exact fun
 """
 
 import functools
+import math
 
 import torch
 from torch import Tensor
 
 from ..dirichlet import class_term
+from .token_rows import dot
 
 _R = (-0.5, 0.07248064829468047, 0.010080218630362587, 0.0005193086111318695, -0.0014736819868682906, -0.0005453475747)
 _N = (
@@ -26,44 +28,105 @@ _N = (
     -0.000110932208,
     0.00473295614,
 )
+_PAIRS = [0, 1, 4, 5, 8]  # x x, x x^2, x^2 x^2, x^2 x^3, x^3 x^3 among the nine products
+_LARGEST_LOG = 85.0  # float32 ends at exp(88.7)
 
 
-def value_and_slope(e: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+class Workspace:
     """
-    Sum over classes of c(e), `(n,)` float64, and `x n(x)`, `(n, V)`.
+    Three planes of one block of classes, `(3, n, V)`, and the views of them that every block needs: to make a view
+    takes as long as a pass over thousands of classes.
 
     Args:
-        e: Evidence, `(n, V)`; at most exp(40) in float32.
-        x: `e / (1 + e)`.
+        planes: `(3, n, V)`, of any content; a caller puts `x = e / (1 + e)` into `x`.
+        largest: A bound of `ln(1 + e)`.
     """
-    if e.dtype == torch.float64:
+
+    def __init__(self, planes: Tensor, largest: float) -> None:
+        self.x, self.square, self.cube = planes
+        self.powers = planes.transpose(0, 1)
+        self.halves, width = [], planes.shape[-1]
+        while width > 1 and 2 * largest <= _LARGEST_LOG:
+            half = width // 2
+            self.halves.append((half, self.square[:, :half], self.square[:, half : 2 * half], width % 2))
+            width, largest = half, 2 * largest
+        self.last = self.square[:, :width]
+
+
+class Sums:
+    """What sums over classes of c(e) are made of, collected block by block; `like` is the whole `(n, V)`."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.logs, self.firsts = like.new_empty(2, len(like))
+        self.products = like.new_empty(len(like), 3, 3)
+        self.exact = like.dtype == torch.float64
+
+    def values(self, b: slice) -> Tensor:
+        """Sum over classes of c(e), `(block,)` float64."""
+        if self.exact:
+            return self.logs[b]
+        products = self.products[b].double().flatten(1)[:, _PAIRS]
+        coefficients = torch.tensor(_R, dtype=torch.float64, device=products.device)
+        linear = coefficients[0] * self.firsts[b].double() - 0.5 * self.logs[b].double()
+        return linear + (products * coefficients[1:]).sum(-1)
+
+
+def collect(e: Tensor, work: Workspace, sums: Sums, b: slice) -> Tensor:
+    """Fill the sums of a block, and return `n(x)`, `(block, V)`; e is at most exp(40) in float32."""
+    if sums.exact:
         with torch.enable_grad():
             log_e = e.clamp(min=1e-300).log().requires_grad_()
             value = class_term(log_e.clamp(max=5).exp(), log_e)
             (slope,) = torch.autograd.grad(value.sum(), log_e)
-        return value.detach().sum(-1), torch.where(x > 1e-290, 1 + slope / x, 0)
-    scratch = torch.empty_like(x)
-    value = -0.5 * _log1p_sum(e, scratch).double()
-    value += torch.linalg.vecdot(x, _horner(_R, x, out=scratch)).double()
-    return value, _horner(_N, x, out=scratch).mul_(x)
+        sums.logs[b] = value.detach().sum(-1)
+        # below 1e-8 its value at 0 is as good, and the division is not
+        return torch.where(work.x > 1e-8, (1 + slope / work.x) / work.x, math.pi**2 / 6 - 1)
+    _log1p_sum(e, work, sums.logs[b])
+    _sums_of_powers(work, sums.firsts[b], sums.products[b])
+    return _horner(_N, work.x, out=work.square)
 
 
-def _log1p_sum(e: Tensor, scratch: Tensor) -> Tensor:
-    """Sum over classes of `ln(1 + e)`: `(1 + a)(1 + b) = 1 + (a + b + ab)` leaves half as many logarithms to take."""
-    half = e.shape[1] // 2
-    a, b = e[:, :half], e[:, half : 2 * half]
-    pairs = torch.addcmul(a, a, b, out=scratch[:, :half]).add_(b).log1p_().sum(-1)
-    return pairs if 2 * half == e.shape[1] else pairs + e[:, -1].log1p()
+def _log1p_sum(e: Tensor, work: Workspace, out: Tensor) -> None:
+    """
+    Sum over classes of `ln(1 + e)`, `(n,)`.
+
+    `(1 + a)(1 + b) = 1 + (a + b + ab)` leaves half as many logarithms to take, without a loss of digits, and does so
+    again while no product can overflow.
+    """
+    spare, source = [], e
+    for half, a, b, odd in work.halves:
+        if odd:
+            spare.append(source[:, 2 * half].log1p())
+        kept = a
+        if source is e:
+            a, b = e[:, :half], e[:, half : 2 * half]
+        torch.addcmul(a, a, b, out=kept).add_(b)
+        source = work.square
+    torch.sum(torch.log1p(work.last if work.halves else e, out=work.last), -1, out=out)
+    for more in spare:
+        out += more
+
+
+def _sums_of_powers(work: Workspace, first: Tensor, products: Tensor) -> None:
+    """Sum of x, `(n,)`, and the products of x, x^2 and x^3 with each other, `(n, 3, 3)`."""
+    torch.mul(work.x, work.x, out=work.square)
+    torch.mul(work.x, work.square, out=work.cube)
+    torch.sum(work.x, -1, out=first)
+    if first.device.type == "cpu":
+        torch.bmm(work.powers, work.powers.transpose(1, 2), out=products)
+    else:
+        for pair in _PAIRS:
+            products[:, pair // 3, pair % 3] = dot(work.powers[:, pair // 3], work.powers[:, pair % 3])
 
 
 @functools.cache
-def _constants(coefficients: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    return torch.tensor(coefficients, dtype=dtype, device=device).unbind()
+def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    return torch.tensor(values, dtype=dtype, device=device).unbind()
 
 
-def _horner(coefficients: tuple[float, ...], x: Tensor, out: Tensor | None = None) -> Tensor:
-    constants = _constants(coefficients, x.dtype, x.device)
-    out = torch.mul(x, constants[-1], out=out).add_(constants[-2])
-    for constant in constants[-3::-1]:
+def _horner(coefficients: tuple[float, ...], x: Tensor, out: Tensor) -> Tensor:
+    constants = _constants(coefficients[:-1], x.dtype, x.device)
+    out = torch.add(constants[-1], x, alpha=coefficients[-1], out=out)
+    for constant in constants[-2::-1]:
         torch.addcmul(constant, out, x, out=out)
     return out

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..dirichlet import NO_EVIDENCE, Evidence, class_term, kl_from_log_evidence, kl_strength_term, log_evidence
+from .evidential_passes import Penalty
 from .evidential_tokens import evidential_token_form
 from .token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows
 
@@ -98,15 +99,14 @@ class EvidentialLoss:
         if self.evidence != "exp" or not hard and self.kl_coef and self.kl_target == "expected":
             return None
         limit = 300.0 if dtype == torch.float64 else 40.0
-        return TokenFormPlan(limit, rival=not hard, offset=self.evidence_offset)
+        return TokenFormPlan(limit, rival=not hard, squares=not hard, logits=True, offset=self.evidence_offset)
 
     def token_form(
         self, rows: TokenRows, labels: list[TokenLabel], progress: float, needs_grad: bool
     ) -> tuple[Tensor, LogitGradient | None]:
-        """Sum of scale times loss, `(n,)`; the gradient is written over `rows.rest`. See `evidential_tokens`."""
-        clamp = math.inf if self.kl_clamp is None else self.kl_clamp
-        loss = evidential_token_form(rows, labels, self.kl_weight(progress), clamp, needs_grad)
-        return loss, LogitGradient(rows.rest) if needs_grad else None
+        """Sum of scale times loss, `(n,)`; the gradient is written over `rows.others`. See `evidential_tokens`."""
+        penalty = Penalty(self.kl_weight(progress), math.inf if self.kl_clamp is None else self.kl_clamp)
+        return evidential_token_form(rows, labels, penalty, self.evidence_offset, needs_grad)
 
     def _bound(self, penalty: Tensor) -> Tensor:
         return penalty if self.kl_clamp is None else penalty.clamp(max=self.kl_clamp)

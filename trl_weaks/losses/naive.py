@@ -28,13 +28,13 @@ class NaiveLoss:
 
     def token_form_plan(self, hard: bool, dtype: torch.dtype) -> TokenFormPlan:
         """The closed form below covers every label and logit."""
-        return TokenFormPlan(limit=math.inf, rival=False)
+        return TokenFormPlan(limit=math.inf)
 
     def token_form(
         self, rows: TokenRows, labels: list[TokenLabel], progress: float, needs_grad: bool
     ) -> tuple[Tensor, LogitGradient | None]:
         r"""
-        The loss of `labels`, summed with their scales, `(n,)`, and its gradient: `rows.rest` with factors.
+        The loss of `labels`, summed with their scales, `(n,)`, and its gradient: `rows.others` with factors.
 
         With q the student's distribution over the tokens other than the emitted t, `p_j = (1 - p_t) q_j` and the soft
         label is `y_t = P, y_j = (1 - P) q_j`. Hence, H(q) its entropy,
@@ -65,4 +65,4 @@ class NaiveLoss:
         columns = [(rows.ids, at_target)]
         if rows.rival_ids is not None:
             columns.append((rows.rival_ids, at_rival))
-        return loss, LogitGradient(rows.rest, share / rows.rest_sum, tuple(columns))
+        return loss, LogitGradient(rows.others, share / rows.rest_sum, tuple(columns))

@@ -1,6 +1,7 @@
 """Rows of vocabulary logits, reduced to what closed-form token losses read. T supervised tokens, V vocabulary."""
 
-from collections.abc import Iterator
+import functools
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -8,10 +9,9 @@ from torch import Tensor
 
 # Stands for "no logit" at the emitted token: far below any logit, and 0 times its exponential is still 0.
 _NOWHERE = -1e30
-# On a CPU, dense passes run over blocks of about this many logits: 0.5 MiB, so that a few temporaries fit beside it
-# into a second-level cache of 2 MiB; measured best of 0.1 to 1 MiB.
-_BLOCK = 131_072
-_SEGMENT = 1_024
+# On a CPU, dense passes run over blocks of about this many logits: 0.25 MiB, so that five temporaries fit beside it
+# into a second-level cache of 2 MiB. Half of it costs more calls, twice of it leaves the cache.
+_BLOCK = 65_536
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ class LogitGradient:
     def full(self) -> Tensor:
         """The gradient itself, written over `dense`."""
         if self.scales is not None:
-            for b in blocks(*self.dense.shape, self.dense.device):
-                self.dense[b].mul_(self.scales[b, None].to(self.dense.dtype))
+            self.dense.mul_(self.scales[:, None].to(self.dense.dtype))
         for ids, values in self.columns:
             self.dense.scatter_add_(-1, ids[:, None], values[:, None].to(self.dense.dtype))
         return self.dense
@@ -67,12 +66,16 @@ class TokenFormPlan:
 
     Args:
         limit: Largest logit (other than the emitted token's) up to which it is exact.
-        rival: Whether it reads `rival_ids` and the sums without the rival.
+        rival: Whether it reads `rival_ids` and `sum_without_rival`.
+        squares: Whether it reads `squares_without_rival`; needs `rival`.
+        logits: Whether it wants the other logits themselves, not their exponentials.
         offset: Added to all logits; the limit is for their sum.
     """
 
     limit: float
-    rival: bool
+    rival: bool = False
+    squares: bool = False
+    logits: bool = False
     offset: float = 0.0
 
 
@@ -83,20 +86,21 @@ class TokenRows:
 
     Args:
         ids: Emitted tokens t, `(n,)`.
-        rest: `exp(z_j - rest_max)`, 0 at t, `(n, V)`; a closed form makes its gradient from it, in place. `None`
-            where the logits were kept instead.
-        target_logits: z_t, `(n,)` float64, as are the next three.
+        others: `(n, V)`, from which a closed form makes its gradient, in place: `exp(z_j - rest_max)`, 0 at t; or,
+            where the plan asks for logits, those as they were given, without the offset, and -1e30 at t. `None` where
+            there is no plan or a logit exceeds its limit: the logits are what they were then.
+        target_logits: z_t with the offset, `(n,)` float64, as are the next three.
         rest_max: Largest of the other logits.
-        rest_sum: Sum of `rest`, at least 1.
-        rest_dot: Sum of `rest (z - rest_max)`, at most 0.
+        rest_sum: Sum over the others of `exp(z - rest_max)`, at least 1.
+        rest_dot: Sum of `exp(z - rest_max) (z - rest_max)`, at most 0.
         is_top1: Whether t is the first of the largest logits, `(n,)` bool.
         rival_ids: The first largest of the other tokens, `(n,)`; `None` unless asked for.
         sum_without_rival: `rest_sum` without the rival's 1, summed afresh; `None` unless asked for.
-        squares_without_rival: Likewise the sum of the squares of `rest`.
+        squares_without_rival: Likewise the sum of the squares of the exponentials.
     """
 
     ids: Tensor
-    rest: Tensor | None
+    others: Tensor | None
     target_logits: Tensor
     rest_max: Tensor
     rest_sum: Tensor
@@ -142,10 +146,21 @@ class TokenRows:
         return torch.maximum(self.log_prob, self.rest_max - self.log_normaliser).exp()
 
 
-def blocks(rows: int, width: int, device: torch.device) -> Iterator[slice]:
+def blocks(rows: int, width: int, device: torch.device) -> list[slice]:
     """Row blocks of a dense pass: cache-sized on a CPU, everything at once (fewest kernels) elsewhere."""
     size = max(1, _BLOCK // width) if device.type == "cpu" else max(1, rows)
-    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def scratch(count: int, like: Tensor) -> Tensor:
+    """`count` planes, each of the size of one block of `like`, `(n, V)`, which all its blocks share."""
+    first = next(iter(blocks(*like.shape, like.device)), slice(0, 0))
+    return like.new_empty(count, first.stop, like.shape[1])
+
+
+def dot(one: Tensor, other: Tensor) -> Tensor:
+    """Sum over classes of a product, `(n, V)` twice -> `(n,)`; on a GPU not as a matrix product, which may round."""
+    return torch.linalg.vecdot(one, other) if one.device.type == "cpu" else (one * other).sum(-1)
 
 
 def split_rows(logits: Tensor, ids: Tensor, plan: TokenFormPlan | None) -> TokenRows:
@@ -153,84 +168,76 @@ def split_rows(logits: Tensor, ids: Tensor, plan: TokenFormPlan | None) -> Token
     Reduce `(n, V)` float32 or float64 logits.
 
     Args:
-        logits: Overwritten by the `rest` of the result, unless there is no plan or a logit (not the target's) exceeds
-            its limit, in which case `rest` is `None` and the logits are left as they were.
+        logits: Become the `others` of the result, or stay what they were where that is `None`.
         ids: Emitted tokens, `(n,)`.
         plan: What the closed form asks for; `None` if there is none.
     """
-    n, width = logits.shape
-    target = logits.gather(-1, ids[:, None])
+    n = len(ids)
+    asked, plan = plan is not None, plan or TokenFormPlan(-torch.inf)
+    target = logits.gather(-1, ids[:, None])[:, 0]
     logits.scatter_(-1, ids[:, None], _NOWHERE)
-    top = logits.new_empty(n)
-    closed = plan is not None
-    if closed and plan.limit < torch.inf:  # one more pass over all rows, before the first of them is overwritten
-        for b in blocks(n, width, logits.device):
-            torch.amax(logits[b], -1, out=top[b])
-        closed = bool((top + plan.offset <= plan.limit).all())
-    if closed and plan.offset:
-        logits.add_(plan.offset)
-        target += plan.offset
-    rivals = torch.empty_like(ids) if closed and plan.rival else None
-    is_top1 = torch.empty_like(ids, dtype=torch.bool)
-    sums = [torch.empty(n, dtype=torch.float64, device=logits.device) for _ in range(4)]
-    scratch = None
-    for b in blocks(n, width, logits.device):
-        torch.amax(logits[b], -1, out=top[b])
+    top, rivals = logits.new_empty(n), torch.empty_like(ids) if plan.rival else None
+    sums = logits.new_empty(3, n)
+    first = torch.zeros_like(ids, dtype=torch.bool)  # of two equally large; read only where they are
+    overwrite = plan.limit == torch.inf and not plan.logits
+    planes, known = scratch(1 if overwrite else 2, logits), target.tolist()
+    for b in blocks(n, logits.shape[1], logits.device):
+        block, top_b = logits[b], top[b]
+        if rivals is None:
+            torch.amax(block, -1, out=top_b)
+            if any(map(operator.eq, top_b.tolist(), known[b])):
+                first[b] = ids[b] < block.argmax(-1)
+        else:
+            _first_largest(block, top_b, rivals[b])
+            block.scatter_(-1, rivals[b, None], _NOWHERE)
+        planes = planes if len(block) == planes.shape[1] else planes[:, : len(block)]
+        _reduce(block, top_b[:, None], planes, sums[: 3 if plan.squares else 2, b], overwrite)
         if rivals is not None:
-            rivals[b] = _argmax(logits[b])
-        is_top1[b] = _is_first(logits[b], target[b, 0], top[b], ids[b])
-        scratch = torch.empty_like(logits[b]) if scratch is None else scratch
-        own = None if rivals is None else rivals[b]
-        _reduce(logits[b], top[b], own, [s[b] for s in sums], scratch[: len(logits[b])], closed)
+            block.scatter_(-1, rivals[b, None], torch.ones_like(top_b)[:, None] if overwrite else top_b[:, None])
+    if rivals is not None:
+        first = ids < rivals
+    sums = sums.double()
+    closed = asked and (overwrite or bool((top.double() + plan.offset <= plan.limit).all()))
     if not closed:
-        logits.scatter_(-1, ids[:, None], target)
+        logits.scatter_(-1, ids[:, None], target[:, None])
     return TokenRows(
         ids=ids,
-        rest=logits if closed else None,
-        target_logits=target[:, 0].double(),
-        rest_max=top.double(),
-        rest_sum=sums[0],
+        others=logits if closed else None,
+        target_logits=target.double() + plan.offset,
+        rest_max=top.double() + plan.offset,
+        rest_sum=sums[0] + (rivals is not None),
         rest_dot=sums[1],
-        is_top1=is_top1,
+        is_top1=(target > top) | (target == top) & first,
         rival_ids=rivals,
-        sum_without_rival=None if rivals is None else sums[2],
-        squares_without_rival=None if rivals is None else sums[3],
+        sum_without_rival=None if rivals is None else sums[0],
+        squares_without_rival=sums[2] if plan.squares else None,
     )
 
 
-def _is_first(others: Tensor, target: Tensor, top: Tensor, ids: Tensor) -> Tensor:
-    """Whether the emitted token is the first of the largest; only ties need a second look."""
-    first = target > top
-    tied = torch.nonzero(target == top).flatten()
-    if len(tied):
-        first[tied] = ids[tied] < others[tied].argmax(-1)
-    return first
+def _reduce(logits: Tensor, top: Tensor, planes: Tensor, sums: Tensor, overwrite: bool) -> None:
+    """Sum a block's rows up, and leave the exponentials behind if it is to be overwritten."""
+    shifted = torch.sub(logits, top, out=planes[0])
+    rest = torch.exp(shifted, out=logits if overwrite else planes[1])
+    torch.sum(rest, -1, out=sums[0])
+    sums[1] = dot(rest, shifted)
+    if len(sums) == 3:
+        sums[2] = dot(rest, rest)
 
 
-def _reduce(
-    logits: Tensor, top: Tensor, rivals: Tensor | None, sums: list[Tensor], scratch: Tensor, overwrite: bool
-) -> None:
-    shifted = torch.sub(logits, top[:, None], out=scratch)
-    rest = torch.exp(shifted, out=logits) if overwrite else shifted.exp()
-    sums[0].copy_(rest.sum(-1))
-    sums[1].copy_(torch.linalg.vecdot(rest, shifted))
-    if rivals is not None:
-        rest.scatter_(-1, rivals[:, None], 0)
-        sums[2].copy_(rest.sum(-1))
-        sums[3].copy_(torch.linalg.vecdot(rest, rest))
-        rest.scatter_(-1, rivals[:, None], 1)
+def _first_largest(logits: Tensor, value: Tensor, at: Tensor) -> None:
+    """`max(-1)`, the first of equals, by way of the maxima of segments, which a CPU finds several times as fast."""
+    segment = _segment(logits.shape[1]) if logits.device.type == "cpu" else 0
+    if not segment:
+        torch.max(logits, -1, out=(value, at))
+        return
+    rows = logits.reshape(-1, segment)
+    value_of, which = torch.amax(rows, -1).view(len(logits), -1).max(-1)
+    value.copy_(value_of)
+    first = torch.arange(0, len(rows), len(rows) // len(logits))
+    torch.add(rows.index_select(0, first + which).argmax(-1), which, alpha=segment, out=at)
 
 
-def _argmax(logits: Tensor) -> Tensor:
-    """`argmax(-1)`, first of equals, by way of segment maxima: several times as fast on a CPU."""
-    whole = logits.shape[1] // _SEGMENT * _SEGMENT
-    if not whole or logits.device.type != "cpu":
-        return logits.argmax(-1)
-    segments = logits[:, :whole].unflatten(1, (-1, _SEGMENT))
-    best, segment = segments.amax(-1).max(-1)
-    inside = segments[torch.arange(len(logits)), segment].argmax(-1)
-    found = segment * _SEGMENT + inside
-    if whole == logits.shape[1]:
-        return found
-    tail, at = logits[:, whole:].max(-1)
-    return torch.where(tail > best, whole + at, found)
+@functools.cache
+def _segment(width: int) -> int:
+    """A divisor of a vocabulary's size that is worth it, or 0."""
+    return next((size for size in range(2048, 255, -1) if width % size == 0 and width > size), 0)
