@@ -85,6 +85,12 @@ def test_two_workers_end_with_the_same_predictions(finished, tmp_path):
         assert (tmp_path / "run" / "base" / LOG).stat().st_size > 0
 
 
+def test_nothing_pickled_is_left(finished):
+    assert {path.suffix for path in finished.rglob("*") if path.is_file()} <= {
+        ".json", ".jsonl", ".md", ".png", ".txt", ".arrow", ".safetensors", ".jinja", ".lock", "",
+    }  # fmt: skip
+
+
 def test_labels_checkpoints_and_cards_are_left(finished):
     labels = load_from_disk(str(finished / "seed-0" / "labels" / "independent"))
     assert set(columns.GENERATION) <= set(labels.column_names)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTTrainer
 
@@ -52,6 +52,7 @@ def train(trainer: SFTTrainer, folder: Path, tokenizer: PreTrainedTokenizerBase)
     trainer.accelerator.wait_for_everyone()
     if processes().is_main_process:
         _drop_checkpoints(folder)
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle, and nothing here reads it
     trainer.accelerator.free_memory()
     gc.collect()
 
