@@ -78,6 +78,16 @@ def prepared_rows(arguments: argparse.Namespace) -> Dataset:
     return Dataset.from_list(rows)
 
 
+A_ROW = Dataset.from_list(
+    [
+        {
+            "example_id": "0", "prompt": "w2", "completion": "w3", "weak_supervisors": ["one"], "weak_weights": [1.0],
+            "weak_offsets": [[[0, 2]]], "weak_logps": [[-0.1]],
+        }
+    ]
+)  # fmt: skip
+
+
 def make_trainers(shape: str, arguments: argparse.Namespace, folder: str) -> dict:
     """Name -> trainer. All share one model, whose forward TRL's head and ours extend side by side."""
     from tokenizers import Tokenizer, models
@@ -102,9 +112,9 @@ def make_trainers(shape: str, arguments: argparse.Namespace, folder: str) -> dic
     for name, loss in losses.items():
         for layout, trees in (("rows", False), ("tree", None)):
             config = WeakSupervisionConfig(**given, **loss, token_trees=trees)
-            trainers[f"{name}, {layout}"] = WeakSupervisionTrainer(
-                model, config, train_dataset=rows, processing_class=tokenizer
-            )
+            trainer = WeakSupervisionTrainer(model, config, train_dataset=A_ROW, processing_class=tokenizer)
+            trainer.train_dataset = rows  # prepared above, by the token
+            trainers[f"{name}, {layout}"] = trainer
     for trainer in trainers.values():
         trainer.model_wrapped = trainer.accelerator.prepare(model)
         trainer.model.train()

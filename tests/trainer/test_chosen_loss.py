@@ -65,6 +65,8 @@ def test_every_named_loss_can_be_chosen(student, weak_rows, tokenizer, arguments
         ("dirichlet_votes", "must be one of naive, bayesian"),
         (3, "callable .* got a `int`"),
         (DirichletVotes(), "`DirichletVotes` reads the class votes.*WeakClassificationTrainer"),
+        (AuxiliaryConfidence(NaiveLoss(), threshold="balanced"), "`threshold='balanced'` is for classification"),
+        (AuxiliaryConfidence(cross_entropy, threshold="balanced"), "`threshold='balanced'` is for classification"),
     ],
 )
 def test_a_loss_that_cannot_be_used_is_refused(student, weak_rows, tokenizer, arguments, loss, message):
@@ -111,6 +113,30 @@ def test_auxiliary_confidence_around_a_function_of_classes(tmp_path):
         return trainer.compute_loss(trainer.model, batch)
 
     torch.testing.assert_close(with_vote(cross_entropy), with_vote(NaiveLoss()))
+
+
+class Focal:
+    """A loss with fields of its own that are called as some of ours."""
+
+    gamma, evidence, prior, linear_in_targets = 2.0, "strong", torch.ones(3), False
+
+    def __call__(self, logits, targets, progress):
+        logps = logits.float().log_softmax(-1)
+        return -((1 - logps.exp()) ** self.gamma * targets * logps).sum(-1)
+
+
+def test_a_loss_may_have_a_gamma_of_its_own(tmp_path):
+    loss = Focal()
+    loss.window = 5
+    trainer = classifier_trainer(tmp_path, loss, num_train_epochs=1)
+    trainer.train()
+    assert not any("weak/gamma" in log or "weak/vacuity" in log for log in trainer.state.log_history)
+
+
+def test_a_loss_of_tokens_may_have_a_gamma_of_its_own(student, weak_rows, tokenizer, arguments):
+    trainer, _ = trainer_of(student, weak_rows, tokenizer, arguments, Focal(), max_steps=1)
+    trainer.train()
+    assert not any("weak/gamma" in log for log in trainer.state.log_history)
 
 
 def test_the_default_is_what_the_settings_describe(student, weak_rows, tokenizer, arguments):

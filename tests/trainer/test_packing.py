@@ -125,6 +125,25 @@ def test_packed_evaluation_gives_the_loss_of_separate_rows(weak_rows, gold, toke
         assert losses[1][name] == pytest.approx(losses[0][name], rel=2e-6)
 
 
+def test_a_packed_run_saves_a_card_and_resumes_bit_identical(weak_rows, tokenizer, arguments):
+    """Packed rows know neither supervisors nor examples; every checkpoint writes them into the card."""
+    settings = PACKED[0] | {
+        "max_steps": 4,
+        "per_device_train_batch_size": 2,
+        "save_strategy": "steps",
+        "save_steps": 2,
+    }
+    runs = []
+    for checkpoint in (None, f"{arguments['output_dir']}/checkpoint-2"):
+        run = trainer(shape("llama", tokenizer), weak_rows, tokenizer, arguments, **settings)
+        run.train(resume_from_checkpoint=checkpoint)
+        runs.append(dict(run.model.named_parameters()))
+        card = Path(arguments["output_dir"], "README.md").read_text(encoding="utf-8")
+        assert "| weak supervisors | `ann`, `bob` |" in card
+        assert "| examples, distinct completions | 8, 12 |" in card
+    assert all(torch.equal(value, runs[1][name]) for name, value in runs[0].items())
+
+
 def test_opt_is_refused_with_the_reason(weak_rows, tokenizer, arguments):
     for settings in PACKED:
         with pytest.raises(ValueError, match="OPT builds its causal mask without the positions"):

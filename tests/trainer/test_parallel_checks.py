@@ -16,6 +16,7 @@ from trl_weaks.trainer.parallel_checks import (
     refuse_launch,
     refuse_other_strategy,
     refuse_other_world,
+    refuse_split_model,
     zero_processes,
 )
 
@@ -43,6 +44,12 @@ def test_sound_launches_pass(environment):
     refuse_launch(settings(world_size=int(environment.get("WORLD_SIZE", 1))), environment)
 
 
+def test_a_model_split_over_devices_is_refused():
+    refuse_split_model(SimpleNamespace(get_tp_size=lambda: 1))
+    with pytest.raises(ValueError, match="Tensor parallelism splits the output layer"):
+        refuse_split_model(SimpleNamespace(get_tp_size=lambda: 2))
+
+
 @pytest.mark.parametrize(
     ("args", "environment", "message"),
     [
@@ -51,8 +58,17 @@ def test_sound_launches_pass(environment):
         ({}, {"ACCELERATE_USE_FSDP": "true"}, "fsdp_version: 2"),
         ({}, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP1 is deprecated"),
         ({"fsdp": True, "fsdp_config": {"version": 1}}, {}, "FSDP1 is deprecated"),
-        ({"parallelism_config": SimpleNamespace(sp_size=2, cp_size=1)}, {}, "Sequence parallelism .*sp_size=1"),
-        ({"parallelism_config": SimpleNamespace(sp_size=1, cp_size=2)}, {}, "Context parallelism .*cp_size=1"),
+        (
+            {"parallelism_config": SimpleNamespace(sp_size=2, cp_size=1, tp_size=1)},
+            {},
+            "Sequence parallelism .*sp_size=1",
+        ),
+        (
+            {"parallelism_config": SimpleNamespace(sp_size=1, cp_size=2, tp_size=1)},
+            {},
+            "Context parallelism .*cp_size=1",
+        ),
+        ({"parallelism_config": SimpleNamespace(sp_size=1, cp_size=1, tp_size=2)}, {}, "Tensor parallelism .*ZeRO-3"),
         (
             {},
             {"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_SP_SIZE": "4"},

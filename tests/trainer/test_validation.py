@@ -190,3 +190,23 @@ class Slow(PreTrainedTokenizer):
 def test_a_student_without_a_fast_tokenizer_is_refused(student, arguments, weak_rows):
     with pytest.raises(ValueError, match="fast tokenizer"):
         build(student, Slow(pad_token="<pad>", eos_token="<eos>"), arguments, weak_rows)
+
+
+def test_rows_of_another_trainer_are_refused(student, tokenizer, arguments, weak_rows):
+    first = build(student, tokenizer, arguments, weak_rows)
+    for settings in ({}, {"packing": True, "max_length": 64}):
+        with pytest.raises(ValueError, match="'weak_unit_ids': a trainer prepared its rows"):
+            build(student, tokenizer, arguments, first.train_dataset, **settings)
+    with pytest.raises(ValueError, match="The eval dataset .* Pass the labels as they were before"):
+        build(student, tokenizer, arguments, weak_rows, eval_dataset=first.train_dataset)
+
+
+@pytest.mark.parametrize("settings", [{}, {"packing": True, "max_length": 64}], ids=["rows", "packed"])
+def test_a_trainer_knows_its_own_rows_again(student, tokenizer, arguments, weak_rows, settings):
+    raw = Dataset.from_list(weak_rows)
+    trainer = build(student, tokenizer, arguments, raw, eval_dataset={"weak": raw}, **settings)
+    expected = trainer.evaluate()["eval_weak_loss"]
+    assert expected == trainer.evaluate({"weak": trainer.eval_dataset["weak"]})["eval_weak_loss"]
+    assert expected == trainer.evaluate({"weak": raw})["eval_weak_loss"]
+    some = trainer.train_dataset.shuffle(seed=1).select(range(3))
+    assert trainer.evaluate(trainer.train_dataset)["eval_loss"] != trainer.evaluate(some)["eval_loss"] > 0

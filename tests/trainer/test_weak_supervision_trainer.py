@@ -9,6 +9,7 @@ from trl import SFTConfig, SFTTrainer
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
+from trl_weaks.trainer.weak_dataset import context_length
 
 LISTS = ("weak_supervisors", "weak_weights", "weak_offsets", "weak_logps")
 
@@ -184,6 +185,28 @@ def test_evaluation_on_weak_and_on_gold_rows(student, weak_rows, gold, tokenizer
     )
     assert metrics["eval_gold_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-5)
     assert metrics["eval_weak_loss"] > 0.0
+
+
+def test_the_context_is_that_of_the_model_that_is_loaded(student, tmp_path, arguments):
+    student(max_position_embeddings=77).save_pretrained(tmp_path / "model" / "inner")
+    config = WeakSupervisionConfig(**arguments, model_init_kwargs={"subfolder": "inner", "dtype": "float32"})
+    assert context_length(str(tmp_path / "model"), config) == 77
+
+
+@pytest.mark.parametrize("token_trees", [None, False])
+def test_prediction_gives_the_logits_and_the_scores_of_evaluation(
+    student, weak_rows, gold, tokenizer, arguments, token_trees
+):
+    trainer = weak_trainer(student, weak_rows, tokenizer, arguments, token_trees=token_trees)
+    for rows in (Dataset.from_list(weak_rows), gold):
+        found = trainer.predict(rows)
+        assert found.metrics["test_loss"] == pytest.approx(trainer.evaluate(rows)["eval_loss"], rel=1e-6)
+        assert found.predictions.shape == (*found.label_ids.shape, len(tokenizer))
+        text = rows[0]["prompt"] + rows[0]["completion"] + tokenizer.eos_token
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        with torch.no_grad():
+            logits = trainer.model.eval()(input_ids=ids).logits[0]
+        torch.testing.assert_close(torch.tensor(found.predictions[0, : ids.shape[1]]), logits, rtol=1e-4, atol=1e-4)
 
 
 def test_lora_trains_only_the_adapter_and_matches_without_checkpointing(student, weak_rows, tokenizer, arguments):

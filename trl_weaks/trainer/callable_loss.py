@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..losses.auxiliary_confidence import AuxiliaryConfidence
 from ..losses.base import WeakLoss
 
 
@@ -46,8 +47,10 @@ def as_weak_loss(loss: Callable) -> WeakLoss:
     """`loss` itself where it follows the protocol, else the function wrapped.
 
     Raises:
-        ValueError: a loss of all votes of a row, which tokens do not have.
+        ValueError: a loss of all votes of a row, which tokens do not have, or balanced thresholds over a vocabulary.
     """
+    if isinstance(loss, AuxiliaryConfidence) and loss.window is not None:
+        raise ValueError("`threshold='balanced'` is for classification; use 'argmax' over a vocabulary.")
     if getattr(loss, "sees_votes", False):
         raise ValueError(
             f"`{type(loss).__name__}` reads the class votes of all supervisors, which completions do not have. Use it "

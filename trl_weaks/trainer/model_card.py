@@ -35,10 +35,22 @@ def describe_loss(loss: Any) -> str:
     return f"{type(loss).__name__}({inner})"
 
 
-def weak_supervision_section(args: Any, loss: Any, dataset: Dataset) -> CardSection:
+@dataclass(frozen=True)
+class Supervision:
+    """Who labelled a training set, and how much of it; packing leaves neither names nor ids in the rows."""
+
+    supervisors: tuple[str, ...]
+    examples: int
+    completions: int
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Supervision":
+        names = {name for row in dataset[columns.SUPERVISORS] for name in row}
+        return cls(tuple(sorted(names)), len(set(dataset[columns.EXAMPLE_ID])), len(dataset))
+
+
+def weak_supervision_section(args: Any, loss: Any, supervision: Supervision) -> CardSection:
     """What a reader must know about the supervision of this model."""
-    names = sorted({name for row in dataset[columns.SUPERVISORS] for name in row})
-    rows, examples = len(dataset), len(set(dataset[columns.EXAMPLE_ID]))
     lines = [
         "## Weak supervision",
         "",
@@ -47,8 +59,8 @@ def weak_supervision_section(args: Any, loss: Any, dataset: Dataset) -> CardSect
         "",
         "| what | value |",
         "|---|---|",
-        f"| weak supervisors | {', '.join(f'`{name}`' for name in names)} |",
-        f"| examples, distinct completions | {examples}, {rows} |",
+        f"| weak supervisors | {', '.join(f'`{name}`' for name in supervision.supervisors)} |",
+        f"| examples, distinct completions | {supervision.examples}, {supervision.completions} |",
         f"| loss | `{describe_loss(loss)}` |",
         f"| labels | {'soft: word confidences' if args.soft_labels else 'hard'} |",
         f"| confidence unit, split | `{args.confidence_unit}`, `{args.confidence_split}` |",

@@ -12,6 +12,10 @@ from transformers.trainer_utils import get_last_checkpoint
 
 MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 MARKS = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
+_TENSOR_PARALLEL = (
+    "Tensor parallelism splits the output layer, which a weak loss reads whole. Use ZeRO-3 or FSDP2 for a model "
+    "too large for one GPU."
+)
 _left: set[str] = set()  # marks that accelerate made for a trainer of this process, not found at launch
 
 
@@ -31,8 +35,8 @@ def refuse_launch(args: TrainingArguments, environment: Mapping[str, str] = os.e
     """Refuse what cannot work, or would in silence do something else; call it before the model is loaded.
 
     Raises:
-        ValueError: one process, or several that never meet, where several were asked for; FSDP1; sequence or context
-            parallelism.
+        ValueError: one process, or several that never meet, where several were asked for; FSDP1; sequence, context or
+            tensor parallelism.
     """
     _refuse_lone_process(environment)
     _refuse_strangers(args, environment)
@@ -43,6 +47,14 @@ def refuse_launch(args: TrainingArguments, environment: Mapping[str, str] = os.e
                 f"{name} parallelism cuts each text between devices, and a weak loss reads whole texts. Set "
                 f"`{kind}_size=1`; for long texts use ZeRO-3 with `gradient_checkpointing=True`."
             )
+    if _parallel(args, "tp", environment) > 1:
+        raise ValueError(_TENSOR_PARALLEL)
+
+
+def refuse_split_model(trainer: Any) -> None:
+    """Raises ValueError for a model that was loaded, or that DeepSpeed would split, for tensor parallelism."""
+    if trainer.get_tp_size() > 1:
+        raise ValueError(_TENSOR_PARALLEL)
 
 
 @contextmanager

@@ -13,7 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..labelling.class_predictions import EVIDENCE_KEY, PRIOR_KEY, ClassPredictions
+from ..losses.auxiliary_confidence import AuxiliaryConfidence
 from ..losses.base import WeakLoss
+from ..losses.dirichlet_votes import DirichletVotes
+from ..losses.evidential import EvidentialLoss
+from ..losses.prediction_window import PredictionWindow
 from ._compat import BaseTrainer, global_then_local_main_first, parallelism
 from .callable_loss import chosen_loss
 from .classification_card import classification_card
@@ -100,8 +104,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             if args.gradient_checkpointing:
                 model.enable_input_require_grads()
         refuse_dead_head(model, self.weak_loss)
-        inner = getattr(self.weak_loss, "loss", self.weak_loss)
-        self.evidence, self.prior = getattr(inner, "evidence", None), float(getattr(inner, "prior", 1.0))
+        self.evidence, self.prior = _dirichlet_of(self.weak_loss)
         setattr(model.config, EVIDENCE_KEY, self.evidence)
         setattr(model.config, PRIOR_KEY, self.prior)
         self._objective = VoteObjective(self.weak_loss, args.pooling, args.soft_labels)
@@ -170,9 +173,13 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         self._record(inputs, outputs.logits.detach(), target, labels)
         return (loss, outputs) if return_outputs else loss
 
+    @property
+    def _window(self) -> PredictionWindow | None:
+        return self.weak_loss.window if isinstance(self.weak_loss, AuxiliaryConfidence) else None
+
     def _observe(self, logits: Tensor, target: Tensor) -> None:
         """Hold the rows of all processes for the balanced threshold, which learns of them in the next update."""
-        window = getattr(self.weak_loss, "window", None)
+        window = self._window
         if window is None or not self.model.training:
             return
         if self._held_in != self.state.global_step:
@@ -199,8 +206,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             metrics["accuracy"].append(right / gold)
         if self.evidence is not None:
             metrics["weak/vacuity"].append(vacant / n)
-        if hasattr(self.weak_loss, "gamma"):
-            metrics["weak/gamma"].append(float(self.weak_loss.gamma(self._progress())))
+        self._record_gamma(mode)
         if mode == "train":
             self._total_train_tokens += int(tokens)
         metrics["num_tokens"] = [self._total_train_tokens]
@@ -230,7 +236,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     def _save_checkpoint(self, model, trial):
         self.create_model_card(model_name=(self.args.hub_model_id or Path(self.args.output_dir).name).split("/")[-1])
         super()._save_checkpoint(model, trial)
-        window = getattr(self.weak_loss, "window", None)
+        window = self._window
         if window is not None:
             window.release()  # the update is complete
         if window is not None and len(window) and self.args.should_save:
@@ -240,14 +246,22 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         file = Path(resume_from_checkpoint) / WINDOW_FILE
-        if getattr(self.weak_loss, "window", None) is not None and file.is_file():
-            self.weak_loss.window.load_state_dict(load_file(file))
+        if self._window is not None and file.is_file():
+            self._window.load_state_dict(load_file(file))
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
         """A card that says who supervised the classifier, and how."""
         if self.is_world_process_zero():
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             classification_card(self, model_name, dataset_name, tags).save(Path(self.args.output_dir) / "README.md")
+
+
+def _dirichlet_of(loss: Any) -> tuple[str | None, float]:
+    """Evidence and prior of the Dirichlet that this loss fits; no evidence where it fits none that we know."""
+    inner = loss.loss if isinstance(loss, AuxiliaryConfidence) else loss
+    if isinstance(inner, DirichletVotes):
+        return inner.evidence, float(inner.prior)
+    return (inner.evidence if isinstance(inner, EvidentialLoss) else None), 1.0
 
 
 def _refuse_parallelism(trainer: BaseTrainer) -> None:

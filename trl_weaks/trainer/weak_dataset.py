@@ -1,25 +1,54 @@
 """Prepared datasets as a whole: length, the scale of the weights, packing."""
 
 import copy
+from typing import Any
 
 from datasets import Dataset
 from transformers import AutoConfig, PreTrainedModel
 from trl import pack_dataset
 
 from .. import columns
-from .preparation import TEXT, UNIT_IDS, UNIT_LOGPS, WEIGHTS, completion_text
+from .preparation import PREPARED, TEXT, UNIT_IDS, UNIT_LOGPS, WEIGHTS, completion_text
 from .weak_supervision_config import WeakSupervisionConfig
+from .weak_trainer import refuse_empty
 
 WEAK = (columns.SUPERVISORS, columns.WEIGHTS, columns.OFFSETS, columns.LOGPS, columns.SCORE)
+
+_WHERE = ("revision", "code_revision", "cache_dir", "subfolder", "token", "local_files_only", "trust_remote_code")
 
 
 def context_length(model: "str | PreTrainedModel", args: WeakSupervisionConfig) -> int | None:
     """Positions the student can address, in tokens; `None` where its config does not say."""
     if isinstance(model, str):
-        config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code)
+        given = {name: value for name, value in (args.model_init_kwargs or {}).items() if name in _WHERE}
+        config = AutoConfig.from_pretrained(model, **{"trust_remote_code": args.trust_remote_code} | given)
     else:
         config = model.config
     return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def refuse_dataset(dataset: Any, tokenizer: Any, dataset_name: str) -> None:
+    """
+    Raises:
+        ValueError: not a dataset of rows that are still to be prepared, or a student whose tokenizer has no offsets.
+    """
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"The {dataset_name} dataset must be a `datasets.Dataset`, got `{type(dataset).__name__}`: weights are "
+            "normalised over the whole dataset. Materialise it with `Dataset.from_generator` first."
+        )
+    found = [name for name in PREPARED if name in dataset.column_names]
+    if found:
+        raise ValueError(
+            f"The {dataset_name} dataset has the column '{found[0]}': a trainer prepared its rows, for its own "
+            "tokenizer, lengths and packing. Pass the labels as they were before."
+        )
+    refuse_empty(dataset, dataset_name)
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"`{type(tokenizer).__name__}` gives no character offsets, so confidences cannot be moved to its tokens. "
+            "Use a fast tokenizer."
+        )
 
 
 def untruncated(args: WeakSupervisionConfig) -> WeakSupervisionConfig:

@@ -162,7 +162,7 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
         if mode == "train":
-            self._total_train_tokens += total_tokens(self.accelerator, inputs["attention_mask"]) // self._tp_size
+            self._total_train_tokens += total_tokens(self.accelerator, inputs["attention_mask"])
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         self._effective_pairs[mode].add(self.accelerator, weight * (1 - 2 * epsilon))
 

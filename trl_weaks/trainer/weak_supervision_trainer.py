@@ -2,6 +2,7 @@
 
 import logging
 from typing import Any
+from uuid import uuid4
 
 import torch
 from datasets import Dataset, concatenate_datasets
@@ -12,14 +13,22 @@ from trl import SFTTrainer
 from .. import columns
 from ..heads import WeakHeadRequest, add_weak_head
 from ..losses.base import WeakLoss
-from ._compat import is_peft_model, parallelism
+from ._compat import global_then_local_main_first, is_peft_model, parallelism
 from .callable_loss import as_weak_loss, chosen_loss
-from .model_card import weak_supervision_section
+from .model_card import Supervision, weak_supervision_section
 from .packing_checks import refuse_packing, refuse_packing_settings
 from .preparation import PREPARED, TEXT, UNIT_IDS, UNIT_LOGPS, WEIGHTS, gold_row, prepare_rows
 from .tree_rows import take_forest, tree_inputs, why_rows
 from .validation import check_columns, check_rows
-from .weak_dataset import context_length, normalise_weights, pack_rows, refuse_long, set_aside, untruncated
+from .weak_dataset import (
+    context_length,
+    normalise_weights,
+    pack_rows,
+    refuse_dataset,
+    refuse_long,
+    set_aside,
+    untruncated,
+)
 from .weak_supervision_collator import WeakSupervisionCollator
 from .weak_supervision_config import WeakSupervisionConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
@@ -76,6 +85,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         refuse_packing_settings(args)
         self._given_train = kwargs.get("train_dataset")
         refuse_empty(self._given_train, "train")
+        self._mark = f"\nPrepared for the trainer {uuid4().hex}."  # goes along with selections of the rows
         args, loss = chosen_loss(args, loss)
         self.weak_loss = as_weak_loss(loss)
         self._context = context_length(model, args)  # rows are checked before the trainer holds its model
@@ -106,19 +116,9 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         return reason is None
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
-        if not isinstance(dataset, Dataset):
-            raise ValueError(
-                f"The {dataset_name} dataset must be a `datasets.Dataset`, got `{type(dataset).__name__}`: weights "
-                "are normalised over the whole dataset. Materialise it with `Dataset.from_generator` first."
-            )
-        if set(PREPARED) <= set(dataset.column_names):
+        if isinstance(dataset, Dataset) and self._mark in dataset.info.description:  # evaluated again, perhaps in part
             return dataset
-        refuse_empty(dataset, dataset_name)
-        if not getattr(processing_class, "is_fast", False):
-            raise ValueError(
-                f"`{type(processing_class).__name__}` gives no character offsets, so confidences cannot be moved to "
-                "its tokens. Use a fast tokenizer."
-            )
+        refuse_dataset(dataset, processing_class, dataset_name)
         # an evaluation set may be called "train" too
         weak = dataset is self._given_train or columns.LOGPS in dataset.column_names
         if weak:
@@ -126,27 +126,32 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             check_rows(dataset)
             if "completion_mask" in dataset.column_names or not self.completion_only_loss:
                 raise ValueError("Weak labels speak about completions; `completion_only_loss=False` is not supported.")
+            if dataset is self._given_train:
+                self._supervision = Supervision.of(dataset)
             dataset, carried = set_aside(dataset)
         full = super()._prepare_dataset(dataset, processing_class, untruncated(args), False, None, dataset_name)
         limits = [limit for limit in (args.max_length, self._context) if limit is not None]
         refuse_long(full, min(limits, default=None), dataset_name)
-        if not weak:
-            full = full.map(gold_row, desc="Trusting the gold labels")
-            return pack_rows(full, args, dataset_name) if packing else full
-        full = concatenate_datasets([full, carried], axis=1).map(
-            prepare_rows,
-            batched=True,
-            fn_kwargs={
-                "tokenizer": processing_class,
-                "chat_template": self.chat_template,
-                "unit": args.confidence_unit,
-            },
-            remove_columns=[TEXT],
-            num_proc=args.dataset_num_proc,
-            desc=f"Moving confidences to the student's tokens ({dataset_name})",
-        )
-        full = normalise_weights(full)
-        return pack_rows(full, args, dataset_name) if packing else full
+        with global_then_local_main_first():  # the others find what it made in the cache
+            if weak:
+                full = concatenate_datasets([full, carried], axis=1).map(
+                    prepare_rows,
+                    batched=True,
+                    fn_kwargs={
+                        "tokenizer": processing_class,
+                        "chat_template": self.chat_template,
+                        "unit": args.confidence_unit,
+                    },
+                    remove_columns=[TEXT],
+                    num_proc=args.dataset_num_proc,
+                    desc=f"Moving confidences to the student's tokens ({dataset_name})",
+                )
+                full = normalise_weights(full)
+            else:
+                full = full.map(gold_row, desc="Trusting the gold labels")
+            full = pack_rows(full, args, dataset_name) if packing else full
+        full.info.description += self._mark
+        return full
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
@@ -160,7 +165,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         # The same reduction as SFTTrainer's: tokens of every rank and accumulation step, DDP averages the gradients.
         count = (inputs["labels"][:, 1:] != -100).sum() if num_items_in_batch is None else num_items_in_batch
         scale_ranks = self.args.average_tokens_across_devices and num_items_in_batch is not None
-        ranks = self.accelerator.num_processes // self.get_tp_size() if scale_ranks else 1
+        ranks = self.accelerator.num_processes if scale_ranks else 1
         request = WeakHeadRequest(
             loss=self.weak_loss,
             progress=self._progress(),
@@ -181,8 +186,18 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         if self.aux_loss_enabled:
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
-        self._record(inputs, outputs, weights)
+        self._record(inputs, outputs, weights.to(outputs.label_mask.device))
+        if return_outputs:  # `predict` wants logits, which the loss does without
+            with torch.no_grad():
+                outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
         return (loss, outputs) if return_outputs else loss
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
+        """As in [`~transformers.Trainer`], on weak or gold rows: loss, metrics, and the logits of every token (an
+        extra forward pass, and `tokens * vocabulary` floats of memory)."""
+        packing = self.args.packing if self.args.eval_packing is None else self.args.eval_packing
+        rows = self._prepare_dataset(test_dataset, self.processing_class, self.args, packing, None, metric_key_prefix)
+        return super().predict(rows, ignore_keys, metric_key_prefix)
 
     def _record(self, inputs: dict[str, Tensor], outputs: Any, weights: Tensor) -> None:
         """TRL's metrics under TRL's names, and the `weak/*` ones."""
@@ -207,12 +222,11 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         metrics["mean_token_accuracy"].append(correct / tokens if tokens else 0.0)
         metrics["weak/confidence"].append(confidence / weight if weight else 0.0)
         metrics["weak/agreement"].append(agreement / weight if weight else 0.0)
-        if hasattr(self.weak_loss, "gamma"):
-            metrics["weak/gamma"].append(float(self.weak_loss.gamma(self._progress())))
+        self._record_gamma(mode)
         if mode == "train":
             packed = torch.ones_like(inputs["input_ids"])  # padding-free rows carry no mask
             attended = self.accelerator.gather_for_metrics(inputs.get("attention_mask", packed).sum()).sum().item()
-            self._total_train_tokens += attended // self._tp_size
+            self._total_train_tokens += attended
         metrics["num_tokens"] = [self._total_train_tokens]
         if self.aux_loss_enabled:
             metrics["aux_loss"].append(self.accelerator.gather_for_metrics(outputs.aux_loss).mean().item())
@@ -221,4 +235,4 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         """TRL's model card, with a section on the supervision."""
         super().create_model_card(model_name=model_name, dataset_name=dataset_name, tags=tags)
         if self.is_world_process_zero():
-            weak_supervision_section(self.args, self.weak_loss, self.train_dataset).append_to(self.args.output_dir)
+            weak_supervision_section(self.args, self.weak_loss, self._supervision).append_to(self.args.output_dir)

@@ -9,8 +9,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments
 from trl.models import unwrap_model_for_generation
 
+from ..losses.auxiliary_confidence import AuxiliaryConfidence
 from ._compat import get_peak_flops_per_device, is_peft_model
-from .parallel_checks import ParallelChecks, note_marks, refuse_launch, refuse_other_strategy
+from .parallel_checks import ParallelChecks, note_marks, refuse_launch, refuse_other_strategy, refuse_split_model
 from .throughput import MFU, PER_DEVICE, PER_SECOND, Throughput, model_flops_utilisation
 
 Settings = TypeVar("Settings", bound=TrainingArguments)
@@ -48,6 +49,7 @@ class WeakTrainer(ParallelChecks):
         with note_marks():
             super().__init__(*args, **kwargs)
         refuse_other_strategy(self)
+        refuse_split_model(self)
         self._throughput = Throughput()
         self.add_callback(self._throughput)
 
@@ -98,6 +100,11 @@ class WeakTrainer(ParallelChecks):
             return None
         precision = {"bf16": "bfloat16", "fp16": "float16"}.get(self.accelerator.mixed_precision)
         return get_peak_flops_per_device(self.accelerator, precision or str(self.model.dtype).removeprefix("torch."))
+
+    def _record_gamma(self, mode: str) -> None:
+        """The weight of the auxiliary confidence loss; a loss of the user's may have a `gamma` of its own."""
+        if isinstance(self.weak_loss, AuxiliaryConfidence):
+            self._metrics[mode]["weak/gamma"].append(float(self.weak_loss.gamma(self._progress())))
 
     def _progress(self) -> float:
         """Share of training done, in [0, 1], from the trainer's state, so that resuming keeps it; 1 in evaluation."""
