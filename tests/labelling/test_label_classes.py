@@ -1,7 +1,10 @@
 """Votes of several classifiers: right, calibrated, cached, resumable, refused where they cannot be."""
 
 import copy
+import errno
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +13,13 @@ from scipy.optimize import minimize_scalar
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForSequenceClassification, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 
+from trl_weaks.labelling import label_classes as module
 from trl_weaks.labelling.calibration import fit_temperature
 from trl_weaks.labelling.class_predictions import ClassPredictions
 from trl_weaks.labelling.classifier import WeakClassifier
 from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_classes import label_classes
+from trl_weaks.labelling.store import LabelStoreError
 
 WORDS = "wake me up at seven play some jazz turn the lights on off".split()
 
@@ -218,3 +223,25 @@ def test_bad_input_is_refused_before_any_work(ensemble, tokenizer):
 
     with pytest.raises(ValueError, match="does not classify"):
         label_classes(WeakEnsemble([Other()]), good)
+
+
+def test_a_disk_too_full_for_the_temperatures_is_reported_as_such(ensemble, tmp_path, monkeypatch):
+    real = Path.write_text
+
+    def full(self, *arguments, **options):
+        if self.name == "temperatures.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(LabelStoreError, match="votes cannot be written to .*No space left on device. Everything"):
+        label_classes(ensemble, Dataset.from_dict({"text": rows(3)}), output_dir=tmp_path)
+    monkeypatch.undo()
+    assert len(label_classes(ensemble, Dataset.from_dict({"text": rows(3)}), output_dir=tmp_path)) == 3
+
+
+def test_several_processes_need_a_folder(ensemble, monkeypatch):
+    state = SimpleNamespace(num_processes=2, process_index=1, is_main_process=False)
+    monkeypatch.setattr(module, "processes", lambda: state)
+    with pytest.raises(ValueError, match="several processes share their work .* give label_classes an output_dir"):
+        label_classes(ensemble, Dataset.from_dict({"text": ["play"]}))

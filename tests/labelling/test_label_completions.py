@@ -212,6 +212,20 @@ def test_a_disk_too_full_for_the_progress_is_reported_as_such(ensemble, prompts,
         label_completions(ensemble, prompts, num_candidates=3, max_new_tokens=6, output_dir=tmp_path)
 
 
+def test_a_disk_too_full_for_the_card_is_reported_as_such(ensemble, prompts, tmp_path, monkeypatch):
+    real = Path.write_text
+
+    def full(self, *arguments, **options):
+        if self.name == "README.md":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    message = "dataset card cannot be written to .*No space left on device. Everything labelled so far is kept"
+    with pytest.raises(LabelStoreError, match=message):
+        label_completions(ensemble, prompts, num_candidates=3, output_dir=tmp_path, max_new_tokens=6)
+
+
 def test_bad_mode(ensemble, prompts):
     with pytest.raises(ValueError, match="mode='vote'"):
         label_completions(ensemble, prompts, mode="vote")

@@ -209,7 +209,7 @@ def test_a_killed_run_resumes_to_the_same_pairs_without_redoing_work(build, stud
 def test_a_folder_that_cannot_be_written_keeps_the_candidates(student, ensemble, tmp_path):
     run = {"num_candidates": 3, "max_new_tokens": 4, "output_dir": tmp_path}
     (tmp_path / "dataset.new").write_text("in the way")
-    with pytest.raises(LabelStoreError, match="pairs cannot be written.*candidates are kept"):
+    with pytest.raises(LabelStoreError, match="pairs cannot be written.*labelled so far is kept"):
         build_preferences(student, ensemble, prompts(2), **run)
     (tmp_path / "dataset.new").unlink()
     idle = Planted(student)

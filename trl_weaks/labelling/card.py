@@ -5,6 +5,7 @@ from pathlib import Path
 from .consolidate import Counts
 from .ensemble import WeakEnsemble
 from .fingerprint import supervisor_fingerprint
+from .store import writing
 from .supervisor import WeakSupervisor
 
 HEAD = """---
@@ -23,7 +24,11 @@ prompt-completion dataset; `trl_weaks.WeakSupervisionTrainer` also reads the wea
 
 
 def write_card(path: Path, ensemble: WeakEnsemble, mode: str, settings: dict, counts: Counts) -> None:
-    """Write who gave these labels, how, and how many: everything needed to make them again."""
+    """Write who gave these labels, how, and how many: everything needed to make them again.
+
+    Raises:
+        LabelStoreError: the disk refuses.
+    """
     rows = [HEAD.format(examples=counts.examples, n=len(ensemble.names), rows=counts.rows)]
     heads = ("supervisor", "weight", "model", "revision", "parameters", "dtype", "fingerprint")
     heads += ("empty best answers", "too long for it")
@@ -38,7 +43,8 @@ def write_card(path: Path, ensemble: WeakEnsemble, mode: str, settings: dict, co
     rows += ["| score | weighted mean of log-probabilities per token, end of sequence included |"]
     without = counts.prompts - counts.examples
     rows += [f"| prompts given | {counts.prompts} |", f"| prompts without any label | {without} |"]
-    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    with writing("the dataset card", path):
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def _row(supervisor: WeakSupervisor, weight: float, counts: Counts) -> str:

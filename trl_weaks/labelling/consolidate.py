@@ -18,7 +18,7 @@ from .index import BLOCK
 from .ledger import Ledger
 from .messages import as_completion
 from .progress import bar
-from .store import LabelStoreError
+from .store import writing
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def consolidate(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: 
     """
     counts = Counts(len(dataset))
     new = folder.with_name(folder.name + ".new")
-    try:
+    with writing("the dataset", folder):
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         with ArrowWriter(path=str(new / "rows.arrow"), features=_features(dataset)) as writer:
@@ -57,11 +57,6 @@ def consolidate(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: 
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(new / "dataset", folder)
         shutil.rmtree(new)
-    except OSError as error:
-        raise LabelStoreError(
-            f"the dataset cannot be written to {folder}: {error.strerror or error}. All labels are kept: make room or "
-            "write access there, then run the same command again."
-        ) from error
     _warn(counts)
     return counts
 

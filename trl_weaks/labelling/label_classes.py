@@ -4,13 +4,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from torch import Tensor
-from tqdm import tqdm
 
 from .. import columns
 from ..pooling import temper
@@ -19,7 +18,8 @@ from .classifier import WeakClassifier
 from .ensemble import WeakEnsemble
 from .fingerprint import digest, supervisor_fingerprint
 from .processes import processes
-from .store import LabelStore
+from .progress import Progress, alone
+from .store import KeptLabels, LabelStore, writing
 
 STAGE = "classify"
 TEMPERATURES = "temperatures.json"
@@ -40,7 +40,8 @@ def label_classes(
         calibration: held-out rows with gold `label` (and the same text column), none of them used to train the
             supervisors. Each supervisor's temperature is fitted on it. None leaves the probabilities as they are.
         output_dir: votes are kept here while they are made, and the dataset in its folder `dataset`, beside
-            `temperatures.json`; the same call continues where a killed one stopped. None keeps nothing.
+            `temperatures.json`; the same call continues where a killed one stopped. None keeps nothing (one
+            process only).
         batch_size: texts per unit of work, the most that a kill can lose. *ours*
 
     Raises:
@@ -48,6 +49,8 @@ def label_classes(
             texts, gold labels out of range, or a calibration text that is also to be labelled.
         LabelStoreError: the votes cannot be written; nothing already written is lost.
     """
+    if output_dir is None and processes().num_processes > 1:
+        raise ValueError("several processes share their work through the disk: give label_classes an output_dir.")
     num_classes = _check_ensemble(ensemble)
     texts = _texts(dataset, "dataset")
     held_out = _check_calibration(calibration, texts, num_classes)
@@ -67,23 +70,27 @@ def _label(
     folder: Path,
     batch_size: int,
 ) -> Dataset:
-    state = processes()
-    votes = _votes(ensemble, [*texts, *held_out], folder / "labels", batch_size)  # (N, all texts, K)
-    target = folder / "dataset"
-    if state.is_main_process:
+    everything = [*texts, *held_out]
+    configs = {s.name: digest(supervisor_fingerprint(s), s.max_length) for s in ensemble.supervisors}
+    _collect(ensemble, everything, configs, folder / "labels", batch_size)
+
+    def put_together() -> None:
+        votes = _votes(ensemble, everything, configs, folder / "labels")
         temperatures = dict.fromkeys(ensemble.names, 1.0)
         if calibration is not None:
             for name, probs in zip(ensemble.names, votes, strict=True):
                 temperatures[name] = fit_temperature(probs[len(texts) :], calibration[columns.LABEL])
-        (folder / TEMPERATURES).write_text(json.dumps(temperatures, indent=1), encoding="utf-8")
         scale = torch.tensor(list(temperatures.values()), dtype=torch.float64)[:, None]
         probs = temper(votes[:, : len(texts)], scale).transpose(0, 1)
         kept = dataset.remove_columns([c for c in _ADDED if c in dataset.column_names])
         kept = kept.add_column(columns.WEAK_PROBS, probs.tolist())
         kept = kept.add_column(columns.WEIGHTS, [ensemble.weights] * len(texts))
-        _replace(kept.add_column(columns.SUPERVISORS, [ensemble.names] * len(texts)), target)
-    state.wait_for_everyone()
-    return Dataset.load_from_disk(str(target))
+        with writing("the votes", folder):
+            (folder / TEMPERATURES).write_text(json.dumps(temperatures, indent=1), encoding="utf-8")
+            _replace(kept.add_column(columns.SUPERVISORS, [ensemble.names] * len(texts)), folder / "dataset")
+
+    alone(folder / "labels", put_together)
+    return Dataset.load_from_disk(str(folder / "dataset"))
 
 
 def _replace(dataset: Dataset, target: Path) -> None:
@@ -98,41 +105,40 @@ def _replace(dataset: Dataset, target: Path) -> None:
 _ADDED = (columns.WEAK_PROBS, columns.WEIGHTS, columns.SUPERVISORS)
 
 
-def _votes(ensemble: WeakEnsemble, texts: Sequence, folder: Path, batch_size: int) -> Tensor | None:
-    """(N, n, K) float64 probabilities on the main process; those already in the store are not made again."""
+def _collect(ensemble: WeakEnsemble, texts: Sequence, configs: dict[str, str], folder: Path, batch_size: int) -> None:
+    """Vote on what is not in the store yet, each process its share; a text that occurs twice is read once."""
     state = processes()
-    keys = [digest(text) for text in texts]
-    by_key = dict(zip(keys, texts, strict=True))  # a text that occurs twice is read once
-    configs = {s.name: digest(supervisor_fingerprint(s), s.max_length) for s in ensemble.supervisors}
+    by_key = {digest(text): text for text in texts}
     store = LabelStore(folder, str(state.process_index))
     known = _read(store, configs, by_key)
-    state.wait_for_everyone()  # nobody writes while another still reads
-    todo = [(s, key) for s in ensemble.supervisors for key in by_key if (s.name, key) not in known]
-    with tqdm(total=len(todo), desc="labelling", unit="vote", disable=not state.is_main_process) as bar:
-        for supervisor in ensemble.supervisors:
-            mine = [key for s, key in todo if s is supervisor][state.process_index :: state.num_processes]
-            for start in range(0, len(mine), batch_size):
-                unit = mine[start : start + batch_size]
-                found = supervisor.predict([by_key[k] for k in unit], [_named(by_key[k]) for k in unit])
-                about = {"supervisor": supervisor.name, "stage": STAGE, "config": configs[supervisor.name]}
-                rows = found.probabilities.double().tolist()
-                store.append(
-                    {"example_id": key, **about, "probabilities": row} for key, row in zip(unit, rows, strict=True)
-                )
-                bar.update(len(unit) * state.num_processes)
+    todo = {s.name: [key for key in by_key if (s.name, key) not in known] for s in ensemble.supervisors}
+    progress = Progress(folder, sum(map(len, todo.values())), "labelling", "vote")  # nobody writes while another reads
+    for supervisor in ensemble.supervisors:
+        mine = todo[supervisor.name][state.process_index :: state.num_processes]
+        for start in range(0, len(mine), batch_size):
+            unit = mine[start : start + batch_size]
+            found = supervisor.predict([by_key[k] for k in unit], [_named(by_key[k]) for k in unit])
+            about = {"supervisor": supervisor.name, "stage": STAGE, "config": configs[supervisor.name]}
+            rows = found.probabilities.double().tolist()
+            store.append(
+                {"example_id": key, **about, "probabilities": row} for key, row in zip(unit, rows, strict=True)
+            )
+            progress.advance(len(unit))
     store.close()
-    state.wait_for_everyone()
-    if not state.is_main_process:
-        return None
-    complete = LabelStore(folder)
-    known = _read(complete, configs, by_key)
-    complete.close()
-    rows = [[known[s.name, key] for key in keys] for s in ensemble.supervisors]
-    votes = torch.tensor(rows, dtype=torch.float64)
+    progress.finish()
+
+
+def _votes(ensemble: WeakEnsemble, texts: Sequence, configs: dict[str, str], folder: Path) -> Tensor:
+    """(N, n, K) float64 probabilities from the store."""
+    keys = [digest(text) for text in texts]
+    store = KeptLabels(folder)
+    known = _read(store, configs, set(keys))
+    store.close()
+    votes = torch.tensor([[known[s.name, key] for key in keys] for s in ensemble.supervisors], dtype=torch.float64)
     return votes / votes.sum(-1, keepdim=True)
 
 
-def _read(store: LabelStore, configs: dict[str, str], wanted: dict) -> dict[tuple[str, str], list[float]]:
+def _read(store: KeptLabels, configs: dict[str, str], wanted: Container[str]) -> dict[tuple[str, str], list[float]]:
     return {
         (record["supervisor"], record["example_id"]): record["probabilities"]
         for record, _ in store.records()

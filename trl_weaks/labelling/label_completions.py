@@ -13,9 +13,9 @@ from .ensemble import WeakEnsemble
 from .index import Prompts, Units
 from .ledger import Ledger
 from .processes import processes
-from .progress import Progress
+from .progress import Progress, alone
 from .stages import configurations, done, settings_of, work
-from .store import LabelStore
+from .store import KeptLabels, LabelStore
 
 MODES = ("independent", "joint")
 
@@ -97,12 +97,13 @@ def _label(
         progress.advance(len(units[number]))
     store.close()
     progress.finish()
-    if state.is_main_process:
-        store = LabelStore(folder / "labels")
-        complete = Ledger(store, prompts, configs)
-        counts = consolidate(complete, ensemble, dataset, mode, folder / "dataset")
+
+    def put_together() -> None:
+        kept = KeptLabels(folder / "labels")
+        counts = consolidate(Ledger(kept, prompts, configs), ensemble, dataset, mode, folder / "dataset")
         write_card(folder / "README.md", ensemble, mode, settings, counts)
-        store.close()
-    state.wait_for_everyone()
+        kept.close()
+
+    alone(folder / "labels", put_together)
     for supervisor in ensemble.supervisors:
         supervisor.sharing.expect([])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from .fingerprint import digest
 from .index import Prompts
 from .progress import bar
-from .store import LabelStore
+from .store import KeptLabels, LabelStore
 
 GENERATE = "generate"
 SCORE = "score"
@@ -17,10 +17,11 @@ class Ledger:
     """An index of eight bytes per label over the store; the labels themselves stay on disk.
 
     Args:
+        store: a `LabelStore` where labels are to be put.
         configs: digest of everything that decides a label, for each (stage, supervisor).
     """
 
-    def __init__(self, store: LabelStore, prompts: Prompts, configs: dict[tuple[str, str], str]):
+    def __init__(self, store: KeptLabels | LabelStore, prompts: Prompts, configs: dict[tuple[str, str], str]):
         self.store, self.prompts, self.configs = store, prompts, configs
         self.places = {key: array("q", [-1]) * len(prompts) for key in configs}
         with bar(None, "reading kept labels", "label") as shown:

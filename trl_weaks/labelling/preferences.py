@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from datasets import Dataset, load_from_disk
-from tqdm import tqdm
 
 from ..columns import CHOSEN, CHOSEN_SCORE, MARGIN, PAIR_EPSILON, PAIR_WEIGHT, PROMPT, REJECTED, REJECTED_SCORE
 from .checks import check_dataset
@@ -18,10 +17,11 @@ from .fingerprint import digest, supervisor_fingerprint
 from .index import Prompts, Units
 from .ledger import GENERATE, SCORE, Ledger
 from .processes import processes
+from .progress import Progress, alone
 from .rank import rank, save
 from .sampling import Sampling, decoding
 from .stages import DECIMALS, has_read, readings
-from .store import LabelStore
+from .store import KeptLabels, LabelStore
 from .supervisor import WeakSupervisor
 
 logger = logging.getLogger(__name__)
@@ -89,16 +89,19 @@ def build_preferences(
         folder = Path(output_dir or temporary)
         configs = _configurations(student, ensemble, settings)
         _collect(student, ensemble, dataset, prompts, configs, settings, folder, batch_size)
-        if state.is_main_process:
-            store = LabelStore(folder / "candidates")
-            pairs = rank(Ledger(store, prompts, configs), student.name, ensemble, dataset, min_margin, shared_error)
-            store.close()
-            _report(preference_report(pairs))
-            if output_dir is None:
-                return pairs
-            save(pairs, folder / "dataset")
-        state.wait_for_everyone()
-        return load_from_disk(str(folder / "dataset"))
+        found: list[Dataset] = []
+
+        def put_together() -> None:
+            kept = KeptLabels(folder / "candidates")
+            ledger = Ledger(kept, prompts, configs)
+            found.append(rank(ledger, student.name, ensemble, dataset, min_margin, shared_error))
+            kept.close()
+            _report(preference_report(found[0]))
+            if output_dir is not None:
+                save(found[0], folder / "dataset")
+
+        alone(folder / "candidates", put_together)
+        return found[0] if output_dir is None else load_from_disk(str(folder / "dataset"))
 
 
 def preference_report(pairs: Dataset) -> dict:
@@ -144,15 +147,12 @@ def _collect(
     ledger = Ledger(store, prompts, configs)
     units = Units(prompts, batch_size)
     todo = [unit for unit in units if not _done(ledger, student, ensemble, unit)]
-    state.wait_for_everyone()  # nobody writes while another still reads
-    share = todo[state.process_index :: state.num_processes]
-    bar = tqdm(total=sum(map(len, share)), desc="preferences", unit="prompt", disable=not state.is_main_process)
-    with bar:
-        for unit in share:
-            _work(ledger, student, ensemble, dataset, unit, settings)
-            bar.update(len(unit))
+    progress = Progress(folder / "candidates", sum(map(len, todo)), "preferences")  # nobody writes while another reads
+    for unit in todo[state.process_index :: state.num_processes]:
+        _work(ledger, student, ensemble, dataset, unit, settings)
+        progress.advance(len(unit))
     store.close()
-    state.wait_for_everyone()
+    progress.finish()
 
 
 def _done(ledger: Ledger, student: WeakSupervisor, ensemble: WeakEnsemble, unit: Sequence[int]) -> bool:

@@ -1,12 +1,14 @@
 """One progress bar over all processes, through small files beside the shards; and waiting without a timeout."""
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
 from .processes import processes
-from .store import refused
+from .store import LabelStoreError, refused
 
 POLL = 0.5  # seconds between looks at what the others did
 
@@ -16,17 +18,51 @@ def bar(total: int | None, description: str, unit: str = "prompt") -> tqdm:
     return tqdm(total=total, desc=description, unit=unit, delay=3, disable=not processes().is_main_process)
 
 
+def alone(folder: Path, work: Callable[[], object]) -> None:
+    """Let the first process do what may take longer than a collective waits; the others look for a file.
+
+    Args:
+        folder: on a disk that all processes see.
+
+    Raises:
+        LabelStoreError: in the other processes, where the first one failed; it raises its own error.
+    """
+    state, signal = processes(), folder / "progress-alone"
+    if state.num_processes == 1:
+        work()
+        return
+    if state.is_main_process:
+        signal.unlink(missing_ok=True)
+    state.wait_for_everyone()  # no file of an earlier run is left
+    if state.is_main_process:
+        try:
+            work()
+        except BaseException as error:
+            with suppress(OSError):  # the launcher then ends the others
+                signal.write_text(f"{type(error).__name__}: {error}")
+            raise
+        signal.touch()
+    else:
+        while not signal.exists():
+            time.sleep(POLL)
+        if signal.stat().st_size:
+            raise LabelStoreError(f"the first process stopped. {signal.read_text()}")
+    state.wait_for_everyone()
+    if state.is_main_process:
+        signal.unlink()
+
+
 class Progress:
     """Prompts done by all processes, shown by the first with the time left.
 
     Args:
         folder: on a disk that all processes see.
-        total: prompts to do, over all processes.
+        total: prompts (or other units) to do, over all processes.
     """
 
-    def __init__(self, folder: Path, total: int, description: str):
+    def __init__(self, folder: Path, total: int, description: str, unit: str = "prompt"):
         self.state, self.folder, self.done = processes(), folder, 0
-        self.bar = tqdm(total=total, desc=description, unit="prompt", disable=not self.state.is_main_process)
+        self.bar = tqdm(total=total, desc=description, unit=unit, disable=not self.state.is_main_process)
         self._write(finished=False)
         self.state.wait_for_everyone()  # no file of an earlier run is left
 

@@ -16,7 +16,7 @@ from .ensemble import WeakEnsemble
 from .ledger import GENERATE, SCORE, Ledger
 from .messages import as_completion
 from .pairs import CERTAIN_BELOW, best_and_worst, flip_probabilities, pair_weights, with_shared_error
-from .store import LabelStoreError
+from .store import writing
 
 COUNTS = ("candidates", "duplicates", "empty", "too_long", "unfinished")  # of answers
 COUNTS += ("too_few", "equal_scores", "below_margin", "swapped")  # of prompts
@@ -127,13 +127,8 @@ def save(pairs: Dataset, folder: Path) -> None:
         LabelStoreError: the disk refuses; the candidates are kept.
     """
     new = folder.with_name(folder.name + ".new")
-    try:
+    with writing("the pairs", folder):
         shutil.rmtree(new, ignore_errors=True)
         pairs.save_to_disk(str(new))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(new, folder)
-    except OSError as error:
-        raise LabelStoreError(
-            f"the pairs cannot be written to {folder}: {error.strerror or error}. All candidates are kept: make room "
-            "or write access there, then run the same command again."
-        ) from error

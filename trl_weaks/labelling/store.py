@@ -12,6 +12,7 @@ import logging
 import os
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,39 +27,31 @@ class LabelStoreError(OSError):
     """The labels could not be written; says where, why, and that what was written before is kept."""
 
 
-class LabelStore:
-    """The shards of one output folder.
+class KeptLabels:
+    """The shards of earlier runs, for reading alone: nothing is created or written.
 
     Args:
-        folder: created if missing.
-        tag: sorts the shards of one run, e.g. the rank.
-
-    Raises:
-        LabelStoreError: the folder cannot be created or written.
+        folder: may be missing, and holds nothing then.
     """
 
-    def __init__(self, folder: Path, tag: str = "0"):
+    def __init__(self, folder: Path):
         self.folder = folder
+        self.damaged = 0  # lines that `records` met
         self._open: dict[int, BinaryIO] = {}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            taken = [int(p.name.split("-")[1]) for p in folder.glob("shard-*.jsonl")]
-            self.path = folder / f"shard-{max(taken, default=-1) + 1:06d}-{tag}-{uuid.uuid4().hex[:8]}.jsonl"
-            self.shards = sorted(folder.glob("shard-*.jsonl"))
-            self._earlier = len(self.shards)
-            self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
-        except OSError as error:
-            raise refused(folder, error) from error
+        self.shards = sorted(folder.glob("shard-*.jsonl"))
+        self._earlier = len(self.shards)
 
     def records(self) -> Iterator[tuple[dict, tuple[int, int]]]:
-        """Every sound record of earlier runs and its place; a damaged line is named in a warning and skipped."""
+        """Every sound record of earlier runs and its place; a damaged line is counted, named in a warning, skipped."""
+        self.damaged = 0
         for number, path in enumerate(self.shards[: self._earlier]):
             place = 0
             with path.open("rb") as file:
                 for count, line in enumerate(file, start=1):
                     record = _parse(line)
                     if record is None:
-                        logger.warning("%s, line %d: damaged or cut short; its labels are made again.", path, count)
+                        self.damaged += 1
+                        logger.warning("%s, line %d: damaged or cut short; labelling makes it again.", path, count)
                     else:
                         yield record, (number, place)
                     place += len(line)
@@ -74,9 +67,37 @@ class LabelStore:
         record = _parse(file.readline())
         if record is None:
             raise LabelStoreError(
-                f"{self.shards[place[0]]} was altered while labelling; run again, the damaged labels are made again."
+                f"{self.shards[place[0]]} was altered while it was read; run again, damaged labels are made again."
             )
         return record
+
+    def close(self) -> None:
+        """Close all shards."""
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+
+class LabelStore(KeptLabels):
+    """The shards of one output folder, and a new one to write to.
+
+    Args:
+        folder: created if missing.
+        tag: sorts the shards of one run, e.g. the rank.
+
+    Raises:
+        LabelStoreError: the folder cannot be created or written.
+    """
+
+    def __init__(self, folder: Path, tag: str = "0"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            super().__init__(folder)
+            taken = [int(path.name.split("-")[1]) for path in self.shards]
+            self.path = folder / f"shard-{max(taken, default=-1) + 1:06d}-{tag}-{uuid.uuid4().hex[:8]}.jsonl"
+            self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise refused(folder, error) from error
 
     def append(self, records: Iterable[dict]) -> list[tuple[int, int]]:
         """Write records as one piece and make sure that they are on the disk.
@@ -104,9 +125,7 @@ class LabelStore:
 
     def close(self) -> None:
         """Close all shards; this run's is removed if empty."""
-        for file in self._open.values():
-            file.close()
-        self._open.clear()
+        super().close()
         empty = os.fstat(self._file).st_size == 0
         os.close(self._file)
         if empty:
@@ -119,6 +138,20 @@ def refused(folder: Path, error: OSError) -> LabelStoreError:
         f"labels cannot be written to {folder}: {error.strerror or error}. Everything labelled so far is kept: make "
         "room or write access there, then run the same command again."
     )
+
+
+@contextmanager
+def writing(what: str, place: Path) -> Iterator[None]:
+    """What the disk refuses inside is a LabelStoreError that says what could not be written where."""
+    try:
+        yield
+    except LabelStoreError:
+        raise
+    except OSError as error:
+        raise LabelStoreError(
+            f"{what} cannot be written to {place}: {error.strerror or error}. Everything labelled so far is kept: "
+            "make room or write access there, then run the same command again."
+        ) from error
 
 
 def _line(record: dict) -> bytes:

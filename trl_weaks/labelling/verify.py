@@ -15,7 +15,7 @@ from .ledger import GENERATE, SCORE, Ledger
 from .progress import bar
 from .sampling import decoding
 from .stages import configurations, done, pooled, readings, settings_of
-from .store import LabelStore
+from .store import KeptLabels
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def verify_labels(
         raise ValueError(f"share={share} must be above 0 and at most 1.")
     settings = settings_of(mode, num_candidates, max_new_tokens, temperature, top_p, seed)
     prompts = check_dataset(dataset, ensemble, max_new_tokens)
-    store = LabelStore(Path(output_dir) / "labels", "verify")
+    store = KeptLabels(Path(output_dir) / "labels")
     ledger = Ledger(store, prompts, configurations(ensemble, settings, mode))
     units = Units(prompts, batch_size)
     whole = [number for number, unit in enumerate(units) if done(ledger, ensemble, unit, mode)]
