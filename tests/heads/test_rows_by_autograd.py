@@ -11,7 +11,8 @@ from trl_weaks.heads import WeakHeadRequest, by_autograd
 from trl_weaks.heads.by_autograd import soft_labels
 from trl_weaks.heads.rows import chunk_rows
 from trl_weaks.heads.tokens import Tokens
-from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss
+from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
+from trl_weaks.losses.closed_form import closed_form_plan
 
 N, V = 12, 23
 INNER = EvidentialLoss(kl_coef=1e-3, kl_anneal=0, kl_clamp=None)
@@ -92,6 +93,43 @@ def test_rows_within_the_limit_do_not_feel_those_beyond():
     rest = [i for i in range(N) if i not in (2, 3, 9)]
     assert torch.equal(got.loss[rest], alone.loss[rest])
     assert torch.equal(got.gradient.full()[rest], alone.gradient.full()[rest])
+
+
+class Hundredfold(NaiveLoss):
+    def __call__(self, logits, targets, progress=0.0):
+        return 100 * super().__call__(logits, targets, progress)
+
+
+class Shifted(EvidentialLoss):
+    def __call__(self, logits, targets, progress):
+        return super().__call__(logits, targets, progress) + targets[:, 0]
+
+
+class LeastLikely(AuxiliaryConfidence):
+    def predict(self, logits, targets):
+        return logits.detach().argmin(-1)
+
+
+class Renamed(EvidentialLoss):
+    """Changes nothing that either form reads."""
+
+
+@pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
+@pytest.mark.parametrize(
+    "loss", [Hundredfold(), Shifted(), AuxiliaryConfidence(Hundredfold(), 0.3), LeastLikely(NaiveLoss(), 0.3)]
+)
+def test_a_subclass_with_its_own_formula_is_not_given_the_closed_form_of_its_parent(loss, hard):
+    logits, ids, weights, logps = problem(beyond=())
+    got = chunk(loss, logits, ids, weights, None if hard else logps)
+    value, slope = one_by_one(loss, logits, ids, weights, None if hard else logps)
+    torch.testing.assert_close(got.loss, value, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(got.gradient.full(), slope, rtol=1e-9, atol=1e-12)
+
+
+def test_a_subclass_without_its_own_formula_keeps_the_closed_form():
+    assert closed_form_plan(Renamed(), True, torch.float32) == EvidentialLoss().token_form_plan(True, torch.float32)
+    assert closed_form_plan(Hundredfold(), True, torch.float32) is None
+    assert closed_form_plan(lambda *given: given, True, torch.float32) is None
 
 
 MEMORY = """

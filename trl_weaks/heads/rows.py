@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..losses.closed_form import closed_form_plan
 from ..losses.token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows, split_rows
 from .by_autograd import loss_by_autograd
 from .request import WeakHeadRequest
@@ -33,8 +34,7 @@ def chunk_rows(logits: Tensor, tokens: Tokens, span: slice, request: WeakHeadReq
     """
     loss, ids, weights = request.loss, tokens.ids[span], tokens.weights[span].double()
     hard = tokens.unit_logps is None
-    plan = getattr(loss, "token_form_plan", None)
-    plan = None if plan is None else plan(hard, logits.dtype)
+    plan = closed_form_plan(loss, hard, logits.dtype)
     rows = split_rows(logits, ids, plan)
     top_probs = rows.top_probs
     probs = tokens.target_logps(span, top_probs).exp()

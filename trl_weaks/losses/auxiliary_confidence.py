@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .base import WeakLoss
+from .closed_form import closed_form_plan
 from .prediction_window import PredictionWindow
 from .token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows
 
@@ -83,8 +84,8 @@ class AuxiliaryConfidence:
 
     def token_form_plan(self, hard: bool, dtype: torch.dtype) -> TokenFormPlan | None:
         """The closed form of the inner loss, if it has one, with the student's own top token found on the way."""
-        inner = getattr(self.loss, "token_form_plan", None)
-        plan = None if inner is None or self.window is not None else inner(hard, dtype)
+        argmax = self.window is None and type(self).predict is AuxiliaryConfidence.predict
+        plan = closed_form_plan(self.loss, hard, dtype) if argmax else None
         return None if plan is None else replace(plan, rival=True)
 
     def token_form(
