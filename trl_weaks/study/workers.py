@@ -12,21 +12,22 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
 from trl_weaks.labelling.processes import processes
 from trl_weaks.study.stages import Stage
+from trl_weaks.study.time_left import StageBar, longest_chains
 
 LOG = "log.txt"  # what a stage printed, in its folder
 _LONGEST = 10_000  # characters of a message: more would fill the pipe, which nobody reads while the stage lives
 
 
-def run_stages(stages: Iterable[Stage], workers: int = 1) -> None:
-    """Run stages behind one progress bar whose time left counts the stages still to do.
+def run_stages(stages: Iterable[Stage], workers: int = 1, in_seconds: bool = True) -> None:
+    """Run stages behind one progress bar.
 
     Args:
         stages: in order; of several with one folder the first counts.
         workers: how many run at once at most, see [`possible_workers`]; 1 runs them here, one after the other.
+        in_seconds: whether their costs are seconds of a core, for the estimate of the time left.
 
     Raises:
         ValueError: what a stage raises, a stage needs one that nobody runs, or fewer than one worker.
@@ -35,16 +36,17 @@ def run_stages(stages: Iterable[Stage], workers: int = 1) -> None:
     distinct: dict[Path, Stage] = {}
     for stage in stages:
         distinct.setdefault(stage.folder, stage)
-    todo = [stage for stage in distinct.values() if not stage.done()]
+    done = [stage for stage in distinct.values() if stage.done()]
+    todo = [stage for stage in distinct.values() if stage not in done]
     refuse_missing(todo)
-    with tqdm(total=sum(s.cost for s in todo), unit="", disable=not processes().is_main_process) as bar:
-        bar.bar_format = "{desc}: {percentage:3.0f}%|{bar:20}| {elapsed} elapsed, about {remaining} left"
+    with StageBar(todo, done, workers, in_seconds) as bar:
         if workers > 1:
-            return run_side_by_side(todo, workers, bar)
-        for number, stage in enumerate(todo, 1):
-            bar.set_description(f"[{number}/{len(todo)}] {stage.name}")
-            stage.run()
-            bar.update(min(stage.cost, bar.total - bar.n))
+            run_side_by_side(todo, workers, bar)
+        else:
+            for number, stage in enumerate(todo):
+                bar.show(todo[number + 1 :], {stage: time.monotonic()})
+                stage.run()
+        bar.show([], {})
 
 
 def refuse_missing(todo: Sequence[Stage]) -> None:
@@ -76,18 +78,21 @@ def possible_workers(most: int) -> int:
     return min(most, len(os.sched_getaffinity(0)))
 
 
-def run_side_by_side(todo: Sequence[Stage], workers: int, bar: tqdm) -> None:
+def run_side_by_side(todo: Sequence[Stage], workers: int, bar: StageBar) -> None:
     """Run stages as soon as those before them are done, at most `workers` at once, each in a process of its own.
 
-    This process only waits, so that a fork finds no thread of it at work. What a stage prints goes to `log.txt` in its
-    folder.
+    Of the stages that could begin, the one with the costliest chain of stages behind it does, so that no long chain is
+    left for the end, when the other workers have nothing to do. This process only waits, so that a fork finds no
+    thread of it at work. What a stage prints goes to `log.txt` in its folder.
 
     Raises:
         ValueError: what a stage raised for bad input, or a stage needs one that nobody runs.
         RuntimeError: a stage broke otherwise, or was killed; the others that ran beside it were finished first.
     """
-    context = get_context("fork")
-    waiting, running = list(todo), {}
+    context, chains = get_context("fork"), longest_chains(todo)
+    waiting = sorted(todo, key=lambda stage: -chains[stage.folder])
+    running: dict[Stage, tuple[BaseProcess, Connection]] = {}
+    began: dict[Stage, float] = {}
     failure: Exception | None = None
     while running or (waiting and failure is None):
         ready = [s for s in waiting if all(before.done() for before in s.after)] if failure is None else []
@@ -97,23 +102,18 @@ def run_side_by_side(todo: Sequence[Stage], workers: int, bar: tqdm) -> None:
             process = context.Process(target=_work, args=(stage, os.getpid(), workers, sender), daemon=True)
             process.start()
             sender.close()
-            running[stage] = (process, receiver)
+            running[stage], began[stage] = (process, receiver), time.monotonic()
         if not running:
             refuse_missing(waiting)
             raise RuntimeError(f"{waiting[0].name!r} waits for a stage whose outcome has gone.")
-        bar.set_description(f"[{len(todo) - len(waiting) - len(running) + 1}/{len(todo)}] {_names(running)}")
+        bar.show(waiting, {stage: began[stage] for stage in running})
         time.sleep(0.2)
         for stage, (process, receiver) in list(running.items()):
             if not process.is_alive():
                 del running[stage]
                 failure = failure or _failure(stage, process, receiver)
-                bar.update(min(stage.cost, bar.total - bar.n))
     if failure is not None:
         raise failure
-
-
-def _names(running: dict[Stage, tuple[BaseProcess, Connection]]) -> str:
-    return " | ".join(stage.name for stage in running)
 
 
 def _failure(stage: Stage, process: BaseProcess, receiver: Connection) -> Exception | None:
