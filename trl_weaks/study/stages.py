@@ -34,7 +34,7 @@ class Stage:
         spec: everything the outcome depends on (JSON-serialisable).
         action: does the work; called with the folder, which may hold a killed run's beginnings of the same key.
         after: stages whose outcomes it reads.
-        cost: rough share of the work, for the estimate of the time left; about seconds for tiny models on one core.
+        cost: rough share of the work, for the order of stages and the time left; seconds of one core for tiny models.
     """
 
     name: str

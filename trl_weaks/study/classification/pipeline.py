@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from datasets import Dataset, load_from_disk
 
@@ -13,6 +13,7 @@ from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_classes import label_classes
 from trl_weaks.study.classification import methods, training
 from trl_weaks.study.classification.evaluation import predict
+from trl_weaks.study.pipeline.costs import CLASSIFIED, row_seconds, rows_trained
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.stages import Stage
 
@@ -53,7 +54,8 @@ class ClassificationRun(SeedRun):
             training.train_on_gold(loaded, rows, settings, folder, self.seed, len(self.source.classes))
 
         spec = self.common() | {"model": self.factory.identity(model), "training": settings}
-        return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action, cost=c.num_gold)
+        cost = rows_trained(settings, c.num_gold) * row_seconds(c, model)
+        return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action, cost=cost)
 
     def _label(self, weak: list[Stage]) -> Stage:
         c = self.config
@@ -71,7 +73,8 @@ class ClassificationRun(SeedRun):
             label_classes(WeakEnsemble(supervisors, c.weak_weights), unlabelled, held_out, folder)
 
         spec = self.common() | {"weights": c.weak_weights, "calibrate": c.calibrate}
-        return Stage("weak labels", self.root / "labels", spec, action, tuple(weak), cost=c.num_weak * 0.2)
+        cost = CLASSIFIED * c.num_weak * len(weak)
+        return Stage("weak labels", self.root / "labels", spec, action, tuple(weak), cost=cost)
 
     def votes(self, supervisors: tuple[str, ...] = ()) -> Dataset:
         """The labelled half B, with the votes of all supervisors or of the ones named."""
@@ -91,7 +94,8 @@ class ClassificationRun(SeedRun):
         spec = self.common() | {"method": asdict(method), "training": settings, "student": self.student_identity()}
         after = self.on_base(labels)
         folder = self.root / "students" / method.name
-        return Stage(f"student, {method.label}", folder, spec, action, after, cost=self.config.num_weak)
+        cost = self._training_cost(settings, self.config.num_weak)
+        return Stage(f"student, {method.label}", folder, spec, action, after, cost=cost)
 
     def _gold(self, name: str, half: str) -> Stage:
         settings = dict(self.config.student_training or {})
@@ -103,12 +107,16 @@ class ClassificationRun(SeedRun):
 
         spec = self.common() | {"gold": half, "training": settings, "student": self.student_identity()}
         after = self.on_base()
-        cost = self.config.num_weak if half == "half_b" else self.config.num_gold
+        cost = self._training_cost(settings, len(getattr(self.splits, half)))
         return Stage(f"student on gold, {half}", self.root / "students" / name, spec, action, after, cost=cost)
+
+    def _training_cost(self, settings: dict[str, Any], rows: int) -> float:
+        return rows_trained(settings, rows) * row_seconds(self.config, self.config.student_model)
 
     def _evaluate(self, name: str, trained: Stage) -> Stage:
         def action(folder: Path) -> None:
             predict(WeakClassifier(*self.factory.trained(trained.folder), name=name), self.splits.test, folder)
 
         spec = self.common() | {"test": [row[EXAMPLE_ID] for row in self.splits.test[:3]] + [len(self.splits.test)]}
-        return Stage(f"evaluate {name}", self.root / "predictions" / name, spec, action, (trained,), cost=100.0)
+        cost = CLASSIFIED * len(self.splits.test)
+        return Stage(f"evaluate {name}", self.root / "predictions" / name, spec, action, (trained,), cost=cost)

@@ -15,6 +15,7 @@ from trl_weaks.labelling.processes import processes
 from trl_weaks.labelling.supervisor import WeakSupervisor
 from trl_weaks.study.data.prompts import FILLER_LEAD, build_prompt
 from trl_weaks.study.data.rows import task_rows
+from trl_weaks.study.pipeline.costs import DECODED, LABELLED, PREFERRED, row_seconds, rows_trained
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.slot_filling import methods, training
 from trl_weaks.study.slot_filling.evaluation import predict
@@ -76,7 +77,8 @@ class SlotFillingRun(SeedRun):
 
         spec = self.common() | {"model": self.factory.identity(model), "training": settings}
         after = (base,) if base else ()
-        return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action, after, cost=c.num_gold / 30)
+        cost = rows_trained(settings, c.num_gold) * row_seconds(c, model)
+        return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action, after, cost=cost)
 
     def _label(self, weak: list[Stage]) -> Stage:
         c = self.config
@@ -101,7 +103,8 @@ class SlotFillingRun(SeedRun):
                     labels.save_to_disk(str(folder / mode))
 
         spec = self.common() | settings
-        return Stage("weak labels", self.root / "labels", spec, action, tuple(weak), cost=c.num_weak / 22)
+        cost = LABELLED * c.num_weak * len(weak) * c.num_candidates
+        return Stage("weak labels", self.root / "labels", spec, action, tuple(weak), cost=cost)
 
     def labels(self, mode: str) -> Dataset:
         """The weak-label dataset of one mode, `independent` or `joint`."""
@@ -119,7 +122,10 @@ class SlotFillingRun(SeedRun):
 
         spec = self.common() | {"method": asdict(method), "training": settings, "student": self.student_identity()}
         after = self.on_base(labels)
-        return Stage(f"student, {method.label}", self.root / "students" / method.name, spec, action, after, cost=45.0)
+        answers = 1 if method.labels == "joint" else len(method.supervisors or self.config.weak_models)
+        cost = self._training_cost(settings, self.config.num_weak * answers)
+        folder = self.root / "students" / method.name
+        return Stage(f"student, {method.label}", folder, spec, action, after, cost=cost)
 
     def _preferred(self, students: dict[str, Stage], labels: Stage, weak: list[Stage]) -> dict[str, Stage]:
         """The paper's last stage (§4.3): the Bayesian student, trained on on its own candidates; none without it."""
@@ -145,9 +151,8 @@ class SlotFillingRun(SeedRun):
 
         spec = self.common() | {"training": settings, "candidates": c.num_preference_candidates}
         folder = self.root / "students" / methods.PREFERENCE
-        return {
-            methods.PREFERENCE: Stage("student, cDPO", folder, spec, action, (start, labels), cost=c.num_weak / 25)
-        }
+        cost = PREFERRED * c.num_weak * c.num_preference_candidates
+        return {methods.PREFERENCE: Stage("student, cDPO", folder, spec, action, (start, labels), cost=cost)}
 
     def _ensemble(self, weak: list[Stage]) -> WeakEnsemble:
         supervisors = [
@@ -178,7 +183,11 @@ class SlotFillingRun(SeedRun):
 
         spec = self.common() | {"gold": half, "training": settings, "student": self.student_identity()}
         after = self.on_base()
-        return Stage(f"student on gold, {half}", self.root / "students" / name, spec, action, after, cost=60.0)
+        cost = self._training_cost(settings, len(getattr(self.splits, half)))
+        return Stage(f"student on gold, {half}", self.root / "students" / name, spec, action, after, cost=cost)
+
+    def _training_cost(self, settings: dict[str, Any], rows: int) -> float:
+        return rows_trained(settings, rows) * row_seconds(self.config, self.config.student_model)
 
     def _evaluate(self, name: str, trained: Stage | None) -> Stage:
         c = self.config
@@ -193,6 +202,5 @@ class SlotFillingRun(SeedRun):
         if trained is None:
             spec["model"] = self.student_identity()
         after = (trained,) if trained else ()
-        return Stage(
-            f"evaluate {name}", self.root / "predictions" / name, spec, action, after, cost=(c.num_test or 1000) / 150
-        )
+        cost = DECODED * len(self.splits.test) * c.eval_beams
+        return Stage(f"evaluate {name}", self.root / "predictions" / name, spec, action, after, cost=cost)

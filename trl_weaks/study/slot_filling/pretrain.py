@@ -1,5 +1,6 @@
 """Pre-training of tiny models; the student gets more of it than its supervisors. It never sees a label of the task."""
 
+import gzip
 import random
 from collections.abc import Mapping
 from itertools import islice
@@ -9,6 +10,7 @@ from typing import Any
 from trl_weaks._version import __version__
 from trl_weaks.study.data import pretraining
 from trl_weaks.study.files import file_digest
+from trl_weaks.study.pipeline.costs import row_seconds, rows_trained
 from trl_weaks.study.pipeline.models import TINY, ModelFactory
 from trl_weaks.study.slot_filling import training
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
@@ -17,6 +19,7 @@ from trl_weaks.study.stages import Stage
 
 SEED = 0  # one base for all seeds of the experiment, as with a public checkpoint
 SENTENCES = 10000  # where the plan does not say how many
+USABLE_TURNS = 0.64  # share of the turns of Schema-Guided Dialogue that give a row
 TASKS = {"reading", "jumbled_copying", "copying", "mixed_reading", "dialogues"}
 KEYS = TASKS | {"sentences", "random_share", "clean_share", "training"}
 
@@ -70,6 +73,19 @@ def dialogue_file(config: SlotFillingConfig, plan: Mapping[str, Any]) -> Path | 
     )
 
 
+def expected_rows(config: SlotFillingConfig, plan: Mapping[str, Any]) -> float:
+    """About how many rows [`pretraining_rows`] makes, without making them."""
+    rows = plan.get("jumbled_copying", 0) + plan.get("sentences", SENTENCES) * (
+        plan.get("reading", 0) + plan.get("copying", 0) * (1 + plan.get("mixed_reading", 0))
+    )
+    turns = dialogue_file(config, plan)
+    if turns:
+        with gzip.open(turns) as lines:
+            usable = USABLE_TURNS * sum(1 for _ in lines)
+        rows += min(usable, plan.get("dialogues") or usable)
+    return rows
+
+
 def pretraining_settings(plan: Mapping[str, Any]) -> dict[str, Any]:
     """The trainer's settings of a plan; rows are read in its order."""
     return {"train_sampling_strategy": "sequential"} | (plan.get("training") or {})
@@ -120,7 +136,6 @@ def _base(
         "model": factory.identity(model),
     }
     folder = Path(config.output_dir) / ("base" if name == "student" else f"base-{name}")
-    rows = plan.get("jumbled_copying", 0) + plan.get("sentences", SENTENCES) * (
-        plan.get("reading", 0) + plan.get("copying", 0) * (1 + plan.get("mixed_reading", 0))
-    )
-    return Stage(f"{name}, pre-training", folder, spec, action, cost=rows / 500)
+    rows = rows_trained(settings, expected_rows(config, plan))
+    cost = rows * row_seconds(config, model)
+    return Stage(f"{name}, pre-training", folder, spec, action, cost=cost)
