@@ -120,6 +120,7 @@ def test_training_with_trees_is_training_without(name, rows, tokenizer, argument
 @pytest.mark.parametrize("name", SHAPES)
 def test_one_step_of_the_trainer(name, rows, tokenizer, arguments):
     given = arguments | {"max_grad_norm": 0.0, "max_steps": 1, "per_device_train_batch_size": 12}
+    given |= {"gamma_warmup": 0.0, "kl_anneal": 0.0, "kl_coef": 0.01}  # every term from the first step on
     runs = [
         one_step(watch_gradients(trainer(shape(name, tokenizer), rows, tokenizer, given, trees)))
         for trees in (True, False)
