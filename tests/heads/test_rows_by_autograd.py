@@ -13,6 +13,8 @@ from trl_weaks.heads.rows import chunk_rows
 from trl_weaks.heads.tokens import Tokens
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
 from trl_weaks.losses.closed_form import closed_form_plan
+from trl_weaks.trainer.callable_loss import CallableLoss
+from trl_weaks.trainer.classification_objective import VoteObjective
 
 N, V = 12, 23
 INNER = EvidentialLoss(kl_coef=1e-3, kl_anneal=0, kl_clamp=None)
@@ -130,6 +132,48 @@ def test_a_subclass_without_its_own_formula_keeps_the_closed_form():
     assert closed_form_plan(Renamed(), True, torch.float32) == EvidentialLoss().token_form_plan(True, torch.float32)
     assert closed_form_plan(Hundredfold(), True, torch.float32) is None
     assert closed_form_plan(lambda *given: given, True, torch.float32) is None
+
+
+def summed(logits, targets, progress):
+    return -(targets * logits.log_softmax(-1)).sum()
+
+
+def kept_dim(logits, targets, progress):
+    return -(targets * logits.log_softmax(-1)).sum(-1, keepdim=True)
+
+
+def a_number(logits, targets, progress):
+    return summed(logits, targets, progress).item()
+
+
+def cut(logits, targets, progress):
+    return -(targets * logits.detach().log_softmax(-1)).sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (summed, r"`summed` must return one number per row, shape \(\d+,\).*returned \(\)"),
+        (kept_dim, r"`kept_dim`.*returned \(\d+, 1\)"),
+        (a_number, "`a_number`.*returned float"),
+        (cut, "`cut` returned numbers that have no gradient"),
+    ],
+)
+def test_a_loss_that_is_not_one_number_per_row_with_a_gradient_is_named(function, message):
+    logits, ids, weights, logps = problem(beyond=())
+    with pytest.raises(ValueError, match=message):
+        chunk(CallableLoss(function), logits, ids, weights, logps)
+    with pytest.raises(ValueError, match=message):
+        chunk(AuxiliaryConfidence(CallableLoss(function), 0.3), logits, ids, weights, logps)
+    votes = torch.softmax(torch.randn(4, 2, 5), -1)
+    for loss, pooling in ((CallableLoss(function), "linear"), (function, "majority")):
+        with pytest.raises(ValueError, match=message):
+            VoteObjective(loss, pooling)(torch.randn(4, 5, requires_grad=True), votes, torch.full((4, 2), 0.5), 0.5)
+
+
+def test_a_loss_without_gradient_may_still_be_evaluated():
+    logits, ids, weights, _ = problem(beyond=())
+    assert torch.isfinite(chunk(CallableLoss(cut), logits, ids, weights, None, needs_grad=False).loss).all()
 
 
 MEMORY = """

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..losses.base import checked_values
 from .request import WeakHeadRequest
 
 
@@ -42,7 +43,8 @@ def loss_by_autograd(
                 continue
             with torch.set_grad_enabled(needs_grad):
                 leaf = logits[b][at].to(dtype).requires_grad_(needs_grad)
-                losses = w[at] * request.loss(leaf, soft_labels(leaf, ids[b][at], p[at]), request.progress).double()
+                losses = request.loss(leaf, soft_labels(leaf, ids[b][at], p[at]), request.progress)
+                losses = w[at] * checked_values(request.loss, losses, leaf).double()
                 if needs_grad:
                     total.index_add_(0, at, torch.autograd.grad(losses.sum(), leaf)[0].to(total.dtype))
             values[b].index_add_(0, at, losses.detach())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..losses.base import checked_values
 from ..pooling import harden, linear_pool, log_linear_pool, majority_vote
 
 POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -36,12 +37,19 @@ class VoteObjective:
         return POOLS[self.pooling](votes if self.soft_labels else harden(votes), weights)
 
     def __call__(self, logits: Tensor, votes: Tensor, weights: Tensor, progress: float) -> Tensor:
-        """(B, K), (B, N, K), (B, N), fraction of the training -> (B,) nats."""
+        """
+        (B, K), (B, N, K), (B, N), fraction of the training -> (B,) nats.
+
+        Raises:
+            ValueError: the loss did not return one number per row, or they have no gradient.
+        """
         votes = votes if self.soft_labels else harden(votes)
         if getattr(self.loss, "sees_votes", False):
-            return self.loss(logits, votes, progress, weights)
+            return checked_values(self.loss, self.loss(logits, votes, progress, weights), logits)
         if self.pooling != "linear" or getattr(self.loss, "linear_in_targets", False):
-            return self.loss(logits, POOLS[self.pooling](votes, weights), progress)
+            pooled = POOLS[self.pooling](votes, weights)
+            return checked_values(self.loss, self.loss(logits, pooled, progress), logits)
         rows, supervisors, classes = votes.shape
         repeated = logits.unsqueeze(1).expand(-1, supervisors, -1).reshape(-1, classes)
-        return (weights * self.loss(repeated, votes.reshape(-1, classes), progress).view(rows, supervisors)).sum(-1)
+        losses = checked_values(self.loss, self.loss(repeated, votes.reshape(-1, classes), progress), repeated)
+        return (weights * losses.view(rows, supervisors)).sum(-1)
