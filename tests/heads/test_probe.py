@@ -135,3 +135,32 @@ def test_rounding_is_no_reason(dtype, trained):
     add_weak_head(model)
     assert model._weak_head_reachable
     assert not model.lm_head._forward_pre_hooks
+
+
+@pytest.mark.parametrize("reachable", [True, False], ids=["fused", "full logits"])
+@pytest.mark.parametrize("loss", LOSSES, ids=["naive", "evidential"])
+def test_a_token_ruled_out_by_minus_infinity_is_one_of_no_weight(loss, reachable):
+    """As models pad their vocabulary; the token itself is not among the labels."""
+    found = []
+    for value in (-torch.inf, -1e4):
+        model = build(MODELS["phi, bias"])
+        model._weak_head_reachable = reachable
+        with torch.no_grad():
+            model.lm_head.bias[:3] = value
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found.append(run(model, loss))
+    (value, grads), (expected, reference) = found
+    assert value == pytest.approx(expected, rel=1e-12)
+    for name in reference:
+        torch.testing.assert_close(grads[name], reference[name], rtol=1e-10, atol=1e-13)
+
+
+def test_a_label_that_is_ruled_out_costs_much_and_breaks_nothing():
+    model = build(MODELS["phi, bias"])
+    with torch.no_grad():
+        model.lm_head.bias[:] = -torch.inf
+        model.lm_head.bias[3:9] = 0
+    value, grads = run(model, LOSSES[1])
+    assert 0 < value < torch.inf
+    assert all(torch.isfinite(g).all() for g in grads.values())

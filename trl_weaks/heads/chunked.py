@@ -40,7 +40,7 @@ class ChunkedHeadLoss(torch.autograd.Function):
         grads = _empty_gradients((hidden, weight, bias), ctx.needs_input_grad, compute, exact)
         statistics = torch.zeros(len(hidden), len(STATISTICS), dtype=exact, device=hidden.device)
         with torch.autocast(device, enabled=False):
-            kernel, offset = weight.detach().to(compute), None if bias is None else bias.detach().to(exact)
+            kernel, offset = weight.detach().to(compute), None if bias is None else _finite(bias.detach().to(exact))
             spans = tokens.chunks(request.chunk_size)
             longest = max((span.stop - span.start for span in spans), default=0)
             buffer = torch.empty(longest, len(weight), dtype=compute, device=hidden.device)
@@ -73,7 +73,7 @@ class ChunkedLogitsLoss(torch.autograd.Function):
         gradient = torch.zeros_like(logits, dtype=held) if needs_grad else None
         statistics = torch.zeros(len(logits), len(STATISTICS), dtype=exact, device=logits.device)
         for span in tokens.chunks(request.chunk_size):
-            rows = chunk_rows(logits[span].detach().to(exact, copy=True), tokens, span, request, needs_grad)
+            rows = chunk_rows(_finite(logits[span].detach().to(exact)), tokens, span, request, needs_grad)
             statistics[span] = statistic_columns(rows, exact)
             if needs_grad:
                 gradient[span] = rows.gradient.full().to(gradient.dtype)
@@ -101,6 +101,11 @@ def _times(gradient: Tensor, factor: Tensor) -> Tensor:
     for block in gradient.split(_ROWS_AT_ONCE):
         block.copy_(block.float().mul_(factor.float()))
     return gradient
+
+
+def _finite(logits: Tensor) -> Tensor:
+    """A copy in which tokens that are ruled out by minus infinity have a number that is as good: it times 0 is 0."""
+    return logits.clamp(min=-1e30)
 
 
 def statistic_columns(rows: RowResult, dtype: torch.dtype) -> Tensor:
