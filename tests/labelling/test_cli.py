@@ -10,11 +10,8 @@ import pytest
 from datasets import Dataset, load_from_disk
 
 from trl_weaks.cli import build_parser, main
-from trl_weaks.labelling.ensemble import WeakEnsemble
-from trl_weaks.labelling.label_completions import label_completions
 from trl_weaks.labelling.sampling import Sampling
 from trl_weaks.labelling.supervisor import WeakSupervisor
-from trl_weaks.labelling.verify import verify_labels
 from trl_weaks.study.label_command import load_prompts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,20 +127,18 @@ def test_every_kind_of_dataset(tmp_path, kind):
     assert loaded[:] == {"example_id": ["7"], "prompt": ["a"]}
 
 
-def test_verification_sees_other_labels(build, tmp_path, monkeypatch):
-    data = Dataset.from_list([{"example_id": str(i), **row} for i, row in enumerate(ROWS)]).remove_columns(
-        "completion"
-    )
-    supervisor, settings = build("neox"), {"num_candidates": 2, "max_new_tokens": 4, "batch_size": 2}
-    ensemble = WeakEnsemble([supervisor])
-    label_completions(ensemble, data, "joint", output_dir=tmp_path, **settings)
-    assert verify_labels(ensemble, data, tmp_path, "joint", **settings, share=0.5).different == []
-    real = supervisor.logps
-    monkeypatch.setattr(supervisor, "logps", lambda *a: [[x - 0.1 for x in row] for row in real(*a)])
-    report = verify_labels(ensemble, data, tmp_path, "joint", **settings)
-    assert report.prompts == 2 and report.worst == pytest.approx(0.1, abs=1e-4) and report.different
-    with pytest.raises(ValueError, match="share=0"):
-        verify_labels(ensemble, data, tmp_path, share=0)
+def test_verify_ends_with_an_error_where_something_is_wrong(arguments, tmp_path):
+    again = [arguments[0], "verify", *arguments[1:]]
+    main(arguments)
+    (tmp_path / "out" / "dataset").rename(tmp_path / "kept")
+    labels = load_from_disk(str(tmp_path / "kept"))
+    labels.select(range(1, len(labels))).save_to_disk(str(tmp_path / "out" / "dataset"))
+    with pytest.raises(SystemExit, match=r"these labels differ:\nrow 0 .* holds another 'example_id'"):
+        main([*again, "--share", "1"])
+    (shard,) = (tmp_path / "out" / "labels").glob("*.jsonl")
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.raises(SystemExit, match=r"1 prompts lack labels \(1 damaged lines\)"):
+        main(again)
 
 
 def test_example_runs(arguments):

@@ -41,7 +41,7 @@ def test_same_beams_behind_a_prefix(build, shape, expected):
     assert [[c.token_ids for c in row] for row in found] == [plain_generate(supervisor, p, 3, 7) for p in PROMPTS]
     with inference(supervisor.model):
         assert supervisor.sharing.able() == (shape != "gemma2")
-        shared = [prefix for _, prefix in supervisor.sharing.groups(ids) if prefix]
+        shared = [prefix for _, prefix in supervisor.sharing.groups(ids, 10**6) if prefix]
     assert len(shared) == (shape != "gemma2"), "the prompts do share a prefix, and it is used where it can be"
 
 
@@ -94,6 +94,28 @@ def test_prefix_is_computed_once(build, monkeypatch):
         supervisor.generate([prompt], 2, 3)
         supervisor.score([prompt], ["x"])
     assert len(calls) == 1
+
+
+def test_kept_prefixes_count_against_the_budget(build, monkeypatch):
+    """Two groups of prompts; with room for one prefix the other is computed again when it comes back."""
+    supervisor, made = build("gpt2"), []
+    real = module.prefix_levels
+    monkeypatch.setattr(module, "prefix_levels", lambda model, ids: made.append(ids) or real(model, ids))
+    groups = [[f"{head}{i} ASSISTANT:" for i in (1, 2)] for head in (HEAD, "é" + HEAD[:40])]
+    supervisor.sharing.expect([p.ids for p in supervisor.encoder.prompts(groups[0] + groups[1])])
+    first, second = sorted(supervisor.sharing.prefixes, key=len)
+    expected = [supervisor.score(prompts, COMPLETIONS[:2]) for prompts in groups]
+    for budget, held in ((len(first) + len(second), 2), (len(first) + len(second) - 1, 1), (1, 1)):
+        supervisor.max_tokens_in_flight = budget
+        supervisor.sharing._levels.clear()
+        made.clear()
+        for _ in range(2):
+            for prompts, scores in zip(groups, expected, strict=True):
+                found = supervisor.score(prompts, COMPLETIONS[:2])
+                assert len(supervisor.sharing._levels) <= held
+                for one, other in zip(found, scores, strict=True):
+                    assert one.logps == pytest.approx(other.logps, abs=1e-5)
+        assert len(made) == (2 if held == 2 else 4)
 
 
 def test_recurrent_and_windowed_models_take_the_plain_path():

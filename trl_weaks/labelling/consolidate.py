@@ -45,7 +45,7 @@ def consolidate(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: 
     with writing("the dataset", folder):
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        with ArrowWriter(path=str(new / "rows.arrow"), features=_features(dataset)) as writer:
+        with ArrowWriter(path=str(new / "rows.arrow"), features=features(dataset)) as writer:
             for row in _rows(ledger, ensemble, dataset, mode, counts):
                 writer.write(row)
             if counts.rows == 0:
@@ -91,11 +91,17 @@ def _rows(ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: str, c
                 counts.examples += bool(labels)
                 counts.rows += len(labels)
                 for label in labels:
-                    yield {**example, **label, COMPLETION: as_completion(example[PROMPT], label[COMPLETION])}
+                    yield labelled(example, label)
             shown.update(len(block))
 
 
-def _features(dataset: Dataset) -> Features:
+def labelled(example: dict, label: dict) -> dict:
+    """A row of the dataset: the prompt's columns with one completion's."""
+    return {**example, **label, COMPLETION: as_completion(example[PROMPT], label[COMPLETION])}
+
+
+def features(dataset: Dataset) -> Features:
+    """The types of the columns, those of the prompts' dataset last."""
     text, number = Value("string"), Value("float32")
     chat = dataset.features[PROMPT] != text and not isinstance(dataset[0][PROMPT], str)
     columns = {

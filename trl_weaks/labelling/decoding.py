@@ -56,7 +56,7 @@ def decode(
     made: list[list[list[int]]] = [[] for _ in asked.ids]
     with inference(model):
         able = sharing.able()
-        for members, prefix in sharing.groups(asked.ids):
+        for members, prefix in sharing.groups(asked.ids, max_tokens):
 
             def inner(batch: Sequence[int], members: list[int] = members) -> list:
                 return processors([members[i] for i in batch])

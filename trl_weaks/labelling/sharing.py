@@ -35,8 +35,14 @@ class Sharing:
             self._able = can_share(self.model)
         return self._able
 
-    def groups(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], list[Level] | None]]:
-        """Indices of the prompts that share a prefix, and its keys and values (None: nothing in common)."""
+    def groups(
+        self, prompts: Sequence[Sequence[int]], max_tokens: int
+    ) -> Iterator[tuple[list[int], list[Level] | None]]:
+        """Indices of the prompts that share a prefix, and its keys and values (None: nothing in common).
+
+        Prefixes of at most `max_tokens` tokens together, or the one in use, are kept for later; the one that was
+        not used for longest goes first.
+        """
         if not self.able():
             yield list(range(len(prompts))), None
             return
@@ -45,15 +51,19 @@ class Sharing:
         for i, prompt in enumerate(prompts):
             members.setdefault(longest_match(prompt, prefixes), []).append(i)
         for prefix in sorted(members, key=lambda p: (len(p), p)):
-            yield members[prefix], self._levels_of(prefix) if prefix else None
+            yield members[prefix], self._levels_of(prefix, max_tokens) if prefix else None
 
-    def _levels_of(self, prefix: Ids) -> list[Level]:
+    def _levels_of(self, prefix: Ids, max_tokens: int) -> list[Level]:
         weights = hash(tuple((p.data_ptr(), p._version) for p in self.model.parameters()))
         if weights != self._weights:  # trained since
             self._levels.clear()
             self._weights = weights
-        if prefix not in self._levels:
-            if prefix not in self.prefixes:
-                return prefix_levels(self.model, prefix)
-            self._levels[prefix] = prefix_levels(self.model, prefix)
+        if prefix in self._levels:
+            self._levels[prefix] = self._levels.pop(prefix)  # used last
+            return self._levels[prefix]
+        if prefix not in self.prefixes:
+            return prefix_levels(self.model, prefix)
+        while self._levels and len(prefix) + sum(map(len, self._levels)) > max_tokens:
+            del self._levels[next(iter(self._levels))]
+        self._levels[prefix] = prefix_levels(self.model, prefix)
         return self._levels[prefix]

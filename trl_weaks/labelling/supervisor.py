@@ -32,7 +32,8 @@ class WeakSupervisor:
         tokenizer: its fast tokenizer, with `eos_token` and `pad_token`.
         name: unique in an ensemble; defaults to the last part of the model's path.
         max_tokens_in_flight: tokens (beams included) of one batch, which bounds the memory: at least one prompt with
-            its beams is held, and 4,096 logits for each token of the budget (see `budget.py`). *ours*
+            its beams is held, and 4,096 logits for each token of the budget (see `budget.py`). Prefixes that are kept
+            take at most as many tokens again, or one prefix. *ours*
 
     Raises:
         ValueError: encoder-decoder model; slow tokenizer; missing eos or pad token; token ids without embedding.
@@ -206,7 +207,7 @@ class WeakSupervisor:
         with inference(self.model):
             if not self.sharing.able():
                 return plain_logps(self.model, pairs, self.tokenizer.pad_token_id, self.max_tokens_in_flight, _ignore)
-            for members, prefix in self.sharing.groups([prompt for prompt, _ in pairs]):
+            for members, prefix in self.sharing.groups([prompt for prompt, _ in pairs], self.max_tokens_in_flight):
                 found = packed_logps(self.model, [pairs[i] for i in members], prefix, self.max_tokens_in_flight)
                 for i, row in zip(members, found, strict=True):
                     logps[i] = row

@@ -1,4 +1,4 @@
-"""Stored labels made again: does this ensemble still give them?"""
+"""Stored labels made again: does this ensemble still give them, are they all there, and does the dataset hold them?"""
 
 import math
 import random
@@ -16,11 +16,18 @@ from .progress import bar
 from .sampling import decoding
 from .stages import configurations, done, pooled, readings, settings_of
 from .store import KeptLabels
+from .written import compare_written
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared, the largest difference of a token's log-probability (nats), and what does not agree."""
+    """What was found.
+
+    Attributes:
+        prompts: how many were labelled again.
+        worst: the largest difference of a token's log-probability, nats.
+        different: what does not agree or is not there, one line each; empty where all is well.
+    """
 
     prompts: int
     worst: float
@@ -43,7 +50,9 @@ def verify_labels(
 ) -> Verification:
     """Make a random share of the labels of `label_completions` again, with the same arguments, and compare.
 
-    Whole units of work are made again, at least one, so that on the same machine the numbers are the same.
+    Whole units of work are made again, at least one, so that on the same machine the numbers are the same, and their
+    rows in `dataset/` are compared with what the labels give. Labels that are missing or damaged are reported for all
+    prompts. Nothing is written.
 
     Args:
         seed: of the draws, and of the choice of units. `share`: of the prompts, in (0, 1]. `tolerance`: nats per
@@ -56,23 +65,36 @@ def verify_labels(
         raise ValueError(f"share={share} must be above 0 and at most 1.")
     settings = settings_of(mode, num_candidates, max_new_tokens, temperature, top_p, seed)
     prompts = check_dataset(dataset, ensemble, max_new_tokens)
-    store = KeptLabels(Path(output_dir) / "labels")
-    ledger = Ledger(store, prompts, configurations(ensemble, settings, mode))
+    kept = KeptLabels(Path(output_dir) / "labels")
+    ledger = Ledger(kept, prompts, configurations(ensemble, settings, mode))
     units = Units(prompts, batch_size)
     whole = [number for number, unit in enumerate(units) if done(ledger, ensemble, unit, mode)]
-    if not whole:
-        store.close()
+    different = _lacking(ledger, ensemble, units, set(range(len(units))) - set(whole), mode)
+    if not any(ledger.has(*key, row) for key in ledger.configs for row in range(len(prompts))):
+        kept.close()
         raise ValueError(f"{output_dir} holds no labels of these prompts, supervisors and settings; label them first.")
     chosen = random.Random(seed).sample(whole, math.ceil(share * len(whole)))
-    different: list[str] = []
     worst = 0.0
     with bar(len(chosen), "verifying", "unit") as shown:
         for number in chosen:
             gap = _compare(ledger, ensemble, dataset, units[number], mode, settings, different, tolerance)
             worst = max(worst, gap)
             shown.update()
-    store.close()
-    return Verification(sum(len(units[number]) for number in chosen), worst, different)
+    rows = sorted(row for number in chosen for row in units[number])
+    different += compare_written(ledger, ensemble, dataset, mode, Path(output_dir) / "dataset", rows)
+    kept.close()
+    return Verification(len(rows), worst, different)
+
+
+def _lacking(ledger: Ledger, ensemble: WeakEnsemble, units: Units, broken: set[int], mode: str) -> list[str]:
+    """One line on the prompts of these units that lack a label."""
+    rows = sorted(row for number in broken for row in units[number] if not done(ledger, ensemble, [row], mode))
+    if not rows:
+        return []
+    (example,) = ledger.prompts.ids(rows[:1])
+    damaged = f" ({ledger.store.damaged} damaged lines)" if ledger.store.damaged else ""
+    first = f"row {rows[0]} (example_id {example!r})"
+    return [f"{len(rows)} prompts lack labels{damaged}, the first is {first}; the same arguments label them again"]
 
 
 def _compare(

@@ -17,14 +17,15 @@ is arXiv 2406.03199."""
 
 EPILOG = """\
 In --output_dir: labels/ (append-only, with checksums), dataset/ (load it with datasets.load_from_disk), and README.md,
-the dataset card. Memory: the models, their shared prefixes, a batch of --max_tokens_in_flight, 100 bytes a prompt."""
+the dataset card. Memory: the models, a batch of --max_tokens_in_flight and, for each model, shared prefixes of at most
+as many tokens again (or the longest one); 100 bytes a prompt."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add all options of `trl-weaks label` and `trl-weaks label verify`."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    text = "run (the default) makes labels; verify makes a share of kept labels again and compares"
+    text = "run (the default) makes labels; verify makes a share of kept labels again, compares, and looks for gaps"
     parser.add_argument("action", nargs="?", choices=("run", "verify"), default="run", help=text)
     _add_prompts(parser.add_argument_group("prompts").add_argument)
     _add_supervisors(parser.add_argument_group("supervisors").add_argument)
