@@ -61,6 +61,12 @@ class WeakHeadRequest:
         if getattr(self.loss, "window", None) is not None:
             raise ValueError('threshold="balanced" is for classification; use threshold="argmax" over a vocabulary')
 
+    def without_prompt(self, labels: Tensor) -> Tensor:
+        """`(B, P + L)` -> `(B, L)`: labels without the -100 of P learned tokens that PEFT puts before each row."""
+        aligned = (self.unit_ids, self.unit_logps, self.weights if self.weights.dim() == 3 else None)
+        extra = labels.shape[1] - next((x.shape[1] for x in aligned if x is not None), labels.shape[1])
+        return labels[:, extra:] if extra > 0 and bool((labels[:, :extra] == -100).all()) else labels
+
     def check(self, labels: Tensor) -> None:
         """Raise `ValueError` where the shapes do not fit `labels`, `(B, L)`."""
         rows, length = labels.shape

@@ -46,6 +46,8 @@ def add_weak_head(model: nn.Module) -> None:
 
 
 def _weak_forward(model: PreTrainedModel, request: WeakHeadRequest, *args, labels: Tensor, **kwargs) -> WeakHeadOutput:
+    if kwargs.get("inputs_embeds") is not None:  # as PEFT's prompt learning calls its model
+        labels = request.without_prompt(labels)
     request.check(labels)
     kwargs.pop("num_items_in_batch", None)
     kwargs["use_cache"] = False
