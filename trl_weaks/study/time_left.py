@@ -10,9 +10,7 @@ from tqdm.auto import tqdm
 from trl_weaks.labelling.processes import processes
 from trl_weaks.study.stages import Stage
 
-STANDARD = (
-    60.0  # seconds at the costs' own speed that are averaged with what was measured: one short stage is no proof
-)
+STANDARD = 20.0  # seconds at the costs' own speed, averaged with what was measured: a short stage is no proof
 EVERY = 1.0  # seconds between two updates on a terminal
 EVERY_IN_A_FILE = 30.0
 

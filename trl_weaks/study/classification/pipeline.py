@@ -13,7 +13,7 @@ from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_classes import label_classes
 from trl_weaks.study.classification import methods, training
 from trl_weaks.study.classification.evaluation import predict
-from trl_weaks.study.pipeline.costs import CLASSIFIED, row_seconds, rows_trained
+from trl_weaks.study.pipeline.costs import CLASSIFIED, SETUP, row_seconds, rows_trained
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.stages import Stage
 
@@ -54,7 +54,7 @@ class ClassificationRun(SeedRun):
             training.train_on_gold(loaded, rows, settings, folder, self.seed, len(self.source.classes))
 
         spec = self.common() | {"model": self.factory.identity(model), "training": settings}
-        cost = rows_trained(settings, c.num_gold) * row_seconds(c, model)
+        cost = SETUP + rows_trained(settings, c.num_gold) * row_seconds(c, model)
         return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action, cost=cost)
 
     def _label(self, weak: list[Stage]) -> Stage:
@@ -73,7 +73,7 @@ class ClassificationRun(SeedRun):
             label_classes(WeakEnsemble(supervisors, c.weak_weights), unlabelled, held_out, folder)
 
         spec = self.common() | {"weights": c.weak_weights, "calibrate": c.calibrate}
-        cost = CLASSIFIED * c.num_weak * len(weak)
+        cost = SETUP + CLASSIFIED * c.num_weak * len(weak)
         return Stage("weak labels", self.root / "labels", spec, action, tuple(weak), cost=cost)
 
     def votes(self, supervisors: tuple[str, ...] = ()) -> Dataset:
@@ -111,12 +111,12 @@ class ClassificationRun(SeedRun):
         return Stage(f"student on gold, {half}", self.root / "students" / name, spec, action, after, cost=cost)
 
     def _training_cost(self, settings: dict[str, Any], rows: int) -> float:
-        return rows_trained(settings, rows) * row_seconds(self.config, self.config.student_model)
+        return SETUP + rows_trained(settings, rows) * row_seconds(self.config, self.config.student_model)
 
     def _evaluate(self, name: str, trained: Stage) -> Stage:
         def action(folder: Path) -> None:
             predict(WeakClassifier(*self.factory.trained(trained.folder), name=name), self.splits.test, folder)
 
         spec = self.common() | {"test": [row[EXAMPLE_ID] for row in self.splits.test[:3]] + [len(self.splits.test)]}
-        cost = CLASSIFIED * len(self.splits.test)
+        cost = SETUP + CLASSIFIED * len(self.splits.test)
         return Stage(f"evaluate {name}", self.root / "predictions" / name, spec, action, (trained,), cost=cost)

@@ -15,7 +15,7 @@ from trl_weaks.labelling.processes import processes
 from trl_weaks.labelling.supervisor import WeakSupervisor
 from trl_weaks.study.data.prompts import FILLER_LEAD, build_prompt
 from trl_weaks.study.data.rows import task_rows
-from trl_weaks.study.pipeline.costs import DECODED, LABELLED, PREFERRED, row_seconds, rows_trained
+from trl_weaks.study.pipeline.costs import DECODED, LABELLED, PREFERRED, SETUP, row_seconds, rows_trained
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.slot_filling import methods, training
 from trl_weaks.study.slot_filling.evaluation import predict
@@ -77,7 +77,7 @@ class SlotFillingRun(SeedRun):
 
         spec = self.common() | {"model": self.factory.identity(model), "training": settings}
         after = (base,) if base else ()
-        cost = rows_trained(settings, c.num_gold) * row_seconds(c, model)
+        cost = SETUP + rows_trained(settings, c.num_gold) * row_seconds(c, model)
         return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action, after, cost=cost)
 
     def _label(self, weak: list[Stage]) -> Stage:
@@ -103,7 +103,7 @@ class SlotFillingRun(SeedRun):
                     labels.save_to_disk(str(folder / mode))
 
         spec = self.common() | settings
-        cost = LABELLED * c.num_weak * len(weak) * c.num_candidates
+        cost = SETUP + LABELLED * c.num_weak * len(weak) * c.num_candidates
         return Stage("weak labels", self.root / "labels", spec, action, tuple(weak), cost=cost)
 
     def labels(self, mode: str) -> Dataset:
@@ -151,7 +151,7 @@ class SlotFillingRun(SeedRun):
 
         spec = self.common() | {"training": settings, "candidates": c.num_preference_candidates}
         folder = self.root / "students" / methods.PREFERENCE
-        cost = PREFERRED * c.num_weak * c.num_preference_candidates
+        cost = SETUP + PREFERRED * c.num_weak * c.num_preference_candidates
         return {methods.PREFERENCE: Stage("student, cDPO", folder, spec, action, (start, labels), cost=cost)}
 
     def _ensemble(self, weak: list[Stage]) -> WeakEnsemble:
@@ -187,7 +187,7 @@ class SlotFillingRun(SeedRun):
         return Stage(f"student on gold, {half}", self.root / "students" / name, spec, action, after, cost=cost)
 
     def _training_cost(self, settings: dict[str, Any], rows: int) -> float:
-        return rows_trained(settings, rows) * row_seconds(self.config, self.config.student_model)
+        return SETUP + rows_trained(settings, rows) * row_seconds(self.config, self.config.student_model)
 
     def _evaluate(self, name: str, trained: Stage | None) -> Stage:
         c = self.config
@@ -202,5 +202,5 @@ class SlotFillingRun(SeedRun):
         if trained is None:
             spec["model"] = self.student_identity()
         after = (trained,) if trained else ()
-        cost = DECODED * len(self.splits.test) * c.eval_beams
+        cost = SETUP + DECODED * len(self.splits.test) * c.eval_beams
         return Stage(f"evaluate {name}", self.root / "predictions" / name, spec, action, after, cost=cost)
