@@ -40,8 +40,9 @@ test-distributed: $(VENV)/.testable ## every test that starts several processes:
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m "not matrix" tests/distributed $(ARGS)
 
 benchmarks: $(VENV)/.installed ## speed and memory against the plain loops, small sizes; minutes
-	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/losses.py --tokens 512 --hidden 512 --vocabulary 32000 --rounds 3
-	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/training_step.py --layers 2 --width 128 --vocabulary 4000
+	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/losses.py --tokens 512 --hidden 512 --vocabularies 32000 --rounds 3 \
+		--step="--layers 2 --width 128 --vocabulary 4000"
+	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/logit_passes.py --rounds 5
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/labelling.py --layers 4 --width 384 --prompts 8 --rounds 3
 
 lint: $(VENV)/.installed ## ruff

@@ -169,7 +169,7 @@ def report(shape: str, seconds: dict[str, list[float]], over: str, under: str, e
     )
 
 
-def main() -> None:
+def parse(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--width", type=int, default=768)
@@ -181,7 +181,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--default_loss", action="store_true", help="also evidential loss with the auxiliary one")
     parser.add_argument("--trees_only", action="store_true", help="leave out SFTTrainer, whose head is slow on a CPU")
-    arguments = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> None:
+    arguments = parse(given)
     print(f"{vars(arguments)}, torch {torch.__version__}, {torch.get_num_threads()} thread(s)")
     print("| shape | ratio | median | [min, max] | seconds of the divisor | tree's gradient error |")
     print("|---|---|---|---|---|---|")

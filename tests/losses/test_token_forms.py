@@ -277,6 +277,10 @@ def check_one_row(case):
 
 @given(rows_of_logits())
 @example(([-710.0, 0.0], 1, 0.0, "evidential", False, 0.0))
+@example(([744.0, 0.0, 0.0], 0, 0.0, "evidential", False, 1.0))
+@example(([90.0, 0.0, 0.0], 0, 0.0, "evidential", False, 1.0))
+@example(([1e4, 38.0, -30.0], 0, 0.5, "evidential + aux", True, 1.0))
+@example(([90.0, 38.0, 37.0], 0, 1.0, "evidential, clamped", True, 1.0))
 @settings(max_examples=300, deadline=None)
 def test_any_row_is_finite_and_equals_autograd(case):
     check_one_row(case)

@@ -54,26 +54,23 @@ class Divergences:
             p.weight[b].masked_fill_(nats > self.penalty.clamp, 0)
             self.loss[b] += p.label.scales[b] * nats.clamp(max=self.penalty.clamp)
 
-    def factor(self, b: slice) -> Tensor:
-        return self.share[b] + sum(p.weight[b] * p.slope[b] for p in self.labels)
-
     def columns(self, b: slice) -> Columns:
         """
-        The gradient `factor x (e + bend x n + lift)`, as `(block, 1)` each.
+        The gradient `x (weight x n + lift + pull e)`, as `(block, 1)` each.
 
         As `e = x (1 + e)`, the likelihood's `share e` joins the divergence's `w x (x n - (1 - F') + e F')`:
-        `x ((share + w F') e + w x n + share + w F' - w)`.
+        `x (w x n + share + w F' - w + (share + w F') e)`.
         """
-        weight, factor = sum(p.weight[b] for p in self.labels), self.factor(b)
-        safe = torch.where(factor == 0, 1, factor)
-        return tuple(v.to(self.dtype)[:, None] for v in (factor, weight / safe, (factor - weight) / safe))
+        weight = sum(p.weight[b] for p in self.labels)
+        pull = self.share[b] + sum(p.weight[b] * p.slope[b] for p in self.labels)
+        return tuple(v.to(self.dtype)[:, None] for v in (weight, pull - weight, pull))
 
 
 def dense_passes(
     rows: TokenRows, labels: list[DenseLabel], share: Tensor, penalty: Penalty, offset: float, needs_grad: bool
-) -> tuple[Tensor, Tensor | None]:
+) -> Tensor:
     """
-    What all tokens but the emitted one contribute.
+    What all tokens but the emitted one contribute to the loss, `(n,)` float64.
 
     Args:
         rows: Their logits, over which the gradient is written.
@@ -82,10 +79,6 @@ def dense_passes(
         penalty: The divergence's weight and bound.
         offset: Added to the logits.
         needs_grad: Without it, the rows are left in an undefined state.
-
-    Returns:
-        Their part of the loss, `(n,)` float64, and the factors by which the rows of the gradient are still to be
-        multiplied, or `None`.
     """
     logits, soft = rows.others, [p for p in labels if p.label.probs is not None]
     hard = [p for p in labels if p.label.probs is None]
@@ -110,13 +103,14 @@ def dense_passes(
         evidence = torch.exp(block, out=planes[3] if soft else block)
         if soft:
             likelihood.pass_over(evidence, work, planes[4], block, b, needs_grad)
+        elif not groups:
+            block.mul_(share[b, None].to(block.dtype))
         for g, whole in zip(groups, columns, strict=True):
             kept = evidence if g.labels is hard else likelihood.keep(g.labels[0], evidence, planes[4], b)
             _pass_over(g, kept, work, block, b, whole, bool(soft), needs_grad)
     for g in groups if not near else ():
         g.settle(everything)
-    loss = sum((g.loss for g in groups), likelihood.loss if soft else torch.zeros_like(share))
-    return loss, None if soft else groups[0].factor(everything) if groups else share
+    return sum((g.loss for g in groups), likelihood.loss if soft else torch.zeros_like(share))
 
 
 def _pass_over(
@@ -129,19 +123,19 @@ def _pass_over(
     add: bool,
     needs_grad: bool,
 ) -> None:
-    """One block: its sums, and its gradient, added in full, or written without its factor."""
+    """One block: its sums, and its gradient, added or written."""
     torch.div(evidence, torch.add(evidence, 1, out=work.x), out=work.x)
-    bracket = collect(evidence, work, group.sums, b)
+    bend = collect(evidence, work, group.sums, b)
     if columns is None:
         group.settle(b)
     if not needs_grad:
         return
-    factor, bend, lift = group.columns(b) if columns is None else (c[b] for c in columns)
-    torch.addcmul(evidence, bracket.mul_(bend), work.x, out=bracket).add_(lift)
+    weight, lift, pull = group.columns(b) if columns is None else (c[b] for c in columns)
+    torch.addcmul(lift, bend.mul_(weight), work.x, out=bend).addcmul_(evidence, pull)
     if add:
-        gradient.addcmul_(bracket.mul_(work.x), factor)
+        gradient.addcmul_(bend, work.x)
     else:
-        torch.mul(bracket, work.x, out=gradient)
+        torch.mul(bend, work.x, out=gradient)
 
 
 class _Likelihood:

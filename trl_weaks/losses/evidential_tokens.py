@@ -33,14 +33,12 @@ def evidential_token_form(
     total_scale = sum(label.scales for label in labels)
     loss = total_scale * log_strength - sum(label.scales * _log_alpha_of_token(rows, label) for label in labels)
     share = total_scale * (-log_strength).exp()
-    added, scales = dense_passes(rows, prepared, share, penalty, offset, needs_grad)
+    loss = loss + dense_passes(rows, prepared, share, penalty, offset, needs_grad)
     if not needs_grad:
-        return loss + added, None
-    columns = _columns(rows, prepared, log_strength)
-    for ids, values in columns:
-        values = values if scales is None else values / torch.where(scales == 0, 1, scales)
+        return loss, None
+    for ids, values in _columns(rows, prepared, log_strength):
         rows.others.scatter_(-1, ids[:, None], values.to(rows.others.dtype)[:, None])
-    return loss + added, LogitGradient(rows.others, scales)
+    return loss, LogitGradient(rows.others)
 
 
 def _prepare(rows: TokenRows, labels: list[TokenLabel], width: int, penalty: Penalty) -> list[DenseLabel]:
