@@ -8,7 +8,6 @@ from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
 from trl_weaks.trainer.weak_dataset import context_length
 
 LISTS = ("weak_supervisors", "weak_weights", "weak_offsets", "weak_logps")
@@ -249,49 +248,6 @@ def test_a_callable_is_a_loss(student, weak_rows, tokenizer, arguments):
         full_batch_gradients(student, weak_rows, tokenizer, arguments, loss=cross_entropy),
         full_batch_gradients(student, weak_rows, tokenizer, arguments, weak_loss="naive", gamma_max=0.0),
     )
-
-
-def test_config_builds_the_loss_it_describes():
-    config = dict(output_dir="unused", use_cpu=True, bf16=False)
-    assert isinstance(WeakSupervisionConfig(**config, weak_loss="naive", gamma_max=0.0).build_loss(), NaiveLoss)
-    evidential = dict(evidence="softplus", kl_coef=0.5, kl_anneal=0.1, evidence_offset=6.0)
-    loss = WeakSupervisionConfig(**config, **evidential, gamma_max=0.3).build_loss()
-    assert isinstance(loss, AuxiliaryConfidence) and isinstance(loss.loss, EvidentialLoss)
-    assert loss.gamma_max == 0.3 and {name: getattr(loss.loss, name) for name in evidential} == evidential
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"weak_loss": "bayes"}, "must be one of naive, bayesian"),
-        ({"confidence_unit": "token"}, "must be one of word, span"),
-        ({"confidence_split": "linear"}, "must be one of confidence"),
-        ({"evidence": "square"}, "must be one of exp"),
-        ({"gamma_max": 1.0}, r"in \[0, 1\)"),
-        ({"gamma_warmup": 1.5}, "fraction of training"),
-        ({"kl_anneal": -0.1}, "fraction of training"),
-        ({"kl_coef": -1.0}, "must not be negative"),
-        ({"loss_chunk_size": 0}, "`loss_chunk_size` must be at least 1; got 0"),
-        ({"loss_type": "dft"}, "weak_loss"),
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
-        ({"assistant_only_loss": True}, "assistant_only_loss"),
-    ],
-)
-def test_unsupported_settings_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        WeakSupervisionConfig(output_dir="unused", use_cpu=True, bf16=False, **settings)
-
-
-@pytest.mark.parametrize("name", ["data_collator", "compute_loss_func", "compute_metrics", "formatting_func"])
-def test_arguments_that_would_be_ignored_are_refused(student, perfect, tokenizer, arguments, name):
-    with pytest.raises(ValueError, match=name):
-        WeakSupervisionTrainer(
-            model=student(),
-            args=WeakSupervisionConfig(**arguments),
-            train_dataset=perfect,
-            processing_class=tokenizer,
-            **{name: lambda *a, **k: None},
-        )
 
 
 def test_the_saved_model_loads_and_its_card_names_the_supervisors(student, weak_rows, tokenizer, arguments, tmp_path):
