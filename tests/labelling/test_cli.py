@@ -2,17 +2,19 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, DatasetDict, load_from_disk
 
 from trl_weaks.cli import build_parser, main
 from trl_weaks.labelling.sampling import Sampling
 from trl_weaks.labelling.supervisor import WeakSupervisor
-from trl_weaks.study.label_command import load_prompts
+from trl_weaks.study.label_command import load_prompts, upload
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [{"prompt": f"USER: play jazz at {i} ASSISTANT:", "number": i, "completion": "gold"} for i in range(6)]
@@ -64,24 +66,48 @@ def test_draws_and_a_budget_from_the_command_line(arguments, tmp_path, monkeypat
     main([asked[0], "verify", *asked[1:], "--share", "1"])
 
 
-def test_upload_sends_the_card_before_the_labels(arguments, tmp_path, monkeypatch):
-    """Offline: what would go to the Hub, and in which order; `datasets` then adds to the card that is there."""
-    sent = []
+@pytest.fixture
+def hub(monkeypatch):
+    """A stand-in for the Hub: what would go there, in which order; `hub.public` are the repositories it has."""
+    sent = SimpleNamespace(calls=[], public=set())
 
     class Api:
-        def create_repo(self, repo_id, *, repo_type, exist_ok):
-            sent.append(("repository", repo_id, repo_type, exist_ok))
+        def create_repo(self, repo_id, *, repo_type, private, exist_ok):
+            sent.calls.append(("repository", repo_id, repo_type, private, exist_ok))
+
+        def repo_info(self, repo_id, *, repo_type):
+            return SimpleNamespace(private=repo_id not in sent.public)
 
         def upload_file(self, *, path_or_fileobj, path_in_repo, repo_id, repo_type):
-            sent.append((path_in_repo, repo_id, repo_type, Path(path_or_fileobj).read_text()))
+            sent.calls.append((path_in_repo, repo_id, repo_type, Path(path_or_fileobj).read_text()))
+
+    def push(self, repo_id, private):
+        sent.calls.append(("labels", repo_id, private, len(self)))
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    monkeypatch.setattr(Dataset, "push_to_hub", lambda self, repo_id: sent.append(("labels", repo_id, len(self))))
-    main([*arguments, "--push_to_hub", "me/labels"])
+    monkeypatch.setattr(Dataset, "push_to_hub", push)
+    return sent
+
+
+@pytest.mark.parametrize("private", [None, True])
+def test_upload_sends_the_card_before_the_labels(arguments, tmp_path, hub, private):
+    """`datasets` then adds to the card that is there; what is to be private is so from the first file on."""
+    main([*arguments, "--push_to_hub", "me/labels", *(["--hub_private_repo"] if private else [])])
     rows = len(load_from_disk(str(tmp_path / "out" / "dataset")))
-    repository, card, labels = sent
-    assert repository == ("repository", "me/labels", "dataset", True) and labels == ("labels", "me/labels", rows)
+    repository, card, labels = hub.calls
+    assert repository == ("repository", "me/labels", "dataset", private, True)
+    assert labels == ("labels", "me/labels", private, rows)
     assert card[:3] == ("README.md", "me/labels", "dataset") and "# Weak labels" in card[3]
+
+
+def test_private_labels_do_not_go_to_a_public_repository(arguments, tmp_path, hub):
+    with pytest.raises(SystemExit, match="--hub_private_repo says how to upload; give --push_to_hub too"):
+        main([*arguments, "--hub_private_repo"])
+    hub.public.add("me/old")
+    card = tmp_path / "README.md"
+    with pytest.raises(ValueError, match="me/old exists and is public. Nothing was uploaded"):
+        upload(Dataset.from_list([{"x": 1}]), card, "me/old", True)
+    assert [call[0] for call in hub.calls] == ["repository"]
 
 
 def test_help_says_what_every_option_is(capsys):
@@ -95,6 +121,10 @@ def test_help_says_what_every_option_is(capsys):
 
 def test_bad_input_ends_with_a_message(arguments, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
+    for name, content in (("empty.jsonl", ""), ("none.json", "[]"), ("none.csv", ""), ("none.parquet", "")):
+        (tmp_path / name).write_text(content)
+    one = Dataset.from_list(ROWS)
+    DatasetDict(test=one, dev=one).save_to_disk(str(tmp_path / "split"))
     for change, message in (
         (["--names", "one"], "1 --names for 2 --supervisors"),
         (["--prompt_column", "text"], "no column 'text'"),
@@ -104,6 +134,11 @@ def test_bad_input_ends_with_a_message(arguments, tmp_path, monkeypatch):
         (["--dataset", str(tmp_path / "broken.jsonl")], "broken.jsonl cannot be read: JSON parse error"),
         (["--top_p", "0.5"], "give a temperature too"),
         (["--names", "one", "one"], "two supervisors are called 'one'"),
+        (["--dataset", str(tmp_path / "empty.jsonl")], "empty.jsonl cannot be read: it is empty"),
+        (["--dataset", str(tmp_path / "none.json")], "none.json cannot be read: it holds no rows"),
+        (["--dataset", str(tmp_path / "none.csv")], "none.csv cannot be read: No columns to parse"),
+        (["--dataset", str(tmp_path / "none.parquet")], "none.parquet cannot be read: Parquet file size is 0 bytes"),
+        (["--dataset", str(tmp_path / "split")], r"has no split 'train', only \['test', 'dev'\]; choose with --split"),
         (["--backend", "vllm"], "pip install vllm"),
         (["--backend", "vllm", "--max_tokens_in_flight", "9"], "not for vLLM"),
     ):
@@ -115,6 +150,17 @@ def test_bad_input_ends_with_a_message(arguments, tmp_path, monkeypatch):
             main([*arguments, *change])
     with pytest.raises(SystemExit, match="holds no labels of these prompts"):
         main([arguments[0], "verify", *arguments[1:]])
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["limit", "max_tokens_in_flight", "batch_size", "num_candidates", "max_new_tokens", "tensor_parallel_size"],
+)
+@pytest.mark.parametrize("value, problem", [("0", "0 must be at least 1"), ("-5", "-5 must"), ("x", "invalid number")])
+def test_numbers_below_one_are_refused(arguments, capsys, option, value, problem):
+    with pytest.raises(SystemExit) as ended:
+        build_parser().parse_args([*arguments, f"--{option}={value}"])
+    assert ended.value.code == 2 and f"argument --{option}: {problem}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "disk"])
@@ -139,6 +185,34 @@ def test_verify_ends_with_an_error_where_something_is_wrong(arguments, tmp_path)
     shard.write_bytes(shard.read_bytes()[:-9])
     with pytest.raises(SystemExit, match=r"1 prompts lack labels \(1 damaged lines\)"):
         main(again)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "chat"])
+def test_every_kind_of_dataset_to_labels(folder, arguments, tmp_path, kind):
+    """A file of each kind, and of messages, gives what the JSON file gives."""
+    path, models = tmp_path / f"prompts.{kind}", [folder / "gpt2", folder / "opt"]
+    data = Dataset.from_list(ROWS)
+    if kind == "chat":
+        path, models = tmp_path / "chat.jsonl", [tmp_path / "gpt2", tmp_path / "opt"]
+        rows = [row | {"prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
+        path.write_text("\n".join(map(json.dumps, rows)))
+        for model in models:  # a template that adds nothing
+            shutil.copytree(folder / model.name, model)
+            (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    else:
+        (data.to_csv if kind == "csv" else data.to_parquet)(str(path))
+    main([*arguments, "--output_dir", str(tmp_path / "json")])
+    changed = ["--dataset", str(path), "--supervisors", *map(str, models), "--output_dir", str(tmp_path / kind)]
+    main([*arguments, *changed])
+    expected, made = (load_from_disk(str(tmp_path / name / "dataset")).to_list() for name in ("json", kind))
+    assert len(made) == len(expected)
+    for one, other in zip(made, expected, strict=True):
+        assert one["number"] == other["number"] and one["example_id"] == other["example_id"]
+        if kind != "chat":
+            assert one == other
+        else:
+            assert one["prompt"] == [{"role": "user", "content": other["prompt"]}]
+            assert one["completion"][0]["role"] == "assistant" and one["weak_logps"]
 
 
 def test_example_runs(arguments):

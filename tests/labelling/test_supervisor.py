@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from trl_weaks.labelling.sampling import Sampling
+from trl_weaks.labelling.supervisor import WeakSupervisor
 
 SHAPES = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma2")
 PROMPTS = [
@@ -125,6 +126,8 @@ def test_bad_arguments(build):
         supervisor.score(["a"], ["b", "c"])
     with pytest.raises(ValueError, match="no room for the completion"):
         supervisor.score(["a"], ["é" * 300])
+    with pytest.raises(ValueError, match="max_tokens_in_flight=-5 must be at least 1"):
+        WeakSupervisor(supervisor.model, supervisor.tokenizer, max_tokens_in_flight=-5)
     with pytest.raises(ValueError, match="column 'completion' must be"):
         supervisor.score(["a"], [None])
 
@@ -153,8 +156,6 @@ def test_nan_names_the_prompt_that_brings_it_out(build):
 
 
 def test_bad_tokenizers(build):
-    from trl_weaks.labelling.supervisor import WeakSupervisor
-
     supervisor = build("gpt2")
     tokenizer = supervisor.tokenizer
     tokenizer.pad_token = None

@@ -36,7 +36,8 @@ class WeakSupervisor:
             take at most as many tokens again, or one prefix. *ours*
 
     Raises:
-        ValueError: encoder-decoder model; slow tokenizer; missing eos or pad token; token ids without embedding.
+        ValueError: encoder-decoder model; slow tokenizer; missing eos or pad token; token ids without embedding; a
+            budget below one token.
     """
 
     def __init__(
@@ -48,6 +49,10 @@ class WeakSupervisor:
     ):
         self.name = name or PurePath(model.config._name_or_path or model.config.model_type).name
         check_model(model, tokenizer, self.name)
+        if max_tokens_in_flight < 1:
+            raise ValueError(
+                f"supervisor {self.name!r}: max_tokens_in_flight={max_tokens_in_flight} must be at least 1."
+            )
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters stay active
         self.config = self.model.config
         self.context = getattr(self.config.get_text_config(), "max_position_embeddings", None)

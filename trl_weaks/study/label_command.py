@@ -14,24 +14,38 @@ def label(options: argparse.Namespace) -> None:
     from ..labelling.label_completions import label_completions
     from ..labelling.processes import processes
 
+    if options.hub_private_repo and not options.push_to_hub:
+        raise ValueError("--hub_private_repo says how to upload; give --push_to_hub too.")
     prompts = load_prompts(options)  # before any model: a wrong file should not cost minutes
     labels = label_completions(load_ensemble(options), prompts, **_settings(options))
     if not processes().is_main_process:
         return
     print(f"{len(labels)} rows in {Path(options.output_dir) / 'dataset'}; card in {options.output_dir}/README.md")
     if options.push_to_hub:
-        upload(labels, Path(options.output_dir) / "README.md", options.push_to_hub)
+        upload(labels, Path(options.output_dir) / "README.md", options.push_to_hub, options.hub_private_repo)
         print(f"uploaded to https://huggingface.co/datasets/{options.push_to_hub}")
 
 
-def upload(labels, card: Path, repository: str) -> None:
-    """The card first, so that `datasets` adds its description of the files to it instead of being overwritten."""
+def upload(labels, card: Path, repository: str, private: bool | None) -> None:
+    """The card first, so that `datasets` adds its description of the files to it instead of being overwritten.
+
+    Args:
+        private: whether a new repository is; None as the account's or the organisation's default is.
+
+    Raises:
+        ValueError: a private repository was asked for, and it exists and is public; nothing is uploaded.
+    """
     from huggingface_hub import HfApi
 
     api = HfApi()
-    api.create_repo(repository, repo_type="dataset", exist_ok=True)
+    api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
+    if private and not api.repo_info(repository, repo_type="dataset").private:
+        raise ValueError(
+            f"--hub_private_repo: {repository} exists and is public. Nothing was uploaded; make it private in its "
+            "settings, or choose another name."
+        )
     api.upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id=repository, repo_type="dataset")
-    labels.push_to_hub(repository)
+    labels.push_to_hub(repository, private=private)
 
 
 def verify(options: argparse.Namespace) -> None:
@@ -51,7 +65,7 @@ def load_prompts(options: argparse.Namespace):
 
     data = _load(options)
     data = data.remove_columns([column for column in options.drop_columns if column in data.column_names])
-    data = data.select(range(min(len(data), options.limit))) if options.limit else data
+    data = data.select(range(min(len(data), options.limit or len(data))))
     for given, wanted in ((options.prompt_column, "prompt"), (options.id_column, "example_id")):
         if given and given != wanted:
             if given not in data.column_names:
@@ -64,20 +78,35 @@ def load_prompts(options: argparse.Namespace):
 
 def _load(options: argparse.Namespace):
     from datasets import load_dataset, load_from_disk
-    from datasets.exceptions import DatasetGenerationError
 
     path = Path(options.dataset)
     if path.is_file():
-        if path.suffix not in FORMATS:
-            raise ValueError(f"--dataset {path}: unknown ending; use one of {', '.join(FORMATS)}.")
-        try:
-            return load_dataset(FORMATS[path.suffix], data_files={options.split: str(path)}, split=options.split)
-        except DatasetGenerationError as error:
-            raise ValueError(f"--dataset {path} cannot be read: {error.__cause__ or error}") from error
+        return _from_file(path, options.split)
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         data = load_from_disk(str(path))
+        if isinstance(data, dict) and options.split not in data:
+            raise ValueError(
+                f"--dataset {path} has no split {options.split!r}, only {list(data)}; choose with --split."
+            )
         return data[options.split] if isinstance(data, dict) else data
     return load_dataset(options.dataset, options.config, split=options.split)
+
+
+def _from_file(path: Path, split: str):
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    if path.suffix not in FORMATS:
+        raise ValueError(f"--dataset {path}: unknown ending; use one of {', '.join(FORMATS)}.")
+    try:
+        return load_dataset(FORMATS[path.suffix], data_files={split: str(path)}, split=split)
+    except StopIteration:  # what `datasets` makes of an empty file
+        problem = "it is empty"
+    except DatasetGenerationError as error:
+        problem = str(error.__cause__ or error)
+    except ValueError as error:
+        problem = "it holds no rows" if "corresponds to no data" in str(error) else str(error)
+    raise ValueError(f"--dataset {path} cannot be read: {problem}.")
 
 
 def load_ensemble(options: argparse.Namespace):
@@ -115,13 +144,14 @@ def _transformers(options: argparse.Namespace, source: str, revision: str | None
         model = AutoModelForCausalLM.from_pretrained(
             source, revision=revision or "main", dtype=getattr(torch, options.dtype), use_safetensors=True
         )
-    return WeakSupervisor(model.to(device), tokenizer, name, options.max_tokens_in_flight or MAX_TOKENS)
+    budget = MAX_TOKENS if options.max_tokens_in_flight is None else options.max_tokens_in_flight
+    return WeakSupervisor(model.to(device), tokenizer, name, budget)
 
 
 def _vllm(options: argparse.Namespace, source: str, revision: str | None, tokenizer, name: str | None):
     from ..labelling.vllm_supervisor import VllmSupervisor
 
-    if options.max_tokens_in_flight:
+    if options.max_tokens_in_flight is not None:
         raise ValueError("--max_tokens_in_flight is not for vLLM, which has --gpu_memory_utilization.")
     return VllmSupervisor(
         source,

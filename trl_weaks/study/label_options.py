@@ -33,6 +33,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_work(parser.add_argument_group("work and output").add_argument)
 
 
+def _at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
+
+
+_at_least_one.__name__ = "number"  # argparse says "invalid number value: 'x'"
+
+
 def _add_prompts(add) -> None:
     add("--dataset", required=True, help="Hub id, folder saved to disk, or a .json, .jsonl, .csv or .parquet file")
     add("--config", help="configuration of a Hub dataset")
@@ -40,7 +50,7 @@ def _add_prompts(add) -> None:
     add("--prompt_column", default="prompt", help="text, or lists of messages (prompt)")
     add("--id_column", help="unique ids (example_id; the row number where there is no such column)")
     add("--drop_columns", nargs="*", default=[], help="columns that the labels must not carry, e.g. gold completions")
-    add("--limit", type=int, help="only the first rows")
+    add("--limit", type=_at_least_one, help="only the first rows")
 
 
 def _add_supervisors(add) -> None:
@@ -50,7 +60,7 @@ def _add_supervisors(add) -> None:
     types = ("float32", "bfloat16", "float16")
     add("--dtype", choices=types, default="float32", help="of the weights (float32: ours)")
     add("--backend", choices=("transformers", "vllm"), default="transformers", help="vllm: GPUs, installed apart")
-    add("--tensor_parallel_size", type=int, default=1, help="vllm: GPUs that share each model (1)")
+    add("--tensor_parallel_size", type=_at_least_one, default=1, help="vllm: GPUs that share each model (1)")
     share = "vllm: share of the GPU for each model (0.9 over the number of supervisors: ours)"
     add("--gpu_memory_utilization", type=float, help=share)
 
@@ -58,8 +68,13 @@ def _add_supervisors(add) -> None:
 def _add_answers(add) -> None:
     modes = "independent: each supervisor's best answer; joint: the one answer all score highest (independent: ours)"
     add("--mode", choices=("independent", "joint"), default="independent", help=modes)
-    add("--num_candidates", type=int, default=5, help="beams, or draws in joint mode, of each supervisor (5: paper)")
-    add("--max_new_tokens", type=int, default=64, help="of an answer (64: paper)")
+    add(
+        "--num_candidates",
+        type=_at_least_one,
+        default=5,
+        help="beams, or draws in joint mode, of each supervisor (5: paper)",
+    )
+    add("--max_new_tokens", type=_at_least_one, default=64, help="of an answer (64: paper)")
     add("--temperature", type=float, help="sample at this temperature instead of searching beams (beams: paper)")
     add("--top_p", type=float, default=1.0, help="sample from this share of the probability only (1, all: ours)")
     add("--seed", type=int, default=0, help="of the draws, and of what verify chooses (0)")
@@ -67,8 +82,15 @@ def _add_answers(add) -> None:
 
 def _add_work(add) -> None:
     add("--output_dir", required=True, help="labels are kept here; the same command continues a killed run")
-    add("--batch_size", type=int, default=16, help="prompts per unit of work, the most that a kill loses (16: ours)")
+    add(
+        "--batch_size",
+        type=_at_least_one,
+        default=16,
+        help="prompts per unit of work, the most that a kill loses (16: ours)",
+    )
     budget = "tokens of one batch, beams included, which bounds the memory; not for vllm (16384: ours)"
-    add("--max_tokens_in_flight", type=int, help=budget)
+    add("--max_tokens_in_flight", type=_at_least_one, help=budget)
     add("--push_to_hub", metavar="REPO", help="upload labels and card to this dataset repository")
+    private = "with --push_to_hub: make the repository private (the account's default: Hugging Face)"
+    add("--hub_private_repo", action="store_true", default=None, help=private)
     add("--share", type=float, default=0.01, help="verify: share of the prompts to label again (0.01: ours)")
