@@ -5,16 +5,22 @@ import copy
 import pytest
 import torch
 from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
 )
 
 from trl_weaks.heads import WeakHeadRequest, add_weak_head
@@ -34,6 +40,11 @@ MODELS = {
         )
     ),
 }
+MODELS |= {  # with a bias, a logit scale, a logit divisor
+    "phi": lambda: PhiForCausalLM(PhiConfig(**SMALL, **OFF, intermediate_size=24)),
+    "cohere": lambda: CohereForCausalLM(CohereConfig(**SMALL, **OFF, intermediate_size=24)),
+    "granite": lambda: GraniteForCausalLM(GraniteConfig(**SMALL, **OFF, intermediate_size=24, logits_scaling=3.0)),
+}
 LOSSES = {
     "naive": NaiveLoss(),
     "naive + aux": AuxiliaryConfidence(NaiveLoss(), gamma_max=0.3),
@@ -47,6 +58,9 @@ LOSSES = {
 def build(name="llama"):
     torch.manual_seed(0)
     model = MODELS[name]().double().eval()
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    if bias is not None:
+        torch.nn.init.normal_(bias)
     add_weak_head(model)
     return model
 
@@ -118,6 +132,7 @@ def test_loss_and_gradients_equal_plain_loops(loss, split):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_architecture_keeps_its_head_quirks(name):
     model = build(name)
+    assert model._weak_head_reachable
     ids, labels, weights, units, logps = batch()
     request = WeakHeadRequest(LOSSES["naive + aux"], 0.5, weights, units, logps)
     output = model(input_ids=ids, labels=labels, weak_head=request)
