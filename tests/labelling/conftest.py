@@ -6,6 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -19,7 +20,7 @@ CORPUS = [
     '{"date": "tomorrow", "time": "five pm"}',
     "wake me up at nine, play some jazz; hello wörld 你好 🙂 é",
 ]
-SHAPES = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma2")
+SHAPES = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma", "gemma2")
 
 
 def byte_level(bos: str | None = None, eos: str = "<|endoftext|>", vocab: int = 320) -> PreTrainedTokenizerFast:
@@ -53,7 +54,7 @@ def metaspace() -> PreTrainedTokenizerFast:
 def tokenizer_of(shape: str) -> PreTrainedTokenizerFast:
     if shape == "opt":
         return byte_level(bos="</s>", eos="</s>", vocab=300)
-    return metaspace() if shape in ("llama", "gemma2") else byte_level()
+    return metaspace() if shape in ("llama", "gemma", "gemma2") else byte_level()
 
 
 def model_of(shape: str, vocab: int, seed: int = 0, **changes):
@@ -67,6 +68,9 @@ def model_of(shape: str, vocab: int, seed: int = 0, **changes):
         ),
         "qwen2": lambda: Qwen2Config(
             **common, intermediate_size=64, num_key_value_heads=2, max_position_embeddings=256, **changes
+        ),
+        "gemma": lambda: GemmaConfig(
+            **common, intermediate_size=64, num_key_value_heads=1, head_dim=8, max_position_embeddings=256, **changes
         ),
         "gemma2": lambda: Gemma2Config(
             **common,

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from transformers import GPT2LMHeadModel
 
 from trl_weaks.labelling.budget import WIDTH, at_once, most_logits
+from trl_weaks.labelling.supervisor import WeakSupervisor
 
 HEAD = "USER: turn on the light in the kitchen, wake me up at nine, play some jazz; "
 PROMPTS = [HEAD + f"number {i}{' now' * (i % 4)} ASSISTANT:" for i in range(12)]
@@ -41,3 +43,28 @@ def test_every_forward_pass_keeps_to_the_budget(build, monkeypatch, shape, budge
     assert (len(passes) > 2 * new + 4) == (budget < 10**6), "a small budget makes more passes"
     with torch.no_grad():
         assert supervisor.answer(PROMPTS[:1], beams, new) == answers[:1]
+
+
+class Whole(GPT2LMHeadModel):
+    """Gives the logits of every token, as xLSTM does: it knows no `logits_to_keep`."""
+
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, **others):
+        given = {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
+        return super().forward(input_ids, **given, **others)
+
+
+def test_models_that_give_all_logits_keep_to_the_budget(build, monkeypatch):
+    monkeypatch.setattr("trl_weaks.labelling.budget.WIDTH", 100)
+    plain, beams, new, passes = build("gpt2"), 3, 5, []
+    model = Whole(plain.model.config).eval()
+    model.load_state_dict(plain.model.state_dict())
+    supervisor = WeakSupervisor(model, plain.tokenizer, "whole", max_tokens_in_flight=1000)
+    answers = supervisor.answer(PROMPTS[:1], beams, new)  # the probe is over
+    model.register_forward_hook(lambda module, args, output: passes.append(output.logits.shape[:-1].numel()))
+    assert supervisor.answer(PROMPTS, beams, new)[:1] == answers == plain.answer(PROMPTS[:1], beams, new)
+    read = supervisor.score(PROMPTS, ["five"] * len(PROMPTS))
+    for one, other in zip(read, plain.score(PROMPTS, ["five"] * len(PROMPTS)), strict=True):
+        assert one.logps == pytest.approx(other.logps, abs=1e-4)
+    rows, longest = 1000 * 100 // model.config.vocab_size, max(len(p.ids) for p in supervisor.encoder.prompts(PROMPTS))
+    assert 2 * longest < rows < 10 * longest, "room for some prompts, not for all"
+    assert max(passes) <= rows

@@ -6,7 +6,7 @@ import torch
 from trl_weaks.labelling import sharing as module
 from trl_weaks.labelling.beams import inference
 
-SHAPES = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma2")
+SHAPES = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma", "gemma2")
 HEAD = "USER: turn on the light in the kitchen, wake me up at nine, play some jazz; hello "
 PROMPTS = [
     HEAD + tail + " ASSISTANT:" for tail in ("you", "wörld 你好 🙂 tomorrow in the kitchen", "jazz at five", "")

@@ -6,7 +6,7 @@ import torch
 from trl_weaks.labelling.sampling import Sampling
 from trl_weaks.labelling.supervisor import WeakSupervisor
 
-SHAPES = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma2")
+SHAPES = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma", "gemma2")
 PROMPTS = [
     "USER: turn on the light ASSISTANT:",
     "USER: wake me up at nine tomorrow in the kitchen, 你好 🙂 ASSISTANT:",

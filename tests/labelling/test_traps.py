@@ -11,7 +11,7 @@ HEAD = "USER: turn on the light in the kitchen, wake me up at nine, play some ja
 TAILS = ("you", "wörld 你好 🙂 tomorrow in the kitchen", "jazz at five", "")
 PROMPTS = [HEAD + tail + " ASSISTANT:" for tail in TAILS]
 COMPLETIONS = ['{"date": "tomorrow"}', '{"date": "five"}', " é🙂", ""]
-MODERN = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma2")
+MODERN = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma", "gemma2")
 
 
 def everything(supervisor):

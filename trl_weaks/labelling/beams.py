@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache
 
 from .budget import at_once
 from .cascade import NAME, Level, attention, cascade_cache
-from .forward import is_recurrent, left_pad
+from .forward import is_recurrent, left_pad, logits_made
 
 
 def beam_config(num_candidates: int, max_new_tokens: int, eos_id: int, pad_id: int) -> GenerationConfig:
@@ -56,7 +56,7 @@ def search(
     while start < len(order):
         length = len(prompts[order[start]])
         each = length - skip + rows * new if sharing else rows * (length + new)
-        batch = order[start : start + at_once(model, max_tokens, each, rows)]
+        batch = order[start : start + at_once(model, max_tokens, each, logits_made(model, rows * length, rows))]
         if is_recurrent(model):  # a recurrent state would run over the padding
             batch = [i for i in batch if len(prompts[i]) == length]
         extra = processors(batch) if processors else []

@@ -17,6 +17,11 @@ def accepted(model: torch.nn.Module, name: str) -> bool:
     return name in inspect.signature(model.forward).parameters
 
 
+def logits_made(model: torch.nn.Module, tokens: int, wanted: int) -> int:
+    """Rows of logits of a forward pass of which `wanted` are asked for; some models give them for all their tokens."""
+    return wanted if accepted(model, "logits_to_keep") else max(tokens, wanted)
+
+
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> dict[str, Tensor]:
     """Rows aligned at their ends, with the mask and the positions of the real tokens.
 
@@ -59,7 +64,7 @@ def plain_logps(
     start = 0
     while start < len(order):
         longest = sum(map(len, pairs[order[start]]))
-        batch = order[start : start + at_once(model, max_tokens, longest, most + 1)]
+        batch = order[start : start + at_once(model, max_tokens, longest, logits_made(model, longest, most + 1))]
         if is_recurrent(model):  # a recurrent state would run over the padding
             batch = [i for i in batch if sum(map(len, pairs[i])) == longest]
         for i, logps in zip(batch, _batch_logps(model, [pairs[i] for i in batch], pad_id), strict=True):
