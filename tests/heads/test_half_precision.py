@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trl_weaks.heads import WeakHeadRequest
+from trl_weaks.heads import WeakHeadRequest, chunked
 from trl_weaks.heads.chunked import ChunkedHeadLoss, ChunkedLogitsLoss
 from trl_weaks.heads.projection import LogitTransform
 from trl_weaks.heads.tokens import flatten_tokens
@@ -68,6 +68,49 @@ def test_gradients_too_small_for_float16_survive_until_they_are_scaled(way):
     exact = gradients(torch.float32, 256.0, 1e6, way)
     for x, y in zip(gradients(torch.float16, 256.0, 1e6, way), exact, strict=True):
         assert (x - y).norm() < 2e-2 * y.norm()
+
+
+def statistics(device):
+    """Per token, of a bfloat16 head with logits up to 50, and of the same numbers in float32."""
+    g = torch.Generator().manual_seed(3)
+    hidden = (4 * torch.randn(T, H, generator=g)).bfloat16()
+    kernel = (0.5 * torch.randn(V, H, generator=g)).bfloat16()
+    request = WeakHeadRequest(NAIVE, 0.5, torch.ones(1, 1), chunk_size=24)
+    tokens, _ = flatten_tokens(request, torch.randint(V, (1, T + 1), generator=g).to(device))
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        inputs = [x.to(device, dtype, copy=True).requires_grad_() for x in (hidden, kernel)]
+        value, table = ChunkedHeadLoss.apply(*inputs, None, tokens, request, LogitTransform())
+        found.append([table, *(x.float() for x in torch.autograd.grad(value, inputs))])
+    return found
+
+
+def assert_logits_were_not_rounded(rounded, exact):
+    torch.testing.assert_close(rounded[0], exact[0], rtol=1e-4, atol=1e-4)
+    for x, y in zip(rounded[1:], exact[1:], strict=True):
+        assert (x - y).norm() < 5e-3 * y.norm()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.skipif(not hasattr(torch.ops.aten.mm, "dtype_out"), reason="needs torch 2.8")
+def test_logits_are_not_rounded_to_bfloat16_on_cuda():
+    assert_logits_were_not_rounded(*statistics("cuda"))
+
+
+def test_logits_are_not_rounded_where_products_come_in_float32(monkeypatch):
+    """The same branch on a CPU, whose products are made wide here."""
+    mm, addmm = torch.mm, torch.addmm
+
+    def wide_mm(a, b, out, out_dtype=None):
+        return mm(a, b, out=out) if out_dtype is None else mm(a.to(out_dtype), b.to(out_dtype), out=out)
+
+    def wide_addmm(c, a, b, beta, out_dtype, out):
+        return addmm(c, a.to(out_dtype), b.to(out_dtype), beta=beta, out=out)
+
+    monkeypatch.setattr(torch, "mm", wide_mm)
+    monkeypatch.setattr(torch, "addmm", wide_addmm)
+    monkeypatch.setattr(chunked, "_wide_products", lambda x, dtype: x.dtype == torch.bfloat16)
+    assert_logits_were_not_rounded(*statistics("cpu"))
 
 
 def test_the_divisor_divides():

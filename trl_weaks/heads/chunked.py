@@ -20,6 +20,9 @@ class ChunkedHeadLoss(torch.autograd.Function):
     Per chunk of n tokens: `z = h W'`, the gradient `g = dloss/dz` over it, then `dh = g W` and `dW += g' h`: three
     matrix products, one buffer of `(n, V)` logits. The weight's gradient is accumulated in float32 (float64 for
     float64 models) and handed over in `backward`, which can therefore run once only.
+
+    On CUDA (torch 2.8 or newer) the logits of a bfloat16 model are products in float32. Elsewhere they are rounded to
+    bfloat16 first, as in TRL and transformers: they are up to 0.03 off from 8 on, and 0.125 from 32 on.
     """
 
     @staticmethod
@@ -43,10 +46,12 @@ class ChunkedHeadLoss(torch.autograd.Function):
             kernel, offset = weight.detach().to(compute), None if bias is None else _finite(bias.detach().to(exact))
             spans = tokens.chunks(request.chunk_size)
             longest = max((span.stop - span.start for span in spans), default=0)
-            buffer = torch.empty(longest, len(weight), dtype=compute, device=hidden.device)
+            wide = _wide_products(kernel, exact)
+            buffer = torch.empty(longest, len(weight), dtype=exact if wide else compute, device=hidden.device)
             for span in spans:
                 h = hidden[span].detach().to(compute)
-                logits = torch.mm(h, kernel.t(), out=buffer[: len(h)]).to(exact)
+                asked = {"out_dtype": exact} if wide else {}
+                logits = torch.mm(h, kernel.t(), out=buffer[: len(h)], **asked).to(exact)
                 logits = transform.forward(logits if offset is None else logits.add_(offset))
                 slope = transform.slope(logits) if any(ctx.needs_input_grad) else None
                 rows = chunk_rows(logits, tokens, span, request, any(ctx.needs_input_grad))
@@ -131,6 +136,12 @@ def _raw(gradient: LogitGradient, slope: Tensor | None, compute: torch.dtype) ->
     return gradient if gradient.dense.dtype == compute else LogitGradient(gradient.full())
 
 
+def _wide_products(factor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether products of such bfloat16 matrices can be had in float32, unrounded."""
+    known = hasattr(torch.ops.aten.mm, "dtype_out")
+    return known and factor.device.type == "cuda" and factor.dtype == torch.bfloat16 and dtype == torch.float32
+
+
 def _accumulate(grads: list[Tensor | None], span: slice, gradient: LogitGradient, h: Tensor, kernel: Tensor) -> None:
     hidden_grad, weight_grad, bias_grad = grads
     dense, scales = gradient.dense, gradient.scales
@@ -143,7 +154,7 @@ def _accumulate(grads: list[Tensor | None], span: slice, gradient: LogitGradient
             hidden_grad[span] *= scales[:, None].to(h.dtype)
     if weight_grad is not None:
         first = 0.0 if span.start == 0 else 1.0
-        if h.dtype != weight_grad.dtype and h.device.type == "cuda":
+        if _wide_products(h, weight_grad.dtype):
             dense = dense.to(h.dtype).t()
             torch.addmm(weight_grad, dense, scaled, beta=first, out_dtype=weight_grad.dtype, out=weight_grad)
         else:
