@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import yaml
 from accelerate import PartialState
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -118,3 +119,15 @@ def test_checking_deepspeed_settings_leaves_no_trace(tmp_path):
     environment = dict(os.environ)
     check_settings(config)
     assert dict(os.environ) == environment and not is_deepspeed_zero3_enabled()
+
+
+@pytest.mark.parametrize(
+    ("check", "config_class", "preset"),
+    [(check_settings, SlotFillingConfig, name) for name in ("tiny", "slurp", "small", "paper")]
+    + [(check_classification, ClassificationConfig, name) for name in ("tiny", "slurp", "paper")],
+)
+def test_presets_are_settings_that_trainers_take(check, config_class, preset, tmp_path):
+    settings = yaml.safe_load(config_class.preset_path(preset).read_text(encoding="utf-8"))
+    if preset == "slurp":
+        settings["data_dir"] = str(tmp_path)
+    check(config_class(**settings | {"methods": ["all"]}))
