@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from launches import distance, reference, seen, weights
 
 ENGINES = {"single": "Llama", "ddp": "DistributedDataParallel", "zero": "DeepSpeedEngine", "fsdp2": "FSDPLlama"}
@@ -18,7 +19,7 @@ def check_active(folder: Path, cell: str) -> None:
     processes = 1 if strategy == "single" else 2
     assert (found["processes"], found["group"]) == (processes, processes)
     total, local = found["total"], found["local"]
-    assert 0 < found["moments"] <= total
+    assert found["moments"] == 0 if "sgd" in options else 0 < found["moments"] <= total
     if kind == "zero":
         assert found["stage"] == int(strategy[4])
         assert ("cpu" in str(found["offload"])) == strategy.endswith("_offload")
@@ -31,9 +32,10 @@ def check_active(folder: Path, cell: str) -> None:
         assert found["moments"] <= share * total, "the optimizer's states are shared out"
 
 
-def check_equal(folder: Path, cell: str, tolerance: float = 1e-5) -> None:
-    """Two processes reach the weights of one, and the comparison can tell other training from this."""
-    assert distance(folder, cell, reference(cell)) <= tolerance
+def check_equal(folder: Path, cell: str) -> None:
+    """Two processes reach the weights of one: after updates of plain SGD to 1e-6; Adam, which divides small gradients
+    by their own size, makes more of their rounding."""
+    assert distance(folder, cell, reference(cell)) <= (1e-6 if "sgd" in cell.split("/") else 1e-5)
     logs, expected = (
         [(log["step"] if "step" in log else i, log["loss"]) for i, log in enumerate(seen(folder, c)["logs"])]
         for c in (cell, reference(cell))
@@ -41,6 +43,19 @@ def check_equal(folder: Path, cell: str, tolerance: float = 1e-5) -> None:
     assert len(logs) == len(expected) == 6
     for (_, loss), (_, other) in zip(logs, expected, strict=True):
         assert abs(loss - other) <= 1e-4 * max(1.0, abs(other))
+
+
+def check_near(folder: Path, cell: str, start: dict) -> None:
+    """bfloat16 on two processes makes the updates that float32 makes on one: as long in their direction, to 3 %, and
+    not much beside it, where the rounding of the weights lies."""
+    found, exact = weights(folder, cell), weights(folder, reference(cell))
+    ours, theirs = (
+        torch.cat([(w[name].double() - start[name].detach().double()).flatten() for name in start])
+        for w in (found, exact)
+    )
+    along = float(ours @ theirs / (theirs @ theirs))
+    assert abs(along - 1) <= 0.03
+    assert 0 < float((ours - theirs).norm() / theirs.norm()) <= 0.2
 
 
 def check_moved(folder: Path, cell: str, start: dict) -> None:

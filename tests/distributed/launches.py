@@ -25,7 +25,9 @@ COMPILER = bool(shutil.which("g++") and shutil.which("ninja"))
 
 # The default tests: every strategy with every objective, and the variants where they differ most.
 CORE = [f"{strategy}/{objective}" for strategy in STRATEGIES for objective in OBJECTIVES]
+CORE += [f"{strategy}/evidential/sgd" for strategy in STRATEGIES]
 CORE += ["ddp/soft/uneven", "zero3/evidential/silent", "zero3/soft/bf16", "zero3/evidential/generate"]
+CORE += ["zero3/evidential/bf16/sgd"]
 # The rest, behind `make test-distributed`.
 REST = [f"{strategy}/{objective}" for strategy in STRATEGIES for objective in (*VARIANTS, *ADAPTERS)]
 REST += [
@@ -35,6 +37,8 @@ REST += [
     "ddp/soft/shifted",
     "fsdp2/soft/shifted",
 ]
+REST += [f"{strategy}/{objective}/sgd" for strategy in STRATEGIES for objective in ("soft", "classification", "cdpo")]
+REST += ["zero2/evidential/bf16/sgd"]
 REST += ["zero3/evidential/checkpointing", "zero2/soft/bf16", "zero1/evidential"]
 REST += ["ddp/evidential/generate", "zero2/evidential/generate", "zero3/evidential/lora/generate"]
 REST += ["zero2_offload/evidential", "zero3_offload/evidential", "zero3_offload/cdpo"]

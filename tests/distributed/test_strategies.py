@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from checks import check_active, check_equal, check_moved
+from checks import check_active, check_equal, check_moved, check_near
 from launches import COMPILED, CORE, DEEPSPEED, OBJECTIVES, REST, STRATEGIES, distance, place, reference, seen, weights
 
 
@@ -34,6 +34,15 @@ def test_one_process_learns_and_the_objectives_differ(folder_of):
     check_moved(folder, "single/soft", dict(model().named_parameters()))
     for one, other in (("soft", "soft/uneven"), ("evidential", "evidential/silent"), ("soft", "evidential")):
         assert distance(folder, f"single/{one}", f"single/{other}") > 1e-4
+
+
+@pytest.mark.parametrize("cell", [pytest.param(c, marks=marks(c)) for c in CORE + REST if c.endswith("/bf16/sgd")])
+def test_bfloat16_on_two_processes_is_near_float32_on_one(folder_of, cell):
+    from preference_runs import model
+
+    start = dict(model().named_parameters())
+    check_near(folder_of(cell), cell, start)
+    check_moved(folder_of(cell), reference(cell), start)
 
 
 @pytest.mark.parametrize("cell", ["zero3/soft/bf16", pytest.param("zero2/soft/bf16", marks=pytest.mark.matrix)])

@@ -18,6 +18,7 @@ LOSSES = [
     {"weak_loss": "naive", "gamma_max": 0.0, "confidence_split": "uniform"},
     {"weak_loss": "bayesian", "confidence_split": "uniform"} | EVERYTHING,
 ]
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 
 def trainer(model, rows, tokenizer, arguments, **settings):
@@ -25,18 +26,21 @@ def trainer(model, rows, tokenizer, arguments, **settings):
     return WeakSupervisionTrainer(model, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 @pytest.mark.parametrize("whole", [False, True], ids=["autocast", "weights too"])
 @pytest.mark.parametrize("loss", LOSSES, ids=["naive", "everything"])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_one_step_is_near_that_of_float32(name, loss, whole, weak_rows, tokenizer, arguments):
+def test_one_step_is_near_that_of_float32(name, loss, whole, device, weak_rows, tokenizer, arguments):
     for row in weak_rows:  # what bfloat16 would round to 1
         row["weak_logps"] = [[-0.0013] * len(logps) for logps in row["weak_logps"]]
     runs = []
     for bf16 in (False, True):
         model = shape(name, tokenizer)
         run = trainer(model.to(torch.bfloat16) if bf16 and whole else model, weak_rows, tokenizer, arguments,
-                      max_steps=1, bf16=bf16, **loss)  # fmt: skip
-        runs.append(one_step(watch_gradients(run)))
+                      max_steps=1, bf16=bf16, use_cpu=device == "cpu" or not bf16, **loss)  # fmt: skip
+        assert run.accelerator.device.type == (device if bf16 else "cpu")
+        step = one_step(watch_gradients(run))
+        runs.append((step[0], {name: gradient.float().cpu() for name, gradient in step[1].items()}, step[2]))
     exact, found = runs
     assert found[0] == pytest.approx(exact[0], rel=5e-3)
     # a backbone of rounded weights moves the student's own predictions, which the auxiliary loss trains on

@@ -82,7 +82,7 @@ def test_accumulation_does_not_change_the_gradient(tmp_path, weak_loss, kind):
     """4 x 1, 2 x 2, 1 x 4, and a last update of fewer rows; also for a model that says it takes no count."""
     dataset = weak_dataset(rows=10)
     changes = {"weak_loss": weak_loss, "gamma_max": 0.0 if weak_loss == "dirichlet_votes" else 0.5}
-    changes |= {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0}  # Adam makes more of tiny gradients' rounding
+    changes |= {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0}  # Adam makes much of rounding
 
     def model():
         built = classifier(kind)
