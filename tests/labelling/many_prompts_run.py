@@ -51,7 +51,7 @@ def main(folder: Path, count: int) -> None:
         def answer(self, prompts, *args, **kwargs):
             return [[(f"{self.name} {prompt[:30]}", True)] * 5 for prompt in prompts]
 
-        def score(self, prompts, completions, names=None):
+        def score_fitting(self, prompts, completions, names=None):
             return [Scored([1] * 9, [-0.25] * 9, [(i, i + 1) for i in range(8)] + [(8, 8)]) for _ in completions]
 
     tokenizer = shapes.tokenizer_of("gpt2")

@@ -111,7 +111,7 @@ def test_second_call_computes_nothing(ensemble, prompts, tmp_path, monkeypatch, 
     written = (tmp_path / "dataset" / "data-00000-of-00001.arrow").read_bytes()
     for supervisor in ensemble.supervisors:
         monkeypatch.setattr(supervisor, "answer", None)
-        monkeypatch.setattr(supervisor, "score", None)
+        monkeypatch.setattr(supervisor, "score_fitting", None)
     again = label_completions(ensemble, prompts, num_candidates=3, max_new_tokens=6, output_dir=tmp_path)
     assert first[:] == again[:] == independent[:]
     assert written == (tmp_path / "dataset" / "data-00000-of-00001.arrow").read_bytes()
@@ -250,8 +250,8 @@ def test_answers_made_again_with_another_text_are_read_again(build, prompts, tmp
     replaced(shard, 0)  # answers of "a" to one prompt
     first, real = ensemble.supervisors[0], ensemble.supervisors[0].answer
     monkeypatch.setattr(first, "answer", lambda *a, **k: [[(t + "!", f) for t, f in row] for row in real(*a, **k)])
-    read, score = [], WeakSupervisor.score
-    monkeypatch.setattr(WeakSupervisor, "score", lambda s, p, c, n=None: read.append(len(set(p))) or score(s, p, c, n))
+    read, score = [], WeakSupervisor.score_fitting
+    monkeypatch.setattr(WeakSupervisor, "score_fitting", lambda s, p, *a: read.append(len(set(p))) or score(s, p, *a))
     made = label_completions(ensemble, prompts, **run, output_dir=tmp_path)
     assert read == [5, 5], "the unit of the damaged line, by both supervisors; the other unit stays"
     assert any(text.endswith("!") for text in made["completion"])

@@ -43,10 +43,10 @@ class Planted(WeakSupervisor):
             return super().generate(prompts, num_candidates, max_new_tokens, names)
         return [[Candidate(text, [0], [-1.0], [(0, 0)], True) for text in self.answers(p)] for p in prompts]
 
-    def score(self, prompts, completions, names=None):
+    def score_fitting(self, prompts, completions, names=None):
         self.calls.append(list(zip(prompts, completions, strict=True)))
         if self.scores is None:
-            return super().score(prompts, completions, names)
+            return super().score_fitting(prompts, completions, names)
         return [
             Scored([0, 0], [self.scores(p, c)] * 2, [(0, 0)] * 2) for p, c in zip(prompts, completions, strict=True)
         ]
@@ -180,11 +180,11 @@ def test_a_killed_run_resumes_to_the_same_pairs_without_redoing_work(build, stud
     class Mortal(Planted):
         lives = 2
 
-        def score(self, *arguments):
+        def score_fitting(self, *arguments):
             if self.lives == 0:
                 raise Killed
             self.lives -= 1
-            return super().score(*arguments)
+            return super().score_fitting(*arguments)
 
     run = {"num_candidates": 3, "max_new_tokens": 4, "batch_size": 1}
     whole = build_preferences(student, ensemble, prompts(), **run)

@@ -33,17 +33,32 @@ def supervisors(build, monkeypatch):
     return [first, other]
 
 
-def test_which_fit(supervisors):
+def test_what_fits_is_scored_as_ever(supervisors):
     first, other = supervisors
-    assert first.fits(PROMPTS[:2], ["five", LONG]) == [True, True]
-    assert other.fits(PROMPTS[:2], ["five", LONG]) == [True, False]
+    pairs = PROMPTS[:2], ["five", LONG]
+    assert first.score_fitting(*pairs) == first.score(*pairs)
+    assert other.score_fitting(*pairs) == [other.score(PROMPTS[:1], ["five"])[0], None]
     with pytest.raises(ValueError, match="no room for the completion"):
-        other.score(PROMPTS[1:2], [LONG])
-    (p,) = other.encoder.prompts(PROMPTS[:1])
-    other.context = len(p.ids) + len(other.score(PROMPTS[:1], ["five"])[0].token_ids)
-    assert other.fits(PROMPTS[:1], ["five"]) == [True] and other.score(PROMPTS[:1], ["five"])
+        other.score(*pairs)
+    (p,), (five,) = other.encoder.prompts(PROMPTS[:1]), other.score(PROMPTS[:1], ["five"])
+    other.context = len(p.ids) + len(five.token_ids)
+    assert other.score_fitting(PROMPTS[:1], ["five"]) == [five]
     other.context -= 1
-    assert other.fits(PROMPTS[:1], ["five"]) == [False]
+    assert other.score_fitting(PROMPTS[:1], ["five"]) == [None]
+    assert other.score_fitting([], []) == []
+
+
+def test_a_prompt_is_tokenised_once_for_all_its_candidates(supervisors, monkeypatch):
+    supervisor, asked = supervisors[0], []
+    real = supervisor.encoder.prompts
+    monkeypatch.setattr(supervisor.encoder, "prompts", lambda p, n=None: asked.append(list(p)) or real(p, n))
+    order = [0, 0, 1, 1, 1, 0]
+    texts = ["five", "nine", "five", "nine", "ten", "ten"]
+    read = supervisor.score([PROMPTS[i] for i in order], texts)
+    assert asked == [[PROMPTS[0], PROMPTS[1], PROMPTS[0]]]
+    for i, text, together in zip(order, texts, read, strict=True):
+        (alone,) = supervisor.score([PROMPTS[i]], [text])
+        assert alone.token_ids == together.token_ids and alone.logps == pytest.approx(together.logps, abs=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["independent", "joint"])
@@ -64,7 +79,7 @@ def test_labels_without_the_long_answer(supervisors, tmp_path, caplog, monkeypat
         assert row["weak_score"] == pytest.approx(ensemble.score([row["prompt"]], [row["completion"]])[0], abs=1e-5)
     assert verify_labels(ensemble, data(), tmp_path, mode, share=1, **RUN).different == []
     for supervisor in supervisors:
-        monkeypatch.setattr(supervisor, "score", None)
+        monkeypatch.setattr(supervisor, "score_fitting", None)
     assert label_completions(ensemble, data(), mode, output_dir=tmp_path, **RUN)[:] == rows[:], "kept, not read again"
 
 

@@ -23,14 +23,26 @@ class Placed:
     kept: int
 
 
-def place(render: Callable[[list[dict]], str], prompt: list[dict], answer: dict) -> Placed | None:
-    """Find an answer in its conversation, or None where the template changes more than the white space around it.
+def around(render: Callable[[list[dict]], str], prompt: list[dict], answer: dict) -> tuple[str, str]:
+    """What the template writes before an answer to the prompt, and after it.
 
     Args:
         render: applies the template to messages.
-        answer: the message that follows the prompt; its content is text.
+        answer: the message that follows the prompt; its content is not looked at.
     """
     before, _, after = render([*prompt, {**answer, "content": MARK}]).rpartition(MARK)
+    return before, after
+
+
+def place(
+    render: Callable[[list[dict]], str], prompt: list[dict], answer: dict, edges: tuple[str, str] | None = None
+) -> Placed | None:
+    """Find an answer in its conversation, or None where the template changes more than the white space around it.
+
+    Args:
+        edges: what `around` gives for this prompt, where it is known.
+    """
+    before, after = edges or around(render, prompt, answer)
     whole, text = render([*prompt, answer]), answer["content"]
     kept = whole[len(before) : len(whole) - len(after)]
     if whole != before + kept + after or kept.strip() != text.strip() or kept not in text:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from .chat import place
+from .chat import around, place
 from .messages import Prompt, as_completion
 
 CONTEXT = 8  # prompt tokens decoded with a candidate: enough to know whether its first token begins with a space
@@ -86,7 +86,8 @@ class Encoder:
         """
         if not prompts:
             return []
-        written = [self._written(p, text) for p, text in zip(prompts, texts, strict=True)]
+        edges: dict[int, tuple[str, str]] = {}  # the candidates of a prompt share it
+        written = [self._written(p, text, edges) for p, text in zip(prompts, texts, strict=True)]
         special = not prompts[0].chat
         batch = self.tokenizer([w for w, _, _ in written], add_special_tokens=special, return_offsets_mapping=True)
         eos_id = self.eos_id(prompts[0].chat)
@@ -156,10 +157,14 @@ class Encoder:
     def _render(self, messages: list[dict], **options: bool) -> str:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
 
-    def _written(self, prompt: EncodedPrompt, text: str) -> tuple[str, int, int]:
+    def _written(self, prompt: EncodedPrompt, text: str, edges: dict[int, tuple[str, str]]) -> tuple[str, int, int]:
         """Prompt and completion as in training; where the completion's character 0 would be in it; where it ends."""
-        if prompt.chat and (placed := place(self._render, prompt.messages, as_completion(prompt.messages, text)[0])):
-            return placed.whole, placed.start - placed.skipped, placed.start + placed.kept
+        if prompt.chat:
+            (answer,) = as_completion(prompt.messages, text)
+            if id(prompt) not in edges:
+                edges[id(prompt)] = around(self._render, prompt.messages, answer)
+            if placed := place(self._render, prompt.messages, answer, edges[id(prompt)]):
+                return placed.whole, placed.start - placed.skipped, placed.start + placed.kept
         start = len(prompt.text)
         eos = self.tokenizer.convert_ids_to_tokens(self.eos_id(prompt.chat))
         return prompt.text + text + eos, start, start + len(text)

@@ -41,7 +41,10 @@ def alone(folder: Path, work: Callable[[], object]) -> None:
             with suppress(OSError):  # the launcher then ends the others
                 signal.write_text(f"{type(error).__name__}: {error}")
             raise
-        signal.touch()
+        try:
+            signal.touch()
+        except OSError as error:
+            raise refused(folder, error) from error
     else:
         while not signal.exists():
             time.sleep(POLL)

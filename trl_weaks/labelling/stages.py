@@ -91,14 +91,8 @@ def readings(
 ) -> list[list[Scored | None]]:
     """Several completions of each prompt, scored; None for one too long for this supervisor's context."""
     flat = [(p, t, n) for p, row, n in zip(prompts, texts, names, strict=True) for t in row]
-    fits = supervisor.fits(*_columns(flat))
-    read = iter(supervisor.score(*_columns([asked for asked, fit in zip(flat, fits, strict=True) if fit])))
-    found = iter([next(read) if fit else None for fit in fits])
-    return [[next(found) for _ in row] for row in texts]
-
-
-def _columns(rows: Sequence[tuple]) -> tuple[list, list, list]:
-    return tuple([row[column] for row in rows] for column in range(3))
+    read = iter(supervisor.score_fitting(*map(list, zip(*flat, strict=True))) if flat else ())
+    return [[next(read) for _ in row] for row in texts]
 
 
 def pooled(ledger: Ledger, ensemble: WeakEnsemble, row: int, mode: str) -> list[str]:

@@ -126,19 +126,21 @@ class WeakSupervisor:
         encoded, read = self._tokenise(prompts, completions, names)
         for p, c, name in zip(encoded, read, names, strict=True):
             check_room(self.context, self.name, len(p.ids), len(c.ids), name, "the completion")
-        logps = self.logps([(tuple(p.ids), tuple(c.ids)) for p, c in zip(encoded, read, strict=True)], names)
-        return [Scored(c.ids, row, c.offsets) for c, row in zip(read, logps, strict=True)]
+        return self._scored(encoded, read, names)
 
-    def fits(
+    def score_fitting(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], names: Sequence[str] | None = None
-    ) -> list[bool]:
-        """Whether each completion fits into the model's context after its prompt, so that it can be scored.
+    ) -> list[Scored | None]:
+        """As `score`, but None for a pair longer than the model's context.
 
         Another supervisor's answer may have more tokens here than there.
         """
         names = names or [f"prompt {i}" for i in range(len(prompts))]
         encoded, read = self._tokenise(prompts, completions, names)
-        return [has_room(self.context, len(p.ids), len(c.ids)) for p, c in zip(encoded, read, strict=True)]
+        fit = [i for i, (p, c) in enumerate(zip(encoded, read, strict=True)) if self._holds(p, c)]
+        made = self._scored(*([values[i] for i in fit] for values in (encoded, read, names)))
+        found = dict(zip(fit, made, strict=True))
+        return [found.get(i) for i in range(len(encoded))]
 
     def encode(self, prompts: Sequence[Prompt], names: Sequence[str], room: int = 0) -> list[EncodedPrompt]:
         """Tokenise prompts and check that each leaves `room` tokens in the model's context."""
@@ -168,9 +170,24 @@ class WeakSupervisor:
     ) -> tuple[list[EncodedPrompt], list[EncodedCompletion]]:
         if len(prompts) != len(completions):
             raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions; give one prompt for each.")
-        encoded = self.encode(prompts, names)
+        new = [i for i, prompt in enumerate(prompts) if i == 0 or prompt != prompts[i - 1]]  # candidates lie together
+        distinct = iter(self.encode([prompts[i] for i in new], [names[i] for i in new]))
+        encoded: list[EncodedPrompt] = []
+        starts = set(new)
+        for i in range(len(prompts)):
+            encoded.append(next(distinct) if i in starts else encoded[-1])
         texts = [completion_text(c, name) for c, name in zip(completions, names, strict=True)]
         return encoded, self.encoder.completions(encoded, texts)
+
+    def _holds(self, prompt: EncodedPrompt, completion: EncodedCompletion) -> bool:
+        return has_room(self.context, len(prompt.ids), len(completion.ids))
+
+    def _scored(
+        self, prompts: Sequence[EncodedPrompt], completions: Sequence[EncodedCompletion], names: Sequence[str]
+    ) -> list[Scored]:
+        pairs = [(tuple(p.ids), tuple(c.ids)) for p, c in zip(prompts, completions, strict=True)]
+        logps = self.logps(pairs, names)
+        return [Scored(c.ids, row, c.offsets) for c, row in zip(completions, logps, strict=True)]
 
     def _decode(
         self,
