@@ -32,6 +32,7 @@ from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.trainer.preparation import PREPARED, UNIT_IDS, UNIT_LOGPS, WEIGHTS
 
 SHAPES = ("gpt2", "opt", "neox", "llama")
+SMOOTH_OPT = "opt_gelu"  # OPT without the kinks of its ReLU, beside which float32 gradients may jump
 
 
 def build(shape: str, arguments: argparse.Namespace) -> PreTrainedModel:
@@ -45,6 +46,9 @@ def build(shape: str, arguments: argparse.Namespace) -> PreTrainedModel:
             eos_token_id=1, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
         ),
         "opt": lambda: OPTConfig(**common, ffn_dim=4 * width, word_embed_proj_dim=width, dropout=0.0),
+        SMOOTH_OPT: lambda: OPTConfig(
+            **common, ffn_dim=4 * width, word_embed_proj_dim=width, dropout=0.0, activation_function="gelu",
+        ),
         "neox": lambda: GPTNeoXConfig(**common, intermediate_size=4 * width),
         "llama": lambda: LlamaConfig(
             **common, intermediate_size=8 * width // 3, num_key_value_heads=max(1, heads // 3)
@@ -171,7 +175,7 @@ def report(shape: str, seconds: dict[str, list[float]], over: str, under: str, e
 
 def parse(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--shapes", nargs="+", choices=[*SHAPES, SMOOTH_OPT], default=list(SHAPES))
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--vocabulary", type=int, default=32_000)

@@ -95,9 +95,10 @@ def seen(folder: Path, cell: str) -> dict:
     return json.loads((place(folder, cell) / "seen.json").read_text())
 
 
-def weights(folder: Path, cell: str) -> dict:
-    """The one safetensors file that `save_model` left: the whole model, or the adapter."""
-    files = list(place(folder, cell).glob("*model*.safetensors"))
+def weights(folder: Path, cell: str, when: str = ".") -> dict:
+    """The one safetensors file that `save_model` left: the whole model, or the adapter; of one process, also at the
+    `"start"`."""
+    files = list((place(folder, cell) / when).glob("*model*.safetensors"))
     assert len(files) == 1, files
     return load_file(files[0])
 
@@ -107,6 +108,15 @@ def distance(folder: Path, cell: str, other: str) -> float:
     one, two = weights(folder, cell), weights(folder, other)
     assert one.keys() == two.keys()
     return max(float((one[name].double() - two[name].double()).abs().max()) for name in one)
+
+
+def relative_distance(folder: Path, cell: str) -> float:
+    """Norm of the difference of all weights from those of one process, over the norm of what training changed."""
+    one = weights(folder, cell)
+    other, start = weights(folder, reference(cell)), weights(folder, reference(cell), "start")
+    apart = sum(float((one[name].double() - other[name].double()).square().sum()) for name in other)
+    moved = sum(float((other[name].double() - start[name].double()).square().sum()) for name in other)
+    return (apart / moved) ** 0.5
 
 
 def table(folder: Path) -> str:
