@@ -28,9 +28,10 @@ $(VENV)/.testable: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[deepspeed]'
 	touch $@
 
-# One thread: the tests' tensors are tiny, and several processes with many threads each stand in each other's way.
+# One thread: the tests' tensors are tiny, and several processes with many threads each stand in each other's way. Two
+# files at a time, each whole in one worker, since its tests share what they trained.
 test: $(VENV)/.testable ## the tests, each strategy on two processes among them
-	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m "not slow and not matrix" $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not matrix" $(ARGS)
 
 test-slow: $(VENV)/.testable ## the tests that take minutes
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m slow $(ARGS)
