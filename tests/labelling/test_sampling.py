@@ -123,7 +123,7 @@ def test_draws_are_kept_and_never_mixed_with_beams(ensemble, data, tmp_path, mon
     assert "| seed | 0 |" in (tmp_path / "README.md").read_text()
     for changed in ({"seed": 1}, {"temperature": 0.5}, {"top_p": 0.5}):
         assert label_completions(ensemble, data, **ASKED | changed, output_dir=tmp_path)[:] != drawn
-    assert verify_labels(ensemble, data, tmp_path, **ASKED, share=1).different  # the dataset there is the last one made
+    assert verify_labels(ensemble, data, tmp_path, **ASKED, share=1).different  # the dataset there is another
     assert label_completions(ensemble, data, **ASKED, output_dir=tmp_path)[:] == drawn
     assert verify_labels(ensemble, data, tmp_path, **ASKED, share=1).different == []
     for supervisor in ensemble.supervisors:
