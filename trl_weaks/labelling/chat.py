@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
 MARK = "\ue000"  # stands for an answer that no template knows
 
 
@@ -21,6 +24,32 @@ class Placed:
     start: int
     skipped: int
     kept: int
+
+
+def rendered(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], supervisor: str, name: str, **options: bool
+) -> str:
+    """Messages as the tokenizer's chat template writes them.
+
+    Args:
+        supervisor, name: whose tokenizer it is and which messages they are, for errors.
+        options: of `apply_chat_template`.
+
+    Raises:
+        ValueError: no chat template, or one that refuses the messages.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"{name}: messages, but the tokenizer of supervisor {supervisor!r} has no chat template; set "
+            "tokenizer.chat_template, or give text."
+        )
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    except TemplateError as error:
+        raise ValueError(
+            f"{name}: the chat template of supervisor {supervisor!r} refuses these messages: {error}. Change them "
+            "(their roles and order, say), or remove the row."
+        ) from error
 
 
 def around(render: Callable[[list[dict]], str], prompt: list[dict], answer: dict) -> tuple[str, str]:

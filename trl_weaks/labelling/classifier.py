@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
 import torch
-from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .beams import inference
+from .chat import rendered
 from .class_predictions import EVIDENCE_KEY, PRIOR_KEY, ClassPredictions
 from .messages import Prompt
 from .processes import refuse_pieces
@@ -110,7 +110,7 @@ class WeakClassifier:
     def _encode(self, text: Prompt, name: str) -> list[int]:
         plain = isinstance(text, str)
         if not plain:
-            text = self._written(text, name)
+            text = rendered(self.tokenizer, text, self.name, name)
         ids = self.tokenizer(
             text,
             add_special_tokens=plain,
@@ -126,17 +126,3 @@ class WeakClassifier:
                 "`max_length` to cut such texts, or drop the row."
             )
         return ids
-
-    def _written(self, messages: list[dict], name: str) -> str:
-        if not self.tokenizer.chat_template:
-            raise ValueError(
-                f"{name}: messages, but the tokenizer of supervisor {self.name!r} has no chat template; set "
-                "tokenizer.chat_template, or give text."
-            )
-        try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False)
-        except TemplateError as error:
-            raise ValueError(
-                f"{name}: the chat template of supervisor {self.name!r} refuses these messages: {error}. Change them "
-                "(their roles and order, say), or remove the row."
-            ) from error

@@ -8,10 +8,9 @@ is where training put it: in front of the prompt, never in front of the completi
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from .chat import around, place
+from .chat import around, place, rendered
 from .messages import Prompt, as_completion
 
 CONTEXT = 8  # prompt tokens decoded with a candidate: enough to know whether its first token begins with a space
@@ -71,7 +70,8 @@ class Encoder:
                 for p, ids in zip(prompts, self.tokenizer(list(prompts))["input_ids"], strict=True)
             ]
         names = names or [f"prompt {i}" for i in range(len(prompts))]
-        texts = [self._asked(prompt, name) for prompt, name in zip(prompts, names, strict=True)]
+        asked = {"add_generation_prompt": True}
+        texts = [rendered(self.tokenizer, p, self.name, name, **asked) for p, name in zip(prompts, names, strict=True)]
         if True not in self.eos_ids:
             self.eos_ids[True] = self._end_of_turn(prompts[0])
         ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -139,20 +139,6 @@ class Encoder:
     def eos_id(self, chat: bool) -> int:
         """The token that ends an answer: the `eos_token`; for a chat, once read, its template's own end of turn."""
         return self.eos_ids[chat]
-
-    def _asked(self, messages: list[dict], name: str) -> str:
-        if not self.tokenizer.chat_template:
-            raise ValueError(
-                f"supervisor {self.name!r}: the prompts are messages but the tokenizer has no chat template; set "
-                "tokenizer.chat_template, or label text prompts."
-            )
-        try:
-            return self._render(messages, add_generation_prompt=True)
-        except TemplateError as error:
-            raise ValueError(
-                f"{name}: the chat template of supervisor {self.name!r} refuses the messages of column 'prompt': "
-                f"{error}. Change these messages (their roles and order, say), or remove the row."
-            ) from error
 
     def _render(self, messages: list[dict], **options: bool) -> str:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)

@@ -39,7 +39,9 @@ def alone(folder: Path, work: Callable[[], object]) -> None:
             work()
         except BaseException as error:
             with suppress(OSError):  # the launcher then ends the others
-                signal.write_text(f"{type(error).__name__}: {error}")
+                written = signal.with_suffix(".part")  # an empty file, for a moment, would say that all went well
+                written.write_text(f"{type(error).__name__}: {error}")
+                written.replace(signal)
             raise
         try:
             signal.touch()

@@ -1,4 +1,4 @@
-"""The three ways a model is trained in the study: on gold rows, on weak labels, and on raw text."""
+"""The three ways a model is trained in the study: on gold rows (or raw text), on weak labels, on pairs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
