@@ -2,7 +2,7 @@
 
 import pytest
 from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
@@ -13,23 +13,26 @@ from trl_weaks.labelling.verify import verify_labels
 
 PROMPTS = [f"USER: Wake me up at {word} ASSISTANT:" for word in ("nine", "noon", "Five pm", "seven")]
 TEXTS = ['{"time": "five pm"}', "Tomorrows", " é 你好", "tomorrow in the kitchen"]
+LETTERS = sorted({letter for text in [*PROMPTS, TEXTS[0], TEXTS[3]] for letter in text.lower() if letter != " "})
+WHOLE = ["tomorrow", "kitchen", "user", "assistant", "time", "wake", "five", "in", "the"]
+# Written out and not trained: the trainer breaks ties by hash, so that each process would have another tokenizer.
+VOCABULARY = {
+    piece: i for i, piece in enumerate(["[PAD]", "[UNK]", "[EOS]", *LETTERS, *(f"##{c}" for c in LETTERS), *WHOLE])
+}
 
 
 def wordpiece() -> PreTrainedTokenizerFast:
-    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend = Tokenizer(models.WordPiece(VOCABULARY, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=False)
-    special = ["[PAD]", "[UNK]", "[EOS]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=110, special_tokens=special, continuing_subword_prefix="##")
-    backend.train_from_iterator([*PROMPTS, TEXTS[0], TEXTS[3]], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="[EOS]", pad_token="[PAD]", unk_token="[UNK]")
 
 
 @pytest.fixture(scope="module")
 def supervisor(build):
     tokenizer = wordpiece()
-    return WeakSupervisor(build("gpt2", 4).model, tokenizer, "pieces")
+    return WeakSupervisor(build("gpt2", 5).model, tokenizer, "pieces")
 
 
 def test_scores_are_those_of_a_plain_forward(supervisor, reference_logps):
