@@ -11,12 +11,12 @@ ARGS ?=
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-# One install for both commands; torch comes first, so that nothing pulls another build of it.
+# torch comes first, so that nothing pulls another build of it.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or later is needed"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,plots]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plots]'
 	touch $@
 
 demo: $(VENV)/.installed ## the whole weak-to-strong experiment with tiny models: make demo ARGS="--seeds 0 1 2"
@@ -25,7 +25,7 @@ demo: $(VENV)/.installed ## the whole weak-to-strong experiment with tiny models
 
 # The tests run DeepSpeed for real; it needs no GPU and no compiler for that.
 $(VENV)/.testable: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[deepspeed]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,plots,deepspeed]'
 	touch $@
 
 # One thread: the tests' tensors are tiny, and several processes with many threads each stand in each other's way. Two
@@ -46,10 +46,10 @@ benchmarks: $(VENV)/.installed ## speed and memory against the plain loops, smal
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/logit_passes.py --rounds 5
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/labelling.py --layers 4 --width 384 --prompts 8 --rounds 3
 
-lint: $(VENV)/.installed ## ruff
+lint: $(VENV)/.testable ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-format: $(VENV)/.installed ## ruff, fixing
+format: $(VENV)/.testable ## ruff, fixing
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 clean: ## remove the environment and what runs made

@@ -69,10 +69,10 @@ def test_every_method_row_is_a_number(finished):
     assert (finished / "pgr.png").stat().st_size > 1000
 
 
-def test_two_workers_end_with_the_same_predictions(finished, tmp_path):
+def test_two_workers_and_small_batches_end_with_the_same_predictions(finished, tmp_path):
     (tmp_path / "minute.yaml").write_text(yaml.safe_dump(minute_settings()), encoding="utf-8")
     command = [sys.executable, "examples/slot_filling.py", "--config", str(tmp_path / "minute.yaml")]
-    command += ["--output_dir", str(tmp_path / "run"), "--workers", "2"]
+    command += ["--output_dir", str(tmp_path / "run"), "--workers", "2", "--generation_batch_size", "5"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
@@ -108,7 +108,7 @@ def test_the_same_command_again_does_no_work(finished, monkeypatch):
 
     monkeypatch.setattr(training, "train", fail)
     monkeypatch.setattr("trl_weaks.study.slot_filling.pipeline.predict", fail)
-    run(minute(finished), "again")
+    run(minute(finished, generation_batch_size=3), "again")  # which changes speed alone
 
 
 def test_a_killed_run_continues_where_it_stopped(finished, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ def predict(
     folder: Path,
     beams: int,
     max_new_tokens: int,
-    batch_size: int = 32,
+    batch_size: int,
 ) -> None:
     """Decode every prompt and write one line per example: id, completion, slots, whether it could be parsed.
 

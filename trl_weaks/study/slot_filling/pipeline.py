@@ -98,6 +98,7 @@ class SlotFillingRun(SeedRun):
                     num_candidates=c.num_candidates,
                     max_new_tokens=c.max_new_tokens,
                     output_dir=folder,
+                    batch_size=c.generation_batch_size,
                 )
                 if processes().is_main_process:
                     labels.save_to_disk(str(folder / mode))
@@ -147,6 +148,7 @@ class SlotFillingRun(SeedRun):
                 self.lora,
                 num_candidates=c.num_preference_candidates,
                 max_new_tokens=c.max_new_tokens,
+                batch_size=c.generation_batch_size,
             )
 
         spec = self.common() | {"training": settings, "candidates": c.num_preference_candidates}
@@ -196,7 +198,8 @@ class SlotFillingRun(SeedRun):
             loaded = self.factory.trained(trained.folder) if trained else self.factory.student(None)
             test = self.splits.test
             prompts = [self.prompt(example.text) for example in test]
-            predict(WeakSupervisor(*loaded, name=name), test, prompts, folder, c.eval_beams, c.max_new_tokens)
+            model, size = WeakSupervisor(*loaded, name=name), c.generation_batch_size
+            predict(model, test, prompts, folder, c.eval_beams, c.max_new_tokens, size)
 
         spec = self.common() | {"test": c.num_test, "beams": c.eval_beams, "max_new_tokens": c.max_new_tokens}
         if trained is None:
