@@ -1,4 +1,4 @@
-"""Gold rows go through the weak trainer, with one supervisor that is always sure: it is plain fine-tuning."""
+"""Gold rows go through the weak trainer, every label fully trusted: it is plain fine-tuning."""
 
 import json
 
@@ -11,6 +11,8 @@ from trl_weaks.study.pipeline.models import ModelFactory
 from trl_weaks.study.pipeline.training import HISTORY, trainer_settings
 from trl_weaks.study.slot_filling import training
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
+from trl_weaks.study.slot_filling.gold import as_dataset, tokenized
+from trl_weaks.study.tiny_models import build_model, train_tokenizer
 
 
 def test_training_on_gold_is_plain_fine_tuning(tmp_path):
@@ -34,3 +36,23 @@ def test_training_on_gold_is_plain_fine_tuning(tmp_path):
         found_steps, wanted_steps = ([[s[k] for k in keys] for s in h if keys[0] in s] for h in (found, wanted))
         assert len(found_steps) == count
         assert found_steps == [pytest.approx(step, rel=1e-4) for step in wanted_steps]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "gpt_neox", "llama"])
+def test_rows_are_tokenized_as_trl_does(kind, tmp_path):
+    """Also where a token crosses the end of the prompt, and where the answer ends itself."""
+    texts = ["play song one in the hall", "wake me at five", '{"song": "one"}']
+    tokenizer = train_tokenizer(kind, texts * 20, 420)
+    rows = [
+        {"prompt": "play song one\n", "completion": '{"song": "one"}'},
+        {"prompt": "play so", "completion": "ng one"},
+        {"prompt": "wake me", "completion": " at five" + tokenizer.eos_token},
+        {"prompt": "", "completion": "wake"},
+    ]
+    model = build_model(kind, tokenizer, hidden_size=16, layers=1, heads=2, max_length=64, seed=0)
+    arguments = trainer_settings({"max_steps": 1}, tmp_path, 0)
+    plain = SFTTrainer(model, SFTConfig(**arguments), train_dataset=as_dataset(rows), processing_class=tokenizer)
+    found = tokenized(as_dataset(rows)[:], tokenizer)
+    assert found["input_ids"] == list(plain.train_dataset["input_ids"])
+    assert found["labels"] == list(plain.train_dataset["labels"])
+    assert any(-100 not in labels for labels in found["labels"]) or kind == "opt", "the empty prompt"

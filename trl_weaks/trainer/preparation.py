@@ -1,5 +1,6 @@
 """From weak-label rows and a student's tokenizer to token-aligned columns."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -164,9 +165,11 @@ def _on_tokens(
     return unit_ids, unit_logps
 
 
-def gold_row(row: dict[str, Any]) -> dict[str, list]:
-    """Prepared columns of a row without weak labels: one supervisor, fully trusted."""
-    units = [-1] * len(row["input_ids"])
-    for unit, position in enumerate(i for i, label in enumerate(row["labels"]) if label != -100):
-        units[position] = unit
-    return {UNIT_IDS: units, UNIT_LOGPS: [[0.0] for _ in units], WEIGHTS: [1.0]}
+def gold_rows(batch: dict[str, list]) -> dict[str, list]:
+    """Prepared columns of rows without weak labels: one supervisor, fully trusted; for `Dataset.map(batched=True)`."""
+    units = []
+    for labels in batch["labels"]:
+        count = itertools.count()
+        units.append([-1 if label == -100 else next(count) for label in labels])
+    logps = [[[0.0]] * len(labels) for labels in batch["labels"]]
+    return {UNIT_IDS: units, UNIT_LOGPS: logps, WEIGHTS: [[1.0]] * len(units)}

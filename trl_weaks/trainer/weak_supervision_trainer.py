@@ -17,7 +17,7 @@ from ._compat import global_then_local_main_first, is_peft_model, parallelism
 from .callable_loss import as_weak_loss, chosen_loss
 from .model_card import Supervision, weak_supervision_section
 from .packing_checks import refuse_packing, refuse_packing_settings
-from .preparation import PREPARED, TEXT, UNIT_IDS, UNIT_LOGPS, WEIGHTS, gold_row, prepare_rows
+from .preparation import PREPARED, TEXT, UNIT_IDS, UNIT_LOGPS, WEIGHTS, gold_rows, prepare_rows
 from .tree_rows import take_forest, tree_inputs, why_rows
 from .validation import check_columns, check_rows
 from .weak_dataset import (
@@ -148,7 +148,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
                 )
                 full = normalise_weights(full)
             else:
-                full = full.map(gold_row, desc="Trusting the gold labels")
+                full = full.map(gold_rows, batched=True, desc="Trusting the gold labels")
             full = pack_rows(full, args, dataset_name) if packing else full
         full.info.description += self._mark
         return full

@@ -7,7 +7,6 @@ from typing import Any
 from datasets import Dataset
 from peft import LoraConfig
 
-from trl_weaks import columns
 from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.preferences import preference_report
 from trl_weaks.labelling.processes import processes
@@ -15,6 +14,7 @@ from trl_weaks.labelling.supervisor import WeakSupervisor
 from trl_weaks.study.files import json_bytes, write_atomically
 from trl_weaks.study.pipeline.models import Loaded
 from trl_weaks.study.pipeline.training import train, trainer_settings
+from trl_weaks.study.slot_filling.gold import GoldTrainer, as_dataset
 from trl_weaks.study.slot_filling.methods import Method
 from trl_weaks.trainer.preference_run import preference_trainer
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
@@ -39,18 +39,6 @@ def method_settings(method: Method) -> dict[str, Any]:
     return own if method.auxiliary else own | {"gamma_max": 0.0}
 
 
-def labelled_by_one(rows: Sequence[dict[str, str]]) -> Dataset:
-    """The rows as a supervisor that is always sure would have labelled them: the columns of `trl_weaks.columns`."""
-    sure = {columns.SUPERVISORS: ["gold"], columns.WEIGHTS: [1.0], columns.LOGPS: [[0.0, 0.0]]}
-    spans = [[[[0, len(row[columns.COMPLETION])], [len(row[columns.COMPLETION])] * 2]] for row in rows]
-    return Dataset.from_list(
-        [
-            {columns.EXAMPLE_ID: str(number), **row, columns.OFFSETS: span, **sure}
-            for number, (row, span) in enumerate(zip(rows, spans, strict=True))
-        ]
-    )
-
-
 def train_on_gold(
     loaded: Loaded,
     rows: Sequence[dict[str, str]],
@@ -60,16 +48,12 @@ def train_on_gold(
     validation: Sequence[dict[str, str]] = (),
     lora: LoraConfig | None = None,
 ) -> None:
-    """Fine-tuning on prompt-completion rows; with validation rows, the epoch of lowest loss is kept.
-
-    One sure supervisor is plain `SFTTrainer` (tested). This way every model of the study runs through one trainer, and
-    tiny ones on a CPU need not pay for TRL's fused head, which pads its work to 4,096 tokens.
-    """
+    """Fine-tuning on prompt-completion rows; with validation rows, the epoch of lowest loss is kept."""
     settings = dict(settings)
     if validation:
         settings |= KEEP_BEST
-    eval_rows = Dataset.from_list(list(validation)) if validation else None
-    train_on_weak(loaded, labelled_by_one(rows), GOLD, settings, folder, seed, lora, eval_rows)
+    eval_rows = as_dataset(validation) if validation else None
+    _train(GoldTrainer, loaded, as_dataset(rows), GOLD, settings, folder, seed, lora, eval_rows)
 
 
 def train_on_preferences(
@@ -98,14 +82,27 @@ def train_on_weak(
     folder: Path,
     seed: int,
     lora: LoraConfig | None = None,
-    validation: Dataset | None = None,
 ) -> None:
     """Weak-to-strong training of the student with one of the paper's methods."""
+    _train(WeakSupervisionTrainer, loaded, labels, method, settings, folder, seed, lora)
+
+
+def _train(
+    kind: type[WeakSupervisionTrainer],
+    loaded: Loaded,
+    rows: Dataset,
+    method: Method,
+    settings: dict[str, Any],
+    folder: Path,
+    seed: int,
+    lora: LoraConfig | None,
+    validation: Dataset | None = None,
+) -> None:
     model, tokenizer = loaded
-    trainer = WeakSupervisionTrainer(
+    trainer = kind(
         model=model,
         args=WeakSupervisionConfig(**trainer_settings(settings, folder, seed) | method_settings(method)),
-        train_dataset=labels,
+        train_dataset=rows,
         eval_dataset=validation,
         processing_class=tokenizer,
         peft_config=lora,
