@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from trl_weaks.study.pipeline.reporting import stage_seconds
 from trl_weaks.study.stages import STAMP, Stage, fingerprint
 from trl_weaks.study.workers import run_stages
 
@@ -28,6 +29,18 @@ def test_a_done_stage_is_skipped(tmp_path):
     assert again.done()
     again.run()
     assert calls == ["a"]
+
+
+def test_seconds_are_summed_over_seeds_but_not_over_what_they_share(tmp_path):
+    shared, of_seeds = [], []
+    for seed in ("seed-0", "seed-1"):
+        shared.append(stage(tmp_path, [], "base"))
+        of_seeds.append(Stage("student", tmp_path / seed, {}, lambda folder: None))
+    for one, seconds in zip([shared[0], *of_seeds], (5.0, 1.0, 2.0), strict=True):
+        one.run()
+        stamp = one.folder / STAMP
+        stamp.write_text(json.dumps(json.loads(stamp.read_text()) | {"seconds": seconds}))
+    assert stage_seconds([shared[0], *shared, *of_seeds]) == {"base": 5.0, "student": 3.0}
 
 
 def test_a_changed_configuration_runs_again_and_keeps_the_old_outcome(tmp_path):

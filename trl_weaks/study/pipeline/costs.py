@@ -12,9 +12,10 @@ from trl_weaks.study.pipeline.config import ExperimentConfig
 from trl_weaks.study.pipeline.models import TINY
 
 SETUP = 1.0  # any stage: models loaded, prepared and saved
-LABELLED = 0.005  # a prompt, a supervisor and a candidate: found, then read by all supervisors
-PREFERRED = 0.012  # a prompt and a candidate of the student: found, read by the supervisors, trained on
-DECODED = 0.006  # a prompt and a beam
+LABELLED = 0.0037  # a prompt, a supervisor and a candidate: found, then read by all supervisors
+PREFERRED = 0.0093  # a prompt and a candidate of the student: found, read by the supervisors, trained on
+DECODED = 0.004  # a prompt and a beam
+PRETRAINED = 0.68  # of a row of training: those of pre-training are shorter
 CLASSIFIED = 0.0003  # a text and a classifier
 
 

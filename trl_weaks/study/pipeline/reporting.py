@@ -22,8 +22,8 @@ def refuse_unfinished(runs: Sequence[SeedRun]) -> None:
 
 
 def stage_seconds(stages: Iterable[Stage]) -> dict[str, float]:
-    """Name of a stage -> seconds it took, summed over the seeds."""
+    """Name of a stage -> seconds it took, summed over the seeds; what seeds share counts once."""
     seconds: dict[str, float] = {}
-    for stage in dict.fromkeys(stages):
+    for stage in {stage.folder: stage for stage in stages}.values():
         seconds[stage.name] = seconds.get(stage.name, 0.0) + stage.stamp().get("seconds", 0.0)
     return seconds

@@ -10,7 +10,7 @@ from typing import Any
 from trl_weaks._version import __version__
 from trl_weaks.study.data import pretraining
 from trl_weaks.study.files import file_digest
-from trl_weaks.study.pipeline.costs import SETUP, row_seconds, rows_trained
+from trl_weaks.study.pipeline.costs import PRETRAINED, SETUP, row_seconds, rows_trained
 from trl_weaks.study.pipeline.models import TINY, ModelFactory
 from trl_weaks.study.slot_filling import training
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
@@ -137,5 +137,5 @@ def _base(
     }
     folder = Path(config.output_dir) / ("base" if name == "student" else f"base-{name}")
     rows = rows_trained(settings, expected_rows(config, plan))
-    cost = SETUP + rows * row_seconds(config, model)
+    cost = SETUP + PRETRAINED * rows * row_seconds(config, model)
     return Stage(f"{name}, pre-training", folder, spec, action, cost=cost)
