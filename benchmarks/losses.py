@@ -15,7 +15,6 @@ step is `training_step.py` with the arguments of `--step`.
 import argparse
 import json
 import math
-import resource
 import shlex
 import statistics
 import subprocess
@@ -167,9 +166,15 @@ def peak_memory(arguments: argparse.Namespace) -> None:
     way = ways(problem)[arguments.memory_of]
     if arguments.memory_of == "TRL fused head":
         import trl.kernels.chunked_logprob  # noqa: F401
-    before = int(next(x for x in open("/proc/self/status") if x.startswith("VmRSS")).split()[1])
+    before = _status("VmRSS")
     way()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before / 1024)
+    print(_status("VmHWM") - before)
+
+
+def _status(field: str) -> float:
+    """MiB. The peak that `getrusage` tells is the parent's where that held more before it started this process."""
+    with open("/proc/self/status") as lines:
+        return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
 
 
 def problem_of(arguments: argparse.Namespace, tokens: int) -> Problem:
