@@ -137,21 +137,31 @@ def step(trainer) -> tuple[float, float]:
     return time.process_time() - start, float(loss)
 
 
-def gradient_error(one, other) -> float:
-    """Relative difference of the gradients of two trainers of one model."""
-    found = []
-    for trainer in (one, other):
-        step(trainer)
-        found.append([p.grad.clone() for p in trainer.model.parameters() if p.grad is not None])
-    apart = sum(float((a - b).double().square().sum()) for a, b in zip(*found, strict=True))
-    return (apart / sum(float(b.double().square().sum()) for b in found[1])) ** 0.5
+def gradient(trainer) -> list[torch.Tensor]:
+    step(trainer)
+    return [p.grad.double() for p in trainer.model.parameters() if p.grad is not None]
+
+
+def error(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
+    """Norm of the difference of two gradients, relative to that of the second."""
+    apart = sum(float((a - b).square().sum()) for a, b in zip(found, wanted, strict=True))
+    return (apart / sum(float(b.square().sum()) for b in wanted)) ** 0.5
+
+
+def gradient_errors(rows, tree) -> str:
+    """Of the tree against rows, and of rows and tree against rows in float64: how far rounding alone takes them."""
+    by_rows, by_tree = gradient(rows), gradient(tree)
+    rows.model.double()
+    exact = gradient(rows)
+    rows.model.float()  # the weights are what they were
+    return " | ".join(f"{error(*pair):.1e}" for pair in ((by_tree, by_rows), (by_rows, exact), (by_tree, exact)))
 
 
 def measure(shape: str, arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainers = make_trainers(shape, arguments, folder)
         seconds = {name: [] for name in trainers}
-        error = gradient_error(trainers["soft labels, tree"], trainers["soft labels, rows"])
+        errors = gradient_errors(trainers["soft labels, rows"], trainers["soft labels, tree"])
         for name in trainers:
             step(trainers[name])
         for number in range(arguments.rounds):
@@ -161,14 +171,14 @@ def measure(shape: str, arguments: argparse.Namespace) -> None:
         rows, tree = f"{loss}, rows", f"{loss}, tree"
         for over, under in ((rows, "SFTTrainer"), (rows, tree), ("SFTTrainer", tree)):
             if {over, under} <= set(trainers):
-                report(shape, seconds, over, under, error)
+                report(shape, seconds, over, under, errors)
 
 
-def report(shape: str, seconds: dict[str, list[float]], over: str, under: str, error: float) -> None:
+def report(shape: str, seconds: dict[str, list[float]], over: str, under: str, errors: str) -> None:
     values = [a / b for a, b in zip(seconds[over], seconds[under], strict=True)]
     print(
         f"| {shape} | {over} ÷ {under} | {statistics.median(values):.3g} | {min(values):.3g} to {max(values):.3g} | "
-        f"{statistics.median(seconds[under]):.2f} | {error:.1e} |",
+        f"{statistics.median(seconds[under]):.2f} | {errors} |",
         flush=True,
     )
 
@@ -191,8 +201,11 @@ def parse(given: list[str] | None = None) -> argparse.Namespace:
 def main(given: list[str] | None = None) -> None:
     arguments = parse(given)
     print(f"{vars(arguments)}, torch {torch.__version__}, {torch.get_num_threads()} thread(s)")
-    print("| shape | ratio | median | [min, max] | seconds of the divisor | tree's gradient error |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| shape | ratio | median | [min, max] | seconds of the divisor | gradient: tree to rows | "
+        "rows to float64 | tree to float64 |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for shape in arguments.shapes:
         measure(shape, arguments)
 
