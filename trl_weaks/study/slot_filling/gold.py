@@ -1,5 +1,7 @@
 """Plain fine-tuning with the weak trainer, on rows whose answers are certain."""
 
+from collections.abc import Sequence
+
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -44,6 +46,6 @@ def tokenized(batch: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -
     return {"input_ids": whole, "labels": labels}
 
 
-def as_dataset(rows: list[dict[str, str]]) -> Dataset:
+def as_dataset(rows: Sequence[dict[str, str]]) -> Dataset:
     """Prompts and completions alone."""
     return Dataset.from_dict({name: [row[name] for row in rows] for name in (PROMPT, COMPLETION)})
