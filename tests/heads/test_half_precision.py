@@ -53,10 +53,12 @@ def test_dividing_by_the_number_of_tokens_leaves_no_bias_in_bfloat16(count, loss
 
 
 @pytest.mark.parametrize("way", ["head", "logits"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_factor_after_the_forward_is_not_rounded(dtype, way):
+@pytest.mark.parametrize(
+    ("dtype", "factor", "divisor"),
+    [(torch.bfloat16, 1.003, 1.0), (torch.float16, 65_536.0, 20_000.0), (torch.float32, -0.75, 1.0)],
+)
+def test_a_factor_after_the_forward_is_not_rounded(dtype, factor, divisor, way):
     """1.003 is 1 in bfloat16, and 65,536, where a loss scaler starts, infinite in float16."""
-    factor, divisor = (1.003, 1.0) if dtype == torch.bfloat16 else (65_536.0, 20_000.0)
     whole = gradients(dtype, 1.0, way=way)
     for x, y in zip(gradients(dtype, factor, divisor, way), whole, strict=True):
         assert slope(x, y) == pytest.approx(factor / divisor, rel=1e-3)
