@@ -100,7 +100,7 @@ def hand_over(ctx, grad_loss: Tensor) -> list[Tensor | None]:
 
 
 def _times(gradient: Tensor, factor: Tensor) -> Tensor:
-    # most often it is 1, and a pass over the weight's gradient costs a hundredth of all; a GPU would have to wait for it
+    # Most often it is 1, and a pass over the weight's gradient is 1 % of the work. A GPU would have to be asked.
     if factor.device.type == "cpu" and float(factor) == 1.0:
         return gradient
     # the factor, at least, is not rounded: a loss scaler's 65536 is infinite in float16, and 1/257 in bfloat16 1/256
