@@ -56,10 +56,16 @@ def test_forest_plot_shows_every_system(tmp_path, figures):
     assert "Accuracy" in axes.get_xlabel()
 
 
-def test_forest_plot_fits_its_text(tmp_path, figures):
-    """No label leaves the picture."""
-    plots.plot_pgr(results(), tmp_path / "pgr.png")
+@pytest.mark.parametrize("ending", ["", ", with confidence and the auxiliary loss"])
+def test_forest_plot_fits_its_text(ending, tmp_path, figures):
+    """No label leaves the picture, and the legend leaves the head of the column beside it alone."""
+    found = results()
+    for row in (*found["weak"].values(), *found["methods"].values()):
+        row["label"] += ending
+    plots.plot_pgr(found, tmp_path / "pgr.png")
     figure = figures[0]
+    head = next(text for text in figure.axes[0].texts if "PGR [" in text.get_text())
+    assert not head.get_window_extent().overlaps(figure.axes[0].get_legend().get_window_extent())
     width, height = figure.bbox.width, figure.bbox.height
     for text in (*figure.axes[0].texts, *figure.axes[0].get_yticklabels(), figure.axes[0].get_legend()):
         box = text.get_window_extent()

@@ -77,8 +77,8 @@ def _legend(axes: Any, rows: list[Mapping[str, Any]]) -> None:
     ]
     axes.legend(
         handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(-0.02, 1),
+        loc="lower right",  # of the axes, beside the head of the column of PGRs
+        bbox_to_anchor=(1, 1),
         ncols=4,
         borderaxespad=0,
         columnspacing=1.4,
