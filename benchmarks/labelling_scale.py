@@ -12,13 +12,14 @@ what two free cores would give. `memory`: the peak of the process above its mode
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from process_memory import mebibytes
 
 HEAD = "USER: " + "turn on the light in the kitchen and wake me up at nine, then play some jazz; " * 6
 
@@ -75,14 +76,14 @@ def worker(options: argparse.Namespace) -> None:
     module.Progress = Timed
     texts = [f"{HEAD}number {i} ASSISTANT:" for i in range(options.prompts)]
     data = Dataset.from_dict({"example_id": [str(i) for i in range(options.prompts)], "prompt": texts})
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = mebibytes("VmRSS")
     module.label_completions(
         WeakEnsemble(supervisors), data, "joint", 4, options.folder, options.new_tokens, options.batch_size
     )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    peak = mebibytes("VmHWM") - before
     clock, cpu = (end - start for start, end in zip(*marks, strict=True))
     rank = os.environ.get("RANK", "0")
-    Path(options.folder, f"result-{rank}.json").write_text(json.dumps({"clock": clock, "cpu": cpu, "kib": peak}))
+    Path(options.folder, f"result-{rank}.json").write_text(json.dumps({"clock": clock, "cpu": cpu, "mib": peak}))
 
 
 def run(options: argparse.Namespace, processes: int, budget: int) -> dict[str, float]:
@@ -93,7 +94,7 @@ def run(options: argparse.Namespace, processes: int, budget: int) -> dict[str, f
             command += [f"--{name}", str(getattr(options, name))]
         subprocess.run([*command, "--budget", str(budget)], check=True, stderr=subprocess.DEVNULL)
         found = [json.loads(path.read_text()) for path in Path(folder).glob("result-*.json")]
-        return {name: max(result[name] for result in found) for name in ("clock", "cpu", "kib")}
+        return {name: max(result[name] for result in found) for name in ("clock", "cpu", "mib")}
 
 
 def main() -> None:
@@ -109,7 +110,7 @@ def main() -> None:
         worker(options)
     elif options.what == "memory":
         for budget in options.budgets:
-            print(f"{budget} tokens in flight: {run(options, 1, budget)['kib'] / 1024:.0f} MiB", flush=True)
+            print(f"{budget} tokens in flight: {run(options, 1, budget)['mib']:.0f} MiB", flush=True)
     else:
         rounds = []
         for turn in range(options.rounds):

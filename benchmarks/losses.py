@@ -23,6 +23,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+from process_memory import mebibytes
 from torch import Tensor
 
 from trl_weaks.heads.chunked import ChunkedHeadLoss
@@ -166,15 +167,9 @@ def peak_memory(arguments: argparse.Namespace) -> None:
     way = ways(problem)[arguments.memory_of]
     if arguments.memory_of == "TRL fused head":
         import trl.kernels.chunked_logprob  # noqa: F401
-    before = _status("VmRSS")
+    before = mebibytes("VmRSS")
     way()
-    print(_status("VmHWM") - before)
-
-
-def _status(field: str) -> float:
-    """MiB. The peak that `getrusage` tells is the parent's where that held more before it started this process."""
-    with open("/proc/self/status") as lines:
-        return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+    print(mebibytes("VmHWM") - before)
 
 
 def problem_of(arguments: argparse.Namespace, tokens: int) -> Problem:

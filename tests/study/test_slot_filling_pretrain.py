@@ -11,7 +11,7 @@ from trl_weaks.study.pipeline.models import ModelFactory
 from trl_weaks.study.pipeline.training import HISTORY, trainer_settings
 from trl_weaks.study.slot_filling import training
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
-from trl_weaks.study.slot_filling.gold import as_dataset, tokenized
+from trl_weaks.study.slot_filling.gold import tokenized
 from trl_weaks.study.tiny_models import build_model, train_tokenizer
 
 
@@ -51,8 +51,10 @@ def test_rows_are_tokenized_as_trl_does(kind, tmp_path):
     ]
     model = build_model(kind, tokenizer, hidden_size=16, layers=1, heads=2, max_length=64, seed=0)
     arguments = trainer_settings({"max_steps": 1}, tmp_path, 0)
-    plain = SFTTrainer(model, SFTConfig(**arguments), train_dataset=as_dataset(rows), processing_class=tokenizer)
-    found = tokenized(as_dataset(rows)[:], tokenizer)
+    plain = SFTTrainer(
+        model, SFTConfig(**arguments), train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
+    found = tokenized(Dataset.from_list(rows)[:], tokenizer)
     assert found["input_ids"] == list(plain.train_dataset["input_ids"])
     assert found["labels"] == list(plain.train_dataset["labels"])
     assert any(-100 not in labels for labels in found["labels"]) or kind == "opt", "the empty prompt"

@@ -1,8 +1,5 @@
 """Plain fine-tuning with the weak trainer, on rows whose answers are certain."""
 
-from collections.abc import Sequence
-
-from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from trl_weaks.columns import COMPLETION, PROMPT
@@ -44,8 +41,3 @@ def tokenized(batch: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -
         start = next((i for i, (a, b) in pairs if a != b), min(len(prompt), len(ids)))
         labels.append([-100] * start + ids[start:])
     return {"input_ids": whole, "labels": labels}
-
-
-def as_dataset(rows: Sequence[dict[str, str]]) -> Dataset:
-    """Prompts and completions alone."""
-    return Dataset.from_dict({name: [row[name] for row in rows] for name in (PROMPT, COMPLETION)})

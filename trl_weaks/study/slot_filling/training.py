@@ -14,7 +14,7 @@ from trl_weaks.labelling.supervisor import WeakSupervisor
 from trl_weaks.study.files import json_bytes, write_atomically
 from trl_weaks.study.pipeline.models import Loaded
 from trl_weaks.study.pipeline.training import train, trainer_settings
-from trl_weaks.study.slot_filling.gold import GoldTrainer, as_dataset
+from trl_weaks.study.slot_filling.gold import GoldTrainer
 from trl_weaks.study.slot_filling.methods import Method
 from trl_weaks.trainer.preference_run import preference_trainer
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
@@ -52,8 +52,8 @@ def train_on_gold(
     settings = dict(settings)
     if validation:
         settings |= KEEP_BEST
-    eval_rows = as_dataset(validation) if validation else None
-    _train(GoldTrainer, loaded, as_dataset(rows), GOLD, settings, folder, seed, lora, eval_rows)
+    eval_rows = Dataset.from_list(list(validation)) if validation else None
+    _train(GoldTrainer, loaded, Dataset.from_list(list(rows)), GOLD, settings, folder, seed, lora, eval_rows)
 
 
 def train_on_preferences(
