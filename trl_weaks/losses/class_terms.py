@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..dirichlet import class_term
-from .token_rows import dot
+from .row_reductions import RunSums, dot
 
 _R = (-0.5, 0.07248064829468047, 0.010080218630362587, 0.0005193086111318695, -0.0014736819868682906, -0.0005453475747)
 _N = (
@@ -57,17 +57,17 @@ class Sums:
     """What sums over classes of c(e) are made of, collected block by block; `like` is the whole `(n, V)`."""
 
     def __init__(self, like: Tensor) -> None:
-        self.logs, self.firsts = like.new_empty(2, len(like))
-        self.products = like.new_empty(len(like), 3, 3)
         self.exact = like.dtype == torch.float64
+        self.logs, self.firsts = RunSums(like), RunSums(like)
+        self.products = like.new_empty(len(like), 3, 3)
 
     def values(self, b: slice) -> Tensor:
         """Sum over classes of c(e), `(block,)` float64."""
         if self.exact:
-            return self.logs[b]
+            return self.logs.total(b)
         products = self.products[b].double().flatten(1)[:, _PAIRS]
         coefficients = torch.tensor(_R, dtype=torch.float64, device=products.device)
-        linear = coefficients[0] * self.firsts[b].double() - 0.5 * self.logs[b].double()
+        linear = coefficients[0] * self.firsts.total(b) - 0.5 * self.logs.total(b)
         return linear + (products * coefficients[1:]).sum(-1)
 
 
@@ -78,17 +78,18 @@ def collect(e: Tensor, work: Workspace, sums: Sums, b: slice) -> Tensor:
             log_e = e.clamp(min=1e-300).log().requires_grad_()
             value = class_term(log_e.clamp(max=5).exp(), log_e)
             (slope,) = torch.autograd.grad(value.sum(), log_e)
-        sums.logs[b] = value.detach().sum(-1)
+        sums.logs.collect(value.detach(), b)
         # below 1e-8 its value at 0 is as good, and the division is not
         return torch.where(work.x > 1e-8, (1 + slope / work.x) / work.x, math.pi**2 / 6 - 1)
-    _log1p_sum(e, work, sums.logs[b])
-    _sums_of_powers(work, sums.firsts[b], sums.products[b])
+    _collect_log1p(e, work, sums.logs, b)
+    sums.firsts.collect(work.x, b)
+    _products_of_powers(work, sums.products[b])
     return _horner(_N, work.x, out=work.square)
 
 
-def _log1p_sum(e: Tensor, work: Workspace, out: Tensor) -> None:
+def _collect_log1p(e: Tensor, work: Workspace, logs: RunSums, rows: slice) -> None:
     """
-    Sum over classes of `ln(1 + e)`, `(n,)`.
+    Sum over classes of `ln(1 + e)`.
 
     `(1 + a)(1 + b) = 1 + (a + b + ab)` leaves half as many logarithms to take, without a loss of digits, and does so
     again while no product can overflow.
@@ -96,23 +97,20 @@ def _log1p_sum(e: Tensor, work: Workspace, out: Tensor) -> None:
     spare, source = [], e
     for half, a, b, odd in work.halves:
         if odd:
-            spare.append(source[:, 2 * half].log1p())
+            spare.append(source[:, 2 * half, None].log1p())
         kept = a
         if source is e:
             a, b = e[:, :half], e[:, half : 2 * half]
         torch.addcmul(a, a, b, out=kept).add_(b)
         source = work.square
-    torch.sum(torch.log1p(work.last if work.halves else e, out=work.last), -1, out=out)
-    for more in spare:
-        out += more
+    logs.collect(torch.log1p(work.last if work.halves else e, out=work.last), rows, *spare)
 
 
-def _sums_of_powers(work: Workspace, first: Tensor, products: Tensor) -> None:
-    """Sum of x, `(n,)`, and the products of x, x^2 and x^3 with each other, `(n, 3, 3)`."""
+def _products_of_powers(work: Workspace, products: Tensor) -> None:
+    """The products of x, x^2 and x^3 with each other, summed over classes, `(n, 3, 3)`."""
     torch.mul(work.x, work.x, out=work.square)
     torch.mul(work.x, work.square, out=work.cube)
-    torch.sum(work.x, -1, out=first)
-    if first.device.type == "cpu":
+    if products.device.type == "cpu":
         torch.bmm(work.powers, work.powers.transpose(1, 2), out=products)
     else:
         for pair in _PAIRS:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .class_terms import Sums, Workspace, collect
-from .token_rows import TokenLabel, TokenRows, blocks, dot, scratch
+from .row_reductions import blocks, dot, scratch
+from .token_rows import TokenLabel, TokenRows
 
 Columns = tuple[Tensor, Tensor, Tensor]
 
@@ -31,7 +32,7 @@ class DenseLabel:
     keep_target: Tensor
     keep_rival: Tensor | None
     log_total: Tensor  # ln E
-    strength: Tensor  # F(E) and c(e~) of the emitted token, less the c(e) of a dropped rival
+    strength: Tensor  # F(E), and c(e~) of the emitted token and of the rival
     pull: Tensor  # F'(E) E
     slope: Tensor  # F'(E)
     target_slope: Tensor  # dc/dz of the emitted token, and of the rival
@@ -70,7 +71,8 @@ def dense_passes(
     rows: TokenRows, labels: list[DenseLabel], share: Tensor, penalty: Penalty, offset: float, needs_grad: bool
 ) -> Tensor:
     """
-    What all tokens but the emitted one contribute to the loss, `(n,)` float64.
+    What all tokens but the emitted one and the rival contribute to the loss, `(n,)` float64; to the likelihood of soft
+    labels also the rival.
 
     Args:
         rows: Their logits, over which the gradient is written.
@@ -142,17 +144,18 @@ class _Likelihood:
     """`-sum_(j != t) y_j ln(1 + e_j)` of soft labels, whose y_j / e_j is the same for all j."""
 
     def __init__(self, rows: TokenRows, labels: list[DenseLabel], share: Tensor) -> None:
-        self.rows, dtype = rows, rows.others.dtype
+        dtype = rows.others.dtype
         # evidence below exp(-80) counts for nothing, whatever its label
         per_evidence = (-rows.log_rest.clamp(min=-80)).exp()
         self.per_evidence = {id(p): ((p.label.probs - 1) * per_evidence).to(dtype)[:, None] for p in labels}
         self.total = sum(p.label.scales * (1 - p.label.probs) for p in labels) * per_evidence
         self.negative, self.share = (v.to(dtype)[:, None] for v in (-self.total, share))
         self.dots = rows.others.new_empty(len(share))
+        self.rival = rows.rest_max.exp() * torch.logaddexp(rows.rest_max, torch.zeros_like(share))
 
     @property
     def loss(self) -> Tensor:
-        return -self.total * self.dots.double()
+        return -self.total * (self.dots.double() + self.rival)
 
     def pass_over(
         self, e: Tensor, work: Workspace, plane: Tensor, gradient: Tensor, b: slice, needs_grad: bool
@@ -165,5 +168,4 @@ class _Likelihood:
 
     def keep(self, p: DenseLabel, evidence: Tensor, out: Tensor, b: slice) -> Tensor:
         """The evidence `(1 - y_j) e_j` that a label leaves to each token."""
-        kept = torch.mul(evidence, self.per_evidence[id(p)][b], out=out).add_(1)
-        return kept.scatter_(-1, self.rows.rival_ids[b, None], p.keep_rival[b, None].to(out.dtype)).mul_(evidence)
+        return torch.mul(evidence, self.per_evidence[id(p)][b], out=out).add_(1).mul_(evidence)

@@ -47,7 +47,7 @@ def _prepare(rows: TokenRows, labels: list[TokenLabel], width: int, penalty: Pen
     log_totals = torch.stack([log_total for *_, log_total in kept])
     strengths, pulls = _with_slope(lambda log_e: kl_strength_term(log_e, width), log_totals)
     at = [_log_kept(rows.target_logits, keep_target) for keep_target, *_ in kept]
-    if rows.rival_ids is not None:  # the dense passes add up the rival as the label keeps it, unless it is dropped
+    if rows.rival_ids is not None:
         at += [
             _log_kept(rows.rest_max, torch.ones_like(keep) if label.probs is None else keep)
             for label, (_, keep, _) in zip(labels, kept, strict=True)
@@ -59,7 +59,7 @@ def _prepare(rows: TokenRows, labels: list[TokenLabel], width: int, penalty: Pen
         strength, rival_slope = strengths[i] + values[0, i], None
         if rows.rival_ids is not None:
             dropped = keep_rival == 0 if label.own else torch.zeros_like(rows.is_top1)
-            strength = strength - torch.where(dropped, values[1, i], 0)
+            strength = strength + torch.where(dropped, 0, values[1, i])
             rival_slope = torch.where(dropped, 0, slopes[1, i])
         slope, weight = pulls[i] * (-log_total).exp(), penalty.coefficient * label.scales
         prepared.append(
