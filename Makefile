@@ -40,7 +40,7 @@ test-distributed: $(VENV)/.testable ## every test that starts several processes:
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m "matrix or distributed" $(ARGS)
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m "not matrix" tests/distributed $(ARGS)
 
-benchmarks: $(VENV)/.installed ## speed and memory against the plain loops, small sizes; minutes
+benchmarks: $(VENV)/.testable ## speed and memory against the plain loops, small sizes; minutes
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/losses.py --tokens 512 --hidden 512 --vocabularies 32000 --rounds 3 \
 		--step="--layers 2 --width 128 --vocabulary 4000"
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/logit_passes.py --rounds 5

@@ -57,7 +57,7 @@ def products(logits: torch.Tensor, width: int) -> tuple[Callable[[], object], ..
     )
 
 
-def passes(name: str, source: torch.Tensor, logits: torch.Tensor) -> list[float]:
+def passes(name: str, source: torch.Tensor, logits: torch.Tensor, cpu_kernels: bool) -> list[float]:
     loss, hard = LOSSES[name]
     n, vocabulary = logits.shape
     ids, ones = torch.randint(vocabulary, (n,)), torch.ones(n, dtype=torch.float64)
@@ -65,7 +65,7 @@ def passes(name: str, source: torch.Tensor, logits: torch.Tensor) -> list[float]
     logits.copy_(source)
     found = []
     return clock(
-        lambda: found.append(split_rows(logits, ids, loss.token_form_plan(hard, logits.dtype))),
+        lambda: found.append(split_rows(logits, ids, loss.token_form_plan(hard, logits.dtype), cpu_kernels)),
         lambda: loss.token_form(found[0], [label], 0.8, True),
     )
 
@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--vocabulary", type=int, default=32_000)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--cpu-kernels", action="store_true", help="the losses' compiled passes")
     arguments = parser.parse_args()
     print(f"{vars(arguments)}, float32, torch {torch.__version__}, {torch.get_num_threads()} thread(s)\n")
     torch.manual_seed(0)
@@ -106,7 +107,7 @@ def main() -> None:
     found = {name: [] for name in LOSSES}
     for number in range(arguments.rounds + 1):
         for name in list(LOSSES)[:: 1 if number % 2 == 0 else -1]:
-            found[name].append(passes(name, source, logits))
+            found[name].append(passes(name, source, logits, arguments.cpu_kernels))
     for name, rounds in found.items():
         show(name, rounds[1:], floor)
     single_calls(arguments.vocabulary, arguments.rounds)

@@ -13,8 +13,8 @@ step is `training_step.py` with the arguments of `--step`.
 """
 
 import argparse
+import functools
 import json
-import math
 import shlex
 import statistics
 import subprocess
@@ -22,126 +22,20 @@ import sys
 import time
 
 import torch
-import torch.nn.functional as F
+from loss_rows import CHUNK, COMPILED, FLOOR, Problem, ways
 from process_memory import mebibytes
-from torch import Tensor
 
-from trl_weaks.heads.chunked import ChunkedHeadLoss
-from trl_weaks.heads.projection import LogitTransform
-from trl_weaks.heads.request import WeakHeadRequest
-from trl_weaks.heads.tokens import Tokens
-from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
+from trl_weaks.losses.cpu_kernels import load_kernels
 
-CHUNK = 256
 # Tensors of the size of the logits that stand beside each other, as measured at a vocabulary of 32,000.
 COPIES = {
     "full logits, cross-entropy": 3,
     "naive soft labels": 5,
+    "naive soft labels, KL": 6,
     "naive evidential": 10,
     "naive evidential + aux": 17,
     "naive evidential, soft": 11,
 }
-FLOOR = "floor: three matmuls"
-PROGRESS, GAMMA, KL_COEF = 0.8, 0.25, 1e-4
-
-
-class Generic:
-    """A loss without a closed form: the squared error of the probabilities."""
-
-    linear_in_targets = False
-
-    def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> Tensor:
-        return (torch.softmax(logits, -1) - targets).square().sum(-1)
-
-
-class Problem:
-    """Random inputs of one shape, and every way to run them; each method is one forward + backward."""
-
-    def __init__(self, tokens: int, hidden: int, vocabulary: int, dtype: torch.dtype) -> None:
-        g = torch.Generator().manual_seed(0)
-        self.hidden = torch.randn(tokens, hidden, generator=g).to(dtype).requires_grad_()
-        self.weight = (torch.randn(vocabulary, hidden, generator=g) * 3 / math.sqrt(hidden)).to(dtype).requires_grad_()
-        self.ids = torch.randint(vocabulary, (tokens,), generator=g)
-        self.logps = torch.log(torch.rand(tokens, 1, generator=g))
-        self.segments = torch.arange(tokens) // 3
-
-    def floor(self) -> None:
-        """z = h W', dh = z W, dW += z' h: what no gradient can do without."""
-        h, w = self.hidden.detach(), self.weight.detach()
-        grad_h, grad_w = torch.empty_like(h), torch.zeros_like(w)
-        buffer = torch.empty(CHUNK, len(w), dtype=h.dtype)
-        for start in range(0, len(h), CHUNK):
-            part = h[start : start + CHUNK]
-            z = torch.mm(part, w.t(), out=buffer[: len(part)])
-            torch.mm(z, w, out=grad_h[start : start + CHUNK])
-            grad_w.addmm_(z.t(), part)
-
-    def full_cross_entropy(self) -> None:
-        F.cross_entropy((self.hidden @ self.weight.t()).float(), self.ids, reduction="sum").backward()
-
-    def trl_fused_head(self) -> None:
-        from trl.kernels.chunked_logprob import ChunkedLogProbFunction
-
-        outputs = ChunkedLogProbFunction.apply(
-            self.hidden, self.weight, None, self.ids, 1.0, 32_768, None, 1.0, ("entropy", "is_top1")
-        )
-        (-outputs[0].sum()).backward()
-
-    def _soft_labels(self, logits: Tensor) -> Tensor:
-        probs, p = torch.softmax(logits.detach(), -1), self.logps.exp()
-        target = probs.gather(-1, self.ids[:, None])
-        return (probs * ((1 - p) / (1 - target))).scatter(-1, self.ids[:, None], p)
-
-    def naive_soft(self) -> None:
-        logits = (self.hidden @ self.weight.t()).float()
-        (-(self._soft_labels(logits) * torch.log_softmax(logits, -1)).sum()).backward()
-
-    def _evidential(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The formula as printed, in float32."""
-        alpha = torch.exp(logits) + 1
-        nll = (y * (alpha.sum(-1, keepdim=True).log() - alpha.log())).sum(-1)
-        kept = y + (1 - y) * alpha
-        total = kept.sum(-1)
-        kl = torch.lgamma(total) - torch.lgamma(kept).sum(-1) - math.lgamma(logits.shape[-1])
-        kl = kl + ((kept - 1) * (torch.digamma(kept) - torch.digamma(total)[:, None])).sum(-1)
-        return nll + KL_COEF * PROGRESS * kl
-
-    def naive_evidential(self, hard: bool = True, gamma: float = 0.0) -> None:
-        logits = (self.hidden @ self.weight.t()).float()
-        y = F.one_hot(self.ids, logits.shape[-1]).float() if hard else self._soft_labels(logits)
-        loss = self._evidential(logits, y)
-        if gamma:
-            own = F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
-            loss = (1 - gamma) * loss + gamma * self._evidential(logits, own)
-        loss.sum().backward()
-
-    def ours(self, loss, hard: bool = False) -> None:
-        weights = torch.ones(len(self.ids), 1)
-        tokens = Tokens(self.ids, weights, self.segments, None if hard else self.logps, "confidence")
-        request = WeakHeadRequest(loss, PROGRESS, weights, chunk_size=CHUNK)
-        ChunkedHeadLoss.apply(self.hidden, self.weight, None, tokens, request, LogitTransform())[0].backward()
-
-
-def ways(problem: Problem | None) -> dict:
-    """Name -> one forward + backward; of no problem, for the names alone, as the rows of `Problem` itself."""
-    problem = Problem if problem is None else problem
-    evidential = EvidentialLoss(kl_coef=KL_COEF, kl_clamp=None)
-    return {
-        FLOOR: problem.floor,
-        "full logits, cross-entropy": problem.full_cross_entropy,
-        "TRL fused head": problem.trl_fused_head,
-        "naive soft labels": problem.naive_soft,
-        "naive evidential": problem.naive_evidential,
-        "naive evidential + aux": lambda: problem.naive_evidential(gamma=GAMMA),
-        "naive evidential, soft": lambda: problem.naive_evidential(hard=False),
-        "ours: soft labels": lambda: problem.ours(NaiveLoss()),
-        "ours: soft labels + aux": lambda: problem.ours(AuxiliaryConfidence(NaiveLoss(), GAMMA)),
-        "ours: evidential": lambda: problem.ours(evidential, hard=True),
-        "ours: evidential + aux": lambda: problem.ours(AuxiliaryConfidence(evidential, GAMMA), hard=True),
-        "ours: evidential, soft": lambda: problem.ours(evidential),
-        "ours: evidential, soft + aux": lambda: problem.ours(AuxiliaryConfidence(evidential, GAMMA)),
-        "ours: a generic callable": lambda: problem.ours(Generic()),
-    }
 
 
 def tokens_of(name: str, arguments: argparse.Namespace) -> int:
@@ -165,6 +59,8 @@ def peak_memory(arguments: argparse.Namespace) -> None:
     # the first matrix product allocates the library's own workspace
     torch.randn(256, 256) @ torch.randn(256, 256)
     way = ways(problem)[arguments.memory_of]
+    if COMPILED in arguments.memory_of:
+        load_kernels()
     if arguments.memory_of == "TRL fused head":
         import trl.kernels.chunked_logprob  # noqa: F401
     before = mebibytes("VmRSS")
@@ -205,8 +101,18 @@ def measure_memory(arguments: argparse.Namespace, name: str) -> float:
     return float(done.stdout.split()[-1])
 
 
+@functools.cache
+def has_compiler() -> bool:
+    try:
+        load_kernels()
+    except RuntimeError as error:
+        print(f"Without compiled rows: {error}", file=sys.stderr)
+        return False
+    return True
+
+
 def table(arguments: argparse.Namespace) -> list[dict]:
-    names = list(ways(None))
+    names = [name for name in ways(None) if COMPILED not in name or has_compiler()]
     if arguments.only:
         names = [n for n in names if n == FLOOR or any(part in n for part in arguments.only)]
     print(

@@ -1,6 +1,8 @@
 """Offline by construction; the SLURP pack is found next to the repository or through TRL_WEAKS_DATA."""
 
+import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -27,3 +29,9 @@ def slurp_dir() -> Path:
 @pytest.fixture(scope="session")
 def dialogues_dir() -> Path:
     return _folder("dialogues")
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    if not (shutil.which("c++") and importlib.util.find_spec("ninja")):
+        pytest.skip("there is no C++ compiler, or no ninja")

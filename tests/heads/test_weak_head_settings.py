@@ -29,9 +29,9 @@ def batch(rows=3, length=12):
     return ids, labels, torch.rand(rows, 2, generator=g), units, logps.gather(1, units[..., None].expand(-1, -1, 2))
 
 
-def ask(loss, chunk_size=256, split="confidence"):
+def ask(loss, chunk_size=256, split="confidence", **settings):
     _, _, weights, units, logps = batch()
-    return WeakHeadRequest(loss, 0.5, weights, units, logps, split=split, chunk_size=chunk_size)
+    return WeakHeadRequest(loss, 0.5, weights, units, logps, split=split, chunk_size=chunk_size, **settings)
 
 
 def run(model, loss, **kwargs):
@@ -78,6 +78,21 @@ def test_float32_equals_full_logits_to_five_digits(loss):
     output = run(model, loss)
     assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert_same(gradients(model, output.loss), reference)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
+@pytest.mark.parametrize("reachable", [True, False], ids=["chunked", "full logits"])
+def test_compiled_passes_give_the_same(loss, reachable, compiler):
+    model = llama()
+    add_weak_head(model)
+    model._weak_head_reachable, model._weak_head_warned = reachable, True
+    one = run(model, loss, chunk_size=5)
+    reference = gradients(model, one.loss)
+    other = run(model, loss, chunk_size=5, cpu_kernels=True)
+    assert not torch.equal(other.per_token_loss, one.per_token_loss)  # other roundings: other passes
+    for name in ("per_token_loss", "log_probs", "entropy", "target_probs", "is_top1"):
+        torch.testing.assert_close(getattr(other, name), getattr(one, name), rtol=2e-6, atol=2e-6)
+    assert_same(gradients(model, other.loss), reference, 5e-6)
 
 
 @pytest.mark.parametrize("targets", [["q_proj"], ["q_proj", "lm_head"]], ids=["backbone", "backbone and head"])

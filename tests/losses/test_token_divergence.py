@@ -14,7 +14,7 @@ from trl_weaks.losses.class_terms import Sums, Workspace, collect
 from trl_weaks.losses.token_rows import TokenLabel
 
 sys.path.insert(0, str(Path(__file__).parent))
-from token_forms import closed, problem  # noqa: E402
+from token_forms import EITHER, closed, problem  # noqa: E402
 
 
 def textbook_float32_kl(alpha):
@@ -23,20 +23,22 @@ def textbook_float32_kl(alpha):
     return kl + ((alpha - 1) * (torch.digamma(alpha) - torch.digamma(total)[..., None])).sum(-1)
 
 
-# The share of the textbook's error: at most 1e-3, but for 4,306 nats, where float32 numbers are 5e-4 apart.
-@pytest.mark.parametrize(("shift", "spread", "share"), [(-8.0, 1.5, 1e-3), (-2.0, 1.5, 0.03), (0.0, 3.0, 1e-3)])
-def test_the_divergence_in_float32_keeps_its_digits(shift, spread, share):
+# The share of the textbook's error. In the middle, PyTorch's passes end in rounding of 4,000 nats.
+@pytest.mark.parametrize("cpu_kernels", EITHER)
+@pytest.mark.parametrize(("shift", "spread", "share"), [(-8.0, 1.5, 1e-3), (-2.0, 1.5, 5e-3), (0.0, 3.0, 1e-3)])
+def test_the_divergence_in_float32_keeps_its_digits(shift, spread, share, cpu_kernels):
     logits, ids, labels = problem(6, 32_000, spread, shift, hard=True, dtype=torch.float32)
     labels = [TokenLabel(torch.ones(6, dtype=torch.float64))]
     with_kl, without = (EvidentialLoss(kl_coef=c, kl_anneal=0, kl_clamp=None) for c in (1.0, 0.0))
-    got = closed(with_kl, logits, ids, labels, 1.0)[0] - closed(without, logits, ids, labels, 1.0)[0]
+    values = (closed(loss, logits, ids, labels, 1.0, cpu_kernels=cpu_kernels)[0] for loss in (with_kl, without))
+    got = next(values) - next(values)
     e = logits.double().exp().scatter(-1, ids[:, None], 0).numpy()
     total = 32_000 + e.sum(-1)
     exact = gammaln(total) - gammaln(32_000) - e.sum(-1) * digamma(total)
     exact += (e * digamma(1 + e) - gammaln(1 + e)).sum(-1)
     ours = np.abs(got.numpy() - exact).max()
     naive = np.abs(textbook_float32_kl((torch.from_numpy(e) + 1).float()).double().numpy() - exact).max()
-    assert ours <= share * naive
+    assert ours <= (1e-3 if cpu_kernels else share) * naive
     assert ours <= 1e-5 + 3e-7 * np.abs(exact).max()
 
 

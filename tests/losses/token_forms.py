@@ -1,12 +1,20 @@
 """Closed forms over a vocabulary by their definition: row by row, label by label, autograd of the public call."""
 
+import importlib.util
 import math
+import shutil
 
+import pytest
 import torch
 
 from trl_weaks.dirichlet import kl_from_log_evidence
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
 from trl_weaks.losses.token_rows import TokenLabel, split_rows
+
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("c++") and importlib.util.find_spec("ninja")), reason="there is no C++ compiler, or no ninja"
+)
+EITHER = [pytest.param(False, id="pytorch"), pytest.param(True, id="compiled", marks=needs_compiler)]
 
 LOSSES = {
     "naive": NaiveLoss(),
@@ -65,10 +73,10 @@ def plain(loss, logits, ids, labels, progress):
     return rows.detach(), gradient
 
 
-def closed(loss, logits, ids, labels, progress, needs_grad=True):
+def closed(loss, logits, ids, labels, progress, needs_grad=True, cpu_kernels=False):
     hard = all(label.probs is None for label in labels)
-    rows = split_rows(logits.clone(), ids, loss.token_form_plan(hard, logits.dtype))
-    assert rows.others is not None
+    rows = split_rows(logits.clone(), ids, loss.token_form_plan(hard, logits.dtype), cpu_kernels)
+    assert rows.others is not None and rows.compiled is cpu_kernels
     value, gradient = loss.token_form(rows, labels, progress, needs_grad)
     return value, gradient.full() if needs_grad else gradient
 

@@ -1,6 +1,7 @@
 """What the settings of completions build, and which settings and arguments are refused."""
 
 import pytest
+import torch
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
@@ -47,3 +48,18 @@ def test_arguments_that_would_be_ignored_are_refused(student, perfect, tokenizer
             processing_class=tokenizer,
             **{name: lambda *a, **k: None},
         )
+
+
+def test_compiled_passes_are_for_a_cpu_with_a_compiler(student, perfect, tokenizer, arguments, monkeypatch):
+    args = WeakSupervisionConfig(**arguments, use_cpu_kernels=True)
+    given = {"model": student(), "train_dataset": perfect, "processing_class": tokenizer}
+
+    def no_compiler():
+        raise RuntimeError("install a compiler")
+
+    monkeypatch.setattr("trl_weaks.trainer.weak_supervision_trainer.load_kernels", no_compiler)
+    with pytest.raises(RuntimeError, match="install a compiler"):
+        WeakSupervisionTrainer(args=args, **given)
+    monkeypatch.setattr(WeakSupervisionConfig, "device", torch.device("cuda", 0))
+    with pytest.raises(ValueError, match="`use_cpu_kernels` is for training on a CPU, not on cuda:0; remove it"):
+        WeakSupervisionTrainer(args=args, **given)

@@ -78,6 +78,16 @@ def test_updates_do_not_depend_on_how_the_batch_is_cut(student, weak_rows, token
             torch.testing.assert_close(other[name], value, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("settings", SETTINGS[1:3])
+def test_compiled_passes_change_nothing(student, weak_rows, tokenizer, arguments, settings, compiler):
+    arguments |= {"optim": "sgd", "learning_rate": 0.5, "max_grad_norm": 0.0}
+    runs = [weak_trainer(student, weak_rows, tokenizer, arguments, **settings, use_cpu_kernels=k) for k in (0, 1)]
+    for trainer in runs:
+        trainer.train()
+    for ours, theirs in zip(*(t.model.parameters() for t in runs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("without", [{"kl_coef": 0.0}, {"gamma_max": 0.0}], ids=["KL", "auxiliary"])
 def test_every_term_is_in_the_comparisons(student, weak_rows, tokenizer, arguments, without):
     """The settings above are all at work in the first update, or comparing it would say nothing of them."""

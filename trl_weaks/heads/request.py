@@ -37,6 +37,7 @@ class WeakHeadRequest:
         divisor: What every loss is divided by, such as the number of tokens of the update. Half precision wants it
             here rather than after the forward: a gradient that is rounded, divided and rounded once more errs to one
             side.
+        cpu_kernels: Whether float32 logits on a CPU take the compiled passes of `losses.cpu_kernels`.
     """
 
     loss: WeakLoss
@@ -48,6 +49,7 @@ class WeakHeadRequest:
     chunk_size: int = 256
     nodes: Tensor | None = None
     divisor: Tensor | float = 1.0
+    cpu_kernels: bool = False
 
     def __post_init__(self) -> None:
         if self.split not in get_args(Split):

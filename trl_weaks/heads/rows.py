@@ -35,7 +35,7 @@ def chunk_rows(logits: Tensor, tokens: Tokens, span: slice, request: WeakHeadReq
     loss, ids, weights = request.loss, tokens.ids[span], tokens.weights[span].double()
     hard = tokens.unit_logps is None
     plan = closed_form_plan(loss, hard, logits.dtype)
-    rows = split_rows(logits, ids, plan)
+    rows = split_rows(logits, ids, plan, request.cpu_kernels)
     top_probs = rows.top_probs
     probs = tokens.target_logps(span, top_probs).exp()
     total = weights.sum(-1)
@@ -43,7 +43,7 @@ def chunk_rows(logits: Tensor, tokens: Tokens, span: slice, request: WeakHeadReq
     label = (mean, total) if hard or loss.linear_in_targets else (probs, weights)
     apart, inside = None, rows
     if rows.others is None:
-        apart, kept, inside = _set_apart(logits, rows, plan)
+        apart, kept, inside = _set_apart(logits, rows, plan, request.cpu_kernels)
     values, gradient = torch.zeros_like(total), LogitGradient(logits) if needs_grad else None
     if inside is not None:
         values, gradient = loss.token_form(inside, _token_labels(hard, *label), request.progress, needs_grad)
@@ -66,7 +66,9 @@ def chunk_rows(logits: Tensor, tokens: Tokens, span: slice, request: WeakHeadReq
     )
 
 
-def _set_apart(logits: Tensor, rows: TokenRows, plan: TokenFormPlan | None) -> tuple[Tensor, Tensor, TokenRows | None]:
+def _set_apart(
+    logits: Tensor, rows: TokenRows, plan: TokenFormPlan | None, kernels: bool
+) -> tuple[Tensor, Tensor, TokenRows | None]:
     """Rows that the closed form cannot do, their logits, and the split of the logits with zeros in their place."""
     everything = torch.arange(len(logits), device=logits.device)
     if plan is None:
@@ -76,7 +78,7 @@ def _set_apart(logits: Tensor, rows: TokenRows, plan: TokenFormPlan | None) -> t
         return everything, logits, None
     kept = logits[apart]
     logits[apart] = -plan.offset  # evidence of 1: within any limit
-    return apart, kept, split_rows(logits, rows.ids, plan)
+    return apart, kept, split_rows(logits, rows.ids, plan, kernels)
 
 
 def _token_labels(hard: bool, probs: Tensor, weights: Tensor) -> list[TokenLabel]:

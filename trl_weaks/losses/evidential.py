@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..dirichlet import NO_EVIDENCE, Evidence, class_term, kl_from_log_evidence, kl_strength_term, log_evidence
-from .evidential_passes import Penalty
+from .evidential_parts import Penalty
 from .evidential_tokens import evidential_token_form
 from .token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows
 

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from ..dirichlet import NO_EVIDENCE, class_term, kl_strength_term
-from .evidential_passes import DenseLabel, Penalty, dense_passes
+from .evidential_kernels import compiled_passes
+from .evidential_parts import DenseLabel, Penalty, parts_of
+from .evidential_passes import dense_passes
 from .token_rows import LogitGradient, TokenLabel, TokenRows
 
 
@@ -33,7 +35,11 @@ def evidential_token_form(
     total_scale = sum(label.scales for label in labels)
     loss = total_scale * log_strength - sum(label.scales * _log_alpha_of_token(rows, label) for label in labels)
     share = total_scale * (-log_strength).exp()
-    loss = loss + dense_passes(rows, prepared, share, penalty, offset, needs_grad)
+    parts = parts_of(rows, prepared, share, penalty)
+    if rows.compiled and (parts.groups or parts.likelihood):
+        loss = loss + compiled_passes(rows, parts, offset, needs_grad)
+    else:
+        loss = loss + dense_passes(rows, parts, share, offset, needs_grad)
     if not needs_grad:
         return loss, None
     for ids, values in _columns(rows, prepared, log_strength):

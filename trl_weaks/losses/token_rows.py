@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .cpu_kernels import can_run, compiled_reduce_rows
 from .row_reductions import NOWHERE, reduce_rows
 
 
@@ -91,6 +92,7 @@ class TokenRows:
         rival_ids: The first largest of the other tokens, `(n,)`; `None` unless asked for.
         sum_without_rival: `rest_sum` without the rival's 1, summed afresh; `None` unless asked for.
         squares_without_rival: Likewise the sum of the squares of the exponentials.
+        compiled: Whether dense passes over `others` are to be the compiled ones.
     """
 
     ids: Tensor
@@ -103,6 +105,7 @@ class TokenRows:
     rival_ids: Tensor | None
     sum_without_rival: Tensor | None
     squares_without_rival: Tensor | None
+    compiled: bool = False
 
     @property
     def log_rest(self) -> Tensor:
@@ -140,7 +143,7 @@ class TokenRows:
         return torch.maximum(self.log_prob, self.rest_max - self.log_normaliser).exp()
 
 
-def split_rows(logits: Tensor, ids: Tensor, plan: TokenFormPlan | None) -> TokenRows:
+def split_rows(logits: Tensor, ids: Tensor, plan: TokenFormPlan | None, cpu_kernels: bool = False) -> TokenRows:
     """
     Reduce `(n, V)` float32 or float64 logits.
 
@@ -148,12 +151,17 @@ def split_rows(logits: Tensor, ids: Tensor, plan: TokenFormPlan | None) -> Token
         logits: Become the `others` of the result, or stay what they were where that is `None`.
         ids: Emitted tokens, `(n,)`.
         plan: What the closed form asks for; `None` if there is none.
+        cpu_kernels: Whether to use compiled passes where they take such rows.
     """
     asked, plan = plan is not None, plan or TokenFormPlan(-torch.inf)
     target = logits.gather(-1, ids[:, None])[:, 0]
     logits.scatter_(-1, ids[:, None], NOWHERE)
     overwrite = plan.limit == torch.inf and not plan.logits
-    reduced = reduce_rows(logits, ids, target, plan.rival, plan.squares, plan.logits, overwrite)
+    compiled = cpu_kernels and can_run(logits)
+    if compiled:
+        reduced = compiled_reduce_rows(logits, ids, plan.rival, overwrite)
+    else:
+        reduced = reduce_rows(logits, ids, target, plan.rival, plan.squares, plan.logits, overwrite)
     top, rivals = reduced.top, reduced.rivals
     closed = asked and (overwrite or bool((top.double() + plan.offset <= plan.limit).all()))
     if not closed:
@@ -171,4 +179,5 @@ def split_rows(logits: Tensor, ids: Tensor, plan: TokenFormPlan | None) -> Token
         rival_ids=rivals,
         sum_without_rival=None if rivals is None else reduced.sums[0],
         squares_without_rival=reduced.sums[2] if plan.squares else None,
+        compiled=compiled,
     )

@@ -76,6 +76,10 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
 
         loss_chunk_size (`int`, *optional*, defaults to `1024`):
             Supervised tokens whose logits are held at once. Changes memory, never the result. Ours.
+        use_cpu_kernels (`bool`, *optional*, defaults to `False`):
+            Training on a CPU: compile the passes of the loss over the vocabulary with this machine's C++ compiler (ten
+            seconds, once per machine; needs ninja). Changes speed, and the results by rounding alone. Refused on other
+            devices; float64 models and losses without a closed form keep PyTorch's passes. Ours.
 
     Inherited fields that a weak loss cannot honour are refused when set: `loss_type`, `label_smoothing_factor`,
     `assistant_only_loss`, `use_liger_kernel`. `packing` (strategies `"bfd"` and `"bfd_split"`) and `padding_free` are
@@ -132,6 +136,13 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
     )
     loss_chunk_size: int = field(
         default=1024, metadata={"help": "Supervised tokens whose logits are held at once; memory only. Ours."}
+    )
+    use_cpu_kernels: bool = field(
+        default=False,
+        metadata={
+            "help": "Compile the loss's passes over the vocabulary for this CPU, once per machine (needs a C++ "
+            "compiler and ninja); speed only. Ours."
+        },
     )
 
     def check_objective(self) -> None:

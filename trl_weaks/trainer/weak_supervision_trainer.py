@@ -13,6 +13,7 @@ from trl import SFTTrainer
 from .. import columns
 from ..heads import WeakHeadRequest, add_weak_head
 from ..losses.base import WeakLoss
+from ..losses.cpu_kernels import load_kernels
 from ._compat import global_then_local_main_first, is_peft_model, parallelism
 from .callable_loss import as_weak_loss, chosen_loss
 from .model_card import Supervision, weak_supervision_section
@@ -83,6 +84,10 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             "pass `loss` to change the loss; the batches and metrics are the trainer's own",
         )
         refuse_packing_settings(args)
+        if args.use_cpu_kernels:
+            if args.device.type != "cpu":
+                raise ValueError(f"`use_cpu_kernels` is for training on a CPU, not on {args.device}; remove it.")
+            load_kernels()
         self._given_train = kwargs.get("train_dataset")
         refuse_empty(self._given_train, "train")
         self._mark = f"\nPrepared for the trainer {uuid4().hex}."  # goes along with selections of the rows
@@ -176,6 +181,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             chunk_size=self.args.loss_chunk_size,
             nodes=None if forest is None else forest.nodes,
             divisor=torch.as_tensor(count).clamp(min=1) / ranks,
+            cpu_kernels=self.args.use_cpu_kernels,
         )
         inputs["use_cache"] = False
         if self.aux_loss_enabled:

@@ -1,0 +1,95 @@
+"""Passes compiled for the CPU: when they run, and that they are those of PyTorch in every other respect."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.utils.cpp_extension
+from scipy.special import digamma, gammaln, polygamma
+
+from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss, cpu_kernels
+from trl_weaks.losses.token_rows import split_rows
+
+sys.path.insert(0, str(Path(__file__).parent))
+from token_forms import LOSSES, closed, needs_compiler, plain, problem  # noqa: E402
+
+pytestmark = needs_compiler
+
+
+@pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+@pytest.mark.parametrize("width", [2, 17, 1_023, 1_024, 1_025, 2_500])
+def test_any_number_of_classes(loss, hard, width):
+    logits, ids, labels = problem(5, width, hard=hard, dtype=torch.float32)
+    value, gradient = closed(loss, logits, ids, labels, 0.6, cpu_kernels=True)
+    expected, slope = plain(loss, logits, ids, labels, 0.6)
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient.double(), slope, rtol=1e-5, atol=1e-5 * float(slope.abs().max()))
+
+
+def test_the_sums_and_the_gradient_over_the_whole_range_of_evidence():
+    """One class per row, against special functions: c(e), n(x) by way of the gradient, and e ln(1 + e)."""
+    log_e = np.linspace(-60, 40, 20_001)
+    z = torch.from_numpy(log_e).float()[:, None]
+    log_e = z[:, 0].double().numpy()  # what float32 has left of it
+    e = np.exp(log_e)
+    exact = np.where(e < 1e6, e * digamma(1 + e) - gammaln(1 + e) - e, 0.5 - 0.5 * np.log(2 * np.pi * e))
+    small = e < 1e-6
+    exact[small] = (-e + np.pi**2 / 12 * e**2)[small]
+    columns = torch.tensor([1.0, 0.0, 0.0]).expand(len(z), 1, 3)
+    bent, one = z.clone(), torch.zeros(len(z), 1)
+    values, dots = cpu_kernels.compiled_evidential_rows(bent, 0.0, one, columns, torch.zeros(len(z), 2), True)
+    assert np.abs(values[:, 0].numpy() / exact - 1).max() < 1e-6
+    assert np.abs(dots.numpy() / (e * np.log1p(e)) - 1)[log_e > -40].max() < 1e-6  # below, a square is 0
+    h = np.where(e < 1e4, e * polygamma(1, 1 + e), 1 - 0.5 / e + 1 / (6 * e**2))
+    x_n = np.where(e < 1e4, 1 - (1 - h) * (1 + e), 0.5 - 1 / (3 * e))
+    x_n[e < 1e-5] = (np.pi**2 / 6 - 1) * e[e < 1e-5] * (1 - 2 * e[e < 1e-5])
+    middle = np.abs(log_e) < 9  # beyond, the references above lose digits themselves
+    assert np.abs(bent[:, 0].numpy() / (e / (1 + e) * x_n) - 1)[middle].max() < 3e-6
+
+
+@pytest.mark.parametrize("loss", [NaiveLoss(), EvidentialLoss(), AuxiliaryConfidence(EvidentialLoss(), 0.3)])
+def test_a_logit_that_is_not_a_number_is_not_hidden(loss):
+    logits, ids, labels = problem(4, 2_000, hard=True, dtype=torch.float32)
+    logits[2, 1_500], ids[2] = torch.nan, 7
+    value, _ = closed(loss, logits, ids, labels, 0.6, cpu_kernels=True)
+    assert torch.isnan(value).tolist() == [False, False, True, False]
+
+
+def test_the_same_bits_from_any_number_of_threads():
+    logits, ids, labels = problem(9, 3_000, dtype=torch.float32)
+    loss, threads = LOSSES["evidential + aux"], torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = closed(loss, logits, ids, labels, 0.6, cpu_kernels=True)
+        torch.set_num_threads(2)
+        two = closed(loss, logits, ids, labels, 0.6, cpu_kernels=True)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_other_rows_keep_the_passes_of_pytorch():
+    plan = NaiveLoss().token_form_plan(True, torch.float32)
+    ids = torch.zeros(3, dtype=torch.long)
+    for logits in (torch.randn(3, 5, dtype=torch.float64), torch.randn(5, 3).T):
+        assert not split_rows(logits, ids, plan, cpu_kernels=True).compiled
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Ninja is required"), FileNotFoundError("c++")])
+def test_without_a_compiler_the_remedy_is_named(monkeypatch, tmp_path, error, caplog):
+    def load(**given):
+        raise error
+
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(torch.utils.cpp_extension, "load", load)
+    with pytest.raises(RuntimeError, match="pip install ninja.*or leave use_cpu_kernels off"):
+        cpu_kernels.load_kernels.__wrapped__()
+    (folder,) = (tmp_path / "trl_weaks").iterdir()
+    assert torch.__version__ in folder.name and not caplog.messages
+    (folder / "lock").touch()
+    with pytest.raises(RuntimeError):
+        cpu_kernels.load_kernels.__wrapped__()
+    assert f"remove {folder / 'lock'}" in caplog.text
