@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
+from trl_weaks.losses.row_reductions import blocks
 from trl_weaks.losses.token_rows import TokenLabel, split_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -146,3 +147,11 @@ def test_a_large_offset_makes_the_likelihood_a_cross_entropy():
     torch.testing.assert_close(loss, NaiveLoss()(logits, targets, 0.0), rtol=1e-9, atol=0)
     with pytest.raises(ValueError, match="evidence_offset must be finite"):
         EvidentialLoss(evidence_offset=math.nan)
+
+
+@pytest.mark.parametrize(("device", "limit"), [("cpu", 65_536), ("cuda", 2**25)])
+@pytest.mark.parametrize(("rows", "width"), [(1_024, 152_000), (1_024, 32_000), (7, 300), (0, 5), (3, 2**26)])
+def test_blocks_cover_all_rows_and_bound_the_memory(device, limit, rows, width):
+    found = blocks(rows, width, torch.device(device))
+    assert [i for b in found for i in range(b.start, b.stop)] == list(range(rows))
+    assert all((b.stop - b.start) * width <= limit or b.stop - b.start == 1 for b in found)

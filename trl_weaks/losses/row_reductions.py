@@ -1,6 +1,6 @@
 """Dense reductions of rows of vocabulary logits, and what dense passes over such rows share. n rows, V vocabulary.
 
-On a CPU a pass runs over blocks of rows that stay in the cache; on a GPU over all rows at once.
+A pass runs over blocks of rows: on a CPU of a size that stays in the cache, on a GPU of one that bounds the memory.
 """
 
 import functools
@@ -15,6 +15,8 @@ NOWHERE = -1e30
 # On a CPU, dense passes run over blocks of about this many logits: 0.25 MiB, so that five temporaries fit beside it
 # into a second-level cache of 2 MiB. Half of it costs more calls, twice of it leaves the cache.
 _BLOCK = 65_536
+# Elsewhere: large, since each block costs the start of some thirty kernels, but five temporaries of 128 MiB at most.
+_LARGE_BLOCK = 2**25
 # Classes that are added up in float32; what they come to, in float64: a divergence of 1e4 nats is the difference of
 # sums as large as itself, and a sum in float32 ends in rounding to 1e-3.
 _RUN = 256
@@ -60,8 +62,8 @@ class RunSums:
 
 
 def blocks(rows: int, width: int, device: torch.device) -> list[slice]:
-    """Row blocks of a dense pass: cache-sized on a CPU, everything at once (fewest kernels) elsewhere."""
-    size = max(1, _BLOCK // width) if device.type == "cpu" else max(1, rows)
+    """Row blocks of a dense pass."""
+    size = max(1, (_BLOCK if device.type == "cpu" else _LARGE_BLOCK) // width)
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
