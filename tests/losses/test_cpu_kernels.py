@@ -93,3 +93,18 @@ def test_without_a_compiler_the_remedy_is_named(monkeypatch, tmp_path, error, ca
     with pytest.raises(RuntimeError):
         cpu_kernels.load_kernels.__wrapped__()
     assert f"remove {folder / 'lock'}" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
+def test_compiled_for_older_machines(capability, monkeypatch, tmp_path):
+    logits, ids, labels = problem(9, 3_000, dtype=torch.float32)
+    expected = [closed(loss, logits, ids, labels, 0.6, cpu_kernels=True) for loss in LOSSES.values()]
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    older = cpu_kernels.load_kernels.__wrapped__()
+    monkeypatch.setattr(cpu_kernels, "load_kernels", lambda: older)
+    for loss, (value, gradient) in zip(LOSSES.values(), expected, strict=True):
+        other, slope = closed(loss, logits, ids, labels, 0.6, cpu_kernels=True)
+        torch.testing.assert_close(other, value, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(slope, gradient, rtol=2e-6, atol=2e-6 * float(gradient.abs().max()))
