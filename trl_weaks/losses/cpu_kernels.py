@@ -21,15 +21,16 @@ from torch import Tensor
 
 from .row_reductions import Reduction
 
+logger = logging.getLogger(__name__)
+
 _SOURCE = Path(__file__).with_name("row_kernels.cpp")
+# The last two let roundings and comparisons become vector instructions. Never -ffast-math: it hides what is not a
+# number, and flushes tiny numbers to 0 in the whole process.
 _FLAGS = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
 _INSTRUCTIONS = {
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
     "AVX2": ["-mavx2", "-mfma"],
 }
-
-
-logger = logging.getLogger(__name__)
 
 
 @functools.cache
