@@ -141,4 +141,4 @@ def _first_largest(logits: Tensor, value: Tensor, at: Tensor) -> None:
 @functools.cache
 def _segment(width: int) -> int:
     """A divisor of a vocabulary's size that is worth it, or 0."""
-    return next((size for size in range(2048, 255, -1) if width % size == 0 and width > size), 0)
+    return next((size for size in range(1024, 255, -1) if width % size == 0 and width > size), 0)
