@@ -1,5 +1,6 @@
 """Passes compiled for the CPU: when they run, and that they are those of PyTorch in every other respect."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -92,7 +93,11 @@ def test_without_a_compiler_the_remedy_is_named(monkeypatch, tmp_path, error, ca
     (folder / "lock").touch()
     with pytest.raises(RuntimeError):
         cpu_kernels.load_kernels.__wrapped__()
-    assert f"remove {folder / 'lock'}" in caplog.text
+    assert f"remove {folder / 'lock'}" in caplog.text and (folder / "lock").exists()
+    os.utime(folder / "lock", (0, 0))
+    with pytest.raises(RuntimeError):
+        cpu_kernels.load_kernels.__wrapped__()
+    assert "must have been killed" in caplog.text and not (folder / "lock").exists()
 
 
 @pytest.mark.slow

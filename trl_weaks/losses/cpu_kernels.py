@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ _SOURCE = Path(__file__).with_name("row_kernels.cpp")
 # The last two let roundings and comparisons become vector instructions. Never -ffast-math: it hides what is not a
 # number, and flushes tiny numbers to 0 in the whole process.
 _FLAGS = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
+_BUILD_SECONDS = 600  # far more than a build takes
 _INSTRUCTIONS = {
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
     "AVX2": ["-mavx2", "-mfma"],
@@ -51,8 +53,7 @@ def load_kernels() -> ModuleType:
     folder = root / "trl_weaks" / "-".join(made_for).replace(" ", "_")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "lock").exists():  # PyTorch's own; a process that was killed leaves it behind
-            logger.warning("Another process compiles the CPU kernels; if none does, remove %s.", folder / "lock")
+        _wait_for_nobody(folder / "lock")
         with _programs_of_this_environment():
             return load(
                 name="row_kernels",
@@ -67,6 +68,17 @@ def load_kernels() -> ModuleType:
             "Install a compiler and `pip install ninja`, or leave use_cpu_kernels off, which changes speed alone. "
             f"The cause: {error}"
         ) from error
+
+
+def _wait_for_nobody(lock: Path) -> None:
+    """PyTorch waits for its lock without end, and a process that was killed leaves it behind."""
+    if not lock.exists():
+        return
+    if time.time() - lock.stat().st_mtime > _BUILD_SECONDS:
+        logger.warning("Removing %s: who compiled the CPU kernels must have been killed.", lock)
+        lock.unlink(missing_ok=True)
+    else:
+        logger.warning("Another process compiles the CPU kernels; if none does, remove %s.", lock)
 
 
 @contextmanager
