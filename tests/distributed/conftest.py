@@ -46,7 +46,7 @@ def folder_of(request):
         if (cell.startswith("zero") or cell.endswith("/after")) and not DEEPSPEED:
             pytest.skip("deepspeed is not installed")
         if cell in COMPILED and not COMPILER:
-            pytest.skip("DeepSpeed's CPUAdam is compiled at its first use: g++ and ninja are not both installed")
+            pytest.skip("this cell is compiled at its first use: g++ and ninja are not both installed")
         return request.getfixturevalue("core" if cell in CORE else "compiled" if cell in COMPILED else "rest")
 
     return find

@@ -43,10 +43,11 @@ REST += ["zero3/evidential/checkpointing", "zero2/soft/bf16", "zero1/evidential"
 REST += ["ddp/evidential/generate", "zero2/evidential/generate", "zero3/evidential/lora/generate"]
 REST += ["zero2_offload/evidential", "zero3_offload/evidential", "zero3_offload/cdpo"]
 REST = [cell for cell in REST if cell not in CORE]
-# DeepSpeed's own optimizer in host memory, which is compiled at its first use.
+# What is compiled at its first use: DeepSpeed's own optimizer in host memory, and the losses' passes.
 COMPILED = ["zero2_offload/evidential/cpuadam", "zero3_offload/evidential/cpuadam"]
+COMPILED += ["ddp/evidential/sgd/kernels", "zero3/evidential/sgd/kernels"]
 # Options that change how a cell runs, never what it trains: its reference is the cell without them.
-HOW = ("after", "born", "checkpointing", "bf16", "cpuadam", "die", "resume")
+HOW = ("after", "born", "checkpointing", "bf16", "cpuadam", "kernels", "die", "resume")
 
 
 def references(cells: list[str]) -> list[str]:

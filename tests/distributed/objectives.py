@@ -75,6 +75,8 @@ def supervision(given: dict, options: list[str], evidential: bool):
     loss = {"weak_loss": "bayesian", "gamma_max": 0.25, "gamma_warmup": 0.5, "kl_coef": 1e-2}
     if not evidential:
         loss = {"weak_loss": "naive", "gamma_max": 0.0, "confidence_split": "uniform"}
+    if "kernels" in options:  # against one process without them
+        loss["use_cpu_kernels"] = True
     data = weak_rows()
     if "trees" in options:  # two processes on trees against one on rows
         loss["token_trees"] = WORLD == 2
