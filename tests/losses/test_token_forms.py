@@ -67,7 +67,8 @@ def test_gradients_pass_finite_differences(loss):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "cpu_kernels"), [(torch.float64, False), *((torch.float32, p.values[0]) for p in EITHER)]
+    ("dtype", "cpu_kernels"),
+    [(torch.float64, False), *(pytest.param(torch.float32, *p.values, marks=p.marks) for p in EITHER)],
 )
 @pytest.mark.parametrize("margin", [20.0, 27.6, 60.0, 1e4])
 def test_a_saturated_token_still_feels_its_label(margin, dtype, cpu_kernels):

@@ -1,6 +1,6 @@
 """What the evidential loss adds up over a vocabulary, and its gradient there, in numbers per token; see
 `evidential_tokens` for the notation and the formulas. The passes themselves are in `evidential_passes` (PyTorch) and
-in `cpu_kernels` (compiled).
+`evidential_kernels` (compiled).
 """
 
 from dataclasses import dataclass
