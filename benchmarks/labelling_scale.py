@@ -30,7 +30,7 @@ def build(width: int, layers: int):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    from trl_weaks.labelling.supervisor import WeakSupervisor
+    from trl_weaks.supervisors.supervisor import WeakSupervisor
 
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -54,8 +54,8 @@ def worker(options: argparse.Namespace) -> None:
     from datasets import Dataset
 
     from trl_weaks.labelling import label_completions as module
-    from trl_weaks.labelling.ensemble import WeakEnsemble
     from trl_weaks.labelling.progress import Progress
+    from trl_weaks.supervisors.ensemble import WeakEnsemble
 
     torch.set_num_threads(1)
     supervisors = build(options.width, options.layers)

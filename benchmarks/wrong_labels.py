@@ -18,7 +18,6 @@ import transformers
 from datasets import Dataset, disable_progress_bars
 
 from trl_weaks.columns import LABEL, TEXT, WEAK_PROBS
-from trl_weaks.labelling.classifier import WeakClassifier
 from trl_weaks.study.classification.config import ClassificationConfig
 from trl_weaks.study.classification.models import ClassifierFactory
 from trl_weaks.study.classification.pipeline import ClassificationRun
@@ -26,6 +25,7 @@ from trl_weaks.study.classification.pretrain import pretrain_stage
 from trl_weaks.study.classification.sources import ClassSource
 from trl_weaks.study.classification.training import train_on_votes
 from trl_weaks.study.pipeline.launch import parse
+from trl_weaks.supervisors.classifier import WeakClassifier
 
 VALIDATION = 1500
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from datasets import load_from_disk
 
 from trl_weaks.cli import main
-from trl_weaks.labelling.processes import processes
+from trl_weaks.distributed import processes
 from trl_weaks.study.label_options import add_options
 
 

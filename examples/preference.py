@@ -34,7 +34,7 @@ from trl_weaks import (
     WeakSupervisor,
     build_preferences,
 )
-from trl_weaks.labelling.pairs import judge_pairs
+from trl_weaks.aggregation.preferences import judge_pairs
 from trl_weaks.labelling.preferences import preference_report
 from trl_weaks.metrics import slu_f1
 from trl_weaks.study.data.grammar import load_splits, slot_types

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_weaks import token_trees
-from trl_weaks.token_trees import SMALL, plant
+from trl_weaks.inference import token_trees
+from trl_weaks.inference.token_trees import SMALL, plant
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=8)
 

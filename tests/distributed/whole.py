@@ -20,7 +20,7 @@ from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification  # noqa: E402
 
 from trl_weaks import WeakSupervisor  # noqa: E402
-from trl_weaks.labelling.processes import processes, whole_weights  # noqa: E402
+from trl_weaks.distributed import processes, whole_weights  # noqa: E402
 
 
 def same(model, saved: dict) -> bool:

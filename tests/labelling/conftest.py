@@ -89,7 +89,7 @@ def model_of(shape: str, vocab: int, seed: int = 0, **changes):
 @pytest.fixture(scope="session")
 def build():
     """`build(shape, seed=0, **config)` -> a supervisor with random weights."""
-    from trl_weaks.labelling.supervisor import WeakSupervisor
+    from trl_weaks.supervisors.supervisor import WeakSupervisor
 
     def make(shape: str, seed: int = 0, name: str | None = None, **changes) -> WeakSupervisor:
         tokenizer = tokenizer_of(shape)

@@ -12,9 +12,9 @@ def main(folder: str, count: int) -> None:
     import torch
     from datasets import Dataset
 
-    from trl_weaks.labelling.ensemble import WeakEnsemble
     from trl_weaks.labelling.label_completions import label_completions
-    from trl_weaks.labelling.supervisor import WeakSupervisor
+    from trl_weaks.supervisors.ensemble import WeakEnsemble
+    from trl_weaks.supervisors.supervisor import WeakSupervisor
 
     torch.set_num_threads(1)
     spec = importlib.util.spec_from_file_location("shapes", Path(__file__).with_name("conftest.py"))

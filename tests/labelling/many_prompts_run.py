@@ -36,10 +36,10 @@ def memory() -> int:
 def main(folder: Path, count: int) -> None:
     from datasets import Dataset, load_dataset
 
-    from trl_weaks.labelling.ensemble import WeakEnsemble
     from trl_weaks.labelling.label_completions import label_completions
-    from trl_weaks.labelling.records import Scored
-    from trl_weaks.labelling.supervisor import WeakSupervisor
+    from trl_weaks.supervisors.ensemble import WeakEnsemble
+    from trl_weaks.supervisors.scores import Scored
+    from trl_weaks.supervisors.supervisor import WeakSupervisor
 
     spec = importlib.util.spec_from_file_location("shapes", Path(__file__).with_name("conftest.py"))
     shapes = importlib.util.module_from_spec(spec)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from trl_weaks.labelling.cascade import CascadeLayer, cascade_attention
+from trl_weaks.inference.cascade_attention import CascadeLayer, cascade_attention
 
 
 def naive(query, keys, values, mask):

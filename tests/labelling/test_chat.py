@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from trl_weaks.labelling.chat import place
-from trl_weaks.labelling.encoding import Encoder
-from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_completions import label_completions
+from trl_weaks.supervisors.chat import place
+from trl_weaks.supervisors.ensemble import WeakEnsemble
+from trl_weaks.supervisors.text import Encoder
 
 spec = importlib.util.spec_from_file_location("templates", Path(__file__).with_name("templates.py"))
 templates = importlib.util.module_from_spec(spec)

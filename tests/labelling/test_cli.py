@@ -12,9 +12,9 @@ import pytest
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from trl_weaks.cli import build_parser, main
-from trl_weaks.labelling.sampling import Sampling
-from trl_weaks.labelling.supervisor import WeakSupervisor
+from trl_weaks.inference.sampling import Sampling
 from trl_weaks.study.label_command import load_prompts, upload
+from trl_weaks.supervisors.supervisor import WeakSupervisor
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [{"prompt": f"USER: play jazz at {i} ASSISTANT:", "number": i, "completion": "gold"} for i in range(6)]

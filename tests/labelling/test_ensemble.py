@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from trl_weaks.labelling.ensemble import WeakEnsemble
+from trl_weaks.supervisors.ensemble import WeakEnsemble
 
 PROMPTS = ["USER: light ASSISTANT:", "USER: jazz at nine ASSISTANT:"]
 COMPLETIONS = ['{"date": "tomorrow"}', " {}"]

@@ -13,13 +13,13 @@ from scipy.optimize import minimize_scalar
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForSequenceClassification, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 
+from trl_weaks.aggregation.calibration import fit_temperature
 from trl_weaks.labelling import label_classes as module
-from trl_weaks.labelling.calibration import fit_temperature
-from trl_weaks.labelling.class_predictions import ClassPredictions
-from trl_weaks.labelling.classifier import WeakClassifier
-from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_classes import label_classes
 from trl_weaks.labelling.store import LabelStoreError
+from trl_weaks.supervisors.class_predictions import ClassPredictions
+from trl_weaks.supervisors.classifier import WeakClassifier
+from trl_weaks.supervisors.ensemble import WeakEnsemble
 
 WORDS = "wake me up at seven play some jazz turn the lights on off".split()
 

@@ -8,10 +8,10 @@ import datasets
 import pytest
 
 from trl_weaks import columns
-from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_completions import label_completions
 from trl_weaks.labelling.store import LabelStoreError
-from trl_weaks.labelling.supervisor import WeakSupervisor
+from trl_weaks.supervisors.ensemble import WeakEnsemble
+from trl_weaks.supervisors.supervisor import WeakSupervisor
 
 N = 10
 

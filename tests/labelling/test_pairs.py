@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from trl_weaks.labelling.pairs import best_and_worst, flip_probabilities, judge_pairs, pair_weights, with_shared_error
+from trl_weaks.aggregation.preferences import (
+    best_and_worst,
+    flip_probabilities,
+    judge_pairs,
+    pair_weights,
+    with_shared_error,
+)
 
 
 def flip_by_loops(margins, weights):

@@ -6,11 +6,11 @@ import math
 import pytest
 from datasets import Dataset
 
-from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.preferences import build_preferences, preference_report
-from trl_weaks.labelling.records import Candidate, Scored
 from trl_weaks.labelling.store import LabelStoreError
-from trl_weaks.labelling.supervisor import WeakSupervisor
+from trl_weaks.supervisors.ensemble import WeakEnsemble
+from trl_weaks.supervisors.scores import Candidate, Scored
+from trl_weaks.supervisors.supervisor import WeakSupervisor
 
 PROMPTS = [f"USER: wake me up at {word} ASSISTANT:" for word in ("nine", "noon", "five pm", "seven", "midnight")]
 SHORT = {"num_candidates": 4, "max_new_tokens": 8}

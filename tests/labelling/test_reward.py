@@ -7,8 +7,8 @@ import torch
 from datasets import Dataset
 from scipy.stats import kendalltau
 
-from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.reward import WeakEnsembleReward, agreement
+from trl_weaks.supervisors.ensemble import WeakEnsemble
 
 PROMPTS = ["USER: wake me up at nine ASSISTANT:", "USER: play some jazz ASSISTANT:"]
 ANSWERS = [' {"time": "nine"}', " nothing", ' {"music": "jazz"}', " 你好"]

@@ -3,10 +3,10 @@
 import pytest
 from datasets import Dataset
 
-from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_completions import label_completions
 from trl_weaks.labelling.preferences import build_preferences, preference_report
 from trl_weaks.labelling.verify import verify_labels
+from trl_weaks.supervisors.ensemble import WeakEnsemble
 
 PROMPTS = [f"USER: play jazz at {i} ASSISTANT:" for i in range(4)]
 LONG = "tomorrow " * 12

@@ -6,10 +6,10 @@ import datasets
 import pytest
 import torch
 
-from trl_weaks.labelling.ensemble import WeakEnsemble
+from trl_weaks.inference.sampling import Sampling
 from trl_weaks.labelling.label_completions import label_completions
-from trl_weaks.labelling.sampling import Sampling
 from trl_weaks.labelling.verify import verify_labels
+from trl_weaks.supervisors.ensemble import WeakEnsemble
 
 SHAPES = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma2")
 HEAD = "USER: turn on the light in the kitchen, wake me up at nine, play some jazz; hello "

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from trl_weaks.labelling import sharing as module
-from trl_weaks.labelling.beams import inference
+from trl_weaks.inference import shared_prefix as module
+from trl_weaks.inference.beam_search import inference
 
 SHAPES = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma", "gemma2")
 HEAD = "USER: turn on the light in the kitchen, wake me up at nine, play some jazz; hello "
@@ -132,7 +132,7 @@ def test_recurrent_and_windowed_models_take_the_plain_path():
 def test_recurrent_models_are_never_padded(build):
     from transformers import AutoModelForCausalLM, MambaConfig
 
-    from trl_weaks.labelling.forward import plain_logps
+    from trl_weaks.inference.scoring import plain_logps
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1)).eval()

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from trl_weaks.labelling.sampling import Sampling
-from trl_weaks.labelling.supervisor import WeakSupervisor
+from trl_weaks.inference.sampling import Sampling
+from trl_weaks.supervisors.supervisor import WeakSupervisor
 
 SHAPES = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma", "gemma2")
 PROMPTS = [
@@ -180,7 +180,7 @@ def test_bad_tokenizers(build):
 
 def test_saving_a_model_does_not_make_it_another(build, tmp_path):
     """One of several processes saves; its labels must still count as those of the others' model."""
-    from trl_weaks.labelling.fingerprint import supervisor_fingerprint
+    from trl_weaks.fingerprint import supervisor_fingerprint
 
     supervisor = build("llama")
     before = supervisor_fingerprint(supervisor)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Cache, MambaConfig, MistralConfig
 
-from trl_weaks.labelling.sampling import Sampling
-from trl_weaks.labelling.supervisor import WeakSupervisor
+from trl_weaks.inference.sampling import Sampling
+from trl_weaks.supervisors.supervisor import WeakSupervisor
 
 HEAD = "USER: turn on the light in the kitchen, wake me up at nine, play some jazz; hello "
 TAILS = ("you", "wörld 你好 🙂 tomorrow in the kitchen", "jazz at five", "")

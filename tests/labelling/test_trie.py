@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from trl_weaks.labelling.trie import pack
+from trl_weaks.inference.prefix_trees import pack
 
 
 def path(tree, node):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, load_from_disk
 
-from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_completions import label_completions
 from trl_weaks.labelling.verify import verify_labels
+from trl_weaks.supervisors.ensemble import WeakEnsemble
 
 RUN = {"num_candidates": 2, "max_new_tokens": 4, "batch_size": 2}
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from trl_weaks.labelling.ensemble import WeakEnsemble
-from trl_weaks.labelling.fingerprint import supervisor_fingerprint
+from trl_weaks.fingerprint import supervisor_fingerprint
+from trl_weaks.inference.sampling import Sampling
 from trl_weaks.labelling.label_completions import label_completions
-from trl_weaks.labelling.sampling import Sampling
-from trl_weaks.labelling.vllm_supervisor import VllmSupervisor, _closed
+from trl_weaks.supervisors.ensemble import WeakEnsemble
+from trl_weaks.supervisors.vllm import VllmSupervisor, _closed
 
 PROMPTS = ["USER: turn on the light ASSISTANT:", "USER: jazz at nine 你好 ASSISTANT:", "USER: wake me ASSISTANT:"]
 COMPLETIONS = ['{"date": "tomorrow"}', " é🙂", ""]

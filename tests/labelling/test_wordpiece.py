@@ -6,10 +6,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_completions import label_completions
-from trl_weaks.labelling.supervisor import WeakSupervisor
 from trl_weaks.labelling.verify import verify_labels
+from trl_weaks.supervisors.ensemble import WeakEnsemble
+from trl_weaks.supervisors.supervisor import WeakSupervisor
 
 PROMPTS = [f"USER: Wake me up at {word} ASSISTANT:" for word in ("nine", "noon", "Five pm", "seven")]
 TEXTS = ['{"time": "five pm"}', "Tomorrows", " é 你好", "tomorrow in the kitchen"]

@@ -97,9 +97,9 @@ def make_pairs(folder):
     """Pairs from six prompts, two to a unit of work, shared between the processes."""
     from accelerate import PartialState
 
-    from trl_weaks.labelling.ensemble import WeakEnsemble
     from trl_weaks.labelling.preferences import build_preferences
-    from trl_weaks.labelling.supervisor import WeakSupervisor
+    from trl_weaks.supervisors.ensemble import WeakEnsemble
+    from trl_weaks.supervisors.supervisor import WeakSupervisor
 
     world = int(os.environ.get("WORLD_SIZE", 1))
     state = PartialState(cpu=True)

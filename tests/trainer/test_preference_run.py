@@ -11,8 +11,8 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
-from trl_weaks.labelling.ensemble import WeakEnsemble
-from trl_weaks.labelling.supervisor import WeakSupervisor
+from trl_weaks.supervisors.ensemble import WeakEnsemble
+from trl_weaks.supervisors.supervisor import WeakSupervisor
 from trl_weaks.trainer.preference_run import preference_trainer
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
 

@@ -10,8 +10,9 @@ from datasets import Dataset
 from peft import LoraConfig, PrefixTuningConfig
 from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer, token_trees
+from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.heads import WeakHeadRequest, add_weak_head
+from trl_weaks.inference import token_trees
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
 from trl_weaks.trainer.tree_rows import FOREST, forest_columns, take_forest, tree_inputs, why_rows
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-from trl_weaks.labelling.class_predictions import ClassPredictions
+from trl_weaks.supervisors.class_predictions import ClassPredictions
 from trl_weaks.trainer.classification_data import gold_votes
 from trl_weaks.trainer.weak_classification_trainer import WINDOW_FILE, WeakClassificationTrainer
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from ..fingerprint import supervisor_fingerprint
+from ..supervisors.ensemble import WeakEnsemble
+from ..supervisors.supervisor import WeakSupervisor
 from .consolidate import Counts
-from .ensemble import WeakEnsemble
-from .fingerprint import supervisor_fingerprint
 from .store import writing
-from .supervisor import WeakSupervisor
 
 HEAD = """---
 tags:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from datasets import Dataset
 
 from ..columns import COMPLETION, EXAMPLE_ID, GENERATION, PROMPT, SCORE
-from .ensemble import WeakEnsemble
-from .fingerprint import digest
+from ..fingerprint import digest
+from ..inference.prefixes import SAMPLE, longest_match
+from ..supervisors.ensemble import WeakEnsemble
+from ..supervisors.messages import check_prompts
 from .index import BLOCK, Prompts
-from .messages import check_prompts
-from .prefixes import SAMPLE, longest_match
 from .progress import bar
 
 UNREAD = ("tools", "chat_template_kwargs", "image", "images")  # TRL reads them in training, supervisors would not

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..columns import COMPLETION, LOGPS, OFFSETS, SCORE, SUPERVISORS, WEIGHTS
-from .ensemble import WeakEnsemble
+from ..supervisors.ensemble import WeakEnsemble
 from .ledger import GENERATE, Ledger
 from .ledger import SCORE as READ
 

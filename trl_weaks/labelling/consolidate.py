@@ -11,12 +11,12 @@ from datasets import Dataset, Features, List, Value
 from datasets.arrow_writer import ArrowWriter
 
 from ..columns import COMPLETION, EXAMPLE_ID, LOGPS, OFFSETS, PROMPT, SCORE, SUPERVISORS, WEIGHTS
+from ..fingerprint import digest
+from ..supervisors.ensemble import WeakEnsemble
+from ..supervisors.messages import as_completion
 from .choose import LeftOut, rows_of
-from .ensemble import WeakEnsemble
-from .fingerprint import digest
 from .index import BLOCK
 from .ledger import Ledger
-from .messages import as_completion
 from .progress import bar
 from .store import writing
 

@@ -12,12 +12,12 @@ from datasets import Dataset
 from torch import Tensor
 
 from .. import columns
+from ..aggregation.calibration import fit_temperature
+from ..distributed import processes
+from ..fingerprint import digest, supervisor_fingerprint
 from ..pooling import temper
-from .calibration import fit_temperature
-from .classifier import WeakClassifier
-from .ensemble import WeakEnsemble
-from .fingerprint import digest, supervisor_fingerprint
-from .processes import processes
+from ..supervisors.classifier import WeakClassifier
+from ..supervisors.ensemble import WeakEnsemble
 from .progress import Progress, alone
 from .store import KeptLabels, LabelStore, writing
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from datasets import Dataset, load_from_disk
 
+from ..distributed import processes
+from ..supervisors.ensemble import WeakEnsemble
 from .card import write_card
 from .checks import check_dataset
 from .consolidate import consolidate
-from .ensemble import WeakEnsemble
 from .index import Prompts, Units
 from .ledger import Ledger
-from .processes import processes
 from .progress import Progress, alone
 from .stages import configurations, done, settings_of, work
 from .store import KeptLabels, LabelStore

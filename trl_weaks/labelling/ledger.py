@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Sequence
 
-from .fingerprint import digest
+from ..fingerprint import digest
 from .index import Prompts
 from .progress import bar
 from .store import KeptLabels, LabelStore

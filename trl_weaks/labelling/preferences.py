@@ -11,18 +11,18 @@ from types import SimpleNamespace
 from datasets import Dataset, load_from_disk
 
 from ..columns import CHOSEN, CHOSEN_SCORE, MARGIN, PAIR_EPSILON, PAIR_WEIGHT, PROMPT, REJECTED, REJECTED_SCORE
+from ..distributed import processes
+from ..fingerprint import digest, supervisor_fingerprint
+from ..inference.sampling import Sampling, decoding
+from ..supervisors.ensemble import WeakEnsemble
+from ..supervisors.supervisor import WeakSupervisor
 from .checks import check_dataset
-from .ensemble import WeakEnsemble
-from .fingerprint import digest, supervisor_fingerprint
 from .index import Prompts, Units
 from .ledger import GENERATE, SCORE, Ledger
-from .processes import processes
 from .progress import Progress, alone
 from .rank import rank, save
-from .sampling import Sampling, decoding
 from .stages import DECIMALS, has_read, readings
 from .store import KeptLabels, LabelStore
-from .supervisor import WeakSupervisor
 
 logger = logging.getLogger(__name__)
 LEFT_OUT = ("too_long", "too_few", "equal_scores", "below_margin")  # of the counts, those worth a warning
@@ -52,8 +52,9 @@ def build_preferences(
     from the dataset.
 
     Columns: the dataset's own, TRL's `prompt`, `chosen`, `rejected`, and `chosen_score`, `rejected_score`, `margin`
-    (nats per token), `pair_epsilon` (see `pairs.flip_probabilities`; pairs it puts above one half are swapped, which
-    leaves their `margin` negative) and `pair_weight` (see `pairs.pair_weights`; mean one).
+    (nats per token), `pair_epsilon` (see `aggregation.preferences.flip_probabilities`; pairs it puts above
+    one half are swapped, which leaves their `margin` negative) and `pair_weight` (see
+    `aggregation.preferences.pair_weights`; mean one).
 
     Args:
         student: the model to be trained on the pairs, with its tokenizer.
@@ -65,8 +66,8 @@ def build_preferences(
         temperature: None searches beams (*paper*); a number samples at that temperature instead (*ours*), with `seed`.
         min_margin: drop pairs whose margin is smaller, nats per token. *ours*
         shared_error: how often supervisors that agree are wrong together, in [0, 0.5), which their disagreement cannot
-            show; part of every `pair_epsilon`. Default: the *paper's* constant ε. `pairs.judge_pairs` measures it
-            where gold is at hand.
+            show; part of every `pair_epsilon`. Default: the *paper's* constant ε.
+            `aggregation.preferences.judge_pairs` measures it where gold is at hand.
         batch_size: prompts per unit of work, the most that a kill can lose. *ours*
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .processes import processes
+from ..distributed import processes
 from .store import LabelStoreError, refused
 
 POLL = 0.5  # seconds between looks at what the others did

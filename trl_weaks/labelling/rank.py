@@ -11,11 +11,17 @@ from statistics import fmean, quantiles
 
 from datasets import Dataset, Features, List, Value
 
+from ..aggregation.preferences import (
+    CERTAIN_BELOW,
+    best_and_worst,
+    flip_probabilities,
+    pair_weights,
+    with_shared_error,
+)
 from ..columns import CHOSEN, CHOSEN_SCORE, MARGIN, PAIR_EPSILON, PAIR_WEIGHT, PROMPT, REJECTED, REJECTED_SCORE
-from .ensemble import WeakEnsemble
+from ..supervisors.ensemble import WeakEnsemble
+from ..supervisors.messages import as_completion
 from .ledger import GENERATE, SCORE, Ledger
-from .messages import as_completion
-from .pairs import CERTAIN_BELOW, best_and_worst, flip_probabilities, pair_weights, with_shared_error
 from .store import writing
 
 COUNTS = ("candidates", "duplicates", "empty", "too_long", "unfinished")  # of answers

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
-from .ensemble import WeakEnsemble
-from .messages import Completion, Prompt
-from .supervisor import WeakSupervisor
+from ..supervisors.ensemble import WeakEnsemble
+from ..supervisors.messages import Completion, Prompt
+from ..supervisors.supervisor import WeakSupervisor
 
 
 class WeakEnsembleReward:

@@ -7,13 +7,13 @@ the same batches, and the same numbers to the last bit, as one that was not.
 from collections.abc import Sequence
 
 from ..columns import PROMPT
-from .ensemble import WeakEnsemble
-from .fingerprint import digest, supervisor_fingerprint
+from ..fingerprint import digest, supervisor_fingerprint
+from ..inference.sampling import Sampling, decoding
+from ..supervisors.ensemble import WeakEnsemble
+from ..supervisors.messages import Prompt
+from ..supervisors.scores import Scored
+from ..supervisors.supervisor import WeakSupervisor
 from .ledger import GENERATE, SCORE, Ledger
-from .messages import Prompt
-from .records import Scored
-from .sampling import Sampling, decoding
-from .supervisor import WeakSupervisor
 
 DECIMALS = 6  # of a log-probability on disk
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from datasets import Dataset
 
 from ..columns import PROMPT
+from ..inference.sampling import decoding
+from ..supervisors.ensemble import WeakEnsemble
 from .checks import check_dataset
-from .ensemble import WeakEnsemble
 from .index import Units
 from .ledger import GENERATE, SCORE, Ledger
 from .progress import bar
-from .sampling import decoding
 from .stages import configurations, done, pooled, readings, settings_of
 from .store import KeptLabels
 from .written import compare_written

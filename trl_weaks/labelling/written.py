@@ -7,9 +7,9 @@ from pathlib import Path
 from datasets import Dataset, load_from_disk
 
 from ..columns import EXAMPLE_ID, GENERATION, SCORE
+from ..supervisors.ensemble import WeakEnsemble
 from .choose import LeftOut, rows_of
 from .consolidate import features, labelled
-from .ensemble import WeakEnsemble
 from .index import BLOCK
 from .ledger import Ledger
 

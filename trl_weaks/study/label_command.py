@@ -11,8 +11,8 @@ GPU_SHARE = 0.9  # vLLM's own default, shared by all supervisors
 
 def label(options: argparse.Namespace) -> None:
     """Make the labels, say where they are, upload them if asked."""
+    from ..distributed import processes
     from ..labelling.label_completions import label_completions
-    from ..labelling.processes import processes
 
     if options.hub_private_repo and not options.push_to_hub:
         raise ValueError("--hub_private_repo says how to upload; give --push_to_hub too.")
@@ -116,7 +116,7 @@ def load_ensemble(options: argparse.Namespace):
     """
     from transformers import AutoTokenizer
 
-    from ..labelling.ensemble import WeakEnsemble
+    from ..supervisors.ensemble import WeakEnsemble
 
     names = options.names or [None] * len(options.supervisors)
     if len(names) != len(options.supervisors):
@@ -135,9 +135,9 @@ def _transformers(options: argparse.Namespace, source: str, revision: str | None
     import torch
     from transformers import AutoModelForCausalLM
 
-    from ..labelling.budget import MAX_TOKENS
-    from ..labelling.processes import whole_weights
-    from ..labelling.supervisor import WeakSupervisor
+    from ..distributed import whole_weights
+    from ..inference.batch_limits import MAX_TOKENS
+    from ..supervisors.supervisor import WeakSupervisor
 
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     with whole_weights():
@@ -149,7 +149,7 @@ def _transformers(options: argparse.Namespace, source: str, revision: str | None
 
 
 def _vllm(options: argparse.Namespace, source: str, revision: str | None, tokenizer, name: str | None):
-    from ..labelling.vllm_supervisor import VllmSupervisor
+    from ..supervisors.vllm import VllmSupervisor
 
     if options.max_tokens_in_flight is not None:
         raise ValueError("--max_tokens_in_flight is not for vLLM, which has --gpu_memory_utilization.")

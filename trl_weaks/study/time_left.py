@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from trl_weaks.labelling.processes import processes
+from trl_weaks.distributed import processes
 from trl_weaks.study.stages import Stage
 
 STANDARD = 20.0  # seconds at the costs' own speed, averaged with what was measured: a short stage is no proof

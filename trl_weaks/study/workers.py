@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from trl_weaks.labelling.processes import processes
+from trl_weaks.distributed import processes
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.time_left import StageBar, longest_chains
 

@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedModel
 
-from ..labelling.forward import is_recurrent
+from ..inference.scoring import is_recurrent
 from .layout_probe import made_up_tokens, tried
 from .weak_supervision_config import WeakSupervisionConfig
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..labelling.ensemble import WeakEnsemble
 from ..labelling.preferences import build_preferences
-from ..labelling.supervisor import WeakSupervisor
+from ..supervisors.ensemble import WeakEnsemble
+from ..supervisors.supervisor import WeakSupervisor
 from .weak_preference_config import WeakPreferenceConfig
 from .weak_preference_trainer import WeakPreferenceTrainer
 

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from .. import alignment, columns
-from ..labelling.chat import place
+from ..supervisors.chat import place
 
 # Prepared columns, aligned with `input_ids`.
 UNIT_IDS = "weak_unit_ids"  # [tokens] confidence unit of each supervised token, -1 elsewhere

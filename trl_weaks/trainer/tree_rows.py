@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..labelling.forward import accepted, narrow_attention
-from ..token_trees import Forest, plant
+from ..inference.scoring import accepted, narrow_attention
+from ..inference.token_trees import Forest, plant
 from .layout_probe import made_up_tokens, tried
 from .weak_supervision_config import WeakSupervisionConfig
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..labelling.class_predictions import EVIDENCE_KEY, PRIOR_KEY, ClassPredictions
 from ..losses.auxiliary_confidence import AuxiliaryConfidence
 from ..losses.base import WeakLoss
 from ..losses.dirichlet_votes import DirichletVotes
 from ..losses.evidential import EvidentialLoss
 from ..losses.prediction_window import PredictionWindow
+from ..supervisors.class_predictions import EVIDENCE_KEY, PRIOR_KEY, ClassPredictions
 from ._compat import BaseTrainer, global_then_local_main_first, parallelism
 from .callable_loss import chosen_loss
 from .classification_card import classification_card

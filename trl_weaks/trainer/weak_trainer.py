@@ -66,7 +66,7 @@ class WeakTrainer(ParallelChecks):
         if self.is_fsdp_enabled:
             raise ValueError(
                 "FSDP keeps the student in pieces. Call `save_model`, and load what it saved inside "
-                "`trl_weaks.labelling.processes.whole_weights()`."
+                "`trl_weaks.distributed.whole_weights()`."
             )
         with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model:
             yield model

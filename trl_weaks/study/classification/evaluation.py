@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from trl_weaks.columns import EXAMPLE_ID, LABEL, TEXT
-from trl_weaks.labelling.classifier import WeakClassifier
-from trl_weaks.labelling.processes import processes
+from trl_weaks.distributed import processes
 from trl_weaks.study.files import write_atomically
+from trl_weaks.supervisors.classifier import WeakClassifier
 
 PREDICTIONS = "predictions.jsonl"
 

@@ -9,7 +9,7 @@ from transformers import (
     set_seed,
 )
 
-from trl_weaks.labelling.processes import processes, whole_weights
+from trl_weaks.distributed import processes, whole_weights
 from trl_weaks.study.classification.config import ClassificationConfig
 from trl_weaks.study.pipeline.models import TINY, Loaded, ModelFactory
 from trl_weaks.study.stages import Stage

@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 from datasets import Dataset, load_from_disk
 
 from trl_weaks.columns import EXAMPLE_ID, LABEL, SUPERVISORS, TEXT, WEAK_PROBS, WEIGHTS
-from trl_weaks.labelling.classifier import WeakClassifier
-from trl_weaks.labelling.ensemble import WeakEnsemble
 from trl_weaks.labelling.label_classes import label_classes
 from trl_weaks.study.classification import methods, training
 from trl_weaks.study.classification.evaluation import predict
 from trl_weaks.study.pipeline.costs import CLASSIFIED, SETUP, row_seconds, rows_trained
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.stages import Stage
+from trl_weaks.supervisors.classifier import WeakClassifier
+from trl_weaks.supervisors.ensemble import WeakEnsemble
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trl_weaks.labelling.processes import processes
+from trl_weaks.distributed import processes
 from trl_weaks.study.classification import results
 from trl_weaks.study.classification.config import ClassificationConfig
 from trl_weaks.study.classification.figures import plot_disagreement, plot_reliability

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from peft import LoraConfig
 from transformers import TrainingArguments
 
-from trl_weaks.labelling.processes import processes
+from trl_weaks.distributed import processes
 from trl_weaks.study.pipeline.config import ExperimentConfig
 from trl_weaks.study.pipeline.training import trainer_settings
 from trl_weaks.trainer.parallel_checks import forget_earlier_trainers

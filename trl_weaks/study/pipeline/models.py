@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from trl_weaks.labelling.processes import processes, whole_weights
+from trl_weaks.distributed import processes, whole_weights
 from trl_weaks.study.files import file_digest
 from trl_weaks.study.pipeline.config import ExperimentConfig
 from trl_weaks.study.stages import Stage

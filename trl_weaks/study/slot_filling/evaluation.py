@@ -8,11 +8,11 @@ from typing import Any
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from trl_weaks.labelling.processes import processes
-from trl_weaks.labelling.supervisor import WeakSupervisor
+from trl_weaks.distributed import processes
 from trl_weaks.study.data.rows import Example
 from trl_weaks.study.data.targets import decode_slots
 from trl_weaks.study.files import write_atomically
+from trl_weaks.supervisors.supervisor import WeakSupervisor
 
 PREDICTIONS = "predictions.jsonl"
 

@@ -9,10 +9,8 @@ from typing import Any, ClassVar
 from datasets import Dataset, load_from_disk
 
 from trl_weaks.columns import COMPLETION, EXAMPLE_ID, PROMPT
-from trl_weaks.labelling.ensemble import WeakEnsemble
+from trl_weaks.distributed import processes
 from trl_weaks.labelling.label_completions import MODES, label_completions
-from trl_weaks.labelling.processes import processes
-from trl_weaks.labelling.supervisor import WeakSupervisor
 from trl_weaks.study.data.prompts import FILLER_LEAD, build_prompt
 from trl_weaks.study.data.rows import task_rows
 from trl_weaks.study.pipeline.costs import DECODED, LABELLED, PREFERRED, SETUP, row_seconds, rows_trained
@@ -23,6 +21,8 @@ from trl_weaks.study.slot_filling.labels import only_supervisors
 from trl_weaks.study.slot_filling.pretrain import weak_base_stage
 from trl_weaks.study.slot_filling.room import check_room
 from trl_weaks.study.stages import Stage
+from trl_weaks.supervisors.ensemble import WeakEnsemble
+from trl_weaks.supervisors.supervisor import WeakSupervisor
 
 
 @dataclass

@@ -10,8 +10,8 @@ import numpy as np
 from datasets import Dataset, load_from_disk
 
 from trl_weaks import alignment, columns
-from trl_weaks.labelling.pairs import judge_pairs
-from trl_weaks.labelling.processes import processes
+from trl_weaks.aggregation.preferences import judge_pairs
+from trl_weaks.distributed import processes
 from trl_weaks.metrics.agreement import slot_agreement
 from trl_weaks.metrics.slu_f1 import slu_f1, slu_f1_counts
 from trl_weaks.study.data.prompts import FILLER_LEAD

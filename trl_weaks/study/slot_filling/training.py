@@ -7,15 +7,15 @@ from typing import Any
 from datasets import Dataset
 from peft import LoraConfig
 
-from trl_weaks.labelling.ensemble import WeakEnsemble
+from trl_weaks.distributed import processes
 from trl_weaks.labelling.preferences import preference_report
-from trl_weaks.labelling.processes import processes
-from trl_weaks.labelling.supervisor import WeakSupervisor
 from trl_weaks.study.files import json_bytes, write_atomically
 from trl_weaks.study.pipeline.models import Loaded
 from trl_weaks.study.pipeline.training import train, trainer_settings
 from trl_weaks.study.slot_filling.gold import GoldTrainer
 from trl_weaks.study.slot_filling.methods import Method
+from trl_weaks.supervisors.ensemble import WeakEnsemble
+from trl_weaks.supervisors.supervisor import WeakSupervisor
 from trl_weaks.trainer.preference_run import preference_trainer
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
 from trl_weaks.trainer.weak_supervision_config import WeakSupervisionConfig

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from .beams import beam_config, inference, search
+from .beam_search import beam_config, inference, search
+from .finite_logits import Watch
 from .sampling import Sampling
-from .sharing import Sharing
-from .watch import Watch
+from .shared_prefix import Sharing
 
 
 @dataclass(frozen=True)

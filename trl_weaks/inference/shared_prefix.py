@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedModel
 
-from .cascade import Level
-from .packed import prefix_levels
+from .cascade_attention import Level
+from .packed_scoring import prefix_levels
 from .prefixes import Ids, longest_match, shared_prefixes
 from .probe import can_share
 

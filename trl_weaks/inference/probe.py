@@ -10,10 +10,10 @@ import logging
 import torch
 from transformers import PreTrainedModel
 
-from .beams import prefill
-from .cascade import NAME, attention
-from .forward import accepted, gather_logps, narrow_attention, plain_logps
-from .packed import packed_logps, prefix_levels
+from .beam_search import prefill
+from .cascade_attention import NAME, attention
+from .packed_scoring import packed_logps, prefix_levels
+from .scoring import accepted, gather_logps, narrow_attention, plain_logps
 
 logger = logging.getLogger(__name__)
 

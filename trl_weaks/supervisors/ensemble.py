@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from .messages import Completion, Prompt
-from .records import Scored
+from .scores import Scored
 from .supervisor import WeakSupervisor
 
 

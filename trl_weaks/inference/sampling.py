@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper
 
-from .fingerprint import digest
+from ..fingerprint import digest
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .budget import at_once
+from .batch_limits import at_once
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # layer types that padding cannot disturb
 Pair = tuple[tuple[int, ...], tuple[int, ...]]  # prompt ids, completion ids

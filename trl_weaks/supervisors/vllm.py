@@ -8,12 +8,12 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from .decoding import Decoding
-from .encoding import Encoder
-from .fingerprint import digest
-from .forward import Pair
-from .sharing import Sharing
+from ..fingerprint import digest
+from ..inference.decoding import Decoding
+from ..inference.scoring import Pair
+from ..inference.shared_prefix import Sharing
 from .supervisor import WeakSupervisor
+from .text import Encoder
 
 ENDS = 2**20  # bytes read from either end of a file of weights
 SEEDS = 2**32

@@ -6,9 +6,9 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from .budget import most_logits
-from .cascade import Level, attention
-from .trie import Pair, Tree, pack
+from .batch_limits import most_logits
+from .cascade_attention import Level, attention
+from .prefix_trees import Pair, Tree, pack
 
 CAPACITY = 512  # nodes in one forward pass: more wastes attention on what a node must not see
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from .budget import at_once
-from .cascade import NAME, Level, attention, cascade_cache
-from .forward import is_recurrent, left_pad, logits_made
+from .batch_limits import at_once
+from .cascade_attention import NAME, Level, attention, cascade_cache
+from .scoring import is_recurrent, left_pad, logits_made
 
 
 def beam_config(num_candidates: int, max_new_tokens: int, eos_id: int, pad_id: int) -> GenerationConfig:

@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .processes import refuse_pieces
+from ..distributed import refuse_pieces
 
 
 def check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:

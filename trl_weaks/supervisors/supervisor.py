@@ -6,18 +6,18 @@ from pathlib import PurePath
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .beams import inference
-from .budget import MAX_TOKENS
-from .decoding import Decoding, decode
+from ..inference.batch_limits import MAX_TOKENS
+from ..inference.beam_search import inference
+from ..inference.decoding import Decoding, decode
+from ..inference.finite_logits import not_finite
+from ..inference.packed_scoring import packed_logps
+from ..inference.sampling import Sampling
+from ..inference.scoring import Pair, plain_logps
+from ..inference.shared_prefix import Sharing
 from .eligible import check_model, check_room, has_room
-from .encoding import EncodedCompletion, EncodedPrompt, Encoder
-from .forward import Pair, plain_logps
 from .messages import Completion, Prompt, check_prompts, completion_text
-from .packed import packed_logps
-from .records import Candidate, Scored
-from .sampling import Sampling
-from .sharing import Sharing
-from .watch import not_finite
+from .scores import Candidate, Scored
+from .text import EncodedCompletion, EncodedPrompt, Encoder
 
 
 def _ignore(_: int) -> None:

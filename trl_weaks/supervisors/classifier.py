@@ -1,0 +1,128 @@
+"""One weak supervisor that classifies: a sequence classifier with its own tokenizer."""
+
+from collections.abc import Callable, Sequence
+from pathlib import PurePath
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..distributed import refuse_pieces
+from ..inference.beam_search import inference
+from .chat import rendered
+from .class_predictions import EVIDENCE_KEY, PRIOR_KEY, ClassPredictions
+from .messages import Prompt
+
+
+def _ignore(_: int) -> None:
+    """Nobody is watching the progress."""
+
+
+class WeakClassifier:
+    """A `*ForSequenceClassification` model and its tokenizer, as weak supervisor n of N.
+
+    An evidential student (`weak_evidence` in its config) answers with its Dirichlet's mean, others with a softmax.
+
+    Args:
+        model: with at least two labels; used without dropout and left as it was found.
+        tokenizer: its fast tokenizer.
+        name: unique in an ensemble; defaults to the last part of the model's path.
+        max_length: cut texts to this many tokens; by default a text beyond the model's context is an error.
+        batch_size: texts per forward pass.
+
+    Raises:
+        ValueError: fewer than two labels, a slow tokenizer, or model and tokenizer that disagree about padding.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str | None = None,
+        max_length: int | None = None,
+        batch_size: int = 32,
+    ):
+        self.name = name or PurePath(model.config._name_or_path or model.config.model_type).name
+        self.model, self.tokenizer = model, tokenizer
+        self.max_length, self.batch_size = max_length, batch_size
+        refuse_pieces(model, self.name)
+        self.num_classes = model.config.num_labels
+        if self.num_classes < 2:
+            raise ValueError(f"supervisor {self.name!r} has {self.num_classes} label; a classifier needs two or more.")
+        if not tokenizer.is_fast:
+            raise ValueError(f"supervisor {self.name!r}: `{type(tokenizer).__name__}` is slow; use a fast tokenizer.")
+        if tokenizer.pad_token_id is None or model.config.get_text_config().pad_token_id != tokenizer.pad_token_id:
+            raise ValueError(
+                f"supervisor {self.name!r}: its tokenizer pads with {tokenizer.pad_token_id}, its config says "
+                f"{model.config.get_text_config().pad_token_id}. Set `tokenizer.pad_token` and `config.pad_token_id` "
+                "to the same token: the prediction is read at the last token that is not padding."
+            )
+        self.context = min(
+            (
+                limit
+                for limit in (
+                    getattr(model.config.get_text_config(), "max_position_embeddings", None),
+                    tokenizer.model_max_length,
+                )
+                if limit is not None and limit < 10**9
+            ),
+            default=None,
+        )
+
+    def predict(
+        self,
+        texts: Sequence[Prompt],
+        names: Sequence[str] | None = None,
+        advance: Callable[[int], object] = _ignore,
+    ) -> ClassPredictions:
+        """Class probabilities of each text (or list of messages), in their order, on the CPU.
+
+        Args:
+            names: what to call each text in error messages.
+            advance: called with the number of texts just done.
+
+        Raises:
+            ValueError: an empty or too long text, or probabilities that are not finite.
+        """
+        names = names or [f"text {i}" for i in range(len(texts))]
+        ids = [self._encode(text, name) for text, name in zip(texts, names, strict=True)]
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        logits = torch.zeros(len(ids), self.num_classes)
+        with inference(self.model):
+            for start in range(0, len(order), self.batch_size):
+                rows = order[start : start + self.batch_size]
+                batch = self.tokenizer.pad(
+                    {"input_ids": [ids[i] for i in rows]}, padding_side="right", return_tensors="pt"
+                ).to(self.model.device)
+                out = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+                logits[rows] = out.float().cpu()
+                advance(len(rows))
+        bad = (~logits.isfinite()).any(-1).nonzero()
+        if len(bad):
+            raise ValueError(
+                f"{names[int(bad[0])]}: supervisor {self.name!r} gives logits that are not finite; check its weights, "
+                "or load it in float32."
+            )
+        config = self.model.config
+        return ClassPredictions.from_logits(
+            logits, getattr(config, EVIDENCE_KEY, None), getattr(config, PRIOR_KEY, 1.0)
+        )
+
+    def _encode(self, text: Prompt, name: str) -> list[int]:
+        plain = isinstance(text, str)
+        if not plain:
+            text = rendered(self.tokenizer, text, self.name, name)
+        ids = self.tokenizer(
+            text,
+            add_special_tokens=plain,
+            truncation=self.max_length is not None,
+            max_length=self.max_length,
+            verbose=False,
+        )["input_ids"]
+        if all(token == self.tokenizer.pad_token_id for token in ids):
+            raise ValueError(f"{name}: supervisor {self.name!r} reads no token in it. Drop the row.")
+        if self.context is not None and len(ids) > self.context:
+            raise ValueError(
+                f"{name}: {len(ids)} tokens for supervisor {self.name!r}, which reads {self.context}. Give "
+                "`max_length` to cut such texts, or drop the row."
+            )
+        return ids
