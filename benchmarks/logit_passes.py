@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
-from trl_weaks.losses.token_rows import TokenLabel, split_rows
+from trl_weaks.losses.vocabulary.token_rows import TokenLabel, split_rows
 
 EVIDENTIAL = EvidentialLoss(kl_coef=1e-4, kl_clamp=None)
 LOSSES = {

@@ -25,7 +25,7 @@ import torch
 from loss_rows import CHUNK, COMPILED, FLOOR, Problem, ways
 from process_memory import mebibytes
 
-from trl_weaks.losses.cpu_kernels import load_kernels
+from trl_weaks.losses.vocabulary.cpu_kernels import load_kernels
 
 # Tensors of the size of the logits that stand beside each other, as measured at a vocabulary of 32,000.
 COPIES = {

@@ -12,7 +12,7 @@ from trl_weaks.heads.by_autograd import soft_labels
 from trl_weaks.heads.rows import chunk_rows
 from trl_weaks.heads.tokens import Tokens
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
-from trl_weaks.losses.closed_form import closed_form_plan
+from trl_weaks.losses.vocabulary.closed_form import closed_form_plan
 from trl_weaks.trainer.callable_loss import CallableLoss
 from trl_weaks.trainer.classification_objective import VoteObjective
 

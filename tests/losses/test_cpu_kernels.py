@@ -11,7 +11,7 @@ import torch.utils.cpp_extension
 from scipy.special import digamma, gammaln, polygamma
 
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss, cpu_kernels
-from trl_weaks.losses.token_rows import split_rows
+from trl_weaks.losses.vocabulary.token_rows import split_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
 from token_forms import LOSSES, closed, needs_compiler, plain, problem  # noqa: E402

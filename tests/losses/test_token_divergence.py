@@ -10,8 +10,8 @@ import torch
 from scipy.special import digamma, gammaln, polygamma
 
 from trl_weaks.losses import EvidentialLoss
-from trl_weaks.losses.class_terms import Sums, Workspace, collect
-from trl_weaks.losses.token_rows import TokenLabel
+from trl_weaks.losses.vocabulary.class_terms import Sums, Workspace, collect
+from trl_weaks.losses.vocabulary.token_rows import TokenLabel
 
 sys.path.insert(0, str(Path(__file__).parent))
 from token_forms import EITHER, closed, problem  # noqa: E402

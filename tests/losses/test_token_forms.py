@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
-from trl_weaks.losses.row_reductions import blocks
-from trl_weaks.losses.token_rows import TokenLabel, split_rows
+from trl_weaks.losses.vocabulary.row_reductions import blocks
+from trl_weaks.losses.vocabulary.token_rows import TokenLabel, split_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
 from token_forms import EITHER, LOSSES, closed, plain, problem, soft_target  # noqa: E402

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss
-from trl_weaks.losses.token_rows import TokenLabel, split_rows
+from trl_weaks.losses.vocabulary.token_rows import TokenLabel, split_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
 from token_forms import EITHER, LOSSES, one_loss, plain  # noqa: E402

@@ -9,7 +9,7 @@ import torch
 
 from trl_weaks.dirichlet import kl_from_log_evidence
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
-from trl_weaks.losses.token_rows import TokenLabel, split_rows
+from trl_weaks.losses.vocabulary.token_rows import TokenLabel, split_rows
 
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("c++") and importlib.util.find_spec("ninja")), reason="there is no C++ compiler, or no ninja"

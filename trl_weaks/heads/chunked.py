@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..losses.token_rows import LogitGradient
+from ..losses.vocabulary.token_rows import LogitGradient
 from .projection import LogitTransform
 from .request import WeakHeadRequest
 from .rows import RowResult, chunk_rows

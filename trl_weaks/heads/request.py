@@ -37,7 +37,7 @@ class WeakHeadRequest:
         divisor: What every loss is divided by, such as the number of tokens of the update. Half precision wants it
             here rather than after the forward: a gradient that is rounded, divided and rounded once more errs to one
             side.
-        cpu_kernels: Whether float32 logits on a CPU take the compiled passes of `losses.cpu_kernels`.
+        cpu_kernels: Whether float32 logits on a CPU take the compiled passes of `losses.vocabulary.cpu_kernels`.
     """
 
     loss: WeakLoss

@@ -2,8 +2,8 @@
 
 from .auxiliary_confidence import AuxiliaryConfidence
 from .base import WeakLoss
+from .cross_entropy import NaiveLoss
 from .evidential import EvidentialLoss
-from .naive import NaiveLoss
 from .prediction_window import PredictionWindow
 
 # Losses a trainer can be given by name; "bayesian" is what the paper calls the evidential loss of several supervisors.

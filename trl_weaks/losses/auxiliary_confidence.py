@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from .base import WeakLoss
-from .closed_form import closed_form_plan
 from .prediction_window import PredictionWindow
-from .token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows
+from .vocabulary.closed_form import closed_form_plan
+from .vocabulary.token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows
 
 Threshold = Literal["argmax", "balanced"]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..dirichlet import NO_EVIDENCE, Evidence, class_term, kl_from_log_evidence, kl_strength_term, log_evidence
-from .evidential_parts import Penalty
-from .evidential_tokens import evidential_token_form
-from .token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows
+from .vocabulary.evidential_parts import Penalty
+from .vocabulary.evidential_tokens import evidential_token_form
+from .vocabulary.token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows
 
 KLTarget = Literal["soft", "expected"]
 

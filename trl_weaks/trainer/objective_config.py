@@ -6,8 +6,8 @@ from typing import Any, Self
 
 from ..losses import LOSSES
 from ..losses.base import WeakLoss
+from ..losses.cross_entropy import NaiveLoss
 from ..losses.evidential import EvidentialLoss
-from ..losses.naive import NaiveLoss
 from .parallel_checks import forget_earlier_trainers
 
 EVIDENCE = ("exp", "softplus", "relu")

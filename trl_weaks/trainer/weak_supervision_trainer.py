@@ -13,7 +13,7 @@ from trl import SFTTrainer
 from .. import columns
 from ..heads import WeakHeadRequest, add_weak_head
 from ..losses.base import WeakLoss
-from ..losses.cpu_kernels import load_kernels
+from ..losses.vocabulary.cpu_kernels import load_kernels
 from ._compat import global_then_local_main_first, is_peft_model, parallelism
 from .callable_loss import as_weak_loss, chosen_loss
 from .model_card import Supervision, weak_supervision_section

@@ -2,7 +2,7 @@
 
 import torch
 
-from .base import WeakLoss
+from ..base import WeakLoss
 from .token_rows import TokenFormPlan
 
 

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..dirichlet import class_term
+from ...dirichlet import class_term
 from .row_reductions import RunSums, dot
 
 _R = (-0.5, 0.07248064829468047, 0.010080218630362587, 0.0005193086111318695, -0.0014736819868682906, -0.0005453475747)

@@ -18,7 +18,7 @@ for much (e~ -> inf, F' -> V / S). Labels on one token share the dense passes; s
 import torch
 from torch import Tensor
 
-from ..dirichlet import NO_EVIDENCE, class_term, kl_strength_term
+from ...dirichlet import NO_EVIDENCE, class_term, kl_strength_term
 from .evidential_kernels import compiled_passes
 from .evidential_parts import DenseLabel, Penalty, parts_of
 from .evidential_passes import dense_passes
