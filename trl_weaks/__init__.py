@@ -21,6 +21,7 @@ _MODULES = {
     "label_completions": "labelling.label_completions",
     "label_classes": "labelling.label_classes",
     "build_preferences": "labelling.preferences",
+    "triage": "labelling.triage",
 }
 _SUBMODULES = ("alignment", "columns", "dirichlet", "heads", "losses", "metrics", "pooling")
 

@@ -1,0 +1,130 @@
+"""Agreement beyond chance, similarity of mistakes, and how many independent supervisors a committee is worth.
+
+Votes are rows of class ids, one column per supervisor: an integer array (examples, supervisors), -1 where a supervisor
+gave none.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+NONE = -1
+
+
+def cohen_kappa(first: Sequence[int], second: Sequence[int]) -> float:
+    """Agreement of two supervisors beyond chance (Cohen, 1960), over the examples that both labelled.
+
+    NaN where chance alone would make them agree (both always give one and the same class), or nothing is shared.
+
+    Example:
+
+    >>> cohen_kappa([0, 0, 1, 1], [0, 1, 1, 1])
+    0.5
+    """
+    a, b = (np.asarray(votes, dtype=int) for votes in (first, second))
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(f"votes of shapes {a.shape} and {b.shape}: give one class id per example for both.")
+    both = (a != NONE) & (b != NONE)
+    a, b = a[both], b[both]
+    if not len(a):
+        return float("nan")
+    classes = np.union1d(a, b)
+    expected = sum((a == k).mean() * (b == k).mean() for k in classes)
+    return _beyond((a == b).mean(), expected)
+
+
+def fleiss_kappa(votes: np.ndarray) -> float:
+    """Agreement of any number of supervisors beyond chance (Fleiss, 1971).
+
+    Args:
+        votes: (examples, supervisors). Every example that is used must have the same number of votes: examples with a
+            gap are left out; Krippendorff's alpha uses them.
+    """
+    table = _counts(votes)
+    full = table.sum(1) == np.asarray(votes).shape[1]
+    table = table[full]
+    raters = np.asarray(votes).shape[1]
+    if not len(table) or raters < 2:
+        return float("nan")
+    observed = ((table**2).sum(1) - raters) / (raters * (raters - 1))
+    shares = table.sum(0) / table.sum()
+    return _beyond(observed.mean(), (shares**2).sum())
+
+
+def krippendorff_alpha(votes: np.ndarray) -> float:
+    """Agreement beyond chance for nominal classes with gaps (Krippendorff, 2011).
+
+    alpha = 1 - D_o / D_e; examples with fewer than two votes carry no information and are left out.
+
+    Example:
+
+    >>> krippendorff_alpha(np.array([[0, 0], [1, 1], [0, 1], [0, -1]]))
+    0.4444444444444444
+    """
+    table = _counts(votes)
+    table = table[table.sum(1) >= 2]
+    if not len(table):
+        return float("nan")
+    per_example = table.sum(1)
+    total = per_example.sum()
+    disagree = ((per_example**2 - (table**2).sum(1)) / (per_example - 1)).sum() / total
+    shares = table.sum(0)
+    expected = (total**2 - (shares**2).sum()) / (total * (total - 1))
+    return float("nan") if expected == 0 else float(1 - disagree / expected)
+
+
+def capa(first: np.ndarray, second: np.ndarray, gold: Sequence[int]) -> float:
+    r"""Chance-adjusted probabilistic agreement of two classifiers (Goel et al., arXiv 2502.04313).
+
+    $$\kappa_p = \frac{c_{obs} - c_{exp}}{1 - c_{exp}}, \quad c_{obs} = \overline{\textstyle\sum_k p_a p_b}, \quad
+    c_{exp} = \bar p_a \bar p_b + \tfrac{1}{K - 1}(1 - \bar p_a)(1 - \bar p_b)$$
+
+    with $\bar p$ the mean probability of the gold class. Supervisors that are wrong in the same places have a high
+    value whatever their accuracy; a student gains most from supervisors unlike itself.
+
+    Args:
+        first, second: probabilities (n, K); one-hot for hard votes.
+        gold: class ids, (n,).
+    """
+    a, b, gold = np.asarray(first, float), np.asarray(second, float), np.asarray(gold, int)
+    if a.shape != b.shape or a.ndim != 2 or gold.shape != a.shape[:1] or not len(a):
+        raise ValueError(f"probabilities {a.shape} and {b.shape} with gold {gold.shape}: give (n, K) twice and (n,).")
+    rows, classes = np.arange(len(gold)), a.shape[1]
+    right_a, right_b = a[rows, gold].mean(), b[rows, gold].mean()
+    expected = right_a * right_b + (1 - right_a) * (1 - right_b) / (classes - 1)
+    return _beyond((a * b).sum(1).mean(), expected)
+
+
+def effective_supervisors(errors: np.ndarray) -> float:
+    r"""How many supervisors with independent errors the committee is worth: $N^2 / \sum_{ij} r_{ij}$. *ours*
+
+    r is the correlation of being wrong, over the examples that both labelled; N supervisors with independent errors
+    count N, N copies of one count 1. Negative correlations count as 0, so the number never passes N. A supervisor that
+    is always or never wrong has no correlation, and counts as independent.
+
+    Args:
+        errors: (examples, supervisors), 1 wrong, 0 right, NaN where there is no label.
+    """
+    errors = np.asarray(errors, dtype=float)
+    count = errors.shape[1]
+    correlation = np.eye(count)
+    for i in range(count):
+        for j in range(i):
+            both = np.isfinite(errors[:, i]) & np.isfinite(errors[:, j])
+            a, b = errors[both, i], errors[both, j]
+            if len(a) > 1 and a.std() > 0 and b.std() > 0:
+                correlation[i, j] = correlation[j, i] = max(0.0, float(np.corrcoef(a, b)[0, 1]))
+    return float(count**2 / correlation.sum())
+
+
+def _counts(votes: np.ndarray) -> np.ndarray:
+    """(examples, classes): how many supervisors gave each class."""
+    votes = np.asarray(votes)
+    if votes.ndim != 2 or not np.issubdtype(votes.dtype, np.integer) or (votes < NONE).any():
+        raise ValueError(f"votes {votes.shape} of {votes.dtype}: give class ids (examples, supervisors), -1 for none.")
+    classes = np.unique(votes[votes != NONE])
+    return (votes[:, :, None] == classes).sum(1)
+
+
+def _beyond(observed: float, expected: float) -> float:
+    return float("nan") if np.isclose(expected, 1.0) else float((observed - expected) / (1 - expected))
