@@ -155,10 +155,10 @@ def test_what_cannot_be_honoured_is_refused(tmp_path, kwargs, message):
 
 
 def test_other_arguments_are_refused(tmp_path):
-    from transformers import TrainingArguments
+    from trl import SFTConfig
 
     with pytest.raises(ValueError, match="WeakClassificationConfig"):
-        WeakClassificationTrainer(classifier(), TrainingArguments(str(tmp_path), use_cpu=True), weak_dataset())
+        WeakClassificationTrainer(classifier(), SFTConfig(str(tmp_path), use_cpu=True, bf16=False), weak_dataset())
     with pytest.raises(ValueError, match="given by name"):
         build(tmp_path, weak_dataset(), model_init_kwargs={"num_labels": 2})
 

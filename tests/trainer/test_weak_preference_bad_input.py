@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import HfArgumentParser
-from trl import DPOConfig
+from trl import SFTConfig
 
 from trl_weaks.trainer.preference_checks import share_moved
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
@@ -115,9 +115,9 @@ def test_in_memory_model_without_a_reference(tmp_path):
         build(tmp_path, runs.pairs(), reference=None)
 
 
-def test_a_stock_config_and_a_collator_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="must be a `WeakPreferenceConfig`, got `DPOConfig`"):
-        build(tmp_path, runs.pairs(), args=DPOConfig(**runs.settings(tmp_path)))
+def test_settings_of_another_trainer_and_a_collator_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="must be a `WeakPreferenceConfig`, got `SFTConfig`"):
+        build(tmp_path, runs.pairs(), args=SFTConfig(str(tmp_path), use_cpu=True, bf16=False))
     with pytest.raises(ValueError, match="`data_collator` is not supported"):
         build(tmp_path, runs.pairs(), data_collator=lambda rows: rows)
 

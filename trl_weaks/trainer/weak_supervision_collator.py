@@ -10,6 +10,8 @@ from ._compat import DataCollatorForLanguageModeling
 from .preparation import UNIT_IDS, UNIT_LOGPS, WEIGHTS
 from .tree_rows import forest_columns
 
+SAMPLES = "weak_samples"
+
 
 @dataclass
 class WeakSupervisionCollator(DataCollatorForLanguageModeling):
@@ -17,7 +19,9 @@ class WeakSupervisionCollator(DataCollatorForLanguageModeling):
 
     Adds `weak_unit_ids` (B, L) long, -1 where a token has no unit; `weak_unit_logps` (B, L, S) float32, nats; and
     `weak_row_weights` (B, S) float32, S the largest number of supervisors in the batch, missing ones of weight 0.
-    With `padding_free` there is one row of all tokens, B = 1, and the weights are (B, L, S): a weight per token.
+    With `padding_free` there is one row of all tokens, B = 1, and the weights are (B, L, S): a weight per token;
+    `weak_samples` (B, L) long then says which example of the batch each token is of. Rows without weak columns make
+    TRL's own batch.
 
     Args:
         tree_width (`int`, *optional*): Hidden size of a student that is trained on token trees: batches in which rows
@@ -28,6 +32,8 @@ class WeakSupervisionCollator(DataCollatorForLanguageModeling):
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super().torch_call(examples)
+        if WEIGHTS not in examples[0]:
+            return batch
         return batch | (self._flat if self.padding_free else self._padded)(examples, batch["input_ids"])
 
     def _padded(self, examples: list[dict[str, Any]], input_ids: Tensor) -> dict[str, Tensor]:
@@ -48,7 +54,9 @@ class WeakSupervisionCollator(DataCollatorForLanguageModeling):
 
     def _flat(self, examples: list[dict[str, Any]], input_ids: Tensor) -> dict[str, Tensor]:
         units, logps, weights = [], [], []
-        for example in examples:
+        samples = torch.full(input_ids.shape, len(examples) - 1, dtype=torch.long)
+        for number, example in enumerate(examples):
+            samples[0, len(units) : len(units) + len(example[UNIT_IDS])] = number
             units += example[UNIT_IDS]
             logps += example[UNIT_LOGPS]
             packed = "seq_lengths" in example
@@ -56,7 +64,7 @@ class WeakSupervisionCollator(DataCollatorForLanguageModeling):
         unit_ids = torch.full(input_ids.shape, -1, dtype=torch.long)
         unit_ids[0, : len(units)] = torch.tensor(units)
         supervisors = max(map(len, weights))
-        columns = {UNIT_IDS: unit_ids}
+        columns = {UNIT_IDS: unit_ids, SAMPLES: samples}
         for name, rows in ((UNIT_LOGPS, logps), (WEIGHTS, weights)):
             filled = [[*row, *[0.0] * (supervisors - len(row))] for row in rows]
             columns[name] = torch.zeros(*input_ids.shape, supervisors)

@@ -30,7 +30,7 @@ from .weak_dataset import (
     set_aside,
     untruncated,
 )
-from .weak_supervision_collator import WeakSupervisionCollator
+from .weak_supervision_collator import SAMPLES, WeakSupervisionCollator
 from .weak_supervision_config import WeakSupervisionConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
 
@@ -164,7 +164,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
-        forest = take_forest(inputs)
+        forest, samples = take_forest(inputs), inputs.pop(SAMPLES, None)
         weights = inputs.pop(WEIGHTS)
         unit_logps = inputs.pop(UNIT_LOGPS)
         # The same reduction as SFTTrainer's: tokens of every rank and accumulation step, DDP averages the gradients.
@@ -192,7 +192,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         if self.aux_loss_enabled:
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
-        self._record(inputs, outputs, weights.to(outputs.label_mask.device))
+        self._record(inputs, outputs, weights.to(outputs.label_mask.device), samples)
         if return_outputs:  # `predict` wants logits, which the loss does without
             with torch.no_grad():
                 outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
@@ -205,29 +205,28 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         rows = self._prepare_dataset(test_dataset, self.processing_class, self.args, packing, None, metric_key_prefix)
         return super().predict(rows, ignore_keys, metric_key_prefix)
 
-    def _record(self, inputs: dict[str, Tensor], outputs: Any, weights: Tensor) -> None:
-        """TRL's metrics under TRL's names, and the `weak/*` ones."""
+    def _record(self, inputs: dict[str, Tensor], outputs: Any, weights: Tensor, samples: Tensor | None) -> None:
+        """TRL's metrics under TRL's names, and the `weak/*` ones; `samples` as in [`WeakSupervisionCollator`]."""
         mode = "train" if self.model.training else "eval"
+        mask = outputs.label_mask
         per_text = weights.sum(-1)
-        token_weights = (per_text[:, None] if weights.dim() == 2 else per_text[:, 1:]) * outputs.label_mask
-        sums = torch.stack(
-            [
-                outputs.label_mask.sum(),
-                outputs.entropy.sum(),
-                outputs.is_top1.sum(),
-                token_weights.sum(),
-                (token_weights * outputs.target_probs).sum(),
-                (token_weights * outputs.is_top1).sum(),
-            ]
-        ).float()
-        tokens, entropy, correct, weight, confidence, agreement = (
-            self.accelerator.gather_for_metrics(sums[None]).sum(0).tolist()
-        )
+        token_weights = (per_text[:, None] if weights.dim() == 2 else per_text[:, 1:]) * mask
+        weighted = [token_weights, token_weights * outputs.target_probs, token_weights * outputs.is_top1]
+        per_token = torch.stack([t.float() for t in (mask, outputs.entropy, outputs.is_top1, *weighted)], -1)
+        if samples is None:
+            per_row = per_token.sum(1)
+        else:
+            where = samples[0, 1:].to(mask.device)
+            per_row = per_token.new_zeros(int(samples.max()) + 1, per_token.shape[-1]).index_add(
+                0, where, per_token[0]
+            )
+        sums = self._rows_of_all(per_row).sum(0).tolist()
+        tokens, entropy, correct, weight, confidence, agreement = sums
         metrics = self._metrics[mode]
         metrics["entropy"].append(entropy / tokens if tokens else 0.0)
         metrics["mean_token_accuracy"].append(correct / tokens if tokens else 0.0)
-        metrics["weak/confidence"].append(confidence / weight if weight else 0.0)
-        metrics["weak/agreement"].append(agreement / weight if weight else 0.0)
+        self._record_ratio(mode, "weak/confidence", confidence, weight)
+        self._record_ratio(mode, "weak/agreement", agreement, weight)
         self._record_gamma(mode)
         if mode == "train":
             packed = torch.ones_like(inputs["input_ids"])  # padding-free rows carry no mask

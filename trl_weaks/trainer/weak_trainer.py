@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from datasets import Dataset
@@ -11,13 +12,14 @@ from trl.models import unwrap_model_for_generation
 
 from ..losses.auxiliary_confidence import AuxiliaryConfidence
 from ._compat import get_peak_flops_per_device, is_peft_model
+from .loop_metrics import LoopMetrics
 from .parallel_checks import ParallelChecks, note_marks, refuse_launch, refuse_other_strategy, refuse_split_model
 from .throughput import MFU, PER_DEVICE, PER_SECOND, Throughput, model_flops_utilisation
 
 Settings = TypeVar("Settings", bound=TrainingArguments)
 
 
-class WeakTrainer(ParallelChecks):
+class WeakTrainer(LoopMetrics, ParallelChecks):
     """Mixin for trainers under weak supervision; stands before the trainer of TRL that it extends.
 
     Attributes:
@@ -84,6 +86,10 @@ class WeakTrainer(ParallelChecks):
             logs.update(self._speed())
         super().log(logs, start_time)
 
+    def _count_tokens_from(self, tokens: int) -> None:
+        super()._count_tokens_from(tokens)
+        self._throughput.skip_to(tokens)
+
     def _speed(self) -> dict[str, float]:
         tokens, seconds, rows = self._throughput.read(self._total_train_tokens)
         if not (seconds > 0 and rows):
@@ -116,12 +122,16 @@ class WeakTrainer(ParallelChecks):
 def checked_settings(args: TrainingArguments | None, kind: type[Settings], model: Any, suffix: str) -> Settings:
     """The settings, or those of `kind` with an output folder named after the model; the launch is checked too.
 
+    Settings of a class that `kind` extends (TRL's own, or plain `TrainingArguments`) keep all their values, as in TRL.
+
     Raises:
         ValueError: settings of another trainer, or a launch that would train something else (`refuse_launch`).
     """
     if args is None:
         name = model if isinstance(model, str) else model.config._name_or_path or type(model).__name__
         args = kind(f"{name.split('/')[-1]}-{suffix}")
+    elif isinstance(args, TrainingArguments) and not isinstance(args, kind) and issubclass(kind, type(args)):
+        args = kind(**{field.name: getattr(args, field.name) for field in fields(args) if field.init})
     elif not isinstance(args, kind):
         raise ValueError(f"`args` must be a `{kind.__name__}`, got `{type(args).__name__}`. It takes the same fields.")
     refuse_launch(args)
