@@ -22,6 +22,7 @@ _MODULES = {
     "label_classes": "labelling.label_classes",
     "build_preferences": "labelling.preferences",
     "triage": "labelling.triage",
+    "supervisor_report": "labelling.report_card",
 }
 _SUBMODULES = ("alignment", "columns", "dirichlet", "heads", "losses", "metrics", "pooling")
 

@@ -2,16 +2,16 @@
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 
 from .. import columns
 from ..metrics.selective import Threshold, bounded_threshold, coverage_risk_curve
+from .gold import Gold, class_id, class_names, read_gold
 
 ACCEPT, WEIGHT, PERSON = "accept", "weight", "person"
 DECISION, CONFIDENCE, AUDIT = "triage", "triage_confidence", "triage_audit"
@@ -96,7 +96,7 @@ class Triage:
 
 def triage(
     labels: Dataset,
-    gold: Dataset | Mapping[str, Any],
+    gold: Gold,
     risk: float = 0.1,
     confidence: float = 0.95,
     budget: int | None = None,
@@ -193,8 +193,7 @@ def _class_answers(labels: Dataset) -> _Answers:
         row = int((total <= 0).argmax())
         raise ValueError(f"row {row} (example_id {ids[row]!r}): no supervisor gives a label; drop the row.")
     probs = (weights[:, :, None] * np.nan_to_num(votes)).sum(1) / total[:, None]
-    feature = labels.features.get(columns.LABEL)
-    classes = list(feature.names) if isinstance(feature, ClassLabel) else list(range(votes.shape[2]))
+    classes = class_names(labels, votes.shape[2])
     texts = {name: labels[name][:] for name in TEXTS if name in labels.column_names}
     answers = [classes[k] for k in probs.argmax(1)]
     return _Answers(ids, answers, probs.max(1).clip(0, 1), texts, classes)
@@ -216,47 +215,16 @@ def _completion_answers(labels: Dataset) -> _Answers:
     return _Answers(list(found), [text for text, _ in best], share, {columns.PROMPT: list(prompts.values())}, None)
 
 
-def _compare_with_gold(answers: _Answers, gold: Dataset | Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def _compare_with_gold(answers: _Answers, gold: Gold) -> tuple[np.ndarray, np.ndarray]:
     """Places of the gold examples among the labels, and whether each label is right."""
-    if not isinstance(gold, Mapping):
-        gold = _mapping(gold)
     place = {example: i for i, example in enumerate(answers.ids)}
-    unknown = [example for example in gold if example not in place]
-    if unknown:
-        raise ValueError(f"gold has the id {unknown[0]!r}, which no label has ({len(unknown)} such ids).")
-    if not gold:
-        raise ValueError("gold is empty; give labels of a random sample of the examples.")
     places, right = [], []
-    for example, label in gold.items():
+    for example, label in read_gold(gold, place).items():
         if answers.classes is not None:
-            label = _class_of(label, answers.classes, example)
+            label = answers.classes[class_id(label, answers.classes, example)]
         places.append(place[example])
         right.append(answers.labels[place[example]] == label)
     return np.asarray(places), np.asarray(right)
-
-
-def _mapping(gold: Dataset) -> dict[str, Any]:
-    column = next((name for name in (columns.LABEL, columns.COMPLETION) if name in gold.column_names), None)
-    if column is None or columns.EXAMPLE_ID not in gold.column_names:
-        raise ValueError(
-            f"gold has the columns {gold.column_names}; it needs 'example_id' and 'label' or 'completion'."
-        )
-    feature = gold.features[column]
-    found: dict[str, Any] = {}
-    for row, (example, label) in enumerate(zip(gold[columns.EXAMPLE_ID], gold[column], strict=True)):
-        label = feature.names[label] if isinstance(feature, ClassLabel) else label
-        if found.setdefault(example, label) != label:
-            raise ValueError(f"gold row {row}: {example!r} is {label!r} here and {found[example]!r} before.")
-    return found
-
-
-def _class_of(label: Any, classes: list[Any], example: str) -> Any:
-    """A gold label as an element of `classes`: a name, or a place among them."""
-    if label in classes and not isinstance(label, bool):
-        return label
-    if isinstance(label, int | np.integer) and not isinstance(label, bool) and 0 <= label < len(classes):
-        return classes[label]
-    raise ValueError(f"gold label {label!r} of {example!r} is not a class; the classes are {classes}.")
 
 
 def _queue(

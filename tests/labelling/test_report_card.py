@@ -1,0 +1,141 @@
+"""Numbers of the report card against plain counting; what it warns of; bad input."""
+
+import math
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from trl_weaks.labelling.report_card import supervisor_report
+
+NAN = float("nan")
+
+
+def classes(probs, ids=None, names=("ann", "bob", "eve")) -> Dataset:
+    rows = len(probs)
+    return Dataset.from_dict(
+        {
+            "example_id": ids or [str(i) for i in range(rows)],
+            "weak_supervisors": [list(names)] * rows,
+            "weak_probs": probs,
+        }
+    )
+
+
+VOTES = [
+    [[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]],
+    [[0.2, 0.8], [0.6, 0.4], [0.4, 0.6]],
+    [[0.7, 0.3], [NAN, NAN], [0.1, 0.9]],
+]
+
+
+def test_classes_by_plain_counting():
+    report = supervisor_report(classes(VOTES), {"0": 0, "1": 1, "2": 1})
+    ann, bob, eve = report.supervisors
+    assert (ann["labelled"], bob["labelled"], bob["abstained"]) == (3, 2, 1)
+    assert (ann["accuracy"], bob["accuracy"], eve["accuracy"]) == (
+        pytest.approx(2 / 3),
+        0.5,
+        pytest.approx(2 / 3),
+    )
+    assert ann["confidence"] == pytest.approx((0.9 + 0.8 + 0.7) / 3)
+    assert ann["brier"] == pytest.approx((2 * 0.01 + 2 * 0.04 + 2 * 0.49) / 3)
+    assert bob["calibration_error"] == pytest.approx((abs(1 - 0.8) + abs(0 - 0.6)) / 2)
+    first = report.pairs[0]
+    assert (first["first"], first["second"], first["shared"], first["agreement"]) == ("ann", "bob", 2, 0.5)
+
+
+def test_gold_is_joined_on_ids_and_may_cover_a_part():
+    order = [2, 0, 1]
+    shuffled = classes([VOTES[i] for i in order], [str(i) for i in order])
+    gold = Dataset.from_dict({"example_id": ["1", "0"], "label": [1, 0]})
+    one, other = supervisor_report(classes(VOTES), gold), supervisor_report(shuffled, gold)
+    for row, again in zip(one.supervisors, other.supervisors, strict=True):
+        assert row == {name: pytest.approx(v) if isinstance(v, float) else v for name, v in again.items()}
+    assert one.supervisors[0]["accuracy"] == 1.0
+
+
+def test_without_gold_only_agreement_is_told():
+    report = supervisor_report(classes(VOTES))
+    assert "accuracy" not in report.supervisors[0] and "capa" not in report.pairs[0]
+    assert set(report.committee) == {"fleiss_kappa", "krippendorff_alpha"}
+
+
+def completions() -> Dataset:
+    rows = [
+        ("0", "play jazz", ["ann", "bob"], [[-0.1, -0.3], [-0.2]]),
+        ("0", "play rock music", ["eve"], [[-1.0]]),
+        ("1", "stop", ["ann"], [[-0.5]]),
+        ("1", "stop it", ["eve"], [[-0.5]]),
+    ]
+    keys = ("example_id", "completion", "weak_supervisors", "weak_logps")
+    return Dataset.from_list([dict(zip(keys, row, strict=True)) for row in rows])
+
+
+def test_completions_by_plain_counting():
+    report = supervisor_report(completions(), {"0": "play jazz", "1": "stop it"}, cost={"ann": 1, "bob": 2, "eve": 0})
+    by_name = {row["supervisor"]: row for row in report.supervisors}
+    assert [by_name[n]["accuracy"] for n in ("ann", "bob", "eve")] == [0.5, 1.0, 0.5]
+    assert (by_name["bob"]["labelled"], by_name["bob"]["abstained"], by_name["bob"]["cost"]) == (1, 1, 2)
+    assert by_name["ann"]["confidence"] == pytest.approx((math.exp(-0.2) + math.exp(-0.5)) / 2)
+    pair = next(p for p in report.pairs if (p["first"], p["second"]) == ("ann", "eve"))
+    assert pair["word_distance"] == pytest.approx((2 * 2 / 5 + 2 * 1 / 3) / 2)
+
+
+def test_a_metric_of_ones_own():
+    report = supervisor_report(completions(), {"0": "play"}, correct=lambda answer, gold: float(gold in answer))
+    assert [row["accuracy"] for row in report.supervisors] == [1.0, 1.0, 1.0]
+
+
+def test_copies_are_warned_of_and_independent_supervisors_are_not():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 400)
+    gold = {str(i): int(t) for i, t in enumerate(truth)}
+
+    def votes(flips):
+        return [[[1.0 - v, float(v)] for v in np.where(f, 1 - t, t)] for t, f in zip(truth, flips, strict=True)]
+
+    alike = np.repeat(rng.random((400, 1)) < 0.3, 3, axis=1)
+    apart = rng.random((400, 3)) < 0.3
+    report = supervisor_report(classes(votes(alike)), gold)
+    assert report.committee["effective_supervisors"] == pytest.approx(1)
+    assert "3 of them are worth 1.0 independent ones" in report.warnings[0]
+    assert supervisor_report(classes(votes(apart)), gold).warnings == []
+
+
+def test_what_is_not_defined_is_a_dash_and_never_nan():
+    one = supervisor_report(classes([[[0.9, 0.1]]] * 2, names=("ann",)), {"0": 0})
+    same = supervisor_report(classes([[[0.9, 0.1], [0.9, 0.1], [NAN, NAN]]] * 2), {"0": 0})
+    for report in (one, same):
+        assert "nan" not in report.markdown()
+    assert "–" in same.markdown()
+    assert "gave no label for 100%" in same.markdown()
+
+
+def test_the_figure_is_written(tmp_path):
+    pytest.importorskip("matplotlib")
+    supervisor_report(classes(VOTES), {"0": 0}).figure(tmp_path / "card.png")
+    assert (tmp_path / "card.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "labels, gold, options, message",
+    [
+        (Dataset.from_dict({"text": ["a"]}), None, {}, "a report needs 'weak_probs'"),
+        (classes(VOTES), {"9": 0}, {}, "gold has the id '9'"),
+        (classes(VOTES), {"0": 5}, {}, "gold label 5 of '0' is not a class"),
+        (classes(VOTES), {"0": True}, {}, "gold label True of '0' is not a class"),
+        (classes(VOTES), {}, {}, "gold is empty"),
+        (classes(VOTES), None, {"cost": {"ann": 1}}, "no entry for the supervisor 'bob'"),
+    ],
+)
+def test_bad_input(labels, gold, options, message):
+    with pytest.raises(ValueError, match=message):
+        supervisor_report(labels, gold, **options)
+
+
+def test_supervisors_in_another_order_are_refused():
+    labels = classes(VOTES).to_list()
+    labels[1]["weak_supervisors"] = ["bob", "ann", "eve"]
+    with pytest.raises(ValueError, match=r"row 1: column 'weak_supervisors' holds \['bob'"):
+        supervisor_report(Dataset.from_list(labels))
