@@ -53,6 +53,13 @@ def test_the_clock_leaves_out_evaluation_and_saving(monkeypatch):
     clock.on_step_end(*nothing)
     now = 142.0
     assert clock.read(1000) == (400, (129 - 125) + (142 - 139), 4)
+    clock.rows = 3
+    clock.restart(1100)  # a second training, an hour later
+    now = 3742.0
+    clock.on_step_begin(*nothing)
+    now, clock.rows = 3744.0, 4
+    clock.on_step_end(*nothing)
+    assert clock.read(1350) == (250, 2.0, 4)
 
 
 SHAPE = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, vocab_size=96)

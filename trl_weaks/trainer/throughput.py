@@ -24,6 +24,10 @@ class Throughput(TrainerCallback):
         self._step_end = self._away = 0.0
         self._tokens = 0
 
+    def restart(self, tokens: int) -> None:
+        """Leave out what came before, such as an earlier training; `tokens` were counted in it."""
+        self._tokens, self.rows, self._since, self._away = tokens, 0, None, 0.0
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._since is None:
             self._since = self._step_end = time.perf_counter()

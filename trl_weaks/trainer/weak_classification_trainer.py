@@ -70,8 +70,10 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         ValueError: malformed rows (row, column and remedy are named), a model with another number of labels, or a
             setting that cannot be honoured; all before training.
 
-    Logged beside TRL's metrics: `accuracy` (against gold, where it is known), `weak/agreement` (share of rows where
-    student and pooled label agree), `weak/gamma`, `weak/vacuity` (evidential losses).
+    Logged beside TRL's metrics: `accuracy` (share of the rows with known gold), `weak/agreement` (share of the rows
+    where student and pooled label agree), `weak/gamma`, `weak/vacuity` (evidential losses). An evaluation's metrics
+    carry its set's name, in the log and as `metric_for_best_model`: `eval_accuracy`, or `eval_a_accuracy` for
+    `eval_dataset={"a": ...}`; those of `predict` begin with `test_`.
     """
 
     loss_is_scaled_for_ga = True
@@ -170,7 +172,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         loss = rows.sum() / count.to(rows.device)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
-        self._record(inputs, outputs.logits.detach(), target, labels)
+        self._record(inputs, outputs.logits.detach(), rows.detach(), target, labels)
         return (loss, outputs) if return_outputs else loss
 
     @property
@@ -190,33 +192,29 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         pair = pair[pair[:, 0, 0] >= 0]
         window.hold(pair[:, 0], pair[:, 1])
 
-    def _record(self, inputs: dict[str, Tensor], logits: Tensor, target: Tensor, labels: Tensor) -> None:
-        mode = "train" if self.model.training else "eval"
-        predicted, known = logits.argmax(-1), labels != UNKNOWN
+    def _record(self, inputs: dict[str, Tensor], logits: Tensor, rows: Tensor, target: Tensor, labels: Tensor) -> None:
+        predicted, known, one = logits.argmax(-1), labels != UNKNOWN, torch.ones_like(labels)
         top = target >= target.amax(-1, keepdim=True)
-        agree = top.gather(-1, predicted[:, None]).sum()
+        agree = top.gather(-1, predicted[:, None])[:, 0]
+        sums = {"weak/agreement": (agree, one), "accuracy": ((predicted == labels) & known, known)}
         vacant = ClassPredictions.from_logits(logits, self.evidence, self.prior).vacuity
-        vacant = logits.new_zeros(()) if vacant is None else vacant.sum()
-        sums = [torch.tensor(len(labels)), known.sum(), ((predicted == labels) & known).sum(), agree, vacant]
-        sums = torch.stack([*(s.to(logits.device).double() for s in sums), inputs["attention_mask"].sum().double()])
-        n, gold, right, agreed, vacant, tokens = self.accelerator.gather_for_metrics(sums[None]).sum(0).tolist()
-        metrics = self._metrics[mode]
-        metrics["weak/agreement"].append(agreed / n)
-        if gold:
-            metrics["accuracy"].append(right / gold)
-        if self.evidence is not None:
-            metrics["weak/vacuity"].append(vacant / n)
-        self._record_gamma(mode)
+        if vacant is not None:
+            sums["weak/vacuity"] = (vacant, one)
+        mode = "train" if self.model.training else "eval"
         if mode == "train":
-            self._total_train_tokens += int(tokens)
-        metrics["num_tokens"] = [self._total_train_tokens]
+            self._total_train_tokens += int(self.accelerator.reduce(inputs["attention_mask"].sum(), "sum"))
+        else:
+            counted = rows.isfinite() if self.args.logging_nan_inf_filter else one
+            sums["loss"] = (rows.where(counted.bool(), 0.0), counted)
+        self.add_sums(sums)
+        self._record_gamma(mode)
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        mode = "train" if self.model.training else "eval"
-        prefix = "" if mode == "train" else "eval_"
-        logs.update({prefix + name: sum(values) / len(values) for name, values in self._metrics[mode].items()})
+        if self.model.training:
+            logs.update({name: sum(values) / len(values) for name, values in self._metrics["train"].items()})
         super().log(logs, start_time)
-        self._metrics[mode].clear()
+        self._metrics["train" if self.model.training else "eval"].clear()
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         if not isinstance(eval_dataset, str):
@@ -230,7 +228,6 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     def predict_classes(self, dataset: Dataset) -> ClassPredictions:
         """Probabilities for a dataset of texts and, for an evidential student, strength and vacuity."""
         logits = torch.as_tensor(self.predict(dataset).predictions)
-        self._metrics["eval"].clear()
         return ClassPredictions.from_logits(logits, self.evidence, self.prior)
 
     def _save_checkpoint(self, model, trial):

@@ -1,19 +1,20 @@
 """What the three trainers share: the paper, float32 side inputs, progress, and the refusals made before long work."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from datasets import Dataset
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from trl.models import unwrap_model_for_generation
 
 from ..losses.auxiliary_confidence import AuxiliaryConfidence
 from ._compat import get_peak_flops_per_device, is_peft_model
 from .loop_metrics import LoopMetrics
 from .parallel_checks import ParallelChecks, note_marks, refuse_launch, refuse_other_strategy, refuse_split_model
+from .running_sums import Ratio, RunningSums
 from .throughput import MFU, PER_DEVICE, PER_SECOND, Throughput, model_flops_utilisation
 
 Settings = TypeVar("Settings", bound=TrainingArguments)
@@ -48,12 +49,14 @@ class WeakTrainer(LoopMetrics, ParallelChecks):
     }
 
     def __init__(self, *args: Any, **kwargs: Any):
+        self._sums = {"train": RunningSums(), "eval": RunningSums()}
         with note_marks():
             super().__init__(*args, **kwargs)
         refuse_other_strategy(self)
         refuse_split_model(self)
         self._throughput = Throughput()
         self.add_callback(self._throughput)
+        self.add_callback(_FreshStart(self._start_afresh))
 
     @contextmanager
     def whole_model(self) -> Iterator[PreTrainedModel]:
@@ -81,7 +84,49 @@ class WeakTrainer(LoopMetrics, ParallelChecks):
         self._throughput.rows += len(inputs["input_ids"])
         return super().training_step(model, inputs, *args, **kwargs)
 
+    def add_sums(self, values: Mapping[str, Ratio]) -> None:
+        """Add one batch's numerators (B,) and denominators (B,) by name, of training or evaluation (`RunningSums`).
+
+        Training logs each ratio under its name, evaluation under the set's (`eval_NAME`, `eval_a_NAME`, `test_NAME`).
+        A name `loss` replaces the evaluation's own, which weighs repeated rows on several processes.
+        """
+        training = self.model.training
+        self._sums["train" if training else "eval"].add(self.accelerator, values, drop_repeated=not training)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """One pass over one set, for `evaluate` and `predict`: its metrics carry its name, and none outlives it."""
+        self._forget("eval")
+        try:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+            found = {name: sum(values) / len(values) for name, values in self._metrics["eval"].items()}
+            found |= self._sums["eval"].read()
+        finally:
+            self._forget("eval")
+        named = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        exact = {f"{metric_key_prefix}_loss": named.pop(f"{metric_key_prefix}_loss")} if "loss" in found else {}
+        output.metrics.update(named | output.metrics | exact)  # a metric that the user computes keeps its name
+        return output
+
+    def _start_afresh(self) -> None:
+        self._forget("train")
+        self._throughput.restart(self._total_train_tokens)
+
+    def _forget(self, mode: str) -> None:
+        self._sums[mode].clear()
+        self._metrics[mode].clear()
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.model.training:
+            logs.update(self._sums["train"].read())
         if self.model.training and "loss" in logs:
             logs.update(self._speed())
         super().log(logs, start_time)
@@ -117,6 +162,16 @@ class WeakTrainer(LoopMetrics, ParallelChecks):
         if not self.model.training:
             return 1.0
         return min(1.0, self.state.global_step / max(1, self.state.max_steps))
+
+
+class _FreshStart(TrainerCallback):
+    """Forgets what an earlier training, or an attempt with larger batches, added and did not log."""
+
+    def __init__(self, start_afresh: Callable[[], None]):
+        self._start_afresh = start_afresh
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._start_afresh()
 
 
 def checked_settings(args: TrainingArguments | None, kind: type[Settings], model: Any, suffix: str) -> Settings:
