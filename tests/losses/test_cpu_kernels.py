@@ -10,7 +10,8 @@ import torch
 import torch.utils.cpp_extension
 from scipy.special import digamma, gammaln, polygamma
 
-from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss, cpu_kernels
+from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
+from trl_weaks.losses.vocabulary import cpu_kernels
 from trl_weaks.losses.vocabulary.token_rows import split_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
