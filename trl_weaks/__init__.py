@@ -21,6 +21,7 @@ _MODULES = {
     "label_completions": "labelling.label_completions",
     "label_classes": "labelling.label_classes",
     "build_preferences": "labelling.preferences",
+    "labels_from_completions": "labelling.from_completions",
     "triage": "labelling.triage",
     "supervisor_report": "labelling.report_card",
 }

@@ -16,6 +16,7 @@ Generation. One row per *distinct* completion of a prompt; a stock `SFTTrainer` 
 |                    |                     | the end-of-sequence token is the empty span at the end                   |
 | `weak_logps`       | list[n][tokens]     | log-probability of those tokens under that supervisor, nats, <= 0        |
 | `weak_score`       | float               | the ensemble's score of the completion, nats per token (joint decoding)  |
+| `weak_finished`    | bool, may be absent | whether the completion ends here; where not, no end is taught            |
 """
 
 EXAMPLE_ID = "example_id"
@@ -26,6 +27,7 @@ WEIGHTS = "weak_weights"
 OFFSETS = "weak_offsets"
 LOGPS = "weak_logps"
 SCORE = "weak_score"
+FINISHED = "weak_finished"
 
 GENERATION = (EXAMPLE_ID, PROMPT, COMPLETION, SUPERVISORS, WEIGHTS, OFFSETS, LOGPS)
 

@@ -1,0 +1,233 @@
+"""Answers from elsewhere: rows, weights and confidences against plain counting; a student that trains on them."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from scipy.optimize import minimize_scalar
+
+from trl_weaks.aggregation.answer_confidence import calibrator, most_frequent
+from trl_weaks.inference.sampling import Sampling
+from trl_weaks.labelling.from_completions import labels_from_completions
+from trl_weaks.labelling.token_logprobs import read_logprobs
+
+EXAMPLES = [{"example_id": "007", "prompt": "play", "topic": "music"}, {"example_id": "7", "prompt": "stop"}]
+
+
+def answer(example: str, supervisor: str, completion, **more) -> dict:
+    return {"example_id": example, "supervisor": supervisor, "completion": completion, **more}
+
+
+def test_equal_answers_share_a_row_and_weights_sum_to_one():
+    labels = labels_from_completions(
+        EXAMPLES,
+        [
+            answer("007", "eve", " jazz"),
+            answer("007", "ann", " jazz"),
+            answer("007", "bob", " rock"),
+            answer("7", "bob", " ok"),
+        ],
+        weights={"ann": 1, "bob": 2, "eve": 1},
+    )
+    rows = {(row["example_id"], row["completion"]): row for row in labels}
+    assert set(rows) == {("007", " jazz"), ("007", " rock"), ("7", " ok")}
+    assert rows["007", " jazz"]["weak_supervisors"] == ["ann", "eve"]
+    assert rows["007", " jazz"]["weak_weights"] == [0.25, 0.25]
+    assert rows["007", " rock"]["weak_weights"] == [0.5] and rows["7", " ok"]["weak_weights"] == [1.0]
+    assert rows["007", " jazz"]["topic"] == "music"
+
+
+def test_the_order_of_answers_does_not_matter():
+    given = [answer("007", n, t) for n, t in (("ann", " a"), ("bob", " b"), ("eve", " a"))] + [
+        answer("7", "ann", " c")
+    ]
+    one = labels_from_completions(EXAMPLES, given).to_list()
+    assert labels_from_completions(EXAMPLES, given[::-1]).to_list() == one
+
+
+def test_each_source_of_confidence_in_its_order():
+    spelled = {"content": [{"token": " ja", "logprob": -0.1}, {"token": "zz", "logprob": -0.2}]}
+    labels = labels_from_completions(
+        EXAMPLES,
+        [
+            answer("007", "a", " jazz", confidence=0.5, logprobs=spelled),
+            answer("007", "b", " jazz", logprobs=spelled),
+            *(answer("007", "c", text) for text in (" jazz", " jazz", " rock")),
+            answer("007", "d", " jazz"),
+        ],
+    )
+    (row,) = labels
+    assert row["confidence_source"] == ["stated", "logprobs", "samples", None]
+    sums = [math.exp(math.fsum(logps)) for logps in row["weak_logps"]]
+    assert sums == pytest.approx([0.5, math.exp(-0.3), 2 / 3, 1.0])
+    assert row["weak_offsets"][1] == [[0, 3], [3, 5], [5, 5]]
+    assert all(spans[-1] == [5, 5] for spans in row["weak_offsets"])
+
+
+def test_an_answer_that_was_cut_teaches_no_end():
+    labels = labels_from_completions(
+        EXAMPLES,
+        [answer("007", "a", " jazz", finish_reason="length"), answer("007", "b", " jazz", finish_reason="stop")],
+    )
+    by_end = {row["weak_finished"]: row for row in labels}
+    assert by_end[False]["weak_offsets"] == [[[0, 5]]] and by_end[True]["weak_offsets"] == [[[0, 5], [5, 5]]]
+    assert by_end[False]["weak_supervisors"] == ["a"]
+
+
+def test_samples_converge_to_the_models_own_probability(build):
+    """One new token, so that the exact distribution over texts is a sum over the vocabulary."""
+    supervisor = build("llama", seed=3)
+    prompt = "play some"
+    (drawn,) = supervisor.answer([prompt], num_candidates=4000, max_new_tokens=1, sampling=Sampling(1.0, 1.0, 0))
+    text, share = most_frequent([t for t, _ in drawn])
+    ids = supervisor.tokenizer(prompt)["input_ids"]
+    with torch.no_grad():
+        probs = supervisor.model(torch.tensor([ids])).logits[0, -1].double().softmax(-1)
+    by_text: dict[str, float] = {}
+    encoded = supervisor.encode([prompt], ["p"])[0]
+    for token, p in enumerate(probs.tolist()):
+        finished = token == supervisor.tokenizer.eos_token_id
+        made = supervisor.encoder.decode(encoded, [token], finished)
+        by_text[made] = by_text.get(made, 0.0) + p
+    assert share == pytest.approx(by_text[text], abs=4 * math.sqrt(0.25 / 4000))
+
+
+def test_scorers_read_what_has_no_confidence(build):
+    scorers = [build("gpt2", seed=1), build("llama", seed=2)]
+    examples = [{"example_id": "1", "prompt": "USER: play jazz ASSISTANT:"}]
+    text = " at nine tomorrow"
+    (row,) = labels_from_completions(examples, [answer("1", "api", text)], scorers=scorers)
+    assert row["confidence_source"] == ["rescored"]
+    sums = [math.fsum(s.score([examples[0]["prompt"]], [text])[0].logps) for s in scorers]
+    assert math.fsum(row["weak_logps"][0]) == pytest.approx(sum(sums) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["temperature", "isotonic"])
+def test_calibration_is_per_supervisor_and_keeps_the_shape_of_an_answer(method):
+    rng = np.random.default_rng(0)
+    n = 600
+    examples = [{"example_id": str(i), "prompt": f"p{i}"} for i in range(n)]
+    right = rng.random(n) < 0.6
+    answers = [answer(str(i), "bold", " yes" if r else " no", confidence=0.99) for i, r in enumerate(right)]
+    answers += [answer(str(i), "fair", " yes" if r else " no", confidence=0.6) for i, r in enumerate(right)]
+    gold = {str(i): " yes" for i in range(n)}
+    labels = labels_from_completions(examples, answers, gold=gold, calibration=method)
+    for row in labels.select(range(5)):
+        assert [math.exp(math.fsum(logps)) for logps in row["weak_logps"]] == pytest.approx(
+            [right.mean()] * 2, abs=0.02
+        )
+
+
+def test_temperature_against_a_plain_search():
+    rng = np.random.default_rng(1)
+    stated = rng.uniform(0.05, 0.99, 300)
+    correct = rng.random(300) < 1 / (1 + np.exp(-np.log(stated / (1 - stated)) / 2.5))
+
+    def loss(temperature: float) -> float:
+        p = [1 / (1 + math.exp(-math.log(c / (1 - c)) / temperature)) for c in stated]
+        return -sum(math.log(q) if r else math.log(1 - q) for q, r in zip(p, correct, strict=True))
+
+    best = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-8}).x
+    fitted = calibrator(stated, correct)
+    assert fitted(0.9) == pytest.approx(1 / (1 + math.exp(-math.log(9) / best)), abs=1e-5)
+
+
+def test_isotonic_pools_violators_by_hand():
+    fitted = calibrator([0.2, 0.4, 0.6, 0.6, 0.8], [0, 1, 0, 0, 1], "isotonic")
+    assert fitted(0.2) == pytest.approx(1 / 7)  # 0, kept 1 / (5 + 2) away
+    assert fitted(0.4) == fitted(0.6) == pytest.approx(1 / 3)  # 1, 0 and 0 together
+    assert fitted(0.9) == pytest.approx(6 / 7)
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        {
+            "content": [
+                {"token": "h\\xc3", "bytes": [104, 195], "logprob": -1},
+                {"token": "\\xa9", "bytes": [169], "logprob": -2},
+            ]
+        },
+        {"tokens": ["\n", "hé", "<|im_end|>"], "token_logprobs": [-0.5, -3, -0.25]},
+        json.dumps([{"token": " hé", "logprob": -3}]),
+    ],
+)
+def test_both_forms_of_log_probabilities_are_placed(logprobs):
+    read = read_logprobs(logprobs, "hé", "row")
+    assert all(0 <= a <= b <= 2 for a, b in read.offsets)
+    inside = [p for (a, _), p in zip(read.offsets, read.logps, strict=True) if a < 2]
+    assert math.fsum(inside) == -3
+    assert (len(read.offsets) > len(inside)) == ("im_end" in str(logprobs))
+
+
+def test_a_student_trains_on_them(tmp_path, build):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
+
+    tokenizer = build("gpt2").tokenizer
+    student = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+        )
+    )
+    labels = labels_from_completions(EXAMPLES, [answer("007", "a", " jazz", confidence=0.5), answer("7", "a", " ok")])
+    settings = WeakSupervisionConfig(
+        str(tmp_path), max_steps=1, use_cpu=True, bf16=False, report_to="none", save_strategy="no", logging_steps=1
+    )
+    trainer = WeakSupervisionTrainer(model=student, args=settings, train_dataset=labels, processing_class=tokenizer)
+    trainer.train()
+    # soft-label probability of the emitted token: each answer's confidence is shared among its tokens
+    assert 0.5 < trainer.state.log_history[0]["weak/confidence"] < 1
+
+
+BAD = [
+    (EXAMPLES[:1] * 2, [answer("007", "a", "x")], {}, "'007' is there twice"),
+    ([{"example_id": "1"}], [answer("1", "a", "x")], {}, "examples, row 0: there is no column 'prompt'"),
+    ([{"example_id": "", "prompt": "p"}], [answer("1", "a", "x")], {}, "column 'example_id' holds ''"),
+    ([{"example_id": "1", "prompt": ""}], [answer("1", "a", "x")], {}, "the prompt is empty"),
+    ([{"example_id": "1", "prompt": "p", "completion": "c"}], [answer("1", "a", "x")], {}, "have a column 'completion'"),
+    (EXAMPLES, [], {}, "answers: there are no rows"),
+    (EXAMPLES, [{"example_id": "7", "completion": "x"}], {}, "answers, row 0: there is no column 'supervisor'"),
+    (EXAMPLES, [answer("8", "a", "x")], {}, "answers, row 0: no example has the id '8'"),
+    (EXAMPLES, [answer("7", "a", 5)], {}, "must be a string or a list of one message"),
+    (EXAMPLES, [answer("7", "a", None)], {}, "every answer is empty or an abstention"),
+    (EXAMPLES, [answer("7", "a", "x", confidence=0)], {}, "column 'confidence' holds 0"),
+    (EXAMPLES, [answer("7", "a", "x", confidence=1.2)], {}, "column 'confidence' holds 1.2"),
+    (EXAMPLES, [answer("7", "a", "x", confidence="high")], {}, "column 'confidence' holds 'high'"),
+    (EXAMPLES, [answer("7", "a", "x", confidence=True)], {}, "holds True"),
+    (EXAMPLES, [answer("7", "a", "x", confidence=0.5)] * 2, {}, "2 times and states a confidence"),
+    (EXAMPLES, [answer("7", "a", "x", logprobs={"tokens": ["y"], "token_logprobs": [-1]})], {}, "spell 'y', which"),
+    (EXAMPLES, [answer("7", "a", "x", logprobs={"tokens": ["x"], "token_logprobs": [1]})], {}, "log-probability 1"),
+    (EXAMPLES, [answer("7", "a", "x", logprobs={"tokens": ["x"], "token_logprobs": [None]})], {}, "bility None"),
+    (EXAMPLES, [answer("7", "a", "x", logprobs={"tokens": ["x"], "token_logprobs": []})], {}, "1 tokens but 0"),
+    (EXAMPLES, [answer("7", "a", "x", logprobs={"top": 1})], {}, "none of the two forms"),
+    (EXAMPLES, [answer("7", "a", "x")], {"weights": {"b": 1}}, "weights: unknown supervisors"),
+    (EXAMPLES, [answer("7", "a", "x")], {"weights": {"a": 0}}, "supervisor 'a' has 0"),
+    (EXAMPLES, [answer("7", "a", "x", confidence=0.5)], {"gold": {"9": "x"}}, "gold has the id '9'"),
+    (EXAMPLES, [answer("7", "a", "x", confidence=0.5)], {"gold": {"007": "x"}}, "gold has no example"),
+    (EXAMPLES, [answer("7", "a", "x", confidence=0.5)], {"gold": {"7": "x"}, "calibration": "platt"}, "'platt'"),
+    ({"a": 1}, [answer("7", "a", "x")], {}, "is a dict"),
+    ("nowhere.csv", [answer("7", "a", "x")], {}, "no such file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("examples, answers, options, message", BAD)
+def test_bad_input(examples, answers, options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        labels_from_completions(examples, answers, **options)
+
+
+def test_tables_of_every_kind_give_the_same(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    rows = [answer("007", "a", " jazz", confidence=0.5), answer("7", "b", "stop, now")]
+    frame = pandas.DataFrame(rows)
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    frame.to_parquet(tmp_path / "a.parquet")
+    expected = labels_from_completions(EXAMPLES, rows).to_list()
+    for table in (frame, Dataset.from_list(rows), tmp_path / "a.csv", tmp_path / "a.jsonl", tmp_path / "a.parquet"):
+        assert labels_from_completions(EXAMPLES, table).to_list() == expected
