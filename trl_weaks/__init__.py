@@ -17,11 +17,13 @@ _MODULES = {
     "WeakSupervisor": "supervisors.supervisor",
     "WeakClassifier": "supervisors.classifier",
     "WeakEnsemble": "supervisors.ensemble",
+    "ServerSupervisor": "supervisors.server",
     "WeakEnsembleReward": "labelling.reward",
     "label_completions": "labelling.label_completions",
     "label_classes": "labelling.label_classes",
     "build_preferences": "labelling.preferences",
     "labels_from_completions": "labelling.from_completions",
+    "ask_servers": "labelling.ask_servers",
     "triage": "labelling.triage",
     "supervisor_report": "labelling.report_card",
 }

@@ -189,7 +189,7 @@ BAD = [
     ([{"example_id": "1"}], [answer("1", "a", "x")], {}, "examples, row 0: there is no column 'prompt'"),
     ([{"example_id": "", "prompt": "p"}], [answer("1", "a", "x")], {}, "column 'example_id' holds ''"),
     ([{"example_id": "1", "prompt": ""}], [answer("1", "a", "x")], {}, "the prompt is empty"),
-    ([{"example_id": "1", "prompt": "p", "completion": "c"}], [answer("1", "a", "x")], {}, "have a column 'completion'"),
+    ([{"example_id": "1", "prompt": "p", "completion": 1}], [answer("1", "a", "x")], {}, "a column 'completion'"),
     (EXAMPLES, [], {}, "answers: there are no rows"),
     (EXAMPLES, [{"example_id": "7", "completion": "x"}], {}, "answers, row 0: there is no column 'supervisor'"),
     (EXAMPLES, [answer("8", "a", "x")], {}, "answers, row 0: no example has the id '8'"),

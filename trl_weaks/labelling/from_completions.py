@@ -86,7 +86,7 @@ def labels_from_completions(
     >>> labels[0]["completion"], labels[0]["weak_weights"], labels[0]["confidence_source"]
     (' Paris', [0.5, 0.5], [None, 'stated'])
     """
-    prompts = _examples(examples)
+    prompts = read_examples(examples)
     given = _answers(answers, prompts)
     if not given:
         raise ValueError("answers: every answer is empty or an abstention; there is nothing to train on.")
@@ -102,7 +102,7 @@ def labels_from_completions(
     return Dataset.from_list(rows)
 
 
-def _examples(examples: Table) -> dict[str, dict[str, Any]]:
+def read_examples(examples: Table) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(read_table(examples, "examples", (columns.EXAMPLE_ID, columns.PROMPT))):
         example = as_id(row[columns.EXAMPLE_ID], "examples", number, columns.EXAMPLE_ID)

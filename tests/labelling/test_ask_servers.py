@@ -1,0 +1,268 @@
+"""A server on the loopback that answers as recorded: retries, nonsense, death, budgets, keys, and what is kept."""
+
+import json
+import math
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+pytest.importorskip("openai")
+
+from trl_weaks.labelling.ask_servers import ask_servers
+from trl_weaks.labelling.from_completions import labels_from_completions
+from trl_weaks.supervisors.server import ServerError, ServerSupervisor
+
+EXAMPLES = [{"example_id": f"e{i}", "prompt": f"prompt {i}"} for i in range(6)]
+SECRET = "sk-very-secret"
+
+
+def chat(text="jazz", tokens=(("ja", -0.1), ("zz", -0.2)), finish="stop", **message) -> dict:
+    logprobs = {"content": [{"token": t, "logprob": p, "bytes": None, "top_logprobs": []} for t, p in tokens]}
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text, **message}}
+    choice["logprobs"] = logprobs if tokens else None
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+
+
+class Server:
+    """`reply(body, count)` -> (status, bytes or dict, headers); counts and keeps the requests."""
+
+    def __init__(self, reply):
+        self.requests, self.seen, lock = [], Counter(), threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                asked = body.get("prompt") or body["messages"][-1]["content"]
+                with lock:
+                    outer.seen[asked] += 1
+                    outer.requests.append((self.path, body, self.headers.get("authorization")))
+                    count = outer.seen[asked]
+                status, answer, *headers = reply(body, count)
+                payload = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(payload)))
+                for name, value in headers[0].items() if headers else ():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(payload)
+
+            def log_message(self, *args):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+
+    def close(self):
+        self.http.shutdown()
+        self.http.server_close()
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    monkeypatch.setattr("trl_weaks.supervisors.server.time.sleep", lambda seconds: None)
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    running = []
+
+    def start(reply=lambda body, count: (200, chat())):
+        running.append(Server(reply))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.close()
+
+
+def test_answers_become_labels_with_their_log_probabilities(serve):
+    server = serve()
+    supervisor = ServerSupervisor(server.url, "m", name="api", system="Be brief.", top_logprobs=2)
+    labels = labels_from_completions(EXAMPLES, ask_servers([supervisor], EXAMPLES))
+    assert labels["example_id"][:] == [e["example_id"] for e in EXAMPLES]
+    assert labels[0]["confidence_source"] == ["logprobs"]
+    assert math.fsum(labels[0]["weak_logps"][0]) == pytest.approx(-0.3)
+    path, body, key = server.requests[0]
+    assert path == "/v1/chat/completions" and key == f"Bearer {SECRET}"
+    assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert (body["temperature"], body["max_tokens"], body["logprobs"], body["top_logprobs"]) == (0.0, 64, True, 2)
+
+
+def test_the_completions_form(serve):
+    choice = {"index": 0, "finish_reason": "length", "text": " jazz"}
+    choice["logprobs"] = {
+        "tokens": [" ja", "zz"],
+        "token_logprobs": [-1, -2],
+        "top_logprobs": None,
+        "text_offset": [0, 3],
+    }
+    made = {"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+    server = serve(lambda body, count: (200, made))
+    rows = ask_servers([ServerSupervisor(server.url, "m", api="completions")], EXAMPLES[:1])
+    assert server.requests[0][0] == "/v1/completions" and server.requests[0][1]["prompt"] == "prompt 0"
+    (row,) = labels_from_completions(EXAMPLES[:1], rows)
+    assert math.fsum(row["weak_logps"][0]) == -3 and row["weak_finished"] is False
+
+
+def test_samples_measure_what_has_no_log_probabilities(serve):
+    server = serve(lambda body, count: (200, chat("jazz" if body["seed"] % 4 else "rock", tokens=())))
+    supervisor = ServerSupervisor(server.url, "m", samples=4, temperature=1.0, logprobs=False)
+    (row,) = labels_from_completions(EXAMPLES[:1], ask_servers([supervisor], EXAMPLES[:1]))
+    assert (row["completion"], row["confidence_source"]) == ("jazz", ["samples"])
+    assert math.exp(math.fsum(row["weak_logps"][0])) == pytest.approx(0.75)
+
+
+BROKEN = {
+    "busy": (429, {"error": {"message": "slow down"}}, {"retry-after": "7"}),
+    "failing": (500, {"error": {"message": "oops"}}),
+    "half a JSON": (200, b'{"id": "1", "choices": [{"index"'),
+    "no JSON": (200, b"<html>hello</html>"),
+    "another shape": (200, {"hello": 1}),
+    "no choices": (200, chat() | {"choices": []}),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_may_pass_is_tried_again(serve, kind, monkeypatch):
+    waits = []
+    server = serve(lambda body, count: BROKEN[kind] if count < 3 else (200, chat()))
+    supervisor = ServerSupervisor(server.url, "m")
+    monkeypatch.setattr("trl_weaks.supervisors.server.time.sleep", lambda s: waits.append(round(s)))
+    assert [row["completion"] for row in ask_servers([supervisor], EXAMPLES[:1])] == ["jazz"]
+    assert server.seen["prompt 0"] == 3
+    assert [w for w in waits if w] == ([7, 7] if kind == "busy" else [1, 2])
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_server_that_stays_broken_is_named_and_loses_nothing(serve, kind, tmp_path):
+    broken = True
+    server = serve(
+        lambda body, count: BROKEN[kind] if broken and "3" in body["messages"][-1]["content"] else (200, chat())
+    )
+    supervisor = ServerSupervisor(server.url, "m", concurrency=2, retries=1)
+    with pytest.raises(ServerError, match="'m': http.* failed 2 times, last with .*stored"):
+        ask_servers([supervisor], EXAMPLES, tmp_path)
+    asked = sum(server.seen.values())
+    broken = False
+    rows = ask_servers([supervisor], EXAMPLES, tmp_path)
+    assert [row["completion"] for row in rows] == ["jazz"] * 6
+    assert all(server.seen[f"prompt {i}"] == 1 for i in range(3))
+    assert sum(server.seen.values()) < asked + 6
+
+
+def test_a_server_that_is_gone(serve, tmp_path):
+    server = serve()
+    supervisor = ServerSupervisor(server.url, "m", retries=1)
+    ask_servers([supervisor], EXAMPLES[:3], tmp_path)
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(ServerError, match="APIConnectionError"):
+        ask_servers([supervisor], EXAMPLES, tmp_path)
+    assert len(ask_servers([supervisor], EXAMPLES[:3], tmp_path)) == 3  # nothing is asked again
+    server.http = serve().http
+
+
+@pytest.mark.parametrize(
+    "status, remedy",
+    [(401, "set OPENAI_API_KEY"), (403, "check OPENAI_API_KEY"), (404, "check base_url"), (400, "settings")],
+)
+def test_a_refusal_ends_at_once_and_never_shows_the_key(serve, status, remedy, tmp_path, caplog):
+    server = serve(lambda body, count: (status, {"error": {"message": f"bad key {SECRET}"}}))
+    supervisor = ServerSupervisor(server.url, "m", concurrency=1)
+    with pytest.raises(ServerError, match=remedy) as raised:
+        ask_servers([supervisor], EXAMPLES, tmp_path)
+    assert len(server.requests) == 1
+    assert SECRET not in str(raised.value) and SECRET not in repr(supervisor) and SECRET not in caplog.text
+    assert raised.value.__cause__ is None
+
+
+def test_the_key_is_in_no_file(serve, tmp_path):
+    ask_servers([ServerSupervisor(serve().url, "m")], EXAMPLES, tmp_path)
+    assert all(SECRET.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_another_setting_prompt_or_model_is_asked_again(serve, tmp_path):
+    server = serve()
+    ask_servers([ServerSupervisor(server.url, "m")], EXAMPLES[:1], tmp_path)
+    for change in ({"temperature": 0.5}, {"max_tokens": 5}, {"system": "x"}, {"top_logprobs": 1}, {"seed": 1}):
+        before = len(server.requests)
+        ask_servers([ServerSupervisor(server.url, "m", **change)], EXAMPLES[:1], tmp_path)
+        assert len(server.requests) == before + 1, change
+    before = len(server.requests)
+    ask_servers([ServerSupervisor(server.url, "m")], [{"example_id": "e0", "prompt": "other"}], tmp_path)
+    ask_servers([ServerSupervisor(server.url, "other", name="m")], EXAMPLES[:1], tmp_path)
+    assert len(server.requests) == before + 2
+
+
+def test_a_budget_stops_and_a_larger_one_goes_on(serve, tmp_path):
+    server = serve()
+    supervisor = ServerSupervisor(server.url, "m", concurrency=1, price_in=1.0, price_out=10.0)
+    with pytest.raises(ServerError, match=r"max_tokens=25 is used up \(30\)"):
+        ask_servers([supervisor], EXAMPLES, tmp_path, max_tokens=25)
+    assert len(server.requests) == 3
+    with pytest.raises(ServerError, match="max_cost"):  # 37 millionths an answer, earlier ones counted
+        ask_servers([supervisor], EXAMPLES, tmp_path, max_cost=4 * 37e-6)
+    assert len(server.requests) == 4
+    assert len(ask_servers([supervisor], EXAMPLES, tmp_path, max_tokens=1000)) == 6
+
+
+def test_refusals_tool_calls_and_unspelled_log_probabilities_are_counted(serve, caplog):
+    replies = {
+        "prompt 0": chat(None, tokens=()),
+        "prompt 1": chat(None, tokens=(), tool_calls=[]),
+        "prompt 2": chat("jazz", tokens=(("ro", -1), ("ck", -1))),
+    }
+    server = serve(lambda body, count: (200, replies.get(body["messages"][-1]["content"], chat())))
+    rows = ask_servers([ServerSupervisor(server.url, "m")], EXAMPLES[:4])
+    assert (
+        "2 of 4 answers hold no text" in caplog.text and "1 answers have log-probabilities that do not" in caplog.text
+    )
+    labels = labels_from_completions(EXAMPLES[:4], rows)
+    assert labels["example_id"][:] == ["e2", "e3"]
+    assert labels["confidence_source"][:] == [[None], ["logprobs"]]
+
+
+def test_requests_start_at_the_rate_asked_for(serve, monkeypatch):
+    waits = []
+    monkeypatch.setattr("trl_weaks.supervisors.server.time.sleep", waits.append)
+    monkeypatch.setattr("trl_weaks.supervisors.server.time.monotonic", lambda: 100.0)
+    server = serve()
+    ask_servers([ServerSupervisor(server.url, "m", requests_per_minute=30, concurrency=1)], EXAMPLES[:4])
+    assert waits == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"base_url": "http://user:pw@host/v1"}, "holds credentials"),
+        ({"base_url": "http://host/v1?key=1"}, "holds credentials"),
+        ({"base_url": "ftp://host"}, "no http"),
+        ({"api": "responses"}, "api='responses'"),
+        ({"samples": 3}, "3 samples at temperature 0 are one"),
+        ({"samples": 0}, "samples=0"),
+        ({"top_logprobs": 21}, "top_logprobs=21"),
+        ({"temperature": -1}, "temperature=-1"),
+        ({"requests_per_minute": 0}, "requests_per_minute"),
+        ({"api": "completions", "system": "x"}, "a system message needs"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ServerSupervisor(**{"base_url": "http://localhost:1/v1", "model": "m"} | settings)
+
+
+def test_two_servers_of_one_name_or_none():
+    one = ServerSupervisor("http://localhost:1/v1", "m")
+    with pytest.raises(ValueError, match="two servers are called 'm'"):
+        ask_servers([one, one], EXAMPLES)
+    with pytest.raises(ValueError, match="there is no server"):
+        ask_servers([], EXAMPLES)
+
+
+def test_messages_need_the_chat_form(serve):
+    examples = [{"example_id": "1", "prompt": [{"role": "user", "content": "hi"}]}]
+    with pytest.raises(ServerError, match="takes text, not messages"):
+        ask_servers([ServerSupervisor(serve().url, "m", api="completions")], examples)
