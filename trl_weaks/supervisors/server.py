@@ -145,8 +145,8 @@ class ServerSupervisor:
             if attempt < self.retries:
                 time.sleep(wait)
         raise ServerError(
-            f"supervisor {self.name!r}: {self.base_url} failed {self.retries + 1} times, last with {reason}. Answers so "
-            "far are stored: run the same command again when the server is back."
+            f"supervisor {self.name!r}: {self.base_url} failed {self.retries + 1} times, last with {reason}. Answers "
+            "so far are stored: run the same command again when the server is back."
         )
 
     def _request(self, prompt: Prompt, sample: int) -> Any:
