@@ -24,6 +24,7 @@ _MODULES = {
     "build_preferences": "labelling.preferences",
     "labels_from_completions": "labelling.from_completions",
     "ask_servers": "labelling.ask_servers",
+    "pairs_from_comparisons": "labelling.from_comparisons",
     "triage": "labelling.triage",
     "supervisor_report": "labelling.report_card",
 }

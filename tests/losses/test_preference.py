@@ -9,6 +9,7 @@ from scipy.optimize import minimize_scalar
 from trl_weaks.losses.preference import (
     PREFERENCE_LOSSES,
     cdpo_loss,
+    cw_loss,
     optimum_margin,
     preference_loss,
     rdpo_loss,
@@ -28,6 +29,8 @@ def by_hand(name, margin, epsilon):
         return right
     if name == "cdpo":
         return (1 - epsilon) * right + epsilon * wrong
+    if name == "cw":
+        return (1 - 2 * epsilon) * right
     return ((1 - epsilon) * right - epsilon * wrong) / (1 - 2 * epsilon)
 
 
@@ -58,6 +61,32 @@ def test_epsilon_zero_is_plain_dpo_to_the_bit():
     margins = torch.tensor(MARGINS)
     assert torch.equal(cdpo_loss(margins, 0.0), sigmoid_loss(margins))
     assert torch.equal(rdpo_loss(margins, torch.zeros_like(margins)), sigmoid_loss(margins))
+    assert torch.equal(cw_loss(margins, torch.zeros_like(margins)), sigmoid_loss(margins))
+
+
+def test_the_three_that_read_epsilon_are_one_family():
+    margins, epsilons = torch.tensor(MARGINS, dtype=torch.float64), torch.tensor(EPSILONS, dtype=torch.float64)
+    plain = sigmoid_loss(margins)
+    torch.testing.assert_close(cdpo_loss(margins, epsilons), plain + epsilons * margins)
+    torch.testing.assert_close(
+        cw_loss(margins, epsilons), cdpo_loss(margins, epsilons) - epsilons * (2 * plain + margins)
+    )
+    torch.testing.assert_close(
+        (1 - 2 * epsilons) * rdpo_loss(margins, epsilons), cw_loss(margins, epsilons) - epsilons * margins
+    )
+
+
+def test_the_weight_of_cw_is_the_papers_confidence():
+    """C = 2 (sigmoid(s_c - s_r) - 1/2), written from the scores (arXiv 2603.04968)."""
+    gaps = torch.linspace(0, 6, 13, dtype=torch.float64)
+    expected = 2 * (1 / (1 + (-gaps).exp()) - 0.5)
+    torch.testing.assert_close(cw_loss(torch.zeros_like(gaps), torch.sigmoid(-gaps)) / math.log(2), expected)
+
+
+def test_a_pair_of_doubt_one_half_has_no_gradient_under_cw():
+    margins = torch.tensor([-2.0, 0.0, 3.0], requires_grad=True)
+    cw_loss(margins, torch.full((3,), 0.5)).sum().backward()
+    assert margins.grad.tolist() == [0, 0, 0]
 
 
 def test_optimum_margin_is_where_a_numerical_minimiser_stops():
@@ -92,7 +121,7 @@ def test_rdpo_is_unbiased_under_flips():
 
 
 def test_unknown_name_is_refused():
-    with pytest.raises(ValueError, match="cdpo, rdpo, sigmoid"):
+    with pytest.raises(ValueError, match="cdpo, cw, rdpo, sigmoid"):
         preference_loss("ipo", torch.zeros(1), 0.0)
 
 

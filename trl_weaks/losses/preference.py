@@ -9,16 +9,19 @@ Results are (n,) nats, unreduced. With L(m) = -log sigmoid(m) and L(-m) = L(m) +
 |-----------|------------------------------------------------|-------------------------------------------|
 | `sigmoid` | L(m)                                           | none: m grows without end                 |
 | `cdpo`    | (1 - e) L(m) + e L(-m) = L(m) + e m            | m = log((1 - e) / e), at the entropy of e |
+| `cw`      | (1 - 2e) L(m)                                  | none; a pair of doubt ½ has no gradient   |
 | `rdpo`    | [(1 - e) L(m) - e L(-m)] / (1 - 2e)            | none: unbounded below, diverges at e = ½  |
 
 `cdpo` is what TRL called `loss_type="sigmoid"` with `label_smoothing` until February 2026; `rdpo` (arXiv 2403.00409)
-is TRL's `robust`: an unbiased estimate of the clean loss.
+is TRL's `robust`: an unbiased estimate of the clean loss. `cw` (CW-PO, arXiv 2603.04968) weights a pair by its
+confidence C = 2 (sigmoid(s_c - s_r) - ½), which is 1 - 2e for e = 1 - sigmoid(s_c - s_r). They are one family:
+cdpo = L + e m, cw = (1 - 2e) L, and (1 - 2e) rdpo = (1 - 2e) L - e m.
 """
 
 import torch
 import torch.nn.functional as F
 
-PREFERENCE_LOSSES = ("cdpo", "rdpo", "sigmoid")
+PREFERENCE_LOSSES = ("cdpo", "cw", "rdpo", "sigmoid")
 
 
 def sigmoid_loss(margins: torch.Tensor) -> torch.Tensor:
@@ -37,10 +40,17 @@ def rdpo_loss(margins: torch.Tensor, epsilon: torch.Tensor | float) -> torch.Ten
     return ((1 - epsilon) * clean - epsilon * flipped) / (1 - 2 * epsilon)
 
 
+def cw_loss(margins: torch.Tensor, epsilon: torch.Tensor | float) -> torch.Tensor:
+    """Confidence-weighted DPO: plain DPO times 1 - 2 epsilon; (n,)."""
+    return (1 - 2 * epsilon) * sigmoid_loss(margins)
+
+
 def preference_loss(name: str, margins: torch.Tensor, epsilon: torch.Tensor | float) -> torch.Tensor:
     """The loss called `name`, one of `PREFERENCE_LOSSES`; raises ValueError for another name."""
     if name == "cdpo":
         return cdpo_loss(margins, epsilon)
+    if name == "cw":
+        return cw_loss(margins, epsilon)
     if name == "rdpo":
         return rdpo_loss(margins, epsilon)
     if name == "sigmoid":

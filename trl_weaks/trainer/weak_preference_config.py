@@ -29,10 +29,11 @@ class WeakPreferenceConfig(DPOConfig):
 
         preference_loss (`str`, *optional*, defaults to `"cdpo"`):
             `"cdpo"`: conservative DPO, Eq. 12 of arXiv 2406.03199 (paper). `"rdpo"`: robust DPO, unbiased under flips
-            but unbounded below and divergent as the flip probability nears ½. `"sigmoid"`: plain DPO, Eq. 9.
+            but unbounded below and divergent as the flip probability nears ½. `"cw"`: confidence-weighted DPO
+            (CW-PO, arXiv 2603.04968), plain DPO times 1 − 2ε. `"sigmoid"`: plain DPO, Eq. 9.
         label_smoothing (`float`, *optional*):
-            Flip probability ε in [0, 0.5) of pairs that bring none of their own. When not set: 0.1 for `"cdpo"` and
-            `"rdpo"` (paper), 0 for `"sigmoid"`, which has no use for it and refuses any other value.
+            Flip probability ε in [0, 0.5) of pairs that bring none of their own. When not set: 0.1 for `"cdpo"`,
+            `"rdpo"` and `"cw"` (paper), 0 for `"sigmoid"`, which has no use for it and refuses any other value.
         use_pair_epsilon (`bool`, *optional*):
             Whether each pair's own ε (the `pair_epsilon` column, made by [`build_preferences`]) replaces
             `label_smoothing`. When not set, the column is used where a dataset has it; `True` demands it.
@@ -76,14 +77,15 @@ class WeakPreferenceConfig(DPOConfig):
     label_smoothing: float | None = field(
         default=None,
         metadata={
-            "help": "Flip probability in [0, 0.5) of pairs without their own; when not set, 0.1 for 'cdpo' and 'rdpo' "
-            "(paper), 0 for 'sigmoid'."
+            "help": "Flip probability in [0, 0.5) of pairs without their own; when not set, 0.1 for 'cdpo', 'rdpo' "
+            "and 'cw' (paper), 0 for 'sigmoid'."
         },
     )
     preference_loss: str = field(
         default="cdpo",
         metadata={
-            "help": "'cdpo': conservative DPO, Eq. 12 (paper); 'rdpo': robust DPO; 'sigmoid': plain DPO.",
+            "help": "'cdpo': conservative DPO, Eq. 12 (paper); 'rdpo': robust DPO; 'cw': plain DPO times 1 - 2 epsilon; "
+            "'sigmoid': plain DPO.",
             "choices": list(PREFERENCE_LOSSES),
         },
     )
@@ -116,7 +118,7 @@ class WeakPreferenceConfig(DPOConfig):
             )
         if plain and (self.label_smoothing > 0.0 or self.use_pair_epsilon):
             raise ValueError(
-                "`preference_loss='sigmoid'` has no flip probability: choose 'cdpo' or 'rdpo', or leave "
+                "`preference_loss='sigmoid'` has no flip probability: choose 'cdpo', 'cw' or 'rdpo', or leave "
                 "`label_smoothing` and `use_pair_epsilon` unset."
             )
         if not self.beta > 0.0:
