@@ -38,7 +38,7 @@ REFUSED_SETTINGS = [
     ({"label_smoothing": 0.5}, r"`label_smoothing`.*\[0, 0.5\); got 0.5"),
     ({"label_smoothing": -0.1}, r"`label_smoothing`.*got -0.1"),
     ({"label_smoothing": float("nan")}, "`label_smoothing`"),
-    ({"preference_loss": "ipo"}, "`preference_loss` must be one of cdpo, rdpo, sigmoid; got 'ipo'"),
+    ({"preference_loss": "ipo"}, "`preference_loss` must be one of cdpo, cw, rdpo, sigmoid; got 'ipo'"),
     ({"preference_loss": "sigmoid", "label_smoothing": 0.1}, "no flip probability"),
     ({"preference_loss": "sigmoid", "use_pair_epsilon": True}, "no flip probability"),
     ({"beta": 0.0}, "`beta` must be positive"),

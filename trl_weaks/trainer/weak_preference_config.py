@@ -84,7 +84,7 @@ class WeakPreferenceConfig(DPOConfig):
     preference_loss: str = field(
         default="cdpo",
         metadata={
-            "help": "'cdpo': conservative DPO, Eq. 12 (paper); 'rdpo': robust DPO; 'cw': plain DPO times 1 - 2 epsilon; "
+            "help": "'cdpo': conservative DPO, Eq. 12 (paper); 'rdpo': robust DPO; 'cw': DPO times 1 - 2 epsilon; "
             "'sigmoid': plain DPO.",
             "choices": list(PREFERENCE_LOSSES),
         },
