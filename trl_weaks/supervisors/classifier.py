@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..distributed import refuse_pieces
 from ..inference.beam_search import inference
 from .chat import rendered
 from .class_predictions import EVIDENCE_KEY, PRIOR_KEY, ClassPredictions
+from .loading import load
 from .messages import Prompt
 
 
@@ -67,6 +69,26 @@ class WeakClassifier:
             ),
             default=None,
         )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str,
+        name: str | None = None,
+        device: str | torch.device | None = None,
+        max_length: int | None = None,
+        batch_size: int = 32,
+        **kwargs: Any,
+    ) -> "WeakClassifier":
+        """A classifier from the Hub or a folder, its pad token set and on the accelerator if there is one.
+
+        Args:
+            path: a sequence classifier, or a LoRA adapter of one.
+            device: by default this process's accelerator, or the CPU.
+            kwargs: for `AutoModelForSequenceClassification.from_pretrained`, such as `dtype` or `revision`.
+        """
+        model, tokenizer = load(path, AutoModelForSequenceClassification, device, **kwargs)
+        return cls(model, tokenizer, name, max_length, batch_size)
 
     def predict(
         self,

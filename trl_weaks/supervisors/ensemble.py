@@ -2,7 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import torch
+
+from .classifier import WeakClassifier
+from .loading import classifies
 from .messages import Completion, Prompt
 from .scores import Scored
 from .supervisor import WeakSupervisor
@@ -41,6 +46,33 @@ class WeakEnsemble:
         self.supervisors = [supervisors[i] for i in order]
         self.names = [names[i] for i in order]
         self.weights = [weights[i] / total for i in order]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        paths: Sequence[str],
+        weights: Sequence[float] | None = None,
+        names: Sequence[str] | None = None,
+        device: str | torch.device | None = None,
+        **kwargs: Any,
+    ) -> "WeakEnsemble":
+        """Supervisors from the Hub or from folders: classifiers where the checkpoints are classifiers.
+
+        Args:
+            paths: of the models; their last parts are the names where none are given, and must differ then.
+            kwargs: for every `from_pretrained`, such as `dtype`.
+
+        Raises:
+            ValueError: a model cannot be loaded (named), or some classify and others do not.
+        """
+        kinds = {path: classifies(path, **kwargs) for path in paths}
+        if len(set(kinds.values())) > 1:
+            odd = sorted(path for path, kind in kinds.items() if kind)
+            raise ValueError(f"{odd} are classifiers and the others language models; make two ensembles of them.")
+        kind = WeakClassifier if any(kinds.values()) else WeakSupervisor
+        names = [None] * len(paths) if names is None else names
+        loaded = [kind.from_pretrained(p, name=n, device=device, **kwargs) for p, n in zip(paths, names, strict=True)]
+        return cls(loaded, weights)
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
         r"""Joint score of each completion, in nats per token (Eq. 6, length-normalised as in the authors' code).

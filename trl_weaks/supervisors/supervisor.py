@@ -3,8 +3,10 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
+from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..inference.batch_limits import MAX_TOKENS
 from ..inference.beam_search import inference
@@ -15,6 +17,7 @@ from ..inference.sampling import Sampling
 from ..inference.scoring import Pair, plain_logps
 from ..inference.shared_prefix import Sharing
 from .eligible import check_model, check_room, has_room
+from .loading import load
 from .messages import Completion, Prompt, check_prompts, completion_text
 from .scores import Candidate, Scored
 from .text import EncodedCompletion, EncodedPrompt, Encoder
@@ -60,6 +63,25 @@ class WeakSupervisor:
         self.tokenizer = tokenizer
         self.sharing = Sharing(self.model)
         self.max_tokens_in_flight = max_tokens_in_flight
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str,
+        name: str | None = None,
+        device: str | torch.device | None = None,
+        max_tokens_in_flight: int = MAX_TOKENS,
+        **kwargs: Any,
+    ) -> "WeakSupervisor":
+        """A supervisor from the Hub or a folder, its pad token set and on the accelerator if there is one.
+
+        Args:
+            path: a causal language model, or a LoRA adapter of one.
+            device: by default this process's accelerator, or the CPU.
+            kwargs: for `AutoModelForCausalLM.from_pretrained`, such as `dtype` or `revision`.
+        """
+        model, tokenizer = load(path, AutoModelForCausalLM, device, **kwargs)
+        return cls(model, tokenizer, name, max_tokens_in_flight)
 
     def generate(
         self,

@@ -1,0 +1,86 @@
+"""`from_pretrained` of supervisors, classifiers and ensembles: pad tokens, names, and what cannot be loaded."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from trl_weaks import WeakClassifier, WeakEnsemble, WeakSupervisor
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, build):
+    """Two causal models and a classifier on disk, without pad tokens."""
+    folder = tmp_path_factory.mktemp("models")
+    for shape in ("gpt2", "llama"):
+        supervisor = build(shape, seed=1)
+        tokenizer = supervisor.tokenizer.__class__.from_pretrained(
+            _save(supervisor.tokenizer, folder / f"{shape}-tok")
+        )
+        tokenizer.pad_token = None
+        supervisor.model.save_pretrained(folder / shape)
+        tokenizer.save_pretrained(folder / shape)
+    tokenizer = build("gpt2").tokenizer
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        pad_token_id=tokenizer.pad_token_id,
+        num_labels=2,
+    )
+    LlamaForSequenceClassification(config).save_pretrained(folder / "classifier")
+    tokenizer.save_pretrained(folder / "classifier")
+    return folder
+
+
+def _save(tokenizer, folder):
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_supervisor_is_ready_to_use_and_scores_as_one_built_by_hand(saved, build):
+    loaded = WeakSupervisor.from_pretrained(str(saved / "gpt2"), dtype=torch.float32)
+    assert (loaded.name, loaded.tokenizer.pad_token) == ("gpt2", loaded.tokenizer.eos_token)
+    expected = build("gpt2", seed=1).score(["USER: play"], [" jazz"])[0]
+    assert loaded.score(["USER: play"], [" jazz"])[0].logps == pytest.approx(expected.logps, abs=1e-6)
+
+
+def test_a_classifier(saved):
+    loaded = WeakClassifier.from_pretrained(str(saved / "classifier"), name="judge", device="cpu")
+    assert loaded.name == "judge" and loaded.num_classes == 2
+    assert loaded.predict(["play some jazz"]).probabilities.sum().item() == pytest.approx(1)
+
+
+def test_an_ensemble_of_either_kind(saved):
+    models = WeakEnsemble.from_pretrained([str(saved / "gpt2"), str(saved / "llama")], weights=[3, 1])
+    assert models.names == ["gpt2", "llama"] and models.weights == [0.75, 0.25]
+    judges = WeakEnsemble.from_pretrained([str(saved / "classifier")] * 2, names=["a", "b"])
+    assert all(isinstance(s, WeakClassifier) for s in judges.supervisors)
+
+
+def test_an_adapter_loads_on_its_base(saved, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = AutoModelForCausalLM.from_pretrained(saved / "llama")
+    tuned = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False))
+    expected = tuned(torch.tensor([[3, 4, 5]])).logits
+    tuned.save_pretrained(tmp_path / "adapter")
+    AutoTokenizer.from_pretrained(saved / "llama").save_pretrained(tmp_path / "adapter")
+    loaded = WeakSupervisor.from_pretrained(str(tmp_path / "adapter"))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(torch.tensor([[3, 4, 5]])).logits, expected)
+
+
+@pytest.mark.parametrize("kind", [WeakSupervisor, WeakClassifier])
+def test_what_cannot_be_loaded_is_named(kind, tmp_path):
+    with pytest.raises(ValueError, match="nowhere' cannot be loaded as a supervisor: no such folder"):
+        kind.from_pretrained(str(tmp_path / "nowhere"))
+
+
+def test_kinds_are_not_mixed(saved):
+    with pytest.raises(ValueError, match="classifier'] are classifiers and the others language models"):
+        WeakEnsemble.from_pretrained([str(saved / "gpt2"), str(saved / "classifier")])
+    with pytest.raises(ValueError, match="nowhere' cannot be loaded"):
+        WeakEnsemble.from_pretrained([str(saved / "nowhere")])

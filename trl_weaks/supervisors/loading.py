@@ -1,0 +1,61 @@
+"""Models and tokenizers from the Hub or a folder, ready to supervise."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..distributed import whole_weights
+
+CLASSIFIES = "ForSequenceClassification"
+
+
+def load(
+    path: str, auto: Any, device: str | torch.device | None = None, **kwargs: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model and its tokenizer; a missing pad token is set to the end-of-sequence token, in both.
+
+    Padding is masked wherever we read, so the borrowed token is never scored.
+
+    Args:
+        path: a model of the Hub or a folder; of a LoRA adapter, which is then loaded on its base.
+        auto: the class that loads it, e.g. `AutoModelForCausalLM`.
+        device: where to put it; by default this process's accelerator, or the CPU.
+        kwargs: for `from_pretrained`, such as `dtype`, `revision` or `quantization_config`; `revision` also goes to
+            the tokenizer. `dtype` is the checkpoint's own by default.
+
+    Raises:
+        ValueError: it cannot be found or loaded; names it.
+    """
+    shared = {name: kwargs[name] for name in ("revision", "token", "trust_remote_code") if name in kwargs}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **shared)
+        with whole_weights():
+            model = auto.from_pretrained(path, **kwargs)
+    except (OSError, ValueError, ImportError) as error:
+        missing = "/" in path and path[:1] in "./~" and not Path(path).expanduser().exists()
+        reason = "no such folder" if missing else str(error).strip().splitlines()[0]
+        raise ValueError(f"{path!r} cannot be loaded as a supervisor: {reason}") from error
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                f"{path!r}: its tokenizer has neither a pad nor an eos token; set one and pass both parts."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.config.get_text_config().pad_token_id is None:
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    if not hasattr(model, "hf_device_map"):  # else `device_map` has placed it
+        model = model.to(PartialState().device if device is None else device)
+    return model, tokenizer
+
+
+def classifies(path: str, **kwargs: Any) -> bool:
+    """Whether the checkpoint's own architecture is a sequence classifier."""
+    shared = {name: kwargs[name] for name in ("revision", "token", "trust_remote_code") if name in kwargs}
+    try:
+        architectures = AutoConfig.from_pretrained(path, **shared).architectures or []
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    return any(CLASSIFIES in name for name in architectures)
