@@ -17,7 +17,8 @@ import time
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, OPTConfig, PreTrainedModel
 
-from trl_weaks.inference.beam_search import beam_config, inference, search
+from trl_weaks.inference.as_found import inference
+from trl_weaks.inference.beam_search import beam_config, search
 from trl_weaks.inference.packed_scoring import packed_logps, prefix_levels
 
 PAD, EOS = 0, 1

@@ -1,11 +1,34 @@
-"""Short digests that say whether two labels were made by the same supervisor under the same settings."""
+"""Short digests that say whether two labels were made by the same supervisor under the same settings.
+
+All that changes what a supervisor says belongs into its key, and nothing that does not: weights to the last bit, the
+active adapters and their scaling, configurations, the whole tokenizer, foreign code in the forward pass, and the
+version of the algorithms here. Training mode, caches, folders and adapters that rest do not.
+"""
 
 import hashlib
 import json
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ALGORITHM = 2  # of scoring and decoding: one more whenever the same supervisor gives other labels than before
+PIECE = 1 << 24  # values of a weight hashed at a time
+# Code of these libraries in a forward pass does not change what a model says, or shows in what is hashed anyway.
+FAMILIAR = ("torch", "transformers", "accelerate", "peft", "trl", "trl_weaks", "deepspeed", "liger_kernel")
+
+
+class AdapterState(Protocol):
+    """What a key has to know about adapters, see `supervisors.adapters`."""
+
+    base: nn.Module
+
+    def in_use(self) -> AbstractContextManager[None]: ...
+
+    def described(self) -> tuple[list, dict[str, str | None]]: ...
 
 
 class Labeller(Protocol):
@@ -15,9 +38,6 @@ class Labeller(Protocol):
     tokenizer: PreTrainedTokenizerBase
 
 
-SAMPLES = 64  # values read from every parameter: training moves nearly all of them
-
-
 def digest(*parts: object) -> str:
     """16 hexadecimal digits of SHA-256 over the parts' canonical JSON."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
@@ -25,30 +45,101 @@ def digest(*parts: object) -> str:
 
 
 def supervisor_fingerprint(supervisor: Labeller) -> str:
-    """Digest of the model's configurations, of a sample of every weight, and of the whole tokenizer."""
+    """Digest of all that decides what a supervisor says."""
     model = supervisor.model
     config = (supervisor.config if model is None else model.config).to_diff_dict()
     # Saving a model, which one process of several does, writes `architectures` and `dtype` into its configuration.
     for volatile in ("_name_or_path", "transformers_version", "use_cache", "architectures", "dtype"):
         config.pop(volatile, None)
-    generation = getattr(model, "generation_config", None)  # e.g. a repetition penalty
-    config["generation"] = generation.to_diff_dict() if generation else {}
-    config["generation"].pop("transformers_version", None)
-    backend = json.loads(supervisor.tokenizer.backend_tokenizer.to_str())
+    generation = getattr(supervisor if model is None else model, "generation_config", None)
+    config["generation"] = generation.to_diff_dict() if generation else {}  # e.g. a repetition penalty
+    for volatile in ("transformers_version", "use_cache", "_from_model_config"):
+        config["generation"].pop(volatile, None)
+    weights = supervisor.identity if model is None else _weights(model, getattr(supervisor, "adapters", None))
+    foreign = [] if model is None else foreign_code(model)
+    about = json.dumps(config, sort_keys=True, default=str)
+    return digest(
+        ALGORITHM, about, weights, tokenizer_facts(supervisor.tokenizer), foreign, getattr(supervisor, "variant", None)
+    )
+
+
+def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> list:
+    """What decides how a fast tokenizer reads and writes: all of its backend but the padding, and what lies around."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
     for volatile in ("truncation", "padding"):
         backend.pop(volatile, None)
-    weights = supervisor.identity if model is None else _sampled(model)
-    special = supervisor.tokenizer.special_tokens_map
-    template = supervisor.tokenizer.chat_template
-    return digest(json.dumps(config, sort_keys=True, default=str), weights, backend, special, template)
+    split = bool(getattr(tokenizer, "split_special_tokens", False))
+    return [backend, tokenizer.special_tokens_map, tokenizer.chat_template, split]
 
 
-def _sampled(model: PreTrainedModel) -> str:
-    """Digest of names, shapes and some values of all weights."""
-    weights = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        flat = value.detach().reshape(-1)
-        picked = flat[:: max(1, flat.numel() // SAMPLES)][: 2 * SAMPLES]
-        weights.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        weights.update(picked.to("cpu", torch.float64).numpy().tobytes())
-    return weights.hexdigest()
+def foreign_code(model: nn.Module) -> list[str]:
+    """Hooks and replaced `forward`s that are neither the model's nor a library's own, such as steering; by name.
+
+    What they do cannot be hashed, only who they are.
+    """
+    found = []
+    for path, module in model.named_modules():
+        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+        for code in [*hooks, *filter(None, [vars(module).get("forward")])]:
+            name = _name(code)
+            if not name.startswith(tuple(f"{library}." for library in FAMILIAR)):
+                found.append(f"{path or type(model).__name__}: {name}")
+    return found
+
+
+def refuse_unknown_code(supervisors: Iterable[Any]) -> None:
+    """Refuse to keep labels of models that foreign code steers, unless the supervisor's `variant` says how.
+
+    Raises:
+        ValueError: names the supervisor, the module and the code.
+    """
+    for supervisor in supervisors:
+        found = [] if supervisor.model is None else foreign_code(supervisor.model)
+        if found and getattr(supervisor, "variant", None) is None:
+            raise ValueError(
+                f"supervisor {supervisor.name!r}: {found[0]} changes its forward pass, and kept labels could not be "
+                "told from those of another such change. Say what it does in `variant=` (any text, another one for "
+                "another steering), remove it, or label without an output_dir."
+            )
+
+
+def _name(code: Any) -> str:
+    code = getattr(code, "func", code)  # a functools.partial
+    code = code if hasattr(code, "__qualname__") else type(code)
+    return f"{code.__module__}.{code.__qualname__}"
+
+
+def _weights(model: PreTrainedModel, adapters: AdapterState | None) -> str:
+    """Digest of names, shapes, types and values of all weights that are read, and of what the adapters are."""
+    hashed = hashlib.sha256()
+    with nullcontext() if adapters is None else adapters.in_use():
+        facts, names = ([], {}) if adapters is None else adapters.described()
+        hashed.update(json.dumps(facts).encode())
+        inside = next((f"{path}." for path, m in model.named_modules() if path and m is _base(adapters)), "")
+        weights = {name.removeprefix(inside): value for name, value in model.state_dict().items()}
+        kept = {names.get(name, name): value for name, value in weights.items()}
+        for called, value in sorted(((n, v) for n, v in kept.items() if n is not None), key=lambda item: item[0]):
+            for part in _plain(value):
+                hashed.update(f"{called} {tuple(part.shape)} {part.dtype}".encode())
+                for piece in part.detach().reshape(-1).split(PIECE):
+                    hashed.update(piece.cpu().contiguous().view(torch.uint8).numpy())
+            if not isinstance(value, torch.Tensor):
+                hashed.update(f"{called} {value!r}".encode())
+    # What no checkpoint holds is made from the configuration, here and there with another rounding; its type is not:
+    # `model.to(bfloat16)` coarsens rotary frequencies, which `from_pretrained(dtype=...)` leaves alone.
+    types = {f"{name.rpartition('.')[2]} {b.dtype}" for name, b in model.named_buffers() if b.is_floating_point()}
+    hashed.update(" ".join(sorted(types)).encode())
+    return hashed.hexdigest()
+
+
+def _base(adapters: AdapterState | None) -> nn.Module | None:
+    return None if adapters is None else adapters.base
+
+
+def _plain(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors that a value is made of: itself, or the parts of a quantised one."""
+    if isinstance(value, torch.Tensor) and hasattr(value, "__tensor_flatten__"):
+        for name in value.__tensor_flatten__()[0]:
+            yield from _plain(getattr(value, name))
+    elif isinstance(value, torch.Tensor):
+        yield value

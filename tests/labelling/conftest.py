@@ -1,5 +1,7 @@
 """Tiny supervisors of several shapes, with tokenizers trained in place; nothing is downloaded."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -96,6 +98,12 @@ def build():
         return WeakSupervisor(model_of(shape, len(tokenizer), seed, **changes), tokenizer, name or f"{shape}-{seed}")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """`tiny.model(shape, vocabulary, seed=0, **config)` and `tiny.tokenizer(shape)`."""
+    return SimpleNamespace(model=model_of, tokenizer=tokenizer_of)
 
 
 @pytest.fixture(scope="session")

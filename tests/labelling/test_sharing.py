@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trl_weaks.inference import shared_prefix as module
-from trl_weaks.inference.beam_search import inference
+from trl_weaks.inference.as_found import inference
 
 SHAPES = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma", "gemma2")
 HEAD = "USER: turn on the light in the kitchen, wake me up at nine, play some jazz; hello "

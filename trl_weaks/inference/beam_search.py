@@ -1,7 +1,7 @@
 """Exact beam search: `model.generate`, on a cache in which beams share their prompt and prompts their prefix."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ from transformers.cache_utils import Cache
 
 from .batch_limits import at_once
 from .cascade_attention import NAME, Level, attention, cascade_cache
-from .scoring import is_recurrent, left_pad, logits_made
+from .padding import forget_lengths, leading_of_one_length, left_pad
+from .scoring import logits_made
 
 
 def beam_config(num_candidates: int, max_new_tokens: int, eos_id: int, pad_id: int) -> GenerationConfig:
@@ -57,8 +58,8 @@ def search(
         length = len(prompts[order[start]])
         each = length - skip + rows * new if sharing else rows * (length + new)
         batch = order[start : start + at_once(model, max_tokens, each, logits_made(model, rows * length, rows))]
-        if is_recurrent(model):  # a recurrent state would run over the padding
-            batch = [i for i in batch if len(prompts[i]) == length]
+        batch = batch[: leading_of_one_length(model, [len(prompts[i]) for i in batch])]
+        forget_lengths(model)
         extra = processors(batch) if processors else []
         with attention(model, NAME) if sharing else nullcontext():
             made = _generate(model, [prompts[i] for i in batch], config, skip, prefix, sharing, copies, extra)
@@ -125,15 +126,3 @@ def _generate(
 
 def _until(ids: list[int], eos_id: int) -> list[int]:
     return ids[: ids.index(eos_id) + 1] if eos_id in ids else ids
-
-
-@contextmanager
-def inference(model: torch.nn.Module) -> Iterator[None]:
-    """No dropout and no gradients; the model is left in the mode it was found in."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(training)

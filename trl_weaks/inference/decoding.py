@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from .beam_search import beam_config, inference, search
+from .as_found import inference
+from .beam_search import beam_config, search
 from .finite_logits import Watch
 from .sampling import Sampling
 from .shared_prefix import Sharing

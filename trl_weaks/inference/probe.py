@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from .beam_search import prefill
 from .cascade_attention import NAME, attention
 from .packed_scoring import packed_logps, prefix_levels
-from .scoring import accepted, gather_logps, narrow_attention, plain_logps
+from .padding import accepted, gather_logps
+from .scoring import narrow_attention, plain_logps
 
 logger = logging.getLogger(__name__)
 

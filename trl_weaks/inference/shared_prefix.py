@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from transformers import PreTrainedModel
 
 from .cascade_attention import Level
@@ -54,7 +55,7 @@ class Sharing:
             yield members[prefix], self._levels_of(prefix, max_tokens) if prefix else None
 
     def _levels_of(self, prefix: Ids, max_tokens: int) -> list[Level]:
-        weights = hash(tuple((p.data_ptr(), p._version) for p in self.model.parameters()))
+        weights = _state_of(self.model)
         if weights != self._weights:  # trained since
             self._levels.clear()
             self._weights = weights
@@ -67,3 +68,17 @@ class Sharing:
             del self._levels[next(iter(self._levels))]
         self._levels[prefix] = prefix_levels(self.model, prefix)
         return self._levels[prefix]
+
+
+def _state_of(model: PreTrainedModel) -> int:
+    """A number that changes with the weights and with the adapters that are applied, in a few milliseconds.
+
+    A version alone misses what is written through `.data`, as DeepSpeed's steps and merging an adapter are.
+    """
+    parameters = list(model.parameters())
+    sums = [p.detach().reshape(-1)[:: max(1, p.numel() // 8)][:8].float().sum() for p in parameters]
+    samples = torch.stack([total.to(sums[0].device) for total in sums])
+    kinds = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
+    layers = [m for m in model.modules() if isinstance(getattr(type(m), "disable_adapters", None), property)]
+    adapters = str([[getattr(layer, kind, None) for kind in kinds] for layer in layers])
+    return hash((tuple((p.data_ptr(), p._version) for p in parameters), tuple(samples.tolist()), adapters))

@@ -1,6 +1,7 @@
 """Everything that can be wrong with a dataset of prompts, found before any work starts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from datasets import Dataset
 
@@ -9,6 +10,7 @@ from ..fingerprint import digest
 from ..inference.prefixes import SAMPLE, longest_match
 from ..supervisors.ensemble import WeakEnsemble
 from ..supervisors.messages import check_prompts
+from ..supervisors.supervisor import WeakSupervisor
 from .index import BLOCK, Prompts
 from .progress import bar
 
@@ -38,6 +40,16 @@ def check_dataset(dataset: Dataset, ensemble: WeakEnsemble, max_new_tokens: int)
             index.digests.extend(int(digest(prompt), 16) for prompt in prompts)
             shown.update(len(ids))
     return index
+
+
+@contextmanager
+def prefixes_forgotten(supervisors: Iterable[WeakSupervisor]) -> Iterator[None]:
+    """However the work inside ends, what supervisors keep of these prompts is let go."""
+    try:
+        yield
+    finally:
+        for supervisor in supervisors:
+            supervisor.sharing.expect([])
 
 
 def _expect(dataset: Dataset, ensemble: WeakEnsemble) -> None:

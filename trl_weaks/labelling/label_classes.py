@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import columns
 from ..aggregation.calibration import fit_temperature
 from ..distributed import processes
-from ..fingerprint import digest, supervisor_fingerprint
+from ..fingerprint import digest, refuse_unknown_code, supervisor_fingerprint
 from ..pooling import temper
 from ..supervisors.classifier import WeakClassifier
 from ..supervisors.ensemble import WeakEnsemble
@@ -52,6 +52,8 @@ def label_classes(
     if output_dir is None and processes().num_processes > 1:
         raise ValueError("several processes share their work through the disk: give label_classes an output_dir.")
     num_classes = _check_ensemble(ensemble)
+    if output_dir is not None:
+        refuse_unknown_code(ensemble.supervisors)
     texts = _texts(dataset, "dataset")
     held_out = _check_calibration(calibration, texts, num_classes)
     if output_dir is None:
@@ -71,7 +73,10 @@ def _label(
     batch_size: int,
 ) -> Dataset:
     everything = [*texts, *held_out]
-    configs = {s.name: digest(supervisor_fingerprint(s), s.max_length) for s in ensemble.supervisors}
+    configs = {
+        s.name: digest(supervisor_fingerprint(s), s.max_length, s.max_length and s.tokenizer.truncation_side)
+        for s in ensemble.supervisors
+    }
     _collect(ensemble, everything, configs, folder / "labels", batch_size)
 
     def put_together() -> None:

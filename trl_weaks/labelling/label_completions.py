@@ -7,9 +7,10 @@ from pathlib import Path
 from datasets import Dataset, load_from_disk
 
 from ..distributed import processes
+from ..fingerprint import refuse_unknown_code
 from ..supervisors.ensemble import WeakEnsemble
 from .card import write_card
-from .checks import check_dataset
+from .checks import check_dataset, prefixes_forgotten
 from .consolidate import consolidate
 from .index import Prompts, Units
 from .ledger import Ledger
@@ -66,12 +67,15 @@ def label_completions(
     if output_dir is None and processes().num_processes > 1:
         raise ValueError("several processes share their work through the disk: give label_completions an output_dir.")
     settings = settings_of(mode, num_candidates, max_new_tokens, temperature, top_p, seed)
-    prompts = check_dataset(dataset, ensemble, max_new_tokens)
-    if output_dir is None:
-        with tempfile.TemporaryDirectory() as folder:
-            _label(ensemble, dataset, prompts, mode, settings, Path(folder), batch_size)
-            return load_from_disk(str(Path(folder) / "dataset"), keep_in_memory=True)  # the folder goes
-    _label(ensemble, dataset, prompts, mode, settings, Path(output_dir), batch_size)
+    if output_dir is not None:
+        refuse_unknown_code(ensemble.supervisors)
+    with prefixes_forgotten(ensemble.supervisors):
+        prompts = check_dataset(dataset, ensemble, max_new_tokens)
+        if output_dir is None:
+            with tempfile.TemporaryDirectory() as folder:
+                _label(ensemble, dataset, prompts, mode, settings, Path(folder), batch_size)
+                return load_from_disk(str(Path(folder) / "dataset"), keep_in_memory=True)  # the folder goes
+        _label(ensemble, dataset, prompts, mode, settings, Path(output_dir), batch_size)
     return load_from_disk(str(Path(output_dir) / "dataset"))
 
 
@@ -105,5 +109,3 @@ def _label(
         kept.close()
 
     alone(folder / "labels", put_together)
-    for supervisor in ensemble.supervisors:
-        supervisor.sharing.expect([])

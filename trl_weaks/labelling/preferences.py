@@ -12,11 +12,11 @@ from datasets import Dataset, load_from_disk
 
 from ..columns import CHOSEN, CHOSEN_SCORE, MARGIN, PAIR_EPSILON, PAIR_WEIGHT, PROMPT, REJECTED, REJECTED_SCORE
 from ..distributed import processes
-from ..fingerprint import digest, supervisor_fingerprint
+from ..fingerprint import digest, refuse_unknown_code, supervisor_fingerprint
 from ..inference.sampling import Sampling, decoding
 from ..supervisors.ensemble import WeakEnsemble
 from ..supervisors.supervisor import WeakSupervisor
-from .checks import check_dataset
+from .checks import check_dataset, prefixes_forgotten
 from .index import Prompts, Units
 from .ledger import GENERATE, SCORE, Ledger
 from .progress import Progress, alone
@@ -82,11 +82,14 @@ def build_preferences(
     taken = [column for column in WRITTEN if column in getattr(dataset, "column_names", ())]
     if taken:
         raise ValueError(f"the dataset already has a column {taken[0]!r}, which pairs write; rename or remove it.")
-    prompts = check_dataset(dataset, SimpleNamespace(supervisors=[student, *ensemble.supervisors]), max_new_tokens)
+    members = SimpleNamespace(supervisors=[student, *ensemble.supervisors])
+    if output_dir is not None:
+        refuse_unknown_code(members.supervisors)
     settings = {"num_candidates": num_candidates, "max_new_tokens": max_new_tokens}
     if temperature is not None:
         settings |= {"temperature": temperature, "seed": seed}
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, prefixes_forgotten(members.supervisors):
+        prompts = check_dataset(dataset, members, max_new_tokens)
         folder = Path(output_dir or temporary)
         configs = _configurations(student, ensemble, settings)
         _collect(student, ensemble, dataset, prompts, configs, settings, folder, batch_size)

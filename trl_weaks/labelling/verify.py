@@ -10,7 +10,7 @@ from datasets import Dataset
 from ..columns import PROMPT
 from ..inference.sampling import decoding
 from ..supervisors.ensemble import WeakEnsemble
-from .checks import check_dataset
+from .checks import check_dataset, prefixes_forgotten
 from .index import Units
 from .ledger import GENERATE, SCORE, Ledger
 from .progress import bar
@@ -64,26 +64,29 @@ def verify_labels(
     if not 0 < share <= 1:
         raise ValueError(f"share={share} must be above 0 and at most 1.")
     settings = settings_of(mode, num_candidates, max_new_tokens, temperature, top_p, seed)
-    prompts = check_dataset(dataset, ensemble, max_new_tokens)
-    kept = KeptLabels(Path(output_dir) / "labels")
-    ledger = Ledger(kept, prompts, configurations(ensemble, settings, mode))
-    units = Units(prompts, batch_size)
-    whole = [number for number, unit in enumerate(units) if done(ledger, ensemble, unit, mode)]
-    different = _lacking(ledger, ensemble, units, set(range(len(units))) - set(whole), mode)
-    if not any(ledger.has(*key, row) for key in ledger.configs for row in range(len(prompts))):
+    with prefixes_forgotten(ensemble.supervisors):
+        prompts = check_dataset(dataset, ensemble, max_new_tokens)
+        kept = KeptLabels(Path(output_dir) / "labels")
+        ledger = Ledger(kept, prompts, configurations(ensemble, settings, mode))
+        units = Units(prompts, batch_size)
+        whole = [number for number, unit in enumerate(units) if done(ledger, ensemble, unit, mode)]
+        different = _lacking(ledger, ensemble, units, set(range(len(units))) - set(whole), mode)
+        if not any(ledger.has(*key, row) for key in ledger.configs for row in range(len(prompts))):
+            kept.close()
+            raise ValueError(
+                f"{output_dir} holds no labels of these prompts, supervisors and settings; label them first."
+            )
+        chosen = random.Random(seed).sample(whole, math.ceil(share * len(whole)))
+        worst = 0.0
+        with bar(len(chosen), "verifying", "unit") as shown:
+            for number in chosen:
+                gap = _compare(ledger, ensemble, dataset, units[number], mode, settings, different, tolerance)
+                worst = max(worst, gap)
+                shown.update()
+        rows = sorted(row for number in chosen for row in units[number])
+        different += compare_written(ledger, ensemble, dataset, mode, Path(output_dir) / "dataset", rows)
         kept.close()
-        raise ValueError(f"{output_dir} holds no labels of these prompts, supervisors and settings; label them first.")
-    chosen = random.Random(seed).sample(whole, math.ceil(share * len(whole)))
-    worst = 0.0
-    with bar(len(chosen), "verifying", "unit") as shown:
-        for number in chosen:
-            gap = _compare(ledger, ensemble, dataset, units[number], mode, settings, different, tolerance)
-            worst = max(worst, gap)
-            shown.update()
-    rows = sorted(row for number in chosen for row in units[number])
-    different += compare_written(ledger, ensemble, dataset, mode, Path(output_dir) / "dataset", rows)
-    kept.close()
-    return Verification(len(rows), worst, different)
+        return Verification(len(rows), worst, different)
 
 
 def _lacking(ledger: Ledger, ensemble: WeakEnsemble, units: Units, broken: set[int], mode: str) -> list[str]:

@@ -1,6 +1,6 @@
 """One weak supervisor that classifies: a sequence classifier with its own tokenizer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -8,7 +8,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..distributed import refuse_pieces
-from ..inference.beam_search import inference
+from ..inference.as_found import borrowed_tokenizer, inference
+from ..inference.padding import forget_lengths, rope_modules
+from .adapters import Adapters
 from .chat import rendered
 from .class_predictions import EVIDENCE_KEY, PRIOR_KEY, ClassPredictions
 from .loading import load
@@ -30,6 +32,7 @@ class WeakClassifier:
         name: unique in an ensemble; defaults to the last part of the model's path.
         max_length: cut texts to this many tokens; by default a text beyond the model's context is an error.
         batch_size: texts per forward pass.
+        adapter, variant: as for `WeakSupervisor`.
 
     Raises:
         ValueError: fewer than two labels, a slow tokenizer, or model and tokenizer that disagree about padding.
@@ -42,9 +45,12 @@ class WeakClassifier:
         name: str | None = None,
         max_length: int | None = None,
         batch_size: int = 32,
+        adapter: str | Sequence[str] | None = None,
+        variant: str | None = None,
     ):
         self.name = name or PurePath(model.config._name_or_path or model.config.model_type).name
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.variant = model, tokenizer, variant
+        self.adapters = Adapters(model, adapter, self.name)
         self.max_length, self.batch_size = max_length, batch_size
         refuse_pieces(model, self.name)
         self.num_classes = model.config.num_labels
@@ -90,6 +96,7 @@ class WeakClassifier:
         model, tokenizer = load(path, AutoModelForSequenceClassification, device, **kwargs)
         return cls(model, tokenizer, name, max_length, batch_size)
 
+    @borrowed_tokenizer
     def predict(
         self,
         texts: Sequence[Prompt],
@@ -107,11 +114,10 @@ class WeakClassifier:
         """
         names = names or [f"text {i}" for i in range(len(texts))]
         ids = [self._encode(text, name) for text, name in zip(texts, names, strict=True)]
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         logits = torch.zeros(len(ids), self.num_classes)
-        with inference(self.model):
-            for start in range(0, len(order), self.batch_size):
-                rows = order[start : start + self.batch_size]
+        with self.adapters.in_use(), inference(self.model):
+            for rows in self._batches([len(row) for row in ids]):
+                forget_lengths(self.model)
                 batch = self.tokenizer.pad(
                     {"input_ids": [ids[i] for i in rows]}, padding_side="right", return_tensors="pt"
                 ).to(self.model.device)
@@ -128,6 +134,17 @@ class WeakClassifier:
         return ClassPredictions.from_logits(
             logits, getattr(config, EVIDENCE_KEY, None), getattr(config, PRIOR_KEY, 1.0)
         )
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Indices of like length; of one length where the longest row decides about the others' positions."""
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        alike = bool(rope_modules(self.model))
+        while order:
+            rows = order[: self.batch_size]
+            if alike:
+                rows = [i for i in rows if lengths[i] == lengths[rows[0]]]
+            yield rows
+            order = order[len(rows) :]
 
     def _encode(self, text: Prompt, name: str) -> list[int]:
         plain = isinstance(text, str)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..fingerprint import tokenizer_facts
 from .classifier import WeakClassifier
 from .loading import classifies
 from .messages import Completion, Prompt
@@ -22,7 +23,8 @@ class WeakEnsemble:
             default (*ours*; the paper's are hand-set and differ between losses, decoding and preferences).
 
     Raises:
-        ValueError: no supervisor, two of one name, or a weight that is not positive and finite.
+        ValueError: no supervisor, two of one name, one model under two names, or a weight that is not positive and
+            finite.
     """
 
     def __init__(self, supervisors: Sequence[WeakSupervisor], weights: Sequence[float] | None = None):
@@ -32,6 +34,10 @@ class WeakEnsemble:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two supervisors are called {twice[0]!r}; give each WeakSupervisor its own name.")
+        for i, one in enumerate(supervisors):
+            for other in supervisors[:i]:
+                if same_reader(one, other):
+                    raise ValueError(_twice(other, one))
         weights = [1.0] * len(names) if weights is None else [float(w) for w in weights]
         if len(weights) != len(names):
             raise ValueError(f"{len(weights)} weights for {len(names)} supervisors; give one for each.")
@@ -91,3 +97,24 @@ class WeakEnsemble:
     def combine(self, readings: Sequence[Scored]) -> float:
         """The joint score from one reading per supervisor, in the order of `names`."""
         return math.fsum(w * r.mean_logp for w, r in zip(self.weights, readings, strict=True))
+
+
+def same_reader(one: Any, other: Any) -> bool:
+    """Whether two supervisors are one model object, read with the same adapters and through the same tokenizer."""
+    mine, theirs = getattr(one, "adapters", None), getattr(other, "adapters", None)
+    if mine is None or theirs is None or mine.base is not theirs.base or mine.names() != theirs.names():
+        return False
+    if any(getattr(one, name, None) != getattr(other, name, None) for name in ("variant", "max_length")):
+        return False
+    return tokenizer_facts(one.tokenizer) == tokenizer_facts(other.tokenizer)
+
+
+def _twice(one: Any, other: Any) -> str:
+    names = list(one.adapters.names())
+    which = f"the same model with the same adapters {names}" if names else "the same model object"
+    return (
+        f"supervisors {one.name!r} and {other.name!r} are {which}, which would vote twice. For several adapters on "
+        "one base load each under a name of its own (`PeftModel.from_pretrained(base, path, adapter_name=...)`, or "
+        "`model.load_adapter(path, adapter_name=...)`; a second one of the same name takes the first one's place) and "
+        "give each supervisor its `adapter`."
+    )

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..inference.as_found import borrowed_tokenizer, inference, untouched
 from ..inference.batch_limits import MAX_TOKENS
-from ..inference.beam_search import inference
 from ..inference.decoding import Decoding, decode
 from ..inference.finite_logits import not_finite
 from ..inference.packed_scoring import packed_logps
 from ..inference.sampling import Sampling
 from ..inference.scoring import Pair, plain_logps
 from ..inference.shared_prefix import Sharing
+from .adapters import Adapters, base_of
 from .eligible import check_model, check_room, has_room
 from .loading import load
 from .messages import Completion, Prompt, check_prompts, completion_text
@@ -37,6 +38,11 @@ class WeakSupervisor:
         max_tokens_in_flight: tokens (beams included) of one batch, which bounds the memory: at least one prompt with
             its beams is held, and 4,096 logits for each token of the budget (see `budget.py`). Prefixes that are kept
             take at most as many tokens again, or one prefix. *ours*
+        adapter: which of the model's adapters (LoRA) answers, by name, or several; an empty list for the base model
+            alone. Several supervisors may share one model in this way; every call chooses, and puts the found choice
+            back. None for the active one.
+        variant: what else decides its answers and stands neither in weights, configurations nor tokenizer, such as the
+            steering that a forward hook does: any text, part of the key under which labels are kept.
 
     Raises:
         ValueError: encoder-decoder model; slow tokenizer; missing eos or pad token; token ids without embedding; a
@@ -49,6 +55,8 @@ class WeakSupervisor:
         tokenizer: PreTrainedTokenizerBase,
         name: str | None = None,
         max_tokens_in_flight: int = MAX_TOKENS,
+        adapter: str | Sequence[str] | None = None,
+        variant: str | None = None,
     ):
         self.name = name or PurePath(model.config._name_or_path or model.config.model_type).name
         check_model(model, tokenizer, self.name)
@@ -56,10 +64,11 @@ class WeakSupervisor:
             raise ValueError(
                 f"supervisor {self.name!r}: max_tokens_in_flight={max_tokens_in_flight} must be at least 1."
             )
-        self.model = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters stay active
+        self.model, self.adapters, self.variant = base_of(model), Adapters(model, adapter, self.name), variant
         self.config = self.model.config
         self.context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        self.encoder = Encoder(tokenizer, self.name)
+        with untouched(tokenizer):
+            self.encoder = Encoder(tokenizer, self.name)
         self.tokenizer = tokenizer
         self.sharing = Sharing(self.model)
         self.max_tokens_in_flight = max_tokens_in_flight
@@ -83,6 +92,7 @@ class WeakSupervisor:
         model, tokenizer = load(path, AutoModelForCausalLM, device, **kwargs)
         return cls(model, tokenizer, name, max_tokens_in_flight)
 
+    @borrowed_tokenizer
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -116,6 +126,7 @@ class WeakSupervisor:
         made = iter(self._candidate(p, ids, row) for (p, ids, _), row in zip(flat, logps, strict=True))
         return [[next(made) for _ in rows] for rows in beams]
 
+    @borrowed_tokenizer
     def answer(
         self,
         prompts: Sequence[Prompt],
@@ -135,6 +146,7 @@ class WeakSupervisor:
             answers.append([(self.encoder.decode(prompt, ids, e), e) for ids, e in zip(rows, ends, strict=True)])
         return answers
 
+    @borrowed_tokenizer
     def score(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], names: Sequence[str] | None = None
     ) -> list[Scored]:
@@ -150,6 +162,7 @@ class WeakSupervisor:
             check_room(self.context, self.name, len(p.ids), len(c.ids), name, "the completion")
         return self._scored(encoded, read, names)
 
+    @borrowed_tokenizer
     def score_fitting(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], names: Sequence[str] | None = None
     ) -> list[Scored | None]:
@@ -164,6 +177,7 @@ class WeakSupervisor:
         found = dict(zip(fit, made, strict=True))
         return [found.get(i) for i in range(len(encoded))]
 
+    @borrowed_tokenizer
     def encode(self, prompts: Sequence[Prompt], names: Sequence[str], room: int = 0) -> list[EncodedPrompt]:
         """Tokenise prompts and check that each leaves `room` tokens in the model's context."""
         check_prompts(prompts, names)
@@ -243,12 +257,13 @@ class WeakSupervisor:
 
     def _tokens(self, asked: Decoding) -> list[list[list[int]]]:
         """Token ids of every prompt's candidates, the end of sequence included where it was reached."""
-        return decode(self.model, self.name, self.sharing, self.max_tokens_in_flight, asked)
+        with self.adapters.in_use():
+            return decode(self.model, self.name, self.sharing, self.max_tokens_in_flight, asked)
 
     def _read(self, pairs: list[Pair]) -> list[list[float]]:
         """Log-probabilities of distinct pairs' completion tokens."""
         logps: list[list[float]] = [[] for _ in pairs]
-        with inference(self.model):
+        with self.adapters.in_use(), inference(self.model):
             if not self.sharing.able():
                 return plain_logps(self.model, pairs, self.tokenizer.pad_token_id, self.max_tokens_in_flight, _ignore)
             for members, prefix in self.sharing.groups([prompt for prompt, _ in pairs], self.max_tokens_in_flight):

@@ -1,0 +1,71 @@
+"""Models and tokenizers are lent: whatever happens while they work, they are given back as they were found."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from .padding import rope_modules
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """No dropout and no gradients; afterwards every submodule has its own mode and its own buffers again.
+
+    Positions that depend on the length ("dynamic" RoPE) write their frequencies into the model; left there, they would
+    change what it says later, and would be tensors that no training can use.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
+    ropes = [(module, dict(vars(module)), _copies(module)) for module in rope_modules(model)]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for module, kept in buffers:
+            module._buffers.clear()
+            module._buffers.update(kept)
+        for module, attributes, values in ropes:
+            vars(module).clear()
+            vars(module).update(attributes)
+            for buffer, value in values:
+                buffer.copy_(value)
+
+
+@contextmanager
+def untouched(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Every call of a fast tokenizer sets the padding and truncation of its backend; afterwards they are the found."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # a slow one, which is refused elsewhere
+        yield
+        return
+    padding, truncation = backend.padding, backend.truncation
+    try:
+        yield
+    finally:
+        if backend.padding != padding:
+            backend.enable_padding(**padding) if padding else backend.no_padding()
+        if backend.truncation != truncation:
+            backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
+
+
+def borrowed_tokenizer(method: Callable) -> Callable:
+    """A method that leaves `self.tokenizer` as it was found."""
+
+    @wraps(method)
+    def careful(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with untouched(self.tokenizer):
+            return method(self, *args, **kwargs)
+
+    return careful
+
+
+def _copies(module: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(buffer, buffer.clone()) for buffer in module._buffers.values() if buffer is not None]
