@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN = TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 ARGS ?=
 
-.PHONY: help demo test test-slow test-distributed lint format benchmarks clean
+.PHONY: help demo test test-slow test-distributed test-browser lint format benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -31,7 +31,7 @@ $(VENV)/.testable: $(VENV)/.installed
 # One thread: the tests' tensors are tiny, and several processes with many threads each stand in each other's way. Two
 # files at a time, each whole in one worker, since its tests share what they trained.
 test: $(VENV)/.testable ## the tests, each strategy on two processes among them
-	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not matrix" $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not matrix and not browser" $(ARGS)
 
 test-slow: $(VENV)/.testable ## the tests that take minutes
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m slow $(ARGS)
@@ -39,6 +39,10 @@ test-slow: $(VENV)/.testable ## the tests that take minutes
 test-distributed: $(VENV)/.testable ## every test that starts several processes: the whole matrix of strategies
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m "matrix or distributed" $(ARGS)
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m "not matrix" tests/distributed $(ARGS)
+
+test-browser: $(VENV)/.testable ## the viewer in a headless Chromium (Debian: apt-get install chromium chromium-driver)
+	$(BIN)/python -m pip install --quiet 'selenium>=4.20'
+	$(RUN) $(BIN)/python -m pytest -rs -m browser tests/viewer $(ARGS)
 
 benchmarks: $(VENV)/.testable ## speed and memory against the plain loops, small sizes; minutes
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/losses.py --tokens 512 --hidden 512 --vocabularies 32000 --rounds 3 \

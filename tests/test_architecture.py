@@ -21,6 +21,8 @@ FLOORS = {
     "trl_weaks.supervisors": 3,
     "trl_weaks.labelling": 4,
     "trl_weaks.trainer": 5,
+    "trl_weaks.viewer": 5,
+    "trl_weaks.commands": 6,
     "trl_weaks.study": 6,
     "trl_weaks.cli": 6,
     "trl_weaks": 0,

@@ -1,0 +1,52 @@
+"""`trl-weaks report` and `trl-weaks view` on stored labels; what they refuse."""
+
+import pytest
+
+from trl_weaks.cli import main
+from trl_weaks.labelling.from_completions import labels_from_completions
+
+
+@pytest.fixture
+def stored(tmp_path):
+    examples = [{"example_id": "007", "prompt": "play"}, {"example_id": "8", "prompt": "stop"}]
+    answers = [
+        {"example_id": e, "supervisor": s, "completion": t}
+        for e, s, t in (("007", "ann", " jazz"), ("007", "bob", " rock"), ("8", "ann", " ok"), ("8", "bob", " ok"))
+    ]
+    labels_from_completions(examples, answers).save_to_disk(tmp_path / "labels" / "dataset")
+    (tmp_path / "gold.csv").write_text("example_id,completion\n007, jazz\n8, ok\n")
+    return tmp_path
+
+
+def test_report_prints_the_card(stored, capsys):
+    pytest.importorskip("matplotlib")
+    main(["report", str(stored / "labels"), "--gold", str(stored / "gold.csv"), "--figure", str(stored / "card.png")])
+    printed = capsys.readouterr().out
+    assert "| ann | 2 | 0 | 1.000 | 1.000 |" in printed and "| bob | 2 | 0 | 1.000 | 0.500 |" in printed
+    assert (stored / "card.png").exists()
+
+
+def test_view_writes_the_page(stored, capsys):
+    main(["view", str(stored / "labels" / "dataset"), "-o", str(stored / "out" / "view.html"), "--limit", "1"])
+    assert "1 of 2 examples" in capsys.readouterr().out
+    assert '"id":"007"' in (stored / "out" / "view.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["view", "nowhere"], "no such folder: nowhere"),
+        (["report", "{folder}"], "holds no dataset"),
+        (["view", "{folder}/labels", "--limit", "0"], "--limit 0"),
+        (["report", "{folder}/labels", "--gold", "{folder}/none.csv"], "no such file"),
+        (["report", "{folder}/labels", "--gold", "{folder}/bad.csv"], "no column 'label' or 'completion'"),
+        (["report", "{folder}/labels", "--gold", "{folder}/twice.csv"], "an example_id is there twice"),
+        (["report", "{folder}/labels", "--gold", "{folder}/other.csv"], "gold has the id '7', which no label has"),
+    ],
+)
+def test_bad_input_ends_with_its_message(stored, arguments, message):
+    (stored / "bad.csv").write_text("example_id,x\n007,1\n")
+    (stored / "twice.csv").write_text("example_id,label\n007,a\n007,a\n")
+    (stored / "other.csv").write_text("example_id,completion\n7, jazz\n")
+    with pytest.raises(SystemExit, match=message):
+        main([part.format(folder=stored) for part in arguments])

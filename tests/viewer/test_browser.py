@@ -1,0 +1,160 @@
+"""The page in a real headless Chromium: it renders, filters, is used by keyboard, and asks nothing of anyone."""
+
+import json
+import shutil
+import time
+
+import pytest
+
+from trl_weaks.labelling.from_completions import labels_from_completions
+from trl_weaks.viewer.from_labels import page_of_labels
+
+pytestmark = pytest.mark.browser
+webdriver = pytest.importorskip("selenium.webdriver", reason="make test-browser installs it")
+By = pytest.importorskip("selenium.webdriver.common.by").By
+Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+Select = pytest.importorskip("selenium.webdriver.support.ui").Select
+
+EVIL = "</script><script>document.title = 'broken'</script><b>bold</b>"
+FLAGS = (
+    "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+    "disable-component-update disable-sync disable-dev-shm-usage window-size=1200,900"
+)
+
+
+def page(count: int, folder, systems=("naive", "bayesian")):
+    examples = [{"example_id": f"e{i}", "prompt": f"prompt number {i} {EVIL if i == 1 else ''}"} for i in range(count)]
+    answers = [
+        {
+            "example_id": f"e{i}",
+            "supervisor": s,
+            "completion": f" song {i % 5 if s == 'ann' else i % 3}",
+            "confidence": 0.6,
+        }
+        for i in range(count)
+        for s in ("ann", "bob")
+    ]
+    made = page_of_labels(
+        labels_from_completions(examples, answers), {f"e{i}": f" song {i % 5}" for i in range(count)}
+    )
+    made.systems = list(systems)
+    for i, shown in enumerate(made.examples):
+        shown.said = {s: {"text": f" said {i}", "score": float((i + k) % 4 > 0)} for k, s in enumerate(systems)}
+    made.forest = [{"label": "naive", "pgr": 0.3, "low": 0.1, "high": 0.5, "reason": None}]
+    made.forest.append({"label": "single", "pgr": None, "low": None, "high": None, "reason": "refused"})
+    made.curves = [{"name": "naive", "points": [[0, 2.0], [10, 1.0], [20, 0.5]]}]
+    return made.write(folder / f"{count}.html")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not (binary and driver):
+        pytest.skip("no Chromium with chromedriver (Debian: apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in FLAGS.split():
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    running = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield running
+    running.quit()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    browser.get(page(60, tmp_path).as_uri())
+    return browser
+
+
+def chosen(browser) -> str:
+    return browser.find_element(By.CSS_SELECTOR, "#detail h2").text
+
+
+def shown(browser) -> int:
+    return int(browser.find_element(By.ID, "count").text.split()[0])
+
+
+def requests(browser) -> list[str]:
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+
+
+def test_it_renders_without_errors_and_without_requests(opened):
+    assert chosen(opened) == "e0" and shown(opened) == 60
+    assert [url for url in requests(opened) if not url.startswith("file:")] == []
+    assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    assert opened.find_element(By.CSS_SELECTOR, "#report svg").is_displayed()
+    assert "nan" not in opened.find_element(By.TAG_NAME, "body").text.lower().split()
+
+
+def test_markup_in_the_data_is_text(opened):
+    opened.find_element(By.CSS_SELECTOR, "#row-1").click()
+    assert chosen(opened) == "e1" and opened.title == "Weak labels"
+    assert EVIL in opened.find_element(By.CSS_SELECTOR, "#detail pre").text
+    assert not opened.find_elements(By.CSS_SELECTOR, "#detail b")
+
+
+def test_filters_search_and_orders(opened):
+    Select(opened.find_element(By.ID, "filter")).select_by_value("right")
+    assert shown(opened) == 0  # ann is right everywhere
+    Select(opened.find_element(By.ID, "filter")).select_by_value("wrong")
+    assert shown(opened) == sum(i % 4 == 0 for i in range(60))
+    Select(opened.find_element(By.ID, "system")).select_by_value("bayesian")
+    assert shown(opened) == sum((i + 1) % 4 == 0 for i in range(60)) and chosen(opened) == "e3"
+    Select(opened.find_element(By.ID, "filter")).select_by_value("differ")
+    assert shown(opened) == sum(i % 5 != i % 3 for i in range(60))
+    Select(opened.find_element(By.ID, "filter")).select_by_value("all")
+    opened.find_element(By.ID, "search").send_keys("number 17 ")
+    assert shown(opened) == 1 and chosen(opened) == "e17"
+    opened.find_element(By.ID, "search").send_keys("nothing like it")
+    assert shown(opened) == 0 and "No example is left" in opened.find_element(By.ID, "detail").text
+
+
+def test_the_keyboard_moves_through_the_list(opened):
+    box = opened.find_element(By.ID, "list")
+    box.send_keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
+    assert chosen(opened) == "e2"
+    box.send_keys(Keys.END)
+    assert chosen(opened) == "e59"
+    active = box.get_attribute("aria-activedescendant")
+    assert opened.find_element(By.ID, active).get_attribute("aria-selected") == "true"
+    box.send_keys(Keys.HOME)
+    assert chosen(opened) == "e0"
+
+
+def test_every_control_has_a_name_and_both_schemes_have_contrast(opened):
+    for control in opened.find_elements(By.CSS_SELECTOR, "nav input, nav select, #list"):
+        assert control.accessible_name
+    for scheme in ("light", "dark"):
+        feature = [{"name": "prefers-color-scheme", "value": scheme}]
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
+        text, back = (
+            opened.execute_script(f"return getComputedStyle(document.body).{p}") for p in ("color", "backgroundColor")
+        )
+        assert contrast(text, back) > 7
+
+
+def contrast(first: str, second: str) -> float:
+    """WCAG 2: ratio of relative luminances."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(c) / 255 for c in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_ten_thousand_examples_stay_a_short_list_in_the_page(browser, tmp_path):
+    path = page(10_000, tmp_path)
+    start = time.perf_counter()
+    browser.get(path.as_uri())
+    loaded = time.perf_counter() - start
+    assert shown(browser) == 10_000
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".row")) < 60
+    browser.find_element(By.ID, "list").send_keys(Keys.END)
+    assert chosen(browser) == "e9999"
+    print(f"10,000 examples: {path.stat().st_size / 1e6:.1f} MB, loaded in {loaded:.2f} s")

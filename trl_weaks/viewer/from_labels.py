@@ -1,0 +1,137 @@
+"""The page of a labelled dataset."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from .. import alignment, columns
+from ..labelling.gold import Gold, class_id, class_names, read_gold
+from ..labelling.report_card import supervisor_report
+from ..pooling import linear_pool, pairwise_disagreement
+from .page import Answer, Page, Shown
+
+MOST = 10_000  # examples of a page. *ours*
+
+
+def page_of_labels(labels: Dataset, gold: Gold | None = None, title: str = "Weak labels", limit: int = MOST) -> Page:
+    """What every supervisor says of each example, with the confidence of every word or class.
+
+    Args:
+        labels: as `label_completions`, `label_classes` or the `labels_from_*` functions write them.
+        gold: see [`supervisor_report`]; scores and the report card then say who is right.
+        limit: most examples; the first ones are shown.
+
+    Raises:
+        ValueError: the dataset is none of these.
+    """
+    report = supervisor_report(labels, gold)
+    if columns.WEAK_PROBS in labels.column_names:
+        examples = _classes(labels.select(range(min(limit, len(labels)))), gold)
+    else:
+        examples = _completions(labels, gold, limit)
+    names = [row["supervisor"] for row in report.supervisors]
+    total = len(set(labels[columns.EXAMPLE_ID]))
+    about = f"{len(examples)} of {total} examples" if len(examples) < total else f"{total} examples"
+    card = {"supervisors": report.supervisors, "pairs": report.pairs, "warnings": report.warnings}
+    return Page(title, f"{about}, {len(names)} supervisors", names, examples, report=card)
+
+
+def word_confidences(text: str, offsets: Sequence[Sequence[int]], logps: Sequence[float]) -> list[tuple[str, float]]:
+    """The words of a text, white space included, each with the probability of its tokens together.
+
+    Example:
+
+    >>> word_confidences("play jazz", [[0, 4], [4, 7], [7, 9]], [0.0, -0.5, -0.5])
+    [('play', 1.0), (' jazz', 0.36787944117144233)]
+    """
+    starts = [i for i, c in enumerate(text) if not c.isspace() and i and text[i - 1].isspace()]
+    cuts = [0]
+    for start in starts:  # white space goes with the word behind it
+        begin = start
+        while begin and text[begin - 1].isspace():
+            begin -= 1
+        if begin > 0:
+            cuts.append(begin)
+    spans = [list(pair) for pair in pairwise([*cuts, len(text)])]
+    moved = alignment.transfer_logps(offsets, logps, spans, text=text, unit="word")
+    return [(text[a:b], math.exp(min(p, 0.0))) for (a, b), p in zip(spans, moved.tolist(), strict=True)]
+
+
+def _completions(labels: Dataset, gold: Gold | None, limit: int) -> list[Shown]:
+    found: dict[str, Shown] = {}
+    truth = {} if gold is None else read_gold(gold, set(labels[columns.EXAMPLE_ID]))
+    for row in labels:
+        example = row[columns.EXAMPLE_ID]
+        if example not in found:
+            if len(found) == limit:
+                continue
+            found[example] = Shown(example, row[columns.PROMPT], [], truth.get(example))
+        found[example].answers += _answers(row, truth.get(example))
+    for shown in found.values():
+        shown.answers.sort(key=lambda answer: answer.by)
+        shares: dict[str, float] = {}
+        for answer in shown.answers:
+            shares[answer.text] = shares.get(answer.text, 0.0) + answer.weight
+        best = max(sorted(shares), key=shares.__getitem__)
+        whole = math.fsum(shares.values())
+        shown.disagreement = 1 - shares[best] / whole
+        if len(shares) > 1:
+            shown.aggregate = Answer("committee", best, note=f"share of the weight {shares[best] / whole:.2f}")
+    return list(found.values())
+
+
+def _answers(row: Mapping[str, Any], truth: str | None) -> list[Answer]:
+    text = row[columns.COMPLETION]
+    text = text if isinstance(text, str) else text[-1]["content"]
+    score = None if truth is None else float(text.strip() == truth.strip())
+    made = []
+    sources = row.get("confidence_source") or [None] * len(row[columns.SUPERVISORS])
+    parts = (row[columns.SUPERVISORS], row[columns.WEIGHTS], row[columns.OFFSETS], row[columns.LOGPS], sources)
+    for name, weight, offsets, logps, source in zip(*parts, strict=True):
+        words = word_confidences(text, offsets, logps) if offsets else None
+        confidence = math.exp(math.fsum(logps)) if logps else None
+        finished = row.get(columns.FINISHED) is not False
+        made.append(Answer(name, text, words, weight, confidence, source, score, finished))
+    return made
+
+
+def _classes(labels: Dataset, gold: Gold | None) -> list[Shown]:
+    probs = torch.tensor(labels[columns.WEAK_PROBS][:], dtype=torch.float64)
+    names = class_names(labels, probs.shape[-1])
+    truth = {} if gold is None else read_gold(gold, set(labels[columns.EXAMPLE_ID]))
+    text = columns.TEXT if columns.TEXT in labels.column_names else columns.PROMPT
+    supervisors = [f"supervisor {i}" for i in range(probs.shape[1])]
+    examples = []
+    for row, votes in zip(labels, probs, strict=True):
+        example = row[columns.EXAMPLE_ID]
+        right = None if example not in truth else class_id(truth[example], names, example)
+        who = row.get(columns.SUPERVISORS) or supervisors
+        weights = torch.tensor(row.get(columns.WEIGHTS) or [1.0] * len(who), dtype=torch.float64)
+        given = ~votes.isnan().any(-1)
+        answers = [
+            Answer(name, _ranked(p, names), None, w.item(), p.max().item(), None, _right(p, right))
+            for name, p, w, known in zip(who, votes, weights, given, strict=True)
+            if known
+        ]
+        pooled = linear_pool(votes[given], weights[given]) if given.any() else None
+        shown = Shown(example, row.get(text), answers, None if right is None else str(names[right]))
+        if pooled is not None:
+            shown.aggregate = Answer("committee", _ranked(pooled, names), confidence=pooled.max().item())
+        if int(given.sum()) > 1:
+            shown.disagreement = pairwise_disagreement(votes[given]).item()
+        examples.append(shown)
+    return examples
+
+
+def _ranked(probs: torch.Tensor, names: Sequence[Any]) -> str:
+    """The classes that matter, the most probable first."""
+    order = probs.argsort(descending=True)[:5].tolist()
+    return ", ".join(f"{names[k]} {probs[k]:.2f}" for i, k in enumerate(order) if i == 0 or probs[k] >= 0.05)
+
+
+def _right(probs: torch.Tensor, right: int | None) -> float | None:
+    return None if right is None else float(probs.argmax().item() == right)
