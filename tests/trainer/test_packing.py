@@ -155,8 +155,8 @@ def test_opt_is_refused_with_the_reason(weak_rows, tokenizer, arguments):
     [
         ({"packing": True, "packing_strategy": "wrapped", "max_length": 64}, "cuts completions in two"),
         ({"packing": True, "max_length": None}, "needs `max_length`"),
-        ({"eval_packing": True, "max_length": 64}, "eval_packing=True` needs"),
-        ({"packing": True, "max_length": 20}, "longer than 20 tokens"),
+        ({"eval_packing": True, "max_length": 64}, "needs `packing=True` or `padding_free=True`"),
+        ({"packing": True, "max_length": 20, "overlong": "refuse"}, "longer than 20 tokens"),
         ({**PACKED[1], "accelerator_config": {"dispatch_batches": True}}, "dispatch_batches"),
     ],
 )

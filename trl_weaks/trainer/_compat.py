@@ -5,6 +5,7 @@
 
 from accelerate import Accelerator
 from accelerate.utils import is_peft_model
+from trl.data_utils import get_dataset_column_names
 from trl.trainer.base_config import _BaseConfig as BaseConfig
 from trl.trainer.base_trainer import _BaseTrainer as BaseTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -26,6 +27,7 @@ __all__ = [
     "compute_flops_per_token",
     "compute_mfu",
     "create_model_from_path",
+    "get_dataset_column_names",
     "get_peak_flops_per_device",
     "global_then_local_main_first",
     "is_peft_model",

@@ -4,11 +4,12 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from .. import columns
 from .._version import __version__
 
+HEAD = 1000  # rows of a stream that are looked at before training
 MARK = "<!-- trl_weaks -->"  # the card is rewritten at every save; the mark keeps the section from piling up
 
 
@@ -37,20 +38,28 @@ def describe_loss(loss: Any) -> str:
 
 @dataclass(frozen=True)
 class Supervision:
-    """Who labelled a training set, and how much of it; packing leaves neither names nor ids in the rows."""
+    """Who labelled a training set, and how much of it; packing leaves neither names nor ids in the rows.
+
+    Of a stream, whose size nobody knows (`None`), the supervisors are those of its first `HEAD` rows.
+    """
 
     supervisors: tuple[str, ...]
-    examples: int
-    completions: int
+    examples: int | None
+    completions: int | None
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "Supervision":
+    def of(cls, dataset: Dataset | IterableDataset) -> "Supervision":
+        if isinstance(dataset, IterableDataset):
+            names = {name for row in dataset.take(HEAD) for name in row[columns.SUPERVISORS]}
+            return cls(tuple(sorted(names)), None, None)
         names = {name for row in dataset[columns.SUPERVISORS] for name in row}
         return cls(tuple(sorted(names)), len(set(dataset[columns.EXAMPLE_ID])), len(dataset))
 
 
 def weak_supervision_section(args: Any, loss: Any, supervision: Supervision) -> CardSection:
     """What a reader must know about the supervision of this model."""
+    streamed = supervision.examples is None
+    size = "a stream" if streamed else f"{supervision.examples}, {supervision.completions}"
     lines = [
         "## Weak supervision",
         "",
@@ -60,7 +69,7 @@ def weak_supervision_section(args: Any, loss: Any, supervision: Supervision) -> 
         "| what | value |",
         "|---|---|",
         f"| weak supervisors | {', '.join(f'`{name}`' for name in supervision.supervisors)} |",
-        f"| examples, distinct completions | {supervision.examples}, {supervision.completions} |",
+        f"| examples, distinct completions | {size} |",
         f"| loss | `{describe_loss(loss)}` |",
         f"| labels | {'soft: word confidences' if args.soft_labels else 'hard'} |",
         f"| confidence unit, split | `{args.confidence_unit}`, `{args.confidence_split}` |",

@@ -1,34 +1,12 @@
-"""Are texts packed into one row computed as if each were alone? Settings and models where they are not are refused."""
+"""Are texts packed into one row computed as if each were alone? Models where they are not are refused."""
 
 import torch
 from transformers import PreTrainedModel
 
 from ..inference.scoring import is_recurrent
 from .layout_probe import made_up_tokens, tried
-from .weak_supervision_config import WeakSupervisionConfig
 
 EXACT = ("llama", "gpt2", "gpt_neox")  # proved by tests/trainer/test_packing.py; others are tried at start
-
-
-def refuse_packing_settings(args: WeakSupervisionConfig) -> None:
-    """
-    Raises:
-        ValueError: a packing setting that would cut completions or mix texts.
-    """
-    packing = args.packing or bool(args.eval_packing)
-    if packing and args.packing_strategy == "wrapped":
-        raise ValueError(
-            "`packing_strategy='wrapped'` cuts completions in two, and each half would keep the confidence of the "
-            "whole. Use 'bfd'."
-        )
-    if args.eval_packing and not (args.packing or args.padding_free):
-        raise ValueError(
-            "`eval_packing=True` needs `packing=True` or `padding_free=True`: TRL's collator otherwise attends across "
-            "the texts of a packed row."
-        )
-    plugin = args.accelerator_config
-    if (packing or args.padding_free) and getattr(plugin, "dispatch_batches", None):
-        raise ValueError("`dispatch_batches=True` cuts batches by rows, and packed texts share a row; leave it unset.")
 
 
 def refuse_packing(model: PreTrainedModel) -> None:

@@ -16,6 +16,7 @@ UNIT_LOGPS = "weak_unit_logps"  # [tokens][n] log-probability of the token's who
 WEIGHTS = "weak_row_weights"  # [n] weight of each supervisor, mean 1 per supervised token of the dataset
 PREPARED = (UNIT_IDS, UNIT_LOGPS, WEIGHTS)
 TEXT = "_completion_text"  # the completion before TRL appends the end-of-sequence token
+KEY = "_row"  # the row's number in the dataset as it was given: what is set aside is joined on it
 
 
 def completion_text(row: dict[str, Any]) -> str:
@@ -115,7 +116,9 @@ def prepare_rows(
         unit: `"word"` or `"span"`.
 
     Returns:
-        `weak_unit_ids`, `weak_unit_logps`, `weak_row_weights` (see the top of this file).
+        `weak_unit_ids`, `weak_unit_logps`, `weak_row_weights` (see the top of this file). With a column
+        `weak_finished`, `labels` too: where it is False, tokens after the text (end of sequence, the template's
+        closing tokens) get -100, since no supervisor said that the text ends there.
 
     Raises:
         ValueError: re-tokenising does not give `input_ids` back, or the alignment is impossible.
@@ -131,6 +134,9 @@ def prepare_rows(
                 f"Example {row.get(columns.EXAMPLE_ID)!r}: the tokenizer gives other ids for the same text now, so "
                 "confidences cannot be placed. Do not change the tokenizer between preparation and training."
             )
+        if columns.FINISHED in batch:
+            row["labels"] = _without_end(row, text, offsets)
+            prepared.setdefault("labels", []).append(row["labels"])
         unit_ids, unit_logps = _on_tokens(row, text, offsets, unit)
         prepared[UNIT_IDS].append(unit_ids)
         prepared[UNIT_LOGPS].append(unit_logps)
@@ -138,19 +144,37 @@ def prepare_rows(
     return prepared
 
 
+def _without_end(row: dict[str, Any], text: str, offsets: list[tuple[int, int]]) -> list[int]:
+    if row[columns.FINISHED]:
+        return row["labels"]
+    ends = [start >= len(text) for start, _ in offsets]
+    return [-100 if end else label for label, end in zip(row["labels"], ends, strict=True)]
+
+
 def _on_tokens(
     row: dict[str, Any], text: str, offsets: list[tuple[int, int]], unit: str
 ) -> tuple[list[int], list[list[float]]]:
-    """Unit, and its log-probability under each supervisor, of every token of a row; -1 and 0 where not supervised."""
+    """Unit, and its log-probability under each supervisor, of every token of a row; -1 and 0 where not supervised.
+
+    Where the student learns no end, the supervisors' log-probabilities of theirs are nobody's.
+    """
     supervised = [i for i, label in enumerate(row["labels"]) if label != -100]
+    if not supervised:
+        raise ValueError(
+            f"Example {row.get(columns.EXAMPLE_ID)!r}, column '{columns.COMPLETION}': none of its tokens is trained. "
+            "With `assistant_only_loss` the chat template must mark the answer as the assistant's."
+        )
+    sources = list(zip(row[columns.OFFSETS], row[columns.LOGPS], strict=True))
+    if all(offsets[i][0] < len(text) for i in supervised):
+        sources = [_before_end(spans, logps, len(text)) for spans, logps in sources]
     try:
         target_units, source_units = alignment.assign_units(
-            row[columns.OFFSETS], [offsets[i] for i in supervised], text, unit
+            [spans for spans, _ in sources], [offsets[i] for i in supervised], text, unit
         )
         num_units = max(target_units, default=-1) + 1
         per_supervisor = [
             alignment.unit_logps(units, logps, num_units).tolist()
-            for units, logps in zip(source_units, row[columns.LOGPS], strict=True)
+            for units, (_, logps) in zip(source_units, sources, strict=True)
         ]
     except ValueError as error:
         raise ValueError(
@@ -165,6 +189,20 @@ def _on_tokens(
     return unit_ids, unit_logps
 
 
+def _before_end(spans: list[list[int]], logps: list[float], length: int) -> tuple[list[list[int]], list[float]]:
+    """A supervisor's tokens without its end of sequence; one that has nothing else keeps it."""
+    count = next((i for i, (start, _) in enumerate(spans) if start >= length), len(spans))
+    return (spans[:count], logps[:count]) if count else (spans, logps)
+
+
+def ends_without_mark(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> bool:
+    """Whether a chat template writes nothing after the answer by which one could see that it ends."""
+    if isinstance(row[columns.PROMPT], str):
+        return False  # TRL appends the end of sequence
+    whole, _, end = _rendered_chat(row, completion_text(row), tokenizer, chat_template)
+    return not whole[end:].strip()
+
+
 def gold_rows(batch: dict[str, list]) -> dict[str, list]:
     """Prepared columns of rows without weak labels: one supervisor, fully trusted; for `Dataset.map(batched=True)`."""
     units = []
@@ -172,4 +210,5 @@ def gold_rows(batch: dict[str, list]) -> dict[str, list]:
         count = itertools.count()
         units.append([-1 if label == -100 else next(count) for label in labels])
     logps = [[[0.0]] * len(labels) for labels in batch["labels"]]
-    return {UNIT_IDS: units, UNIT_LOGPS: logps, WEIGHTS: [[1.0]] * len(units)}
+    weights = [[[1.0]] * len(u) for u in units] if "seq_lengths" in batch else [[1.0]] * len(units)
+    return {UNIT_IDS: units, UNIT_LOGPS: logps, WEIGHTS: weights}

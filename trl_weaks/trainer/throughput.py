@@ -41,10 +41,6 @@ class Throughput(TrainerCallback):
 
     on_save = on_evaluate
 
-    def skip_to(self, tokens: int) -> None:
-        """Tokens of an earlier run, which a resumed one counts on from."""
-        self._tokens = tokens
-
     def read(self, tokens: int) -> tuple[int, float, int]:
         """Tokens, seconds and this process's rows since the last reading; `tokens` counts from the start."""
         now = time.perf_counter()

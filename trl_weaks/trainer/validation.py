@@ -39,9 +39,7 @@ def check_rows(rows: Iterable[Mapping[str, Any]]) -> None:
     conversational = None
     for number, row in enumerate(rows):
         example = row[columns.EXAMPLE_ID]
-        if not isinstance(example, str) or not example:
-            _fail(number, example, columns.EXAMPLE_ID, "is not a non-empty string.", "Give every prompt an id.")
-        _check_text(number, example, row)
+        check_row(number, row)
         kind = not isinstance(row[columns.PROMPT], str)
         if conversational is not None and kind != conversational:
             _fail(number, example, columns.PROMPT, "mixes text and messages.", "Use one format for the whole dataset.")
@@ -56,8 +54,9 @@ def check_rows(rows: Iterable[Mapping[str, Any]]) -> None:
                 "Give every prompt its own id and every distinct completion one row.",
             )
         seen[key] = number
-        _check_supervisors(number, example, row, supervisors_of.setdefault(example, set()))
-        _check_confidences(number, example, row)
+        known = supervisors_of.setdefault(example, set())
+        _refuse_twice(number, example, [name for name in row[columns.SUPERVISORS] if name in known])
+        known.update(row[columns.SUPERVISORS])
         totals[example] = totals.get(example, 0.0) + sum(row[columns.WEIGHTS])
     for example, total in totals.items():
         if abs(total - 1.0) > TOLERANCE:
@@ -65,6 +64,46 @@ def check_rows(rows: Iterable[Mapping[str, Any]]) -> None:
                 f"Example {example!r}, column '{columns.WEIGHTS}': the weights of its rows sum to {total:.6g}, not 1. "
                 "Keep all rows of an example together and normalise its weights."
             )
+
+
+def check_row(number: int, row: Mapping[str, Any]) -> None:
+    """Check what one generation row says by itself, as rows of a stream are.
+
+    Raises:
+        ValueError: names row, example, column, problem and remedy.
+    """
+    example = row[columns.EXAMPLE_ID]
+    if not isinstance(example, str) or not example:
+        _fail(number, example, columns.EXAMPLE_ID, "is not a non-empty string.", "Give every prompt an id.")
+    _check_text(number, example, row)
+    _check_supervisors(number, example, row)
+    _check_confidences(number, example, row)
+    if not isinstance(row.get(columns.FINISHED, True), bool):
+        _fail(
+            number,
+            example,
+            columns.FINISHED,
+            f"is {row[columns.FINISHED]!r}, neither True nor False.",
+            "Say whether the completion ends, or drop the column.",
+        )
+
+
+def check_streamed_row(number: int, row: Mapping[str, Any]) -> None:
+    """As `check_row`; and no row weighs more than its example, whose other rows a stream does not show.
+
+    Raises:
+        ValueError: names row, example, column, problem and remedy.
+    """
+    check_row(number, row)
+    total = sum(row[columns.WEIGHTS])
+    if total > 1.0 + TOLERANCE:
+        _fail(
+            number,
+            row[columns.EXAMPLE_ID],
+            columns.WEIGHTS,
+            f"its weights sum to {total:.6g}, and those of all rows of an example to 1.",
+            "Normalise the weights of each example.",
+        )
 
 
 def _check_text(number: int, example: str, row: Mapping[str, Any]) -> None:
@@ -77,7 +116,7 @@ def _check_text(number: int, example: str, row: Mapping[str, Any]) -> None:
             )
 
 
-def _check_supervisors(number: int, example: str, row: Mapping[str, Any], known: set[str]) -> None:
+def _check_supervisors(number: int, example: str, row: Mapping[str, Any]) -> None:
     names, weights = row[columns.SUPERVISORS], row[columns.WEIGHTS]
     if not names or None in names:
         _fail(
@@ -97,7 +136,13 @@ def _check_supervisors(number: int, example: str, row: Mapping[str, Any], known:
                 f"has {len(row[column])} entries for {len(names)} supervisors.",
                 f"Give one entry per name in '{columns.SUPERVISORS}'.",
             )
-    twice = [name for name in names if name in known] or [n for i, n in enumerate(names) if n in names[:i]]
+    _refuse_twice(number, example, [name for i, name in enumerate(names) if name in names[:i]])
+    for weight in weights:
+        if not math.isfinite(weight) or weight < 0.0:
+            _fail(number, example, columns.WEIGHTS, f"holds {weight}.", "Weights are finite and not negative.")
+
+
+def _refuse_twice(number: int, example: str, twice: Sequence[str]) -> None:
     if twice:
         _fail(
             number,
@@ -106,10 +151,6 @@ def _check_supervisors(number: int, example: str, row: Mapping[str, Any], known:
             f"supervisor {twice[0]!r} already labelled this example.",
             "Ids must be unique per prompt, and a supervisor gives one completion.",
         )
-    known.update(names)
-    for weight in weights:
-        if not math.isfinite(weight) or weight < 0.0:
-            _fail(number, example, columns.WEIGHTS, f"holds {weight}.", "Weights are finite and not negative.")
 
 
 def _refuse_null(number: int, example: str, column: str, values: Sequence[Any] | None) -> None:

@@ -6,21 +6,14 @@ from trl import SFTConfig
 
 from ..losses.auxiliary_confidence import AuxiliaryConfidence
 from ..losses.base import WeakLoss
-from .objective_config import EVIDENCE, ObjectiveConfig, check_choices, check_positive, refuse_settings
+from .objective_config import EVIDENCE, ObjectiveConfig, check_choices, check_positive
 
 CHOICES = {
     "weak_loss": ("naive", "bayesian"),
     "confidence_unit": ("word", "span"),
     "confidence_split": ("confidence", "uniform", "eq8"),
     "evidence": EVIDENCE,
-}
-
-# Inherited settings that a weak loss cannot honour: name -> (the only value accepted, why).
-FIXED = {
-    "loss_type": ("nll", "the loss is chosen with `weak_loss`"),
-    "label_smoothing_factor": (0.0, "the soft labels already carry the supervisors' doubt"),
-    "assistant_only_loss": (False, "the weak columns cover the whole completion"),
-    "use_liger_kernel": (False, "it replaces the forward that the weak loss runs in"),
+    "overlong": ("truncate", "drop", "refuse"),
 }
 
 
@@ -53,6 +46,13 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
             confidence, in log space (authors' code, keeps Eq. 7); `"uniform"` equal shares; `"eq8"` as Eq. 8 is
             printed, which does not keep Eq. 7 and serves for comparison only.
 
+        > Parameters that control the rows
+
+        overlong (`str`, *optional*, defaults to `"truncate"`):
+            What happens to rows with weak labels that are longer than `max_length`, or than the student's context:
+            `"truncate"` cuts them as TRL does (`truncation_mode`), where a word that is cut in two keeps the part of
+            its log-probability that its remaining tokens have; `"drop"`; or `"refuse"`. Counted in the log. Ours.
+
         > Parameters that control the evidential loss
 
         evidence (`str`, *optional*, defaults to `"exp"`):
@@ -81,10 +81,9 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
             seconds, once per machine; needs ninja). Changes speed, and the results by rounding alone. Refused on other
             devices; float64 models and losses without a closed form keep PyTorch's passes. Ours.
 
-    Inherited fields that a weak loss cannot honour are refused when set: `loss_type`, `label_smoothing_factor`,
-    `assistant_only_loss`, `use_liger_kernel`. `packing` (strategies `"bfd"` and `"bfd_split"`) and `padding_free` are
-    exact where the model keeps the texts of a row apart, and refused where it does not (OPT). Rows longer than
-    `max_length` are an error, since a completion cut short would keep the confidence of the whole.
+    What cannot be honoured beside weak labels is refused by the trainer, see `docs/refused_settings.md`. `packing`
+    (strategies `"bfd"` and `"bfd_split"`) and `padding_free` are exact where the model keeps the texts of a row apart,
+    and refused where it does not (OPT).
     """
 
     weak_loss: str = field(
@@ -117,6 +116,14 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
             "choices": CHOICES["confidence_split"],
         },
     )
+    overlong: str = field(
+        default="truncate",
+        metadata={
+            "help": "Weak rows longer than `max_length` or the student's context: 'truncate' (as TRL does), 'drop' or "
+            "'refuse'. Ours.",
+            "choices": CHOICES["overlong"],
+        },
+    )
     evidence_offset: float = field(
         default=0.0,
         metadata={
@@ -146,11 +153,11 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
     )
 
     def check_objective(self) -> None:
-        """Raises ValueError for settings that are wrong, or that a weak loss cannot honour."""
+        """Raises ValueError for settings of the loss that are wrong. What weak labels cannot honour of the inherited
+        ones is refused by the trainer, which knows whether there are any (`trl_weaks.trainer.refusals`)."""
         super().check_objective()
         check_choices(self, CHOICES)
         check_positive(self, ("loss_chunk_size",))
-        refuse_settings(self, FIXED)
 
     def build_loss(self) -> WeakLoss:
         """The loss that these settings describe."""

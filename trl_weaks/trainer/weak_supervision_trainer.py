@@ -5,34 +5,37 @@ from typing import Any
 from uuid import uuid4
 
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, IterableDataset
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 from trl import SFTTrainer
 
-from .. import columns
 from ..heads import WeakHeadRequest, add_weak_head
 from ..losses.base import WeakLoss
 from ..losses.vocabulary.cpu_kernels import load_kernels
-from ._compat import global_then_local_main_first, is_peft_model, parallelism
+from ._compat import global_then_local_main_first, is_peft_model
 from .callable_loss import as_weak_loss, chosen_loss
 from .model_card import Supervision, weak_supervision_section
-from .packing_checks import refuse_packing, refuse_packing_settings
-from .preparation import PREPARED, TEXT, UNIT_IDS, UNIT_LOGPS, WEIGHTS, gold_rows, prepare_rows
+from .packing_checks import refuse_packing
+from .preparation import KEY, PREPARED, TEXT, UNIT_IDS, UNIT_LOGPS, WEIGHTS, ends_without_mark, gold_rows, prepare_rows
+from .refusals import LOSS_ALONE, refuse, refuse_student, refuse_tokenizer
 from .tree_rows import take_forest, tree_inputs, why_rows
-from .validation import check_columns, check_rows
+from .truncation import fit
 from .weak_dataset import (
-    context_length,
+    checked,
+    for_trl,
+    is_weak,
+    joined,
     normalise_weights,
     pack_rows,
-    refuse_dataset,
-    refuse_long,
+    refuse_prepared,
     set_aside,
-    untruncated,
+    student_config,
+    trl_settings,
 )
 from .weak_supervision_collator import SAMPLES, WeakSupervisionCollator
 from .weak_supervision_config import WeakSupervisionConfig
-from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
+from .weak_trainer import WeakTrainer, checked_settings, refuse_empty
 
 logger = logging.getLogger(__name__)
 
@@ -43,71 +46,111 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
 
     A drop-in for [`~trl.SFTTrainer`]: the same arguments, a dataset with the columns of [`trl_weaks.columns`] (made by
     [`label_completions`]), and a [`WeakSupervisionConfig`]. With one supervisor, hard labels, `weak_loss="naive"` and
-    `gamma_max=0` it trains exactly as [`~trl.SFTTrainer`] does.
+    `gamma_max=0` it trains exactly as [`~trl.SFTTrainer`] does. Datasets without weak labels, in every format of TRL,
+    are trained and evaluated by TRL itself; weak and plain evaluation sets stand side by side in a dict.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             The student, as in [`~trl.SFTTrainer`].
-        args ([`WeakSupervisionConfig`], *optional*):
-            Configuration.
+        args ([`WeakSupervisionConfig`] or [`~trl.SFTConfig`] or [`~transformers.TrainingArguments`], *optional*):
+            Configuration; those of TRL and transformers keep their values, as in TRL.
         loss ([`WeakLoss`] or `str`, *optional*):
             A loss to use instead of the one `args` describes: any callable
             `(logits (n, V), targets (n, V), progress) -> (n,)` in nats, see [`trl_weaks.losses`]; or a name
             (`"naive"`, `"bayesian"`), which stands for `weak_loss` in `args`; the other settings stay.
         kwargs:
-            Everything else that [`~trl.SFTTrainer`] takes, except `data_collator`, `compute_loss_func`,
-            `compute_metrics` and `formatting_func`, which cannot be honoured and are refused.
+            Everything else that [`~trl.SFTTrainer`] takes. Datasets may be streams, whose rows are checked one by one.
+            `formatting_func` of weak rows returns text that ends with the completion. Few things cannot be honoured
+            beside weak labels; they are refused, see [`trl_weaks.trainer.refusals`].
 
     Raises:
-        ValueError: a dataset breaks the column contract (row, column, remedy are named), or an unsupported setting.
+        ValueError: a dataset breaks the column contract (row, column, remedy are named), or an unsupported setting;
+            before a model given by name is loaded.
 
     Logged beside TRL's metrics: `weak/confidence` (mean soft-label probability of the emitted token), `weak/agreement`
     (weighted share of tokens on which the student's top choice is the weak label) and `weak/gamma`. In evaluation the
     loss is that of the end of training (progress 1), so that `eval_loss` can be compared between steps.
     """
 
-    _tag_names = ["trl", "trl_weaks", "weak-supervision"]
+    _tag_names = ["trl", "sft", "trl_weaks", "weak-supervision"]
     _name = "Weak Supervision"
     side_inputs = PREPARED
+    trusts_plain_rows = False  # a subclass may train rows without weak labels by the weak loss, as fully trusted ones
 
     def __init__(
         self,
         model: "str | PreTrainedModel",
-        args: WeakSupervisionConfig | None = None,
+        args: TrainingArguments | None = None,
         loss: WeakLoss | str | None = None,
         **kwargs: Any,
     ):
         args = checked_settings(args, WeakSupervisionConfig, model, "weak-supervision")
-        refuse_arguments(
-            kwargs,
-            ("data_collator", "compute_loss_func", "compute_metrics", "formatting_func"),
-            "pass `loss` to change the loss; the batches and metrics are the trainer's own",
-        )
-        refuse_packing_settings(args)
         if args.use_cpu_kernels:
             if args.device.type != "cpu":
                 raise ValueError(f"`use_cpu_kernels` is for training on a CPU, not on {args.device}; remove it.")
             load_kernels()
-        self._given_train = kwargs.get("train_dataset")
-        refuse_empty(self._given_train, "train")
+        args, chosen = chosen_loss(args, loss)
+        self.weak_loss = as_weak_loss(chosen)
+        config = student_config(model, args)
+        refuse_student(config)
+        self._context = getattr(config.get_text_config(), "max_position_embeddings", None)
         self._mark = f"\nPrepared for the trainer {uuid4().hex}."  # goes along with selections of the rows
-        args, loss = chosen_loss(args, loss)
-        self.weak_loss = as_weak_loss(loss)
-        self._context = context_length(model, args)  # rows are checked before the trainer holds its model
+        self._supervision: Supervision | None = None
+        self._meets_weak_rows = False  # then it has a weak head, and a collator for the weak columns
+        self._made = False
+        self._whole: dict[int, tuple[Any, Any]] = {}  # what TRL was given, and the checked dataset it is a part of
+        self._given = {name: kwargs.get(name) for name in ("data_collator", "compute_loss_func", "formatting_func")}
+        self._check_given(args, loss, kwargs)  # before the model is loaded
         super().__init__(model=model, args=args, **kwargs)
-        if parallelism(self.accelerator, "sp"):
-            raise ValueError("Sequence parallelism uses the model's own loss; weak supervision does not support it.")
-        if self._skip_prepare_dataset:
-            raise ValueError("`skip_prepare_dataset=True` leaves out the alignment of the confidences; remove it.")
+        self._made = True
+        if self._meets_weak_rows:
+            self._get_ready()
+
+    def _check_given(self, args: WeakSupervisionConfig, loss: Any, given: dict[str, Any]) -> None:
+        """Check the weak datasets, and leave in `given` only what TRL is to see of them."""
+        train, held_out, tokenizer = (given.get(n) for n in ("train_dataset", "eval_dataset", "processing_class"))
+        refuse_empty(train, "train")
+        if is_weak(train):
+            given["train_dataset"] = train = self._checked(train, args, tokenizer, "train")
+            given["formatting_func"] = None  # applied to the weak rows already
+        elif train is not None and not self.trusts_plain_rows:
+            if loss is not None:
+                raise LOSS_ALONE.error()
+            if args.process_index == 0:
+                logger.warning(
+                    "The train dataset has no weak labels: it is trained exactly as SFTTrainer trains it, and the "
+                    "settings of the weak loss have no effect on it."
+                )
+        self._given_train = train
+        if isinstance(held_out, dict):
+            given["eval_dataset"] = type(held_out)(
+                {n: self._checked(d, args, tokenizer, n) if is_weak(d) else d for n, d in held_out.items()}
+            )
+        elif is_weak(held_out):
+            given["eval_dataset"] = self._checked(held_out, args, tokenizer, "eval")
+
+    def _checked(self, dataset: Any, args: WeakSupervisionConfig, tokenizer: Any, name: str) -> Any:
+        refuse(args, self._given)
+        if tokenizer is not None:
+            refuse_tokenizer(getattr(tokenizer, "tokenizer", tokenizer))
+        whole = checked(dataset, name, self._given["formatting_func"])
+        own = for_trl(whole)
+        self._whole[id(own)] = (own, whole)
+        return own
+
+    def _get_ready(self) -> None:
+        """What weak rows need beside TRL's trainer."""
+        if isinstance(self.data_collator, WeakSupervisionCollator):
+            return
+        base = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        if self.padding_free:
+            refuse_packing(base)
         self.data_collator = WeakSupervisionCollator(
             pad_token_id=self.data_collator.pad_token_id,
             padding_free=self.padding_free,
             pad_to_multiple_of=self.data_collator.pad_to_multiple_of,
             tree_width=self.model.config.get_text_config().hidden_size if self._trains_on_trees() else None,
         )
-        base = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        if self.padding_free:
-            refuse_packing(base)
         add_weak_head(base)
 
     def _trains_on_trees(self) -> bool:
@@ -121,48 +164,78 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         return reason is None
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
-        if isinstance(dataset, Dataset) and self._mark in dataset.info.description:  # evaluated again, perhaps in part
+        if self._mark in _description(dataset):  # evaluated again, perhaps in part
             return dataset
-        refuse_dataset(dataset, processing_class, dataset_name)
-        # an evaluation set may be called "train" too
-        weak = dataset is self._given_train or columns.LOGPS in dataset.column_names
-        if weak:
-            check_columns(dataset.column_names, dataset_name)
-            check_rows(dataset)
-            if "completion_mask" in dataset.column_names or not self.completion_only_loss:
-                raise ValueError("Weak labels speak about completions; `completion_only_loss=False` is not supported.")
-            if dataset is self._given_train:
-                self._supervision = Supervision.of(dataset)
-            dataset, carried = set_aside(dataset)
-        full = super()._prepare_dataset(dataset, processing_class, untruncated(args), False, None, dataset_name)
+        refuse_empty(dataset, dataset_name)
+        refuse_prepared(dataset, dataset_name)
+        if is_weak(dataset):
+            own, whole = self._whole.pop(id(dataset), (None, None))
+            if own is None:
+                own = self._checked(dataset, args, processing_class, dataset_name)
+                own, whole = self._whole.pop(id(own))
+            prepared = self._prepare_weak(own, whole, processing_class, args, packing, dataset_name)
+        else:
+            function = formatting_func or self._given["formatting_func"]
+            prepared = super()._prepare_dataset(dataset, processing_class, args, packing, function, dataset_name)
+            if self.trusts_plain_rows:
+                prepared = prepared.map(gold_rows, batched=True, desc="Trusting the gold labels")
+                self._expect_weak_rows()
+        if prepared is not dataset:
+            prepared.info.description = _description(prepared) + self._mark
+        return prepared
+
+    def _expect_weak_rows(self) -> None:
+        self._meets_weak_rows = True
+        if self._made:
+            self._get_ready()
+
+    def _prepare_weak(self, own, whole, processing_class, args, packing, name):
+        self._expect_weak_rows()
+        tokenizer = getattr(processing_class, "tokenizer", processing_class)
+        refuse_tokenizer(tokenizer)
+        streamed = isinstance(own, IterableDataset)
+        if own is self._given_train:
+            self._supervision = Supervision.of(whole)
+        if ends_without_mark(next(iter(whole)), tokenizer, self.chat_template):
+            logger.warning(
+                "The chat template writes nothing after an answer: the student does not learn where answers end, "
+                "whatever the labels say about it. Give the template an end mark, such as the tokenizer's eos_token."
+            )
+        keyed, carried = (own, None) if streamed else set_aside(own, whole)
+        completion_only, self.completion_only_loss = self.completion_only_loss, True
+        try:
+            full = super()._prepare_dataset(keyed, processing_class, trl_settings(args), False, None, name)
+        finally:
+            self.completion_only_loss = completion_only
         limits = [limit for limit in (args.max_length, self._context) if limit is not None]
-        refuse_long(full, min(limits, default=None), dataset_name)
         with global_then_local_main_first():  # the others find what it made in the cache
-            if weak:
-                full = concatenate_datasets([full, carried], axis=1).map(
-                    prepare_rows,
-                    batched=True,
-                    fn_kwargs={
-                        "tokenizer": processing_class,
-                        "chat_template": self.chat_template,
-                        "unit": args.confidence_unit,
-                    },
-                    remove_columns=[TEXT],
-                    num_proc=args.dataset_num_proc,
-                    desc=f"Moving confidences to the student's tokens ({dataset_name})",
-                )
-                full = normalise_weights(full)
-            else:
-                full = full.map(gold_rows, batched=True, desc="Trusting the gold labels")
-            full = pack_rows(full, args, dataset_name) if packing else full
-        full.info.description += self._mark
-        return full
+            full = self._moved(full if streamed else joined(full, carried), tokenizer, args, name)
+            full = fit(full, min(limits, default=None), args, packing, name)
+            full = normalise_weights(full, name).remove_columns([KEY])
+            return pack_rows(full, args, name) if packing else full
+
+    def _moved(self, dataset: Any, tokenizer: Any, args: WeakSupervisionConfig, name: str) -> Any:
+        """Rows that TRL has tokenized, with the supervisors' confidences on their tokens."""
+        given = {"tokenizer": tokenizer, "chat_template": self.chat_template, "unit": args.confidence_unit}
+        if isinstance(dataset, IterableDataset):
+            moved = dataset.map(prepare_rows, batched=True, batch_size=1, fn_kwargs=given)
+            return moved.select_columns([KEY, "example_id", "input_ids", "labels", *PREPARED])
+        return dataset.map(
+            prepare_rows,
+            batched=True,
+            fn_kwargs=given,
+            remove_columns=[TEXT],
+            num_proc=args.dataset_num_proc,
+            desc=f"Moving confidences to the student's tokens ({name})",
+        )
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
         self._signature_columns += [name for name in PREPARED if name not in self._signature_columns]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if WEIGHTS not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = dict(inputs)
         forest, samples = take_forest(inputs), inputs.pop(SAMPLES, None)
         weights = inputs.pop(WEIGHTS)
@@ -193,17 +266,20 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
         self._record(inputs, outputs, weights.to(outputs.label_mask.device), samples)
-        if return_outputs:  # `predict` wants logits, which the loss does without
+        if return_outputs:  # `predict` and `compute_metrics` want logits, which the loss does without
             with torch.no_grad():
                 outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
         return (loss, outputs) if return_outputs else loss
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
-        """As in [`~transformers.Trainer`], on weak or gold rows: loss, metrics, and the logits of every token (an
+        """As in [`~transformers.Trainer`], on weak or plain rows: loss, metrics, and the logits of every token (an
         extra forward pass, and `tokens * vocabulary` floats of memory)."""
-        packing = self.args.packing if self.args.eval_packing is None else self.args.eval_packing
-        rows = self._prepare_dataset(test_dataset, self.processing_class, self.args, packing, None, metric_key_prefix)
-        return super().predict(rows, ignore_keys, metric_key_prefix)
+        if not self._skip_prepare_dataset:
+            packing = self.args.packing if self.args.eval_packing is None else self.args.eval_packing
+            test_dataset = self._prepare_dataset(
+                test_dataset, self.processing_class, self.args, packing, self._formatting_func, metric_key_prefix
+            )
+        return super().predict(test_dataset, ignore_keys, metric_key_prefix)
 
     def _record(self, inputs: dict[str, Tensor], outputs: Any, weights: Tensor, samples: Tensor | None) -> None:
         """TRL's metrics under TRL's names, and the `weak/*` ones; `samples` as in [`WeakSupervisionCollator`]."""
@@ -217,18 +293,18 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             per_row = per_token.sum(1)
         else:
             where = samples[0, 1:].to(mask.device)
-            per_row = per_token.new_zeros(int(samples.max()) + 1, per_token.shape[-1]).index_add(
-                0, where, per_token[0]
-            )
-        sums = self._rows_of_all(per_row).sum(0).tolist()
-        tokens, entropy, correct, weight, confidence, agreement = sums
+            per_row = per_token.new_zeros(int(samples.max()) + 1, per_token.shape[-1])
+            per_row = per_row.index_add(0, where, per_token[0])
+        tokens, entropy, correct, weight, confidence, agreement = per_row.unbind(-1)
+        ours = {"weak/confidence": (confidence, weight), "weak/agreement": (agreement, weight)}
+        theirs = {"entropy": (entropy, tokens), "mean_token_accuracy": (correct, tokens)}
+        self.add_sums(ours if mode == "train" else ours | theirs)
         metrics = self._metrics[mode]
-        metrics["entropy"].append(entropy / tokens if tokens else 0.0)
-        metrics["mean_token_accuracy"].append(correct / tokens if tokens else 0.0)
-        self._record_ratio(mode, "weak/confidence", confidence, weight)
-        self._record_ratio(mode, "weak/agreement", agreement, weight)
         self._record_gamma(mode)
-        if mode == "train":
+        if mode == "train":  # as TRL means them: the mean over micro-batches
+            total = self.accelerator.gather_for_metrics(per_row[:, :3].sum(0)[None]).sum(0).tolist()
+            for name, value in zip(theirs, total[1:], strict=True):
+                metrics[name].append(value / total[0] if total[0] else 0.0)
             packed = torch.ones_like(inputs["input_ids"])  # padding-free rows carry no mask
             attended = self.accelerator.gather_for_metrics(inputs.get("attention_mask", packed).sum()).sum().item()
             self._total_train_tokens += attended
@@ -237,7 +313,12 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             metrics["aux_loss"].append(self.accelerator.gather_for_metrics(outputs.aux_loss).mean().item())
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
-        """TRL's model card, with a section on the supervision."""
+        """TRL's model card, with a section on the supervision where there was one."""
         super().create_model_card(model_name=model_name, dataset_name=dataset_name, tags=tags)
-        if self.is_world_process_zero():
+        if self._supervision is not None and self.is_world_process_zero():
             weak_supervision_section(self.args, self.weak_loss, self._supervision).append_to(self.args.output_dir)
+
+
+def _description(dataset: Any) -> str:
+    info = dataset.info if isinstance(dataset, Dataset | IterableDataset) else None
+    return (info.description if info else None) or ""

@@ -12,15 +12,15 @@ from trl.models import unwrap_model_for_generation
 
 from ..losses.auxiliary_confidence import AuxiliaryConfidence
 from ._compat import get_peak_flops_per_device, is_peft_model
-from .loop_metrics import LoopMetrics
 from .parallel_checks import ParallelChecks, note_marks, refuse_launch, refuse_other_strategy, refuse_split_model
+from .resumed_tokens import ResumedTokens
 from .running_sums import Ratio, RunningSums
 from .throughput import MFU, PER_DEVICE, PER_SECOND, Throughput, model_flops_utilisation
 
 Settings = TypeVar("Settings", bound=TrainingArguments)
 
 
-class WeakTrainer(LoopMetrics, ParallelChecks):
+class WeakTrainer(ResumedTokens, ParallelChecks):
     """Mixin for trainers under weak supervision; stands before the trainer of TRL that it extends.
 
     Attributes:
@@ -130,10 +130,6 @@ class WeakTrainer(LoopMetrics, ParallelChecks):
         if self.model.training and "loss" in logs:
             logs.update(self._speed())
         super().log(logs, start_time)
-
-    def _count_tokens_from(self, tokens: int) -> None:
-        super()._count_tokens_from(tokens)
-        self._throughput.skip_to(tokens)
 
     def _speed(self) -> dict[str, float]:
         tokens, seconds, rows = self._throughput.read(self._total_train_tokens)

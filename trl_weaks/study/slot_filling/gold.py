@@ -15,6 +15,8 @@ class GoldTrainer(WeakSupervisionTrainer):
     head, which pads its work to 4,096 tokens. Rows are tokenized in batches, as pre-training has many of them.
     """
 
+    trusts_plain_rows = True
+
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         rows = dataset.map(
             tokenized,

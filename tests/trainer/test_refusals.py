@@ -1,0 +1,157 @@
+"""What is refused beside weak labels is in one table, with reason and remedy; the documentation prints it."""
+
+import logging
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from transformers import AutoConfig, BartConfig, T5Config, T5ForConditionalGeneration
+
+from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
+from trl_weaks.trainer import refusals
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "refused_settings.md"
+NOT_HERE = "no-such-model"  # a check that waited for the model would fail otherwise
+SETTINGS = {  # one way to ask for each
+    "`loss_type='dft'`": {"loss_type": "dft"},
+    "`label_smoothing_factor`": {"label_smoothing_factor": 0.1},
+    "`use_liger_kernel=True`": {"use_liger_kernel": True},
+    "`completion_only_loss=False`": {"completion_only_loss": False},
+    "`dataset_kwargs={'skip_prepare_dataset': True}`": {"dataset_kwargs": {"skip_prepare_dataset": True}},
+    "`packing_strategy='wrapped'`": {"packing": True, "packing_strategy": "wrapped"},
+    "`eval_packing=True` without `packing` or `padding_free`": {"eval_packing": True},
+    "`dispatch_batches=True` with `packing` or `padding_free`": {
+        "packing": True,
+        "accelerator_config": {"dispatch_batches": True},
+    },
+}
+
+
+@pytest.fixture
+def config_alone(monkeypatch, student):
+    """The student's configuration can be read, its weights cannot."""
+    monkeypatch.setattr(
+        AutoConfig, "from_pretrained", lambda *a, **k: student(architectures=["LlamaForCausalLM"]).config
+    )
+
+
+def build(arguments, rows, model=NOT_HERE, tokenizer=None, eval_dataset=None, given=None, **settings):
+    return WeakSupervisionTrainer(
+        model=model,
+        args=WeakSupervisionConfig(**arguments | settings),
+        train_dataset=rows if not isinstance(rows, list) else Dataset.from_list(rows),
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer,
+        **given or {},
+    )
+
+
+@pytest.mark.parametrize("what", SETTINGS)
+@pytest.mark.parametrize("where", ["train", "eval"])
+def test_settings_are_refused_before_the_model_is_loaded(arguments, weak_rows, gold, config_alone, what, where):
+    (refusal,) = [r for r, _ in refusals.SETTINGS if r.what == what]
+    weak = Dataset.from_list(weak_rows)
+    with pytest.raises(ValueError) as caught:
+        build(arguments, *((weak,) if where == "train" else (gold,)), eval_dataset={"a": weak}, **SETTINGS[what])
+    for part in (refusal.what, refusal.reason, refusal.remedy):
+        assert part in str(caught.value)
+
+
+def test_every_refused_setting_is_tried_and_is_fine_at_its_default():
+    assert list(SETTINGS) == [refusal.what for refusal, _ in refusals.SETTINGS]
+    args = WeakSupervisionConfig(output_dir="unused", use_cpu=True, bf16=False)
+    assert not any(asked(args) for _, asked in refusals.SETTINGS)
+    names = {field.name for field in fields(args)}
+    assert {name for settings in SETTINGS.values() for name in settings} <= names
+
+
+@pytest.mark.parametrize("name", refusals.ARGUMENTS)
+def test_arguments_are_refused_before_the_model_is_loaded(arguments, weak_rows, config_alone, name):
+    with pytest.raises(ValueError, match=f"`{name}` is not supported with weak labels"):
+        build(arguments, weak_rows, given={name: lambda *a, **k: None})
+
+
+def test_a_bad_row_is_found_before_the_model_is_loaded(arguments, weak_rows, config_alone):
+    bad = [dict(row) for row in weak_rows]
+    bad[1]["weak_weights"] = [-1.0]
+    with pytest.raises(ValueError, match="Row 1 .*column 'weak_weights'"):
+        build(arguments, bad)
+    with pytest.raises(ValueError, match="Row 1 .*column 'weak_weights'"):
+        build(arguments, weak_rows, eval_dataset={"a": Dataset.from_list(weak_rows), "b": Dataset.from_list(bad)})
+    with pytest.raises(OSError):  # the rows are fine, and now the model is asked for
+        build(arguments, weak_rows)
+
+
+@pytest.mark.parametrize("config", [T5Config, BartConfig])
+def test_an_encoder_decoder_is_refused_before_it_is_loaded(arguments, weak_rows, gold, monkeypatch, config):
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *a, **k: config())
+    for rows in (Dataset.from_list(weak_rows), gold):
+        with pytest.raises(ValueError, match=rf"{config.model_type}: an encoder-decoder student.*decoder-only"):
+            build(arguments, rows)
+
+
+def test_a_loaded_encoder_decoder_is_refused(arguments, weak_rows, tokenizer):
+    tiny = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    with pytest.raises(ValueError, match="t5: an encoder-decoder student"):
+        build(arguments, weak_rows, T5ForConditionalGeneration(tiny), tokenizer)
+
+
+def test_a_tokenizer_that_splits_special_tokens_is_refused(arguments, weak_rows, tokenizer, config_alone):
+    tokenizer.split_special_tokens = True
+    try:
+        with pytest.raises(ValueError, match="`split_special_tokens=True`.*letter by letter.*= False"):
+            build(arguments, weak_rows, tokenizer=tokenizer)
+    finally:
+        tokenizer.split_special_tokens = False
+
+
+@pytest.mark.parametrize("weak", [True, False])
+def test_a_dataset_with_a_transform_is_refused(arguments, weak_rows, gold, student, tokenizer, weak):
+    rows = (Dataset.from_list(weak_rows) if weak else gold).with_transform(lambda batch: batch)
+    message = r"Dataset\.with_transform\(\).*skip_prepare_dataset.*trainer-ready"
+    with pytest.raises(ValueError, match=message):
+        build(arguments, rows, student(), tokenizer)
+    trainer = build(arguments, weak_rows, student(), tokenizer)
+    with pytest.raises(ValueError, match=message):
+        trainer.evaluate(rows)
+
+
+def test_a_set_that_is_evaluated_later_is_held_to_the_same(arguments, weak_rows, gold, student, tokenizer):
+    trainer = build(arguments, gold, student(), tokenizer, loss_type="dft")
+    with pytest.raises(ValueError, match="loss_type='dft'"):
+        trainer.evaluate(Dataset.from_list(weak_rows))
+
+
+ENDLESS = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize("template, warns", [(ENDLESS, True), (ENDLESS.replace("}}\n", "}}<eos>\n"), False)])
+def test_a_template_without_an_end_mark_gets_a_warning(
+    arguments, weak_rows, student, tokenizer, caplog, template, warns
+):
+    """And a supervisor's log-probability of its end, which no token stands for, is nobody's."""
+    rows = [
+        row
+        | {
+            "prompt": [{"role": "user", "content": row["prompt"]}],
+            "completion": [{"role": "assistant", "content": row["completion"]}],
+        }
+        for row in weak_rows
+    ]
+    before, tokenizer.chat_template = tokenizer.chat_template, template.replace("\n{% endfor", "{% endfor")
+    try:
+        with caplog.at_level(logging.WARNING, logger="trl_weaks"):
+            trainer = build(arguments, rows, student(), tokenizer)
+    finally:
+        tokenizer.chat_template = before
+    said = [r.message for r in caplog.records if "writes nothing after an answer" in r.message]
+    assert len(said) == warns
+    row, weak = trainer.train_dataset[0], weak_rows[0]
+    sums = {u: p[0] for u, p in zip(row["weak_unit_ids"], row["weak_unit_logps"], strict=True) if u >= 0}
+    logps = weak["weak_logps"][0]
+    assert sum(sums.values()) == pytest.approx(sum(logps[:-1] if warns else logps))
+
+
+def test_the_documentation_prints_the_table():
+    assert DOCUMENT.read_text(encoding="utf-8").endswith(refusals.table())

@@ -1,0 +1,202 @@
+"""What `WeakSupervisionTrainer` refuses beside weak labels, the reason and the remedy: data for errors and docs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """
+    Something that cannot be honoured for rows with weak labels. Plain rows are trained as TRL trains them.
+
+    Args:
+        what: As one writes it: a setting, an argument, a kind of student or of dataset.
+        reason: Why it is not honoured.
+        remedy: What to do instead.
+    """
+
+    what: str
+    reason: str
+    remedy: str
+
+    def error(self, where: str = "") -> ValueError:
+        return ValueError(f"{where}{self.what} is not supported with weak labels: {self.reason}. {self.remedy}")
+
+
+def _packs(args: Any) -> bool:
+    return args.packing or bool(args.eval_packing)
+
+
+def _dispatches(args: Any) -> bool:
+    return (_packs(args) or args.padding_free) and bool(getattr(args.accelerator_config, "dispatch_batches", None))
+
+
+# A setting, and when it is refused.
+SETTINGS: tuple[tuple[Refusal, Callable[[Any], bool]], ...] = (
+    (
+        Refusal(
+            "`loss_type='dft'`",
+            "it is another loss of the whole row, and here the loss is chosen with `weak_loss`",
+            "Remove it, or give your own `loss`.",
+        ),
+        lambda args: args.loss_type != "nll",
+    ),
+    (
+        Refusal(
+            "`label_smoothing_factor`",
+            "the soft labels already carry the supervisors' doubt",
+            "Set it to 0.",
+        ),
+        lambda args: args.label_smoothing_factor != 0.0,
+    ),
+    (
+        Refusal(
+            "`use_liger_kernel=True`",
+            "it replaces the forward that the weak loss runs in",
+            "Use the Hub's kernels: `model_init_kwargs={'use_kernels': True}`.",
+        ),
+        lambda args: args.use_liger_kernel,
+    ),
+    (
+        Refusal(
+            "`completion_only_loss=False`",
+            "weak labels speak about completions, and the prompt has none",
+            "Leave it unset.",
+        ),
+        lambda args: args.completion_only_loss is False,
+    ),
+    (
+        Refusal(
+            "`dataset_kwargs={'skip_prepare_dataset': True}`",
+            "it leaves out the alignment of the confidences with the student's tokens",
+            "Remove it.",
+        ),
+        lambda args: bool((args.dataset_kwargs or {}).get("skip_prepare_dataset")),
+    ),
+    (
+        Refusal(
+            "`packing_strategy='wrapped'`",
+            "it cuts completions in two anywhere, and lets the texts of a row attend to each other",
+            "Use 'bfd', or 'bfd_split' to lose nothing of long rows.",
+        ),
+        lambda args: _packs(args) and args.packing_strategy == "wrapped",
+    ),
+    (
+        Refusal(
+            "`eval_packing=True` without `packing` or `padding_free`",
+            "TRL's collator then attends across the texts of a packed row",
+            "It needs `packing=True` or `padding_free=True`.",
+        ),
+        lambda args: bool(args.eval_packing) and not (args.packing or args.padding_free),
+    ),
+    (
+        Refusal(
+            "`dispatch_batches=True` with `packing` or `padding_free`",
+            "it cuts batches by rows, and packed texts share a row",
+            "Leave it unset.",
+        ),
+        _dispatches,
+    ),
+)
+
+# Arguments of the trainer.
+ARGUMENTS: dict[str, Refusal] = {
+    "data_collator": Refusal(
+        "`data_collator`",
+        "batches of weak labels are the trainer's own",
+        "Change the rows instead, or train with `SFTTrainer`.",
+    ),
+    "compute_loss_func": Refusal(
+        "`compute_loss_func`",
+        "it would replace the weak loss",
+        "Pass `loss` to change the loss.",
+    ),
+}
+
+# What a student, its tokenizer or a dataset can be.
+ENCODER_DECODER = Refusal(
+    "an encoder-decoder student (T5, BART)",
+    "the loss reads prompt and completion as one sequence, as `SFTTrainer` does, which needs a causal language model",
+    "Use a decoder-only model.",
+)
+SLOW_TOKENIZER = Refusal(
+    "a student's tokenizer without character offsets",
+    "confidences cannot be moved to its tokens",
+    "Use a fast tokenizer.",
+)
+SPLIT_SPECIAL_TOKENS = Refusal(
+    "`split_special_tokens=True` of the tokenizer",
+    "the end of sequence would be read letter by letter",
+    "Set `tokenizer.split_special_tokens = False`.",
+)
+TRANSFORM = Refusal(
+    "a dataset that uses `Dataset.with_transform()`",
+    "preparation reads through the transform, which can bake a random one into the columns, and "
+    "`dataset_kwargs={'skip_prepare_dataset': True}` would leave out the alignment of the confidences",
+    "Write trainer-ready columns with `Dataset.map()` first.",
+)
+PACKED_MODEL = Refusal(
+    "`packing` or `padding_free` for OPT, recurrent layers, and models found inexact when tried at start",
+    "the texts of a row would see each other",
+    "Train without `packing` and `padding_free`.",
+)
+PARALLEL = Refusal(
+    "sequence, context or tensor parallelism",
+    "it cuts the texts, or the output layer, that the loss reads whole",
+    "Use ZeRO-3 or FSDP2, and for long texts `gradient_checkpointing=True`.",
+)
+SEVERAL_MESSAGES = Refusal(
+    "a completion of several messages",
+    "`weak_offsets` speak about the characters of one message",
+    "Put earlier turns into `prompt`.",
+)
+LOSS_ALONE = Refusal(
+    "`loss` for a training dataset without weak labels",
+    "such rows are trained exactly as `SFTTrainer` trains them",
+    "Make the dataset with `label_completions`, or remove `loss`.",
+)
+ALL: tuple[Refusal, ...] = (
+    *(refusal for refusal, _ in SETTINGS),
+    *ARGUMENTS.values(),
+    ENCODER_DECODER,
+    SLOW_TOKENIZER,
+    SPLIT_SPECIAL_TOKENS,
+    TRANSFORM,
+    PACKED_MODEL,
+    PARALLEL,
+    SEVERAL_MESSAGES,
+    LOSS_ALONE,
+)
+
+
+def refuse(args: Any, given: dict[str, Any]) -> None:
+    """Raises ValueError for a setting, or an argument of the trainer, that weak labels cannot honour."""
+    for refusal, asked in SETTINGS:
+        if asked(args):
+            raise refusal.error()
+    for name, refusal in ARGUMENTS.items():
+        if given.get(name) is not None:
+            raise refusal.error()
+
+
+def refuse_student(config: PreTrainedConfig) -> None:
+    """Raises ValueError for a student that is no causal language model."""
+    if config.is_encoder_decoder:
+        raise ENCODER_DECODER.error(f"{config.model_type}: ")
+
+
+def refuse_tokenizer(tokenizer: Any) -> None:
+    """Raises ValueError for a tokenizer that cannot place confidences."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise SLOW_TOKENIZER.error(f"{type(tokenizer).__name__}: ")
+    if getattr(tokenizer, "split_special_tokens", False):
+        raise SPLIT_SPECIAL_TOKENS.error()
+
+
+def table() -> str:
+    """Everything above as a Markdown table."""
+    lines = ["| refused | because | instead |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {r.what} | {r.reason} | {r.remedy} |" for r in ALL)]) + "\n"
