@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN = TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 ARGS ?=
 
-.PHONY: help demo test test-slow test-distributed test-browser lint format benchmarks clean
+.PHONY: help demo test test-slow test-distributed test-browser test-wheel lint format benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -43,6 +43,16 @@ test-distributed: $(VENV)/.testable ## every test that starts several processes:
 test-browser: $(VENV)/.testable ## the viewer in a headless Chromium (Debian: apt-get install chromium chromium-driver)
 	$(BIN)/python -m pip install --quiet 'selenium>=4.20'
 	$(RUN) $(BIN)/python -m pytest -rs -m browser tests/viewer $(ARGS)
+
+test-wheel: ## builds the wheel, checks its metadata, and tries it in an environment of its own, without the repository
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet build twine
+	build/wheel/bin/python -m build --outdir build/dist .
+	build/wheel/bin/python -m twine check --strict build/dist/*
+	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt torch
+	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt --force-reinstall --no-deps build/dist/*.whl
+	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt "$$(ls build/dist/*.whl)[plots]"
+	cd build && $(RUN) HF_HUB_OFFLINE=1 wheel/bin/python ../tests/wheel_run.py
 
 benchmarks: $(VENV)/.testable ## speed and memory against the plain loops, small sizes; minutes
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/losses.py --tokens 512 --hidden 512 --vocabularies 32000 --rounds 3 \
