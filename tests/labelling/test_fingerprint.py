@@ -1,0 +1,190 @@
+"""The key of kept labels: what changes a supervisor's words changes it, and nothing else does."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
+
+from trl_weaks.fingerprint import foreign_code, supervisor_fingerprint
+from trl_weaks.labelling.label_completions import label_completions
+from trl_weaks.supervisors.adapters import adapter_layers
+from trl_weaks.supervisors.classifier import WeakClassifier
+from trl_weaks.supervisors.ensemble import WeakEnsemble
+from trl_weaks.supervisors.supervisor import WeakSupervisor
+
+PROMPTS = ["USER: turn on the light ASSISTANT:", "USER: wake me up at nine tomorrow ASSISTANT:"]
+ANSWERS = [' {"time": "nine"}', " jazz"]
+
+
+@pytest.fixture
+def supervisor(tiny):
+    """A model with two adapters, the first active, and a tokenizer with a chat template."""
+    tokenizer = tiny.tokenizer("llama")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(tiny.model("llama", len(tokenizer), seed=5), config, adapter_name="a")
+    model.add_adapter("b", config)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_" in name:
+                value.copy_(torch.randn_like(value) * 0.5)
+    return WeakSupervisor(model.eval(), tokenizer, "s"), model
+
+
+def says(supervisor):
+    """Scores, beams and a chat's text: what labels are made of."""
+    messages = [[{"role": "user", "content": "hello"}]]
+    read = [(r.token_ids, [round(x, 4) for x in r.logps]) for r in supervisor.score(PROMPTS, ANSWERS)]
+    chat = [p.ids for p in supervisor.encode(messages, ["chat"])]
+    return read, [[c.token_ids for c in row] for row in supervisor.generate(PROMPTS, 2, 6)], chat
+
+
+def scale(model):
+    for layer in adapter_layers(model.get_base_model()).values():
+        layer.scaling = {name: 3.0 for name in layer.scaling}
+
+
+def one_value(model):
+    """A single value between those that a sample of 64 would look at."""
+    weight = model.get_base_model().lm_head.weight
+    with torch.no_grad():
+        weight.reshape(-1)[weight.numel() - 7] += 8.0
+
+
+def retrain_the_active(model):
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B.a" in name:
+                value.add_(0.5)
+
+
+def retrain_the_resting(model):
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B.b" in name:
+                value.add_(0.5)
+
+
+def pre_tokenizer(supervisor):
+    from tokenizers import pre_tokenizers
+
+    supervisor.tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+
+
+def no_opening(supervisor):
+    from tokenizers import processors
+
+    supervisor.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A")
+
+
+CHANGES = {
+    "another adapter": lambda s, m: m.set_adapter("b"),
+    "adapters off": lambda s, m: m.base_model.disable_adapter_layers(),
+    "scaling": lambda s, m: scale(m),
+    "the active adapter trained": lambda s, m: retrain_the_active(m),
+    "one value of a weight": lambda s, m: one_value(m),
+    "dtype": lambda s, m: m.to(torch.bfloat16),
+    "weights in bfloat16 and back": lambda s, m: m.to(torch.bfloat16).to(torch.float32),
+    "repetition penalty": lambda s, m: setattr(m.get_base_model().generation_config, "repetition_penalty", 3.0),
+    "configuration": lambda s, m: setattr(m.get_base_model().config, "rms_norm_eps", 0.5),
+    "chat template": lambda s, m: setattr(s.tokenizer, "chat_template", "{{ messages[0].content }}!"),
+    "prefix space": lambda s, m: pre_tokenizer(s),
+    "opening token": lambda s, m: no_opening(s),
+    "special tokens": lambda s, m: s.tokenizer.add_special_tokens({"additional_special_tokens": ["jazz"]}),
+    "split special tokens": lambda s, m: setattr(s.tokenizer, "split_special_tokens", True),
+    "variant": lambda s, m: setattr(s, "variant", "steered"),
+    "steering": lambda s, m: m.get_base_model().model.layers[0].register_forward_hook(lambda *a: a[-1]),
+}
+SAME = {
+    "training mode": lambda s, m: m.train(),
+    "use_cache": lambda s, m: setattr(m.get_base_model().config, "use_cache", False),
+    "generation use_cache": lambda s, m: setattr(m.get_base_model().generation_config, "use_cache", True),
+    "frozen": lambda s, m: m.requires_grad_(False),
+    "padding side": lambda s, m: setattr(s.tokenizer, "padding_side", "left"),
+    "padding and truncation": lambda s, m: s.tokenizer.backend_tokenizer.enable_truncation(3),
+    "the resting adapter trained": lambda s, m: retrain_the_resting(m),
+    "a third adapter": lambda s, m: m.add_adapter("c", LoraConfig(target_modules=["o_proj"], task_type="CAUSAL_LM")),
+    "the resting adapter gone": lambda s, m: m.delete_adapter("b"),
+    "work": lambda s, m: says(s),
+    "gradient checkpointing": lambda s, m: (m.enable_input_require_grads(), m.gradient_checkpointing_enable()),
+    "eager attention": lambda s, m: m.get_base_model().set_attn_implementation("eager"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_the_words_changes_the_key(supervisor, change):
+    one, model = supervisor
+    before, said = supervisor_fingerprint(one), says(one)
+    CHANGES[change](one, model)
+    assert supervisor_fingerprint(one) != before
+    visible = {"another adapter", "adapters off", "scaling", "the active adapter trained", "one value of a weight"}
+    visible |= {"dtype", "weights in bfloat16 and back", "chat template", "prefix space", "opening token"}
+    if change in visible:
+        assert says(one) != said, "the change is one that matters"
+
+
+@pytest.mark.parametrize("change", SAME)
+def test_what_does_not_change_the_words_leaves_the_key(supervisor, change):
+    one, model = supervisor
+    before, said = supervisor_fingerprint(one), says(one)
+    SAME[change](one, model)
+    assert supervisor_fingerprint(one) == before
+    assert says(one) == said
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "opt", "llama", "gemma2"])
+def test_saving_loading_and_moving_a_folder_leaves_the_key(tiny, tmp_path, shape):
+    tokenizer = tiny.tokenizer(shape)
+    one = WeakSupervisor(tiny.model(shape, len(tokenizer)), tokenizer, "s")
+    before = supervisor_fingerprint(one)
+    one.model.save_pretrained(tmp_path / "first")
+    tokenizer.save_pretrained(tmp_path / "first")
+    shutil.move(tmp_path / "first", tmp_path / "second")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "second")
+    loaded = WeakSupervisor(model, AutoTokenizer.from_pretrained(tmp_path / "second"), "s")
+    assert supervisor_fingerprint(loaded) == before == supervisor_fingerprint(one)
+
+
+def test_classifiers(tiny):
+    tokenizer = tiny.tokenizer("gpt2")
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(tokenizer)}
+    config = GPT2Config(**sizes, pad_token_id=tokenizer.pad_token_id, num_labels=3)
+    one = WeakClassifier(GPT2ForSequenceClassification(config).eval(), tokenizer, "c")
+    seen = {supervisor_fingerprint(one)}
+    one.predict(PROMPTS)
+    assert seen == {supervisor_fingerprint(one)}
+    for name, value in {"weak_evidence": "exp", "id2label": {0: "no", 1: "yes", 2: "so"}, "weak_prior": 2.0}.items():
+        setattr(one.model.config, name, value)
+        seen.add(supervisor_fingerprint(one))
+    with torch.no_grad():
+        one.model.score.weight[0, 3] += 1
+    assert len(seen | {supervisor_fingerprint(one)}) == 5
+
+
+def steer(module, inputs, output):
+    return (output[0] + 1, *output[1:]) if isinstance(output, tuple) else output + 1
+
+
+def test_labels_under_a_hook_are_kept_only_by_name(build, tmp_path):
+    one = build("llama", seed=1)
+    data = Dataset.from_dict({"example_id": ["1", "2"], "prompt": PROMPTS})
+    run = {"mode": "joint", "num_candidates": 3, "max_new_tokens": 5}
+    assert foreign_code(one.model) == []
+    handle = one.model.model.layers[1].register_forward_hook(steer)
+    ensemble = WeakEnsemble([one])
+    with pytest.raises(ValueError, match=r"model.layers.1: .*steer changes its forward pass.*variant="):
+        label_completions(ensemble, data, output_dir=tmp_path, **run)
+    label_completions(ensemble, data, **run)
+    one.variant = "plus one"
+    steered = label_completions(ensemble, data, output_dir=tmp_path, **run)[:]
+    handle.remove()
+    one.variant = None
+    assert label_completions(ensemble, data, output_dir=tmp_path, **run)[:] != steered
+    patched = copy.copy(one.model.model.layers[0].forward)
+    one.model.model.layers[0].forward = lambda *args, **kwargs: patched(*args, **kwargs)
+    assert len(foreign_code(one.model)) == 1

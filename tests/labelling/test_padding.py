@@ -1,0 +1,120 @@
+"""A pair's score is its own: alone, beside a longer one, and after a longer one. Every shape that we can build."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification
+
+from trl_weaks.inference.as_found import inference
+from trl_weaks.inference.padding import leading_of_one_length, one_length_only
+from trl_weaks.inference.scoring import plain_logps
+from trl_weaks.supervisors.classifier import WeakClassifier
+from trl_weaks.supervisors.supervisor import WeakSupervisor
+
+SIZES = {
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model"), 32),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "decoder_ffn_dim"), 32),
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), 256),
+    **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts"), 4),
+    "num_key_value_heads": 2, "head_dim": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "rotary_dim": 4,
+    "word_embed_proj_dim": 32, "sliding_window": 16, "vocab_size": 64, "state_size": 4, "pad_token_id": 0,
+}  # fmt: skip
+FAMILIES = (
+    "bloom", "codegen", "cohere", "ctrl", "falcon", "gemma3_text", "glm", "gpt2", "gpt_bigcode", "gpt_neox", "gptj",
+    "granite", "jamba", "llama", "mamba", "mistral", "mixtral", "mpt", "olmo2", "opt", "persimmon", "phi", "phi3",
+    "qwen2", "qwen2_moe", "qwen3", "rwkv", "smollm3", "stablelm", "starcoder2", "trocr", "xglm",
+)  # fmt: skip
+LONG = tuple(i % 40 + 3 for i in range(90))
+PAIRS = [((5, 6, 7, 8, 9), (10, 11, 12)), (LONG, (4, 5, 6, 7)), ((30, 31), (32, 33, 34))]
+ROPES = {
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 100.0},
+    "longrope": {
+        **{"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [9.0] * 4, "rope_theta": 100.0},
+        "original_max_position_embeddings": 40,
+    },
+}
+
+
+def family(kind, **changes):
+    known = AutoConfig.for_model(kind).to_dict().keys()
+    config = AutoConfig.for_model(kind, **{k: v for k, v in SIZES.items() if k in known}, **changes)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def by_itself(model, pair):
+    """Softmax in float64, no padding, and no other row before it."""
+    prompt, completion = pair
+    with torch.no_grad():
+        logps = model(torch.tensor([[*prompt, *completion]]), use_cache=False).logits[0].double().log_softmax(-1)
+    return [logps[len(prompt) - 1 + t, token].item() for t, token in enumerate(completion)]
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_score_does_not_depend_on_the_batch(kind):
+    model = family(kind)
+    expected = [by_itself(model, pair) for pair in PAIRS]
+    with inference(model):
+        together = plain_logps(model, PAIRS, 0, 10**6, bool)
+        alone = one_length_only(model)
+    for one, other in zip(together, expected, strict=True):
+        assert one == pytest.approx(other, abs=1e-3)
+    assert alone == (kind in ("jamba", "mamba", "rwkv", "trocr")), "batches of one length, and only where need be"
+
+
+@pytest.mark.parametrize("rope", ROPES)
+def test_positions_that_depend_on_the_longest_row(rope):
+    """Issue 19, item 12: up to 0.28 nats; with "dynamic", what was read before counted too."""
+    limit = {"max_position_embeddings": 40} if rope == "dynamic" else {}
+    config = LlamaConfig(
+        **{k: v for k, v in SIZES.items() if k != "sliding_window"} | limit, rope_parameters=ROPES[rope]
+    )
+
+    def fresh():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+        return model
+
+    pairs = [*PAIRS, (LONG[:60], (1, 2))]
+    expected = [by_itself(fresh(), pair) for pair in pairs]
+    wrong = [by_itself(model, pair) for model in [fresh()] for pair in sorted(pairs, key=lambda p: -len(p[0]))]
+    model = fresh()
+    with inference(model):
+        assert one_length_only(model) and leading_of_one_length(model, [9, 9, 8]) == 2
+        for order in (pairs, pairs[::-1], pairs[1:] + pairs[:1]):
+            found = dict(zip(order, plain_logps(model, order, 0, 10**6, bool), strict=True))
+            for pair, value in zip(pairs, expected, strict=True):
+                assert found[pair] == pytest.approx(value, abs=1e-4)
+    if rope == "dynamic":
+        by_length = [value for _, value in sorted(zip(pairs, expected, strict=True), key=lambda p: -len(p[0][0]))]
+        assert any(a != pytest.approx(b, abs=1e-3) for a, b in zip(wrong, by_length, strict=True)), "history matters"
+
+
+@pytest.mark.parametrize("rope", ROPES)
+def test_supervisors_and_classifiers_of_such_models(tiny, rope):
+    """Beams, draws, scores and votes, one by one and together, short ones after long ones."""
+    tokenizer = tiny.tokenizer("llama")
+    model = tiny.model("llama", len(tokenizer), seed=2, rope_parameters=ROPES[rope])
+    one = WeakSupervisor(model, tokenizer, "s")
+    prompts = ["USER: jazz ASSISTANT:", "USER: " + "wake me up at nine " * 5 + "ASSISTANT:", "USER: five ASSISTANT:"]
+    answers = [" nine", " jazz", " five pm"]
+    assert len(one.encode(prompts, prompts)[1].ids) > 40 > len(one.encode(prompts, prompts)[0].ids) + 9
+    together, beams = one.score(prompts, answers), one.generate(prompts, 2, 5)
+    for i in (1, 0, 2):
+        (alone,), (found,) = one.score(prompts[i : i + 1], answers[i : i + 1]), one.generate(prompts[i : i + 1], 2, 5)
+        assert alone.logps == pytest.approx(together[i].logps, abs=1e-4)
+        assert [c.token_ids for c in found] == [c.token_ids for c in beams[i]]
+    config = LlamaConfig(**model.config.to_dict() | {"num_labels": 3, "pad_token_id": tokenizer.pad_token_id})
+    torch.manual_seed(1)
+    classifier = WeakClassifier(LlamaForSequenceClassification(config).eval(), tokenizer, "c")
+    votes = classifier.predict(prompts).probabilities
+    for i in (1, 0, 2):
+        assert torch.allclose(classifier.predict(prompts[i : i + 1]).probabilities[0], votes[i], atol=1e-5)
