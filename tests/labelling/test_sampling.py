@@ -3,10 +3,11 @@
 import math
 
 import datasets
+import numpy as np
 import pytest
 import torch
 
-from trl_weaks.inference.sampling import Sampling
+from trl_weaks.inference.sampling import Sampling, _Noise
 from trl_weaks.labelling.label_completions import label_completions
 from trl_weaks.labelling.verify import verify_labels
 from trl_weaks.supervisors.ensemble import WeakEnsemble
@@ -19,13 +20,13 @@ KEYS = ["a", "b", "c", "d"]
 
 def by_hand(supervisor, prompt, key, candidate, sampling, length):
     """One draw: a full forward pass for every token, and the largest of logits and noise."""
-    stream = torch.Generator().manual_seed(sampling.stream(supervisor.name, key, candidate))
+    stream = np.random.Generator(np.random.Philox(key=sampling.stream(supervisor.name, key, candidate)))
     ids = supervisor.tokenizer(prompt)["input_ids"]
     new = []
     while len(new) < length and supervisor.tokenizer.eos_token_id not in new:
         with torch.no_grad():
             logits = supervisor.model(torch.tensor([ids + new])).logits[0, -1].double() / sampling.temperature
-        noise = torch.empty(len(logits)).exponential_(generator=stream).double()
+        noise = torch.from_numpy(stream.standard_exponential(len(logits), dtype=np.float32)).double()
         new.append(int((logits - noise.log()).argmax()))
     return new
 
@@ -135,3 +136,12 @@ def test_draws_are_kept_and_never_mixed_with_beams(ensemble, data, tmp_path, mon
 def test_top_p_without_temperature_is_refused(ensemble, data):
     with pytest.raises(ValueError, match="top_p=0.5 narrows sampling, and beams are not sampled"):
         label_completions(ensemble, data, top_p=0.5)
+
+
+def test_streams_that_share_their_lower_32_bits_are_different():
+    scores = torch.zeros(1, 1000)
+    seeds = (5, 5 + 2**32, 5 + 2**62)
+    drawn = [_Noise([seed], torch.device("cpu"))(None, scores) for seed in seeds]
+    assert not any(torch.equal(drawn[i], drawn[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    torch.testing.assert_close(drawn[0].mean(), torch.tensor(0.5772), atol=0.15, rtol=0)  # Gumbel noise
+    assert torch.equal(drawn[0], _Noise([5], torch.device("cpu"))(None, scores))

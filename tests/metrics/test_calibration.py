@@ -69,3 +69,15 @@ def test_brier_of_two_classes_is_twice_the_binary_one():
 def test_bad_input_names_its_row(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("bins", [2, 3, 5, 7, 10, 20, 100])
+def test_an_edge_belongs_to_the_bin_above_it(bins):
+    """0.3 of ten bins opens the fourth, whatever binary rounding says; edges are the numbers one would write."""
+    edges = [i / bins for i in range(bins)]
+    assert reliability_bins(edges, [1] * bins, bins)["count"] == [1] * bins
+    just_below = [i / bins - 1e-12 for i in range(1, bins + 1)]
+    assert reliability_bins(just_below, [1] * bins, bins)["count"] == [1] * bins
+    if bins == 10:
+        for edge in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+            assert reliability_bins([edge], [1])["count"][round(10 * edge)] == 1

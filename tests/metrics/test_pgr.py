@@ -212,3 +212,15 @@ def test_blocks_of_resamples_are_all_filled(monkeypatch):
     assert draws.shape == (501,) and np.isfinite(draws).all()
     assert draws.mean() == pytest.approx(weak.mean(), abs=0.01)
     assert draws.std() == pytest.approx(weak.std() / 20, rel=0.15)
+
+
+def test_a_list_means_supervisors_in_both_functions():
+    weak, student, ceiling = systems()
+    other = weak[:, ::-1] * 0.9
+    points = [w.mean() for w in (weak, other)]
+    low, high = pgr_interval([weak, other], student, ceiling)
+    assert (low, high) == pgr_interval({"a": weak, "b": other}, student, ceiling)
+    assert low < performance_gap_recovered(points, student.mean(), ceiling.mean()) < high
+    as_lists = [weak.tolist(), other.tolist()]
+    assert pgr_interval(as_lists, student, ceiling) == (low, high)
+    assert pgr_interval(weak[0].tolist(), student, ceiling) == pgr_interval(weak[0], student, ceiling)

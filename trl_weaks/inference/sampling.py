@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper
@@ -50,16 +51,23 @@ class _Noise(LogitsProcessor):
     """Adds Gumbel noise, after which the largest logit is a draw from their softmax.
 
     Every row has a random stream of its own, so a draw depends neither on the batch nor, but for a difference of
-    two logits below their rounding, on how the batch was computed.
+    two logits below their rounding, on how the batch was computed. On a CPU the streams are NumPy's: PyTorch's
+    generator there reads 32 bits of a seed, and of 100,000 streams some would be the same.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device):
-        self.streams = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        if device.type == "cpu":
+            self.streams = [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
+        else:
+            self.streams = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         waits = torch.empty(scores.shape, dtype=torch.float32, device=scores.device)
         for row, stream in zip(waits, self.streams, strict=True):
-            row.exponential_(generator=stream)
+            if isinstance(stream, np.random.Generator):
+                row.copy_(torch.from_numpy(stream.standard_exponential(len(row), dtype=np.float32)))
+            else:
+                row.exponential_(generator=stream)
         return scores.float() - waits.clamp_min(torch.finfo(torch.float32).tiny).log()
 
 

@@ -11,7 +11,7 @@ from trl_weaks.metrics.bootstrap import Score, as_table, bootstrap_scores, limit
 
 _RELATIVE_ROUNDING = 1e-9  # equal scores summed in another order differ by less; their gap is closed
 
-Samples = np.ndarray | Mapping[str, np.ndarray]
+Samples = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
 
 def performance_gap_recovered(
@@ -73,7 +73,9 @@ def pgr_interval(
     vary more than examples do. Print the scores per seed beside it.
 
     Args:
-        weak: per-example values `(examples,)` or `(seeds, examples)`; or a mapping of supervisor to such, averaged.
+        weak: per-example values of one supervisor, an array `(examples,)` or `(seeds, examples)`; or of several, a
+            mapping of supervisor to such or a list of such, for one PGR each, averaged: a list means supervisors here
+            as in [`performance_gap_recovered`], an array means seeds.
         score: for a corpus score that is not a mean of examples; the samples then end in an axis of C statistics, as
             in [`bootstrap_scores`]. SLU-F1: `pgr_interval(*counts, score=slu_f1_from_counts)`.
 
@@ -114,6 +116,8 @@ def undefined_share(draws: np.ndarray) -> float:
 def _systems(weak: Samples, student: np.ndarray, ceiling: np.ndarray) -> dict[str, np.ndarray]:
     if isinstance(weak, Mapping):
         named = {f"weak supervisor {name}": samples for name, samples in weak.items()}
+    elif isinstance(weak, list | tuple) and len(weak) and all(np.ndim(samples) for samples in weak):
+        named = {f"weak supervisor {number}": samples for number, samples in enumerate(weak, start=1)}
     else:
         named = {"the weak supervisor": weak}
     return {**named, "student": student, "ceiling": ceiling}

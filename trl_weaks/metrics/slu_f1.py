@@ -115,7 +115,7 @@ def _sentences(predictions: Sequence[Slots], references: Sequence[Slots]) -> Ite
             "an empty list where the output did not parse"
         )
     for row, (predicted, gold) in enumerate(zip(predictions, references, strict=True)):
-        predicted, gold = _checked(predicted, row, "predictions"), _checked(gold, row, "references")
+        predicted, gold = check_slots(predicted, row, "predictions"), check_slots(gold, row, "references")
         counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(COUNT_COLUMNS)))
         _count_partial(predicted, gold, word_distance, counts, 0)
         _count_partial(predicted, gold, char_distance, counts, 3)
@@ -123,7 +123,15 @@ def _sentences(predictions: Sequence[Slots], references: Sequence[Slots]) -> Ite
         yield counts
 
 
-def _checked(slots: Slots, row: int, column: str) -> list[tuple[str, str]]:
+def check_slots(slots: Slots, row: int, column: str) -> list[tuple[str, str]]:
+    """One sentence's slots as pairs of strings.
+
+    Args:
+        column: `"predictions"`, or `"references"`, whose fillers must have a word.
+
+    Raises:
+        ValueError: they are not; names the row and the column.
+    """
     if not isinstance(slots, (list, tuple)):
         raise ValueError(f"{column}[{row}]: {slots!r} is not a list of slots; without slots it is an empty list")
     pairs = []

@@ -16,7 +16,6 @@ from .supervisor import WeakSupervisor
 from .text import Encoder
 
 ENDS = 2**20  # bytes read from either end of a file of weights
-SEEDS = 2**32
 
 
 class VllmSupervisor(WeakSupervisor):
@@ -122,7 +121,7 @@ class VllmSupervisor(WeakSupervisor):
                     SamplingParams(
                         temperature=asked.sampling.temperature,
                         top_p=asked.sampling.top_p,
-                        seed=asked.sampling.stream(self.name, key, k) % SEEDS,
+                        seed=asked.sampling.stream(self.name, key, k),
                         max_tokens=asked.max_new_tokens,
                         stop_token_ids=[asked.eos_id],
                         detokenize=False,
