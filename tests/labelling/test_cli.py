@@ -144,6 +144,7 @@ def test_bad_input_ends_with_a_message(arguments, tmp_path, monkeypatch):
     ):
         (tmp_path / "prompts.txt").write_text("x")
         mixed = [{"prompt": "a"}, {"prompt": [{"role": "user", "content": "b"}]}]
+        mixed = [row | {"completion": "c"} for row in mixed]
         (tmp_path / "mixed.jsonl").write_text("\n".join(map(json.dumps, mixed)))
         (tmp_path / "broken.jsonl").write_text('{"prompt": "a')
         with pytest.raises(SystemExit, match=message):

@@ -24,7 +24,7 @@ def check_dataset(dataset: Dataset, ensemble: WeakEnsemble, max_new_tokens: int)
         ValueError: not a `Dataset`, no rows, a missing, reserved or unsupported column, an id that is repeated, empty
             or not a string, a prompt that is empty, of another type than the others, or leaves no room to answer.
     """
-    _check_columns(dataset)
+    check_columns(dataset)
     index = Prompts(dataset)
     first = dataset[0][PROMPT]
     _expect(dataset, ensemble)
@@ -69,7 +69,12 @@ def blocks(dataset: Dataset) -> Iterator[tuple[list[str], list]]:
         yield block[EXAMPLE_ID], block[PROMPT]
 
 
-def _check_columns(dataset: Dataset) -> None:
+def check_columns(dataset: Dataset) -> None:
+    """Refuse what is no dataset of prompts, by its columns alone.
+
+    Raises:
+        ValueError: not a `Dataset`, no rows, or a missing, reserved or unsupported column.
+    """
     if not isinstance(dataset, Dataset):
         raise ValueError(
             f"label a datasets.Dataset, not a {type(dataset).__name__}; choose one split of a DatasetDict."

@@ -5,7 +5,6 @@ import os
 import sys
 from pathlib import Path
 
-FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 GPU_SHARE = 0.9  # vLLM's own default, shared by all supervisors
 
 
@@ -60,53 +59,41 @@ def verify(options: argparse.Namespace) -> None:
 
 
 def load_prompts(options: argparse.Namespace):
-    """The dataset of prompts with the columns `example_id` and `prompt`."""
-    from datasets import Value
+    """The dataset of prompts with the columns `example_id` and `prompt`; all that is wrong with its columns comes now,
+    before a model is loaded.
 
-    data = _load(options)
-    data = data.remove_columns([column for column in options.drop_columns if column in data.column_names])
+    Raises:
+        ValueError: a column that is named and not there, or one that labelling cannot carry.
+    """
+    from ..labelling.checks import check_columns
+    from .prompt_files import read_dataset
+
+    if options.config is not None and Path(options.dataset).is_file():
+        raise ValueError(f"--config {options.config}: a file has no configurations; leave it out.")
+    ids, texts = options.id_column or "example_id", options.prompt_column
+    data = read_dataset(options.dataset, options.config, options.split, ids, texts)
+    asked = {"--prompt_column": [texts], "--drop_columns": options.drop_columns}
+    asked |= {"--id_column": [options.id_column]} if options.id_column else {}
+    for option, names in asked.items():
+        for name in names:
+            if name not in data.column_names:
+                raise ValueError(f"{option}: the dataset has no column {name!r}, only {data.column_names}.")
+    used = sorted({texts, ids} & set(options.drop_columns))
+    if used:
+        raise ValueError(
+            f"--drop_columns: {used[0]!r} is the column of the {'prompts' if used[0] == texts else 'ids'}."
+        )
+    data = data.remove_columns(options.drop_columns)
     data = data.select(range(min(len(data), options.limit or len(data))))
-    for given, wanted in ((options.prompt_column, "prompt"), (options.id_column, "example_id")):
-        if given and given != wanted:
-            if given not in data.column_names:
-                raise ValueError(f"the dataset has no column {given!r}, only {data.column_names}.")
+    for given, wanted, option in ((texts, "prompt", "--prompt_column"), (ids, "example_id", "--id_column")):
+        if given != wanted and wanted in data.column_names:
+            raise ValueError(f"{option} {given}: there is a column {wanted!r} too; add it to --drop_columns.")
+        if given != wanted:
             data = data.rename_column(given, wanted)
     if "example_id" not in data.column_names:
-        return data.add_column("example_id", [str(row) for row in range(len(data))])
-    return data.cast_column("example_id", Value("string"))  # ids in JSON and CSV files are often numbers
-
-
-def _load(options: argparse.Namespace):
-    from datasets import load_dataset, load_from_disk
-
-    path = Path(options.dataset)
-    if path.is_file():
-        return _from_file(path, options.split)
-    if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-        data = load_from_disk(str(path))
-        if isinstance(data, dict) and options.split not in data:
-            raise ValueError(
-                f"--dataset {path} has no split {options.split!r}, only {list(data)}; choose with --split."
-            )
-        return data[options.split] if isinstance(data, dict) else data
-    return load_dataset(options.dataset, options.config, split=options.split)
-
-
-def _from_file(path: Path, split: str):
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    if path.suffix not in FORMATS:
-        raise ValueError(f"--dataset {path}: unknown ending; use one of {', '.join(FORMATS)}.")
-    try:
-        return load_dataset(FORMATS[path.suffix], data_files={split: str(path)}, split=split)
-    except StopIteration:  # what `datasets` makes of an empty file
-        problem = "it is empty"
-    except DatasetGenerationError as error:
-        problem = str(error.__cause__ or error)
-    except ValueError as error:
-        problem = "it holds no rows" if "corresponds to no data" in str(error) else str(error)
-    raise ValueError(f"--dataset {path} cannot be read: {problem}.")
+        data = data.add_column("example_id", [str(row) for row in range(len(data))])
+    check_columns(data)
+    return data
 
 
 def load_ensemble(options: argparse.Namespace):

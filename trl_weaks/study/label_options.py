@@ -49,7 +49,7 @@ def _add_prompts(add) -> None:
     add("--split", default="train", help="split of the dataset (train)")
     add("--prompt_column", default="prompt", help="text, or lists of messages (prompt)")
     add("--id_column", help="unique ids (example_id; the row number where there is no such column)")
-    add("--drop_columns", nargs="*", default=[], help="columns that the labels must not carry, e.g. gold completions")
+    add("--drop_columns", nargs="*", default=[], help="columns not to carry into the labels, e.g. gold completions")
     add("--limit", type=_at_least_one, help="only the first rows")
 
 
