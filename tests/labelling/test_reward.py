@@ -35,8 +35,10 @@ def test_canary_reports_its_score_and_how_far_it_drifts(build, ensemble):
     canaries = [sum(r.mean_logp for r in canary.score(PROMPTS, half)) / 2 for half in (ANSWERS[:2], ANSWERS[2:])]
     drift = (sum(second) / 2 - sum(first) / 2) - (canaries[1] - canaries[0])
     assert logged == [
+        ("weak_ensemble/unscored", 0.0),
         ("canary/score", pytest.approx(canaries[0], abs=1e-5)),
         ("canary/divergence", 0.0),
+        ("weak_ensemble/unscored", 0.0),
         ("canary/score", pytest.approx(canaries[1], abs=1e-5)),
         ("canary/divergence", pytest.approx(drift, abs=1e-5)),
     ]  # one completion per prompt: no agreement to report
@@ -61,6 +63,74 @@ def test_a_canary_that_rewards_is_refused(build, ensemble):
     renamed = type(inside)(inside.model, inside.tokenizer, "renamed")
     with pytest.raises(ValueError, match="hold out"):
         WeakEnsembleReward(ensemble, renamed)
+
+
+def say(content, **more):
+    return [{"role": "assistant", "content": content, **more}]
+
+
+UNREADABLE = [
+    say(None, tool_calls=[{"type": "function", "function": {"name": "play", "arguments": {}}}]),
+    say(" I call", tool_calls=[{"type": "function", "function": {"name": "play", "arguments": {}}}]),
+    say(None),
+    say([{"type": "text", "text": " jazz"}]),
+    [*say(" one"), {"role": "tool", "content": "two"}, *say(" three")],
+    [],
+    say(" jazz" * 300),
+]
+
+
+def chat(supervisor):
+    supervisor.tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}" + supervisor.tokenizer.eos_token + "{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    return supervisor
+
+
+def test_what_cannot_be_judged_is_none_and_counted(build, caplog):
+    """Issue 19, item 19: one such completion stopped the run."""
+    ensemble = WeakEnsemble([chat(build("gpt2", 1)), chat(build("llama", 2))], [0.7, 0.3])
+    canary, logged = chat(build("neox", 3)), []
+    reward = WeakEnsembleReward(ensemble, canary)
+    prompt = [{"role": "user", "content": "play some jazz"}]
+    blocks = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it?"}]}]
+    long = [{"role": "user", "content": "jazz " * 300}]
+    prefilled = [*prompt, {"role": "assistant", "content": "Sure,"}]
+    prompts = [prompt] * (len(UNREADABLE) + 1) + [blocks, long, prefilled, prompt]
+    completions = [say(" jazz"), *UNREADABLE, say(" a"), say(" b"), say(" c"), say(" five pm")]
+    given = reward(prompts, completions, log_metric=lambda name, value: logged.append((name, value)))
+    readable = [0, len(prompts) - 1]
+    expected = ensemble.score([prompts[i] for i in readable], [completions[i] for i in readable])
+    assert [i for i, value in enumerate(given) if value is not None] == readable
+    assert [given[i] for i in readable] == pytest.approx(expected, abs=1e-5)
+    assert sum(reward.unscored.values()) == len(prompts) - 2 and len(reward.unscored) == 6
+    assert ("weak_ensemble/unscored", pytest.approx((len(prompts) - 2) / len(prompts))) in logged
+    assert len([r for r in caplog.records if "has no reward" in r.message]) == len(reward.unscored)
+    again = reward(prompts[1:3], completions[1:3])
+    assert again == [None, None] and reward.history[-1] == {"weak_ensemble/unscored": 1.0}
+    assert reward(prompts[:1], completions[:1])[0] == pytest.approx(expected[0], abs=1e-5)
+    assert reward.history[-1]["canary/divergence"] != 0.0
+    assert reward([], []) == []
+    for supervisor in ensemble.supervisors:
+        supervisor.tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="has no chat template"):
+        reward(prompts[:1], completions[:1])
+
+
+def test_a_canary_may_share_its_base_with_the_ensemble(tiny):
+    from peft import LoraConfig, get_peft_model
+
+    from trl_weaks.supervisors.supervisor import WeakSupervisor
+
+    tokenizer = tiny.tokenizer("gpt2")
+    config = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
+    model = get_peft_model(tiny.model("gpt2", len(tokenizer)), config, adapter_name="a")
+    model.add_adapter("b", config)
+    one = WeakEnsemble([WeakSupervisor(model, tokenizer, "one", adapter="a")])
+    WeakEnsembleReward(one, WeakSupervisor(model, tokenizer, "canary", adapter="b"))
+    with pytest.raises(ValueError, match="hold out"):
+        WeakEnsembleReward(one, WeakSupervisor(model, tokenizer, "canary", adapter="a"))
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -109,3 +179,28 @@ def test_a_short_grpo_run_is_rewarded_by_the_ensemble_and_watched_by_the_canary(
         assert entry["canary/score"] == pytest.approx(watched["canary/score"], abs=1e-4)
         assert entry["canary/divergence"] == pytest.approx(watched["canary/divergence"], abs=1e-4)
     assert any(not torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_grpo_run_goes_on_past_what_a_supervisor_cannot_read(build, tmp_path):
+    """One prompt does not fit the context of one supervisor; the other prompt still trains the student."""
+    from trl import GRPOConfig, GRPOTrainer
+
+    small = build("gpt2", 1)
+    small.context = 64
+    reward = WeakEnsembleReward(WeakEnsemble([small, build("opt", 2)]))
+    student = build("llama", 7)
+    prompts = [PROMPTS[0], "USER: " + "wake me up at nine " * 8 + "ASSISTANT:"]
+    args = GRPOConfig(
+        **dict(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to=[], save_strategy="no", max_steps=2),
+        **dict(per_device_train_batch_size=8, num_generations=4, max_completion_length=4, logging_steps=1),
+        **dict(disable_tqdm=True, gradient_checkpointing=False, dataloader_pin_memory=False),
+    )
+    data = Dataset.from_list([{"prompt": p} for p in prompts])
+    trainer = GRPOTrainer(
+        model=student.model, reward_funcs=reward, args=args, train_dataset=data, processing_class=student.tokenizer
+    )
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "weak_ensemble/unscored" in entry]
+    assert [entry["weak_ensemble/unscored"] for entry in entries] == [0.5, 0.5]
+    assert sum(reward.unscored.values()) == 8 and all(math.isfinite(entry["loss"]) for entry in entries)
