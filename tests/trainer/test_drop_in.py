@@ -153,7 +153,7 @@ def test_two_processes_with_uneven_shards_report_what_one_does(tmp_path, batch):
         assert done.returncode == 0, done.stderr[-3000:]
         found[processes] = json.loads((tmp_path / str(processes) / "found.json").read_text())
     for name in ("weak/agreement", "weak/confidence", "entropy", "mean_token_accuracy"):
-        for place in ("test_", "eval_a_", "eval_b_"):
+        for place in ("test_", "eval_a_", "eval_b_", "eval_c_"):
             assert found[2][place + name] == pytest.approx(found[1][place + name], rel=1e-5), place + name
     for name in ("weak/agreement", "weak/confidence"):
         assert 0.0 < found[2][f"test_{name}"] != found[2][f"eval_a_{name}"]
@@ -192,7 +192,9 @@ def main(folder: str, batch: str) -> None:
         optimizer.zero_grad()
     sets = {"a": weak.select(range(7)), "b": weak.select(range(5, 10))}
     trainer = WeakSupervisionTrainer(model, args, train_dataset=weak, eval_dataset=sets, processing_class=tokenizer)
-    found = trainer.predict(weak.select(range(3, 12))).metrics | trainer.evaluate()
+    streams = {"c": weak.select(range(8)).to_iterable_dataset()}
+    found = trainer.evaluate(streams)
+    found |= trainer.predict(weak.select(range(3, 12))).metrics | trainer.evaluate()
     found["world"] = trainer.accelerator.num_processes
     if trainer.accelerator.is_main_process:
         (Path(folder) / "found.json").write_text(json.dumps(found))

@@ -144,6 +144,17 @@ def test_a_packed_run_saves_a_card_and_resumes_bit_identical(weak_rows, tokenize
     assert all(torch.equal(value, runs[1][name]) for name, value in runs[0].items())
 
 
+def test_a_batch_of_prompts_alone_changes_nothing(weak_rows, tokenizer, arguments):
+    """Cutting can leave packed rows without a token to learn, as TRL's."""
+    settings = {"packing": True, "max_length": 6, "per_device_train_batch_size": 1, "max_steps": 12}
+    run = trainer(shape("llama", tokenizer), weak_rows, tokenizer, arguments, **settings)
+    bare = [all(label == -100 for label in row["labels"]) for row in run.train_dataset]
+    assert any(bare) and not all(bare)
+    run.train()
+    losses = [log["loss"] for log in run.state.log_history if "loss" in log]
+    assert min(losses) == 0.0 < max(losses) and all(loss == loss for loss in losses)
+
+
 def test_opt_is_refused_with_the_reason(weak_rows, tokenizer, arguments):
     for settings in PACKED:
         with pytest.raises(ValueError, match="OPT builds its causal mask without the positions"):

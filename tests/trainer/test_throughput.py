@@ -151,3 +151,15 @@ def test_evaluation_logs_no_training_speed(tmp_path):
     trainer = trainer_of("supervision", tmp_path, max_steps=1)
     trainer.train()
     assert not any("perf/" in name for name in trainer.evaluate(trainer.train_dataset))
+
+
+@pytest.mark.parametrize("kind", ["supervision", "classification", "preference"])
+def test_every_trainer_counts_tokens_on_after_resuming(kind, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
+    whole = trainer_of(kind, tmp_path, **settings)
+    whole.train()
+    counts = [log["num_tokens"] for log in whole.state.log_history if "num_tokens" in log]
+    again = trainer_of(kind, tmp_path, **settings)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert [log["num_tokens"] for log in again.state.log_history if "num_tokens" in log] == counts
+    assert counts == sorted(set(counts)) and len(counts) == 3

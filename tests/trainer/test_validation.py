@@ -159,7 +159,7 @@ def test_several_messages_as_a_completion_are_refused(student, tokenizer, argume
     for row in weak_rows:
         row["prompt"] = [{"role": "user", "content": row["prompt"]}]
         row["completion"] = [{"role": "assistant", "content": row["completion"]}] * 2
-    with pytest.raises(ValueError, match="must be one message"):
+    with pytest.raises(ValueError, match=r"Row 0 \(example '0'\), column 'completion': must be one message"):
         build(student, tokenizer, arguments, weak_rows)
 
 

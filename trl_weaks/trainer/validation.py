@@ -114,6 +114,15 @@ def _check_text(number: int, example: str, row: Mapping[str, Any]) -> None:
             _fail(
                 number, example, column, "is empty.", "Drop the row, or write what an empty answer means, e.g. '{}'."
             )
+    completion = row[columns.COMPLETION]
+    if not isinstance(completion, str) and (len(completion) != 1 or not isinstance(completion[0]["content"], str)):
+        _fail(
+            number,
+            example,
+            columns.COMPLETION,
+            f"must be one message with text content; it has {len(completion)} messages.",
+            f"Put earlier turns into '{columns.PROMPT}'.",
+        )
 
 
 def _check_supervisors(number: int, example: str, row: Mapping[str, Any]) -> None:

@@ -133,7 +133,8 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         refuse(args, self._given)
         if tokenizer is not None:
             refuse_tokenizer(getattr(tokenizer, "tokenizer", tokenizer))
-        whole = checked(dataset, name, self._given["formatting_func"])
+        with global_then_local_main_first():  # the others find what it made in the cache
+            whole = checked(dataset, name, self._given["formatting_func"])
         own = for_trl(whole)
         self._whole[id(own)] = (own, whole)
         return own
@@ -178,7 +179,8 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             function = formatting_func or self._given["formatting_func"]
             prepared = super()._prepare_dataset(dataset, processing_class, args, packing, function, dataset_name)
             if self.trusts_plain_rows:
-                prepared = prepared.map(gold_rows, batched=True, desc="Trusting the gold labels")
+                with global_then_local_main_first():
+                    prepared = prepared.map(gold_rows, batched=True, desc="Trusting the gold labels")
                 self._expect_weak_rows()
         if prepared is not dataset:
             prepared.info.description = _description(prepared) + self._mark
@@ -201,6 +203,8 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
                 "The chat template writes nothing after an answer: the student does not learn where answers end, "
                 "whatever the labels say about it. Give the template an end mark, such as the tokenizer's eos_token."
             )
+        if streamed:
+            self._read_on_every_process(args)
         keyed, carried = (own, None) if streamed else set_aside(own, whole)
         completion_only, self.completion_only_loss = self.completion_only_loss, True
         try:
@@ -208,11 +212,18 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         finally:
             self.completion_only_loss = completion_only
         limits = [limit for limit in (args.max_length, self._context) if limit is not None]
-        with global_then_local_main_first():  # the others find what it made in the cache
+        with global_then_local_main_first():
             full = self._moved(full if streamed else joined(full, carried), tokenizer, args, name)
             full = fit(full, min(limits, default=None), args, packing, name)
             full = normalise_weights(full, name).remove_columns([KEY])
             return pack_rows(full, args, name) if packing else full
+
+    def _read_on_every_process(self, args: WeakSupervisionConfig) -> None:
+        """Streams are read by each process, as TRL has it for training: accelerate else cuts batches up by rows, and
+        texts that are packed, or share a token tree, are not rows."""
+        args.accelerator_config.dispatch_batches = False
+        if self._made:
+            self.accelerator.dataloader_config.dispatch_batches = False
 
     def _moved(self, dataset: Any, tokenizer: Any, args: WeakSupervisionConfig, name: str) -> Any:
         """Rows that TRL has tokenized, with the supervisors' confidences on their tokens."""
