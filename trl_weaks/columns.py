@@ -34,6 +34,7 @@ GENERATION = (EXAMPLE_ID, PROMPT, COMPLETION, SUPERVISORS, WEIGHTS, OFFSETS, LOG
 TEXT = "text"
 LABEL = "label"
 WEAK_PROBS = "weak_probs"  # list[N][K], rows sum to 1
+CLASSES = "weak_classes"  # list[K] of str, the same in every row: what the classes are called; may be absent
 
 CHOSEN = "chosen"
 REJECTED = "rejected"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import pytest
 import torch
 from datasets import Dataset
@@ -245,3 +246,78 @@ def test_several_processes_need_a_folder(ensemble, monkeypatch):
     monkeypatch.setattr(module, "processes", lambda: state)
     with pytest.raises(ValueError, match="several processes share their work .* give label_classes an output_dir"):
         label_classes(ensemble, Dataset.from_dict({"text": ["play"]}))
+
+
+def named(seed: int, names: list[str], tokenizer, name: str, **extra) -> WeakClassifier:
+    extra |= {"id2label": dict(enumerate(names)), "label2id": {n: k for k, n in enumerate(names)}}
+    return WeakClassifier(model(seed, len(names), **extra), tokenizer, name)
+
+
+def test_classes_in_another_order_are_joined_by_name(tokenizer):
+    """The same model with its outputs swapped says the same."""
+    one = named(3, ["no", "yes"], tokenizer, "a")
+    other = named(3, ["YES", " no "], tokenizer, "b")
+    with torch.no_grad():
+        other.model.score.weight.copy_(one.model.score.weight.flip(0))
+    votes = label_classes(WeakEnsemble([one, other]), Dataset.from_dict({"text": rows(6)}))
+    for row in votes:
+        assert row["weak_classes"] == ["no", "yes"]
+        assert row["weak_probs"][0] == pytest.approx(row["weak_probs"][1], abs=1e-6)
+        assert row["weak_probs"][0] == pytest.approx(by_hand(one, row["text"]).tolist(), abs=1e-5)
+
+
+def test_the_datasets_own_order_wins_and_label_n_is_left_alone(tokenizer):
+    one, plain = named(3, ["no", "yes"], tokenizer, "a"), WeakClassifier(model(3, 2), tokenizer, "b")
+    dataset = Dataset.from_dict({"text": rows(4), "label": [0, 1, 0, 1]}).cast_column(
+        "label", datasets.ClassLabel(names=["yes", "no"])
+    )
+    for row in label_classes(WeakEnsemble([one, plain]), dataset):
+        assert row["weak_classes"] == ["yes", "no"]
+        assert row["weak_probs"][0] == pytest.approx(row["weak_probs"][1][::-1], abs=1e-6)
+
+
+def test_gold_of_the_calibration_set_is_joined_by_name(tokenizer):
+    one = named(3, ["no", "yes"], tokenizer, "a")
+    texts, held_out = rows(4), rows(20, seed=9)
+    gold = [int(by_hand(one, text).argmax()) for text in held_out]
+    ids = Dataset.from_dict({"text": held_out, "label": gold})
+    swapped = ids.map(lambda row: {"label": 1 - row["label"]}).cast_column(
+        "label", datasets.ClassLabel(names=["yes", "no"])
+    )
+    words = ids.map(
+        lambda row: {"label": ["no", "yes"][row["label"]]},
+        features=datasets.Features({"text": datasets.Value("string"), "label": datasets.Value("string")}),
+    )
+    expected = label_classes(WeakEnsemble([one]), Dataset.from_dict({"text": texts}), ids)["weak_probs"][:]
+    for calibration in (swapped, words):
+        assert (
+            label_classes(WeakEnsemble([one]), Dataset.from_dict({"text": texts}), calibration)["weak_probs"][:]
+            == expected
+        )
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (["no", "maybe"], r"only the first: \['yes'\], only the second: \['maybe'\]|only the first: \['maybe'\]"),
+        (["no", "NO "], "names the class 'no' twice"),
+    ],
+)
+def test_conflicting_names_are_refused(tokenizer, names, message):
+    members = [named(3, ["no", "yes"], tokenizer, "a"), named(4, names, tokenizer, "b")]
+    with pytest.raises(ValueError, match=message):
+        label_classes(WeakEnsemble(members), Dataset.from_dict({"text": rows(2)}))
+
+
+def test_gold_names_that_no_class_has_are_refused(tokenizer):
+    calibration = Dataset.from_dict({"text": rows(2, seed=9), "label": ["no", "perhaps"]})
+    with pytest.raises(ValueError, match="calibration set, row 1: label 'perhaps' is none of the classes"):
+        label_classes(
+            WeakEnsemble([named(3, ["no", "yes"], tokenizer, "a")]), Dataset.from_dict({"text": rows(2)}), calibration
+        )
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_models_of_another_problem_are_refused(tokenizer, problem):
+    with pytest.raises(ValueError, match=f"problem_type='{problem}'"):
+        WeakClassifier(model(0, problem_type=problem), tokenizer, "m")

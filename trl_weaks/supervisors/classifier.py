@@ -12,6 +12,7 @@ from ..inference.as_found import borrowed_tokenizer, inference
 from ..inference.padding import forget_lengths, rope_modules
 from .adapters import Adapters
 from .chat import rendered
+from .class_names import names_of
 from .class_predictions import EVIDENCE_KEY, PRIOR_KEY, ClassPredictions
 from .loading import load
 from .messages import Prompt
@@ -35,7 +36,8 @@ class WeakClassifier:
         adapter, variant: as for `WeakSupervisor`.
 
     Raises:
-        ValueError: fewer than two labels, a slow tokenizer, or model and tokenizer that disagree about padding.
+        ValueError: fewer than two labels, a multi-label or regression model, a slow tokenizer, or model and
+            tokenizer that disagree about padding.
     """
 
     def __init__(
@@ -54,6 +56,14 @@ class WeakClassifier:
         self.max_length, self.batch_size = max_length, batch_size
         refuse_pieces(model, self.name)
         self.num_classes = model.config.num_labels
+        problem = getattr(model.config, "problem_type", None)
+        if problem not in (None, "single_label_classification"):
+            raise ValueError(
+                f"supervisor {self.name!r} was trained with problem_type={problem!r}: its outputs are not "
+                "probabilities of classes that exclude each other. Use a single-label classifier; where this one is one all the "
+                "same, set `config.problem_type = None`."
+            )
+        self.class_names = names_of(model.config.id2label, self.num_classes)
         if self.num_classes < 2:
             raise ValueError(f"supervisor {self.name!r} has {self.num_classes} label; a classifier needs two or more.")
         if not tokenizer.is_fast:

@@ -1,13 +1,14 @@
 """Classification rows: checked before any long work, then tokenised."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from .. import columns
+from ..supervisors.class_names import order_like, real_names
 
 # Prepared columns
 INPUT_IDS = "input_ids"
@@ -41,6 +42,49 @@ def count_classes(dataset: Dataset, name: str) -> int:
     return num_classes
 
 
+def dataset_classes(dataset: Dataset, name: str) -> list[str] | None:
+    """What a dataset calls its classes, in their order: its column `weak_classes`, or a `ClassLabel` column `label`.
+
+    Raises:
+        ValueError: two rows, or the two columns, list the classes differently.
+    """
+    listed = None
+    if columns.CLASSES in dataset.column_names:
+        listed = dataset[0][columns.CLASSES]
+        for number, row in enumerate(dataset.select_columns([columns.CLASSES])):
+            if row[columns.CLASSES] != listed:
+                raise ValueError(
+                    f"The {name} dataset, row {number}, column '{columns.CLASSES}' lists {row[columns.CLASSES]}, row "
+                    f"0 {listed}. Bring the votes of all rows into one order of classes."
+                )
+    feature = dataset.features.get(columns.LABEL)
+    if not isinstance(feature, ClassLabel) or not real_names(feature.names):
+        return listed
+    if listed is not None:
+        _same_order(
+            feature.names, listed, f"The {name} dataset's column '{columns.LABEL}'", f"its '{columns.CLASSES}'"
+        )
+    return list(listed or feature.names)
+
+
+def check_same_classes(names: list[str] | None, wanted: list[str] | None, who: str, whose: str) -> None:
+    """Refuse classes of the same names in another order, or of other names; nothing to compare is fine.
+
+    Raises:
+        ValueError: they differ; says how.
+    """
+    if names is not None and wanted is not None:
+        _same_order(names, wanted, who, whose)
+
+
+def _same_order(names: Sequence[str], wanted: Sequence[str], who: str, whose: str) -> None:
+    if order_like(names, wanted, who, whose) != list(range(len(wanted))):
+        raise ValueError(
+            f"{who} lists the classes as {list(names)}, {whose} as {list(wanted)}: the same names in another order, "
+            "and class ids would be mixed up. Bring one of them into the order of the other."
+        )
+
+
 def check_rows(dataset: Dataset, name: str, num_classes: int) -> None:
     """Check texts, votes, weights and gold labels, whichever columns are there.
 
@@ -60,6 +104,24 @@ def check_rows(dataset: Dataset, name: str, num_classes: int) -> None:
                 _check_label(row[columns.LABEL], num_classes)
         except ValueError as error:
             raise ValueError(f"The {name} dataset, row {number}, {error}") from None
+
+
+def check_geometric_pool(dataset: Dataset, name: str) -> None:
+    """Refuse rows in which every class has probability 0 under some supervisor: their geometric mean is empty.
+
+    Raises:
+        ValueError: names the row and the remedy.
+    """
+    if columns.WEAK_PROBS not in dataset.column_names:
+        return
+    weights = dataset[columns.WEIGHTS] if columns.WEIGHTS in dataset.column_names else [None] * len(dataset)
+    for number, (votes, given) in enumerate(zip(dataset[columns.WEAK_PROBS], weights, strict=True)):
+        counted = [vote for vote, w in zip(votes, given or [1.0] * len(votes), strict=True) if w > 0]
+        if not any(all(vote[k] > 0 for vote in counted) for k in range(len(votes[0]))):
+            raise ValueError(
+                f"The {name} dataset, row {number}, column '{columns.WEAK_PROBS}': each class has probability 0 under "
+                "some supervisor, so `pooling='log_linear'` has nothing left. Calibrate the votes, or pool linearly."
+            )
 
 
 def text_column(names: Iterable[str], dataset_name: str) -> str:

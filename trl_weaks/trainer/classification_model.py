@@ -7,7 +7,9 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer import disable_dropout_in_model
 
+from ..supervisors.class_names import names_of
 from ._compat import create_model_from_path, is_peft_model, suppress_seqcls_warning
+from .classification_data import check_same_classes
 from .weak_classification_config import WeakClassificationConfig
 
 Student = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -18,11 +20,15 @@ def load_student(
     tokenizer: PreTrainedTokenizerBase | None,
     num_classes: int,
     args: WeakClassificationConfig,
+    classes: list[str] | None = None,
 ) -> Student:
     """Load what is given by name, and see that model, tokenizer and data fit.
 
+    Args:
+        classes: what the data calls its classes; a student without names of its own gets them.
+
     Raises:
-        ValueError: the model has another number of outputs than the data has classes.
+        ValueError: the model has another number of outputs than the data has classes, or other names for them.
     """
     kwargs = dict(args.model_init_kwargs or {})
     if isinstance(model, str):
@@ -40,6 +46,7 @@ def load_student(
             f"The model has `num_labels={model.config.num_labels}`, the data has {num_classes} classes. Load it with "
             f"`num_labels={num_classes}`."
         )
+    _name_classes(model, classes)
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(
             model.config._name_or_path, revision=kwargs.get("revision"), trust_remote_code=args.trust_remote_code
@@ -50,6 +57,17 @@ def load_student(
     if getattr(model.config.get_text_config(), "use_cache", None):
         model.config.get_text_config().use_cache = False  # there is nothing to generate
     return model, tokenizer
+
+
+def _name_classes(model: PreTrainedModel, classes: list[str] | None) -> None:
+    """Give the student the data's names of the classes, or see that its own are the same."""
+    if classes is None:
+        return
+    own = names_of(model.config.id2label, model.config.num_labels)
+    check_same_classes(own, classes, "The student's `id2label`", "the training data")
+    if own is None:
+        model.config.id2label = dict(enumerate(classes))
+        model.config.label2id = {name: k for k, name in enumerate(classes)}
 
 
 def _agree_on_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

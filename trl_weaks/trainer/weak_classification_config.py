@@ -160,6 +160,11 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
                 "`weak_loss='dirichlet_votes'` fits every vote by itself: set `gamma_max=0` (a student's hardened "
                 "label has no density under its own Dirichlet) and leave `pooling` alone."
             )
+        if self.pooling == "log_linear" and not self.soft_labels:
+            raise ValueError(
+                "`pooling='log_linear'` of hardened votes (`soft_labels=False`) is empty wherever two supervisors "
+                "differ: keep `soft_labels=True`, or choose 'linear' or 'majority'."
+            )
         if self.weak_loss == "dirichlet_votes" and self.evidence == "relu":
             raise ValueError(
                 "`weak_loss='dirichlet_votes'` needs evidence above 0: set `evidence` to 'exp' or 'softplus'."

@@ -28,9 +28,12 @@ from .classification_data import (
     UNKNOWN,
     VOTE_WEIGHTS,
     VOTES,
+    check_geometric_pool,
     check_lengths,
     check_rows,
+    check_same_classes,
     count_classes,
+    dataset_classes,
     prepare_row,
     text_column,
 )
@@ -99,8 +102,9 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         if not isinstance(train_dataset, Dataset):
             raise ValueError("`train_dataset` must be a `datasets.Dataset`; all rows are checked before training.")
         self.num_classes = count_classes(train_dataset, "train")
+        self._classes = dataset_classes(train_dataset, "train")
         set_seed(args.seed)  # the classification head starts at random
-        model, processing_class = load_student(model, processing_class, self.num_classes, args)
+        model, processing_class = load_student(model, processing_class, self.num_classes, args, self._classes)
         if peft_config is not None:
             model = add_adapters(model, peft_config, args)
             if args.gradient_checkpointing:
@@ -142,6 +146,9 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         refuse_empty(dataset, name)
         column = text_column(dataset.column_names, name)
         check_rows(dataset, name, self.num_classes)
+        check_same_classes(dataset_classes(dataset, name), self._classes, f"The {name} dataset", "the training data")
+        if args.pooling == "log_linear":
+            check_geometric_pool(dataset, name)
         with global_then_local_main_first():
             prepared = dataset.map(
                 prepare_row,

@@ -1,0 +1,117 @@
+"""Class names travel from labels to the student and never meet in two orders; empty pools are refused early."""
+
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import ClassLabel, Dataset
+from transformers import AutoConfig
+
+sys.path.insert(0, str(Path(__file__).parent))
+from classification_runs import classifier, settings, tokenizer, weak_dataset
+
+from trl_weaks.trainer.weak_classification_config import CHOICES
+from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer
+
+NAMES = ["no", "yes"]
+
+
+def named(names=NAMES, **more) -> Dataset:
+    rows = weak_dataset(**more)
+    return rows.add_column("weak_classes", [list(names)] * len(rows))
+
+
+def train(folder, model, rows, evaluation=None, **changes) -> WeakClassificationTrainer:
+    args = settings(folder, max_steps=1, **changes)
+    trainer = WeakClassificationTrainer(model, args, rows, evaluation, processing_class=tokenizer())
+    trainer.train()
+    return trainer
+
+
+def student(names=None):
+    model = classifier()
+    if names:
+        model.config.id2label, model.config.label2id = dict(enumerate(names)), {n: k for k, n in enumerate(names)}
+    return model
+
+
+def test_the_students_checkpoint_carries_the_names(tmp_path):
+    trainer = train(tmp_path, student(), named())
+    trainer.save_model(str(tmp_path / "saved"))
+    config = AutoConfig.from_pretrained(tmp_path / "saved")
+    assert config.id2label == {0: "no", 1: "yes"} and config.label2id == {"no": 0, "yes": 1}
+
+
+def test_a_student_given_by_path_gets_them_too(tmp_path):
+    student().save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    trainer = train(tmp_path, str(tmp_path / "model"), named())
+    assert trainer.model.config.id2label == {0: "no", 1: "yes"}
+
+
+def test_names_of_a_class_label_column_count_as_well(tmp_path):
+    rows = weak_dataset().cast_column("label", ClassLabel(names=NAMES))
+    assert train(tmp_path, student(), rows).model.config.id2label == {0: "no", 1: "yes"}
+    unnamed = weak_dataset().cast_column("label", ClassLabel(num_classes=2))
+    assert train(tmp_path, student(["a", "b"]), unnamed).model.config.id2label == {0: "a", 1: "b"}
+
+
+@pytest.mark.parametrize(
+    "own, rows, evaluation, message",
+    [
+        (["yes", "no"], named(), None, "`id2label` lists the classes as .*the same names in another order"),
+        (["yes", "maybe"], named(), None, "name their classes differently"),
+        (None, named(), named(["yes", "no"]), "The eval dataset lists the classes as"),
+        (
+            None,
+            named(),
+            weak_dataset().cast_column("label", ClassLabel(names=["yes", "no"])),
+            "The eval dataset lists the classes as",
+        ),
+        (
+            None,
+            named().cast_column("label", ClassLabel(names=["yes", "no"])),
+            None,
+            "column 'label' lists the classes as",
+        ),
+    ],
+)
+def test_two_orders_of_the_same_names_are_refused(tmp_path, own, rows, evaluation, message):
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, student(own), rows, evaluation)
+
+
+def test_rows_of_two_orders_are_refused(tmp_path):
+    rows = named().to_list()
+    rows[5]["weak_classes"] = ["yes", "no"]
+    with pytest.raises(ValueError, match="row 5, column 'weak_classes' lists"):
+        train(tmp_path, student(), Dataset.from_list(rows))
+
+
+def test_a_geometric_pool_without_any_class_left_names_its_row(tmp_path):
+    rows = weak_dataset(supervisors=2).to_list()
+    rows[3]["weak_probs"] = [[0.0, 1.0], [1.0, 0.0]]
+    with pytest.raises(ValueError, match="row 3, column 'weak_probs': each class has probability 0"):
+        train(tmp_path, student(), Dataset.from_list(rows), pooling="log_linear")
+
+
+COMBINATIONS = list(
+    itertools.product(CHOICES["weak_loss"], CHOICES["pooling"], [True, False], CHOICES["threshold"], [0.0, 0.5])
+)
+
+
+@pytest.mark.parametrize("loss, pooling, soft, threshold, gamma", COMBINATIONS)
+def test_every_combination_of_settings_trains_or_is_refused_before_training(
+    tmp_path, loss, pooling, soft, threshold, gamma
+):
+    chosen = {"weak_loss": loss, "pooling": pooling, "soft_labels": soft, "threshold": threshold, "gamma_max": gamma}
+    try:
+        args = settings(tmp_path, max_steps=2, **chosen)
+    except ValueError as error:
+        assert any(f"{name}" in str(error) for name in chosen), error
+        return
+    trainer = WeakClassificationTrainer(student(), args, weak_dataset(), processing_class=tokenizer())
+    trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert len(losses) == 2 and all(abs(loss) < 100 for loss in losses)

@@ -1,0 +1,56 @@
+"""Classes by name: the order in which a model, a dataset or gold labels list them, and one order for all.
+
+Names are compared without regard to case and white space at their ends. A checkpoint without names of its own
+(`LABEL_0`, `LABEL_1`, ...) is taken to list its classes as the others do.
+"""
+
+import re
+from collections.abc import Sequence
+
+_UNNAMED = re.compile(r"LABEL_\d+")
+
+
+def names_of(id2label: dict[int, str] | None, count: int) -> list[str] | None:
+    """The names of a configuration's classes in their order; None where it has only `LABEL_n`, or not one for each."""
+    if not id2label or len(id2label) != count:
+        return None
+    return real_names([str(id2label[k]) for k in sorted(id2label)])
+
+
+def real_names(names: Sequence[str]) -> list[str] | None:
+    """The names, or None where they only number the classes (`LABEL_0`, or `0` as in `ClassLabel(num_classes=2)`)."""
+    numbers = [str(k) for k in range(len(names))]
+    return None if list(names) == numbers or all(_UNNAMED.fullmatch(name) for name in names) else list(names)
+
+
+def order_like(names: Sequence[str], wanted: Sequence[str], who: str, whose: str) -> list[int]:
+    """For each wanted class, its place among `names`.
+
+    Args:
+        who: whose names these are; `whose`: whose order is wanted, both for messages.
+
+    Raises:
+        ValueError: the names are not the same, or one is there twice; says which.
+
+    Example:
+
+    >>> order_like(["No", "yes "], ["yes", "no"], "supervisor 'a'", "supervisor 'b'")
+    [1, 0]
+    """
+    ours, theirs = [_plain(name) for name in names], [_plain(name) for name in wanted]
+    for listed, owner in ((ours, who), (theirs, whose)):
+        twice = [name for name in listed if listed.count(name) > 1]
+        if twice:
+            raise ValueError(f"{owner} names the class {twice[0]!r} twice; give every class a name of its own.")
+    if set(ours) != set(theirs):
+        only, missing = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
+        raise ValueError(
+            f"{who} and {whose} name their classes differently: {list(names)} and {list(wanted)} (only the first: "
+            f"{only}, only the second: {missing}). Set `config.id2label` to the same names, or to LABEL_0, LABEL_1 ... "
+            "where the order is known to be the same."
+        )
+    return [ours.index(name) for name in theirs]
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold()
