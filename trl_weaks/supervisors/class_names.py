@@ -46,7 +46,7 @@ def order_like(names: Sequence[str], wanted: Sequence[str], who: str, whose: str
         only, missing = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
         raise ValueError(
             f"{who} and {whose} name their classes differently: {list(names)} and {list(wanted)} (only the first: "
-            f"{only}, only the second: {missing}). Set `config.id2label` to the same names, or to LABEL_0, LABEL_1 ... "
+            f"{only}, only the second: {missing}). Set `config.id2label` to the same names, or to LABEL_0, ... "
             "where the order is known to be the same."
         )
     return [ours.index(name) for name in theirs]

@@ -60,8 +60,8 @@ class WeakClassifier:
         if problem not in (None, "single_label_classification"):
             raise ValueError(
                 f"supervisor {self.name!r} was trained with problem_type={problem!r}: its outputs are not "
-                "probabilities of classes that exclude each other. Use a single-label classifier; where this one is one all the "
-                "same, set `config.problem_type = None`."
+                "probabilities of classes that exclude each other. Use a single-label classifier; where this is "
+                "one all the same, set `config.problem_type = None`."
             )
         self.class_names = names_of(model.config.id2label, self.num_classes)
         if self.num_classes < 2:
