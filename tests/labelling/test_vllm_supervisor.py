@@ -1,6 +1,7 @@
 """The vLLM back-end against the `transformers` one, on a stand-in that keeps to vLLM's API."""
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
@@ -102,6 +103,22 @@ def test_other_weights_are_other_labels(build, saved, fake, tmp_path):
     supervisor.model.save_pretrained(tmp_path)
     supervisor.tokenizer.save_pretrained(tmp_path)
     assert before != supervisor_fingerprint(VllmSupervisor(str(tmp_path), supervisor.tokenizer, "gpt2"))
+
+
+def test_what_vllm_is_told_is_part_of_the_key_where_it_changes_answers(saved, fake, tmp_path):
+    plain = supervisor_fingerprint(vllm(saved, "gpt2"))
+    same = vllm(saved, "gpt2", gpu_memory_utilization=0.3, tensor_parallel_size=2, max_candidates=40, max_model_len=99)
+    assert supervisor_fingerprint(same) == plain
+    shutil.copytree(saved["gpt2"], tmp_path / "moved")
+    moved = VllmSupervisor(str(tmp_path / "moved"), same.tokenizer, "gpt2")
+    assert supervisor_fingerprint(moved) == plain, "another folder is no other model"
+    assert supervisor_fingerprint(vllm(saved, "gpt2", dtype="bfloat16")) != plain
+    assert supervisor_fingerprint(vllm(saved, "gpt2", seed=3)) != plain, "an argument that is not known to be harmless"
+    (file,) = (tmp_path / "moved").glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit in the middle of the weights
+    file.write_bytes(content)
+    assert supervisor_fingerprint(VllmSupervisor(str(tmp_path / "moved"), same.tokenizer, "gpt2")) != plain
 
 
 def test_arguments_reach_vllm(saved, fake):

@@ -15,7 +15,18 @@ from ..inference.shared_prefix import Sharing
 from .supervisor import WeakSupervisor
 from .text import Encoder
 
-ENDS = 2**20  # bytes read from either end of a file of weights
+# Arguments of vLLM that change how fast it answers and not what; all others are part of the key of kept labels.
+RESOURCES = {"tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "gpu_memory_utilization"}
+RESOURCES |= {
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "max_model_len",
+    "max_logprobs",
+    "swap_space",
+    "cpu_offload_gb",
+}
+RESOURCES |= {"enforce_eager", "disable_log_stats", "enable_prefix_caching", "enable_chunked_prefill", "download_dir"}
+RESOURCES |= {"distributed_executor_backend", "disable_custom_all_reduce", "kv_cache_memory_bytes", "block_size"}
 
 
 class VllmSupervisor(WeakSupervisor):
@@ -69,7 +80,7 @@ class VllmSupervisor(WeakSupervisor):
         if self.context:
             self.context -= 1  # vLLM generates a token after every prompt, also after one that is only scored
         self.max_candidates = max_candidates
-        self.identity = _identity(source, self.config, dtype)
+        self.identity = _identity(source, self.config, dtype, engine)
         options = {"enable_prefix_caching": True, "max_logprobs": 2 * max_candidates, **engine}
         self.llm = LLM(
             model=source,
@@ -151,13 +162,11 @@ def _closed(ids: Sequence[int], reason: str | None, eos_id: int) -> list[int]:
     return [*ids, eos_id] if reason == "stop" or not ids else ids
 
 
-def _identity(source: str, config: Any, dtype: str) -> str:
-    """What stands for the weights: the Hub's commit, or both ends of every file."""
+def _identity(source: str, config: Any, dtype: str, engine: dict[str, Any]) -> str:
+    """What stands for the weights: every file's content, or the Hub's commit; and what else vLLM was told."""
     files = []
     for path in sorted(Path(source).glob("*.safetensors")):
-        size = path.stat().st_size
         with path.open("rb") as file:
-            head = file.read(ENDS)
-            file.seek(max(0, size - ENDS))
-            files.append((path.name, size, hashlib.sha256(head + file.read()).hexdigest()))
-    return digest("vllm", dtype, files or getattr(config, "_commit_hash", None) or source)
+            files.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
+    told = {name: str(value) for name, value in engine.items() if name not in RESOURCES}
+    return digest("vllm", dtype, files or getattr(config, "_commit_hash", None) or source, told)
