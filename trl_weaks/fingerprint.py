@@ -7,6 +7,7 @@ version of the algorithms here. Training mode, caches, folders and adapters that
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -14,6 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 ALGORITHM = 2  # of scoring and decoding: one more whenever the same supervisor gives other labels than before
 PIECE = 1 << 24  # values of a weight hashed at a time
@@ -90,10 +93,18 @@ def foreign_code(model: nn.Module) -> list[str]:
 def refuse_unknown_code(supervisors: Iterable[Any]) -> None:
     """Refuse to keep labels of models that foreign code steers, unless the supervisor's `variant` says how.
 
+    A chat template that asks for today's date, as Llama 3.1's does, is named in a warning.
+
     Raises:
         ValueError: names the supervisor, the module and the code.
     """
     for supervisor in supervisors:
+        if "strftime_now" in str(supervisor.tokenizer.chat_template):
+            logger.warning(
+                "the chat template of %r writes today's date into prompts, so kept labels may be of several days, and "
+                "training reads another one; put a fixed date in the place of strftime_now(...).",
+                supervisor.name,
+            )
         found = [] if supervisor.model is None else foreign_code(supervisor.model)
         if found and getattr(supervisor, "variant", None) is None:
             raise ValueError(

@@ -191,6 +191,9 @@ def test_labels_of_one_adapter_are_not_taken_for_anothers(saved, tokenizer, new_
     lonely = WeakEnsemble([WeakSupervisor(alone, tokenizer, "s")])
     right = label_completions(lonely, data, **run | {"output_dir": None}).to_list()
     assert found["b"] == right and found["a"] != right
+    card = (tmp_path / "README.md").read_text()
+    size = sum(p.numel() for p in alone.parameters())
+    assert f"llama (local) + b | - | {size:,} |" in card, "the adapter that answered, and no other's weights"
     alone_print, by_name = (
         supervisor_fingerprint(lonely.supervisors[0]),
         supervisor_fingerprint(ensemble.supervisors[0]),

@@ -188,3 +188,37 @@ def test_labels_under_a_hook_are_kept_only_by_name(build, tmp_path):
     patched = copy.copy(one.model.model.layers[0].forward)
     one.model.model.layers[0].forward = lambda *args, **kwargs: patched(*args, **kwargs)
     assert len(foreign_code(one.model)) == 1
+
+
+def test_a_template_that_reads_the_clock_is_named(build, tmp_path, caplog):
+    one = build("llama", seed=1)
+    data = Dataset.from_dict({"example_id": ["1", "2"], "prompt": PROMPTS})
+    run = {"mode": "joint", "num_candidates": 3, "max_new_tokens": 5}
+    one.tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    label_completions(WeakEnsemble([one]), data, **run)
+    assert "today's date" not in caplog.text
+    label_completions(WeakEnsemble([one]), data, output_dir=tmp_path, **run)
+    assert f"the chat template of {one.name!r} writes today's date" in caplog.text
+
+
+def says_plainly(one):
+    return [r.logps for r in one.score(PROMPTS, ANSWERS)], [c.token_ids for c in one.generate(PROMPTS, 1, 3)[0]]
+
+
+def test_the_callers_autocast_changes_nothing(build):
+    one = build("llama", seed=1)
+    expected = says_plainly(one)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert says_plainly(one) == expected
+        assert torch.is_autocast_enabled("cpu")
+
+
+def test_a_template_of_later_is_read_anew(build):
+    """The end of a turn is found once for a template, and was kept when another one took its place."""
+    one = build("gpt2", seed=1)
+    ends = {}
+    for end in ("<pad>", one.tokenizer.eos_token):
+        one.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}" + end + "{% endfor %}"
+        read = one.score([[{"role": "user", "content": "hello"}]], ["x"])[0]
+        ends[end] = read.token_ids[-1]
+    assert ends == {end: one.tokenizer.convert_tokens_to_ids(end) for end in ends}

@@ -14,7 +14,7 @@ from .padding import rope_modules
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """No dropout and no gradients; afterwards every submodule has its own mode and its own buffers again.
+    """No dropout, gradients or caller's autocast; afterwards every submodule has its own mode and buffers again.
 
     Positions that depend on the length ("dynamic" RoPE) write their frequencies into the model; left there, they would
     change what it says later, and would be tensors that no training can use.
@@ -24,7 +24,7 @@ def inference(model: nn.Module) -> Iterator[None]:
     ropes = [(module, dict(vars(module)), _copies(module)) for module in rope_modules(model)]
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(_device_type(model), enabled=False):
             yield
     finally:
         for module, training in modes:
@@ -65,6 +65,10 @@ def borrowed_tokenizer(method: Callable) -> Callable:
             return method(self, *args, **kwargs)
 
     return careful
+
+
+def _device_type(model: nn.Module) -> str:
+    return next((parameter.device.type for parameter in model.parameters()), "cpu")
 
 
 def _copies(module: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:

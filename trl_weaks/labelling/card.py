@@ -49,11 +49,19 @@ def write_card(path: Path, ensemble: WeakEnsemble, mode: str, settings: dict, co
 
 def _row(supervisor: WeakSupervisor, weight: float, counts: Counts) -> str:
     model, config = supervisor.model, supervisor.config
-    size, dtype = ("-", supervisor.dtype) if model is None else (f"{model.num_parameters():,}", str(model.dtype))
+    size, dtype = ("-", supervisor.dtype) if model is None else (f"{_parameters(supervisor):,}", str(model.dtype))
     # a folder's name is not published: only what looks like a Hub id is
     source = config._name_or_path if config._name_or_path.count("/") == 1 else "local"
     revision = getattr(config, "_commit_hash", None) or "-"
-    parts = (supervisor.name, f"{weight:.4g}", f"{config.model_type} ({source})", revision, size)
+    more = ["", *(supervisor.adapters.names() if supervisor.adapters else ()), *filter(None, [supervisor.variant])]
+    parts = (supervisor.name, f"{weight:.4g}", f"{config.model_type} ({source})" + " + ".join(more), revision, size)
     left_out = (str(counted[supervisor.name]) for counted in (counts.left_out.empty, counts.left_out.too_long))
     cells = [*parts, dtype.removeprefix("torch."), supervisor_fingerprint(supervisor), *left_out]
     return f"| {' | '.join(cells)} |"
+
+
+def _parameters(supervisor: WeakSupervisor) -> int:
+    """Those that answer: adapters that rest are not among them."""
+    with supervisor.adapters.in_use():
+        names = supervisor.adapters.described()[1]
+    return sum(p.numel() for name, p in supervisor.model.named_parameters() if names.get(name, name) is not None)

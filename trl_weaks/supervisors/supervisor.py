@@ -49,6 +49,9 @@ class WeakSupervisor:
             budget below one token.
     """
 
+    adapters: Adapters | None = None  # where something else runs the model
+    variant: str | None = None
+
     def __init__(
         self,
         model: PreTrainedModel,

@@ -72,8 +72,8 @@ class Encoder:
         names = names or [f"prompt {i}" for i in range(len(prompts))]
         asked = {"add_generation_prompt": True}
         texts = [rendered(self.tokenizer, p, self.name, name, **asked) for p, name in zip(prompts, names, strict=True)]
-        if True not in self.eos_ids:
-            self.eos_ids[True] = self._end_of_turn(prompts[0])
+        if True not in self.eos_ids or self._template != self.tokenizer.chat_template:
+            self.eos_ids[True], self._template = self._end_of_turn(prompts[0]), self.tokenizer.chat_template
         ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return [EncodedPrompt(text, row, p) for text, row, p in zip(texts, ids, prompts, strict=True)]
 
