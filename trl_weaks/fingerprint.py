@@ -136,10 +136,12 @@ def _weights(model: PreTrainedModel, adapters: AdapterState | None) -> str:
                     hashed.update(piece.cpu().contiguous().view(torch.uint8).numpy())
             if not isinstance(value, torch.Tensor):
                 hashed.update(f"{called} {value!r}".encode())
-    # What no checkpoint holds is made from the configuration, here and there with another rounding; its type is not:
-    # `model.to(bfloat16)` coarsens rotary frequencies, which `from_pretrained(dtype=...)` leaves alone.
-    types = {f"{name.rpartition('.')[2]} {b.dtype}" for name, b in model.named_buffers() if b.is_floating_point()}
-    hashed.update(" ".join(sorted(types)).encode())
+        # What no checkpoint holds is made from the configuration, here and there with another rounding; its type is
+        # not: `model.to(bfloat16)` coarsens rotary frequencies, which `from_pretrained(dtype=...)` leaves alone.
+        floats = [(n.removeprefix(inside), b.dtype) for n, b in model.named_buffers() if b.is_floating_point()]
+        called = {(names.get(name, name), dtype) for name, dtype in floats}
+        types = {f"{name.rpartition('.')[2]} {dtype}" for name, dtype in called if name is not None}
+        hashed.update(" ".join(sorted(types)).encode())
     return hashed.hexdigest()
 
 

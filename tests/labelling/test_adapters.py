@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoHaConfig, LoraConfig, OFTConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from transformers import GPT2Config, GPT2ForSequenceClassification
@@ -243,3 +243,54 @@ def test_classifiers_on_one_base(tokenizer, tmp_path):
         assert torch.allclose(classifier.predict(PROMPTS).probabilities, right[name[0]], atol=1e-5), name
         assert state(shared) == before
     assert len({supervisor_fingerprint(c) for c in both.values()}) == 2
+
+
+KINDS = {
+    "dora": lambda: LoraConfig(r=2, use_dora=True, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+    "rank-stabilised": lambda: LoraConfig(r=4, use_rslora=True, target_modules=["o_proj"], task_type="CAUSAL_LM"),
+    "embeddings": lambda: LoraConfig(r=2, target_modules=["embed_tokens", "v_proj"], task_type="CAUSAL_LM"),
+    "whole head": lambda: LoraConfig(
+        r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM"
+    ),
+    "new tokens": lambda: LoraConfig(
+        r=2, target_modules=["q_proj"], trainable_token_indices=[5, 6, 9], task_type="CAUSAL_LM"
+    ),
+    "ia3": lambda: IA3Config(
+        target_modules=["v_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM"
+    ),
+    "loha": lambda: LoHaConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+    "oft": lambda: OFTConfig(oft_block_size=4, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+    "bias": lambda: LoraConfig(r=2, lora_bias=True, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_adapter_switches_and_has_its_key(tokenizer, new_base, tmp_path, kind):
+    """By name, on one base, beside a plain LoRA: scores and keys of separately loaded models; the base as it was."""
+    made = {"a": KINDS[kind](), "b": LoraConfig(r=2, target_modules=["v_proj"], task_type="CAUSAL_LM")}
+    if kind in ("ia3", "loha", "oft", "new tokens"):
+        made["b"] = KINDS[kind]()  # PEFT loads them beside their like alone
+    for i, (name, config) in enumerate(made.items()):
+        model = get_peft_model(new_base(), config)
+        torch.manual_seed(20 + i)
+        with torch.no_grad():
+            for value in model.parameters():
+                if value.requires_grad:
+                    value.add_(torch.randn_like(value) * 0.3)
+        model.save_pretrained(tmp_path / name)
+    alone = {n: WeakSupervisor(PeftModel.from_pretrained(new_base(), tmp_path / n), tokenizer, n) for n in made}
+    right = {name: scores(supervisor) for name, supervisor in alone.items()}
+    right["base"] = scores(WeakSupervisor(new_base(), tokenizer, "base"))
+    assert not close(right["a"], right["b"]) and not close(right["a"], right["base"])
+    model = PeftModel.from_pretrained(new_base(), tmp_path / "a", adapter_name="a")
+    model.load_adapter(tmp_path / "b", adapter_name="b")
+    shared = {n: WeakSupervisor(model, tokenizer, n, adapter=[] if n == "base" else n) for n in right}
+    before = state(model.get_base_model())
+    for name in ("a", "b", "base", "b", "a"):
+        assert close(scores(shared[name]), right[name]), name
+        assert state(model.get_base_model()) == before
+    for name in made:
+        assert supervisor_fingerprint(shared[name]) == supervisor_fingerprint(alone[name])
+    assert len({supervisor_fingerprint(s) for s in shared.values()}) == 3
+    plain = supervisor_fingerprint(WeakSupervisor(new_base(), tokenizer, "plain"))
+    assert supervisor_fingerprint(shared["base"]) == plain, "adapters that rest change nothing"

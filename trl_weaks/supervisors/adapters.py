@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def base_of(model: nn.Module) -> nn.Module:
@@ -90,16 +90,16 @@ class Adapters:
             live, merged = _live(layer), list(getattr(layer, "merged_adapters", ()))
             if live or merged:
                 facts.append([path, type(layer).__name__, len(merged), [_settings(layer, name) for name in live]])
-            for attribute, name, part in _parts(layer, nn.Module | nn.Parameter):
+            for attribute, name, part in _parts(layer, nn.Module | Tensor):
                 called = f"{live.index(name)}" if name in live else None
                 for key in part.state_dict() if isinstance(part, nn.Module) else ("",):
                     full = ".".join(filter(None, (path, attribute, name, key)))
                     names[full] = None if called is None else ".".join(filter(None, (path, attribute, called, key)))
             for inner in ("base_layer", "original_module"):  # what the adapters are put around
-                begin = f"{path}.{inner}."
+                begin, outer = f"{path}.{inner}.", path.removesuffix(".token_adapter")
                 gone = inner == "original_module" and live
                 found = [name for name in weights if name.startswith(begin)]
-                names |= {name: None if gone else f"{path}.{name.removeprefix(begin)}" for name in found}
+                names |= {name: None if gone else f"{outer}.{name.removeprefix(begin)}" for name in found}
         return facts, names
 
     def _wanted(self) -> tuple[str, ...] | None:
@@ -137,10 +137,10 @@ def _holds_adapters(module: nn.Module) -> bool:
     return isinstance(getattr(kind, "disable_adapters", None), property) and hasattr(kind, "set_adapter")
 
 
-def _parts(layer: nn.Module, kind: type = nn.Module) -> Iterator[tuple[str, str, nn.Module | nn.Parameter]]:
+def _parts(layer: nn.Module, kind: type = nn.Module) -> Iterator[tuple[str, str, nn.Module | Tensor]]:
     """What the layer itself keeps by adapter: attribute, adapter, and the part."""
     for attribute, kept in layer.named_children():
-        if isinstance(kept, nn.ModuleDict | nn.ParameterDict):
+        if hasattr(kept, "keys") and hasattr(kept, "items"):  # PEFT has a dict of buffers beside PyTorch's two
             for name, part in kept.items():
                 if isinstance(part, kind):
                     yield attribute, name, part
@@ -148,7 +148,7 @@ def _parts(layer: nn.Module, kind: type = nn.Module) -> Iterator[tuple[str, str,
 
 def _names(layer: nn.Module) -> set[str]:
     """The adapters that a layer has."""
-    return {name for _, name, _ in _parts(layer, nn.Module | nn.Parameter)} | set(getattr(layer, "_adapters", ()))
+    return {name for _, name, _ in _parts(layer, nn.Module | Tensor)} | set(getattr(layer, "_adapters", ()))
 
 
 def _live(layer: nn.Module) -> list[str]:
@@ -161,5 +161,5 @@ def _settings(layer: nn.Module, adapter: str) -> dict[str, str]:
     kept = {
         name: value[adapter] for name, value in vars(layer).items() if isinstance(value, dict) and adapter in value
     }
-    simple = (bool, int, float, str, type(None))
+    simple = (bool, int, float, str, list, tuple, type(None))
     return {name: repr(v) if isinstance(v, simple) else type(v).__name__ for name, v in sorted(kept.items())}
