@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from trl import pack_dataset
 
 from .. import columns
-from ._compat import get_dataset_column_names
+from ._compat import get_dataset_column_names, global_then_local_main_first
 from .model_card import HEAD
 from .preparation import KEY, PREPARED, TEXT, UNIT_IDS, UNIT_LOGPS, WEIGHTS, completion_text
 from .refusals import TRANSFORM
@@ -81,10 +81,12 @@ def checked(dataset: Any, name: str, formatting_func: Callable[[dict], str] | No
     refuse_prepared(dataset, name)
     check_columns(get_dataset_column_names(dataset), name)
     if formatting_func is not None:
-        dataset = dataset.map(_formatted, with_indices=True, fn_kwargs={"function": formatting_func})
+        with global_then_local_main_first():
+            dataset = dataset.map(_formatted, with_indices=True, fn_kwargs={"function": formatting_func})
     if streamed:
         return dataset.map(_checked_row, with_indices=True)
-    check_rows(dataset)
+    read = [name for name in (*columns.GENERATION, columns.FINISHED) if name in dataset.column_names]
+    check_rows(dataset.select_columns(read))
     return dataset
 
 

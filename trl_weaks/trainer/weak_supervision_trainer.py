@@ -133,8 +133,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         refuse(args, self._given)
         if tokenizer is not None:
             refuse_tokenizer(getattr(tokenizer, "tokenizer", tokenizer))
-        with global_then_local_main_first():  # the others find what it made in the cache
-            whole = checked(dataset, name, self._given["formatting_func"])
+        whole = checked(dataset, name, self._given["formatting_func"])
         own = for_trl(whole)
         self._whole[id(own)] = (own, whole)
         return own
@@ -212,7 +211,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         finally:
             self.completion_only_loss = completion_only
         limits = [limit for limit in (args.max_length, self._context) if limit is not None]
-        with global_then_local_main_first():
+        with global_then_local_main_first():  # the others find what it made in the cache
             full = self._moved(full if streamed else joined(full, carried), tokenizer, args, name)
             full = fit(full, min(limits, default=None), args, packing, name)
             full = normalise_weights(full, name).remove_columns([KEY])
