@@ -222,3 +222,11 @@ def test_a_template_of_later_is_read_anew(build):
         read = one.score([[{"role": "user", "content": "hello"}]], ["x"])[0]
         ends[end] = read.token_ids[-1]
     assert ends == {end: one.tokenizer.convert_tokens_to_ids(end) for end in ends}
+
+
+def test_another_end_of_later_is_refused(build):
+    """The end token is read when a supervisor is made; labels under the new one's key would end with the old."""
+    one = build("gpt2", seed=1)
+    one.tokenizer.eos_token = "<pad>"
+    with pytest.raises(ValueError, match="eos_token is another one since the supervisor was made"):
+        one.generate(PROMPTS, 2, 3)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # layer types that padding cannot disturb
 ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}  # nats per token, and for other dtypes:
 COARSE = 0.5
+FOLLOWING = ("dynamic", "longrope")  # kinds of RoPE
 SHORT, LONG = ((3, 5, 7), (9, 11)), (tuple(range(3, 23)), (4, 6))  # prompt and completion to ask with
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]  # prompt ids, completion ids
@@ -74,8 +75,14 @@ def is_recurrent(model: torch.nn.Module) -> bool:
 
 def rope_modules(model: nn.Module) -> list[nn.Module]:
     """Rotary embeddings whose frequencies depend on the longest row."""
-    kinds = ("dynamic", "longrope")
-    return [m for m in model.modules() if any(kind in str(getattr(m, "rope_type", "")) for kind in kinds)]
+    return [m for m in model.modules() if any(kind in str(getattr(m, "rope_type", "")) for kind in FOLLOWING)]
+
+
+def positions_follow_length(model: nn.Module) -> bool:
+    """Whether the longest row of a batch decides about the positions of the others."""
+    config = model.config.get_text_config()
+    rope = str(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None))
+    return bool(rope_modules(model)) or any(kind in rope for kind in FOLLOWING)
 
 
 def forget_lengths(model: nn.Module) -> None:
@@ -89,7 +96,7 @@ def forget_lengths(model: nn.Module) -> None:
 
 def one_length_only(model: nn.Module) -> bool:
     """Whether padding beside longer rows changes what the model says; call without gradients and dropout."""
-    if is_recurrent(model) or rope_modules(model):
+    if is_recurrent(model) or positions_follow_length(model):
         return True
     if model not in _asked:
         _asked[model] = not _padding_is_harmless(model)

@@ -5,7 +5,15 @@ from collections.abc import Callable, Sequence
 import torch
 
 from .batch_limits import at_once
-from .padding import Pair, accepted, batch_logps, forget_lengths, is_recurrent, leading_of_one_length, rope_modules
+from .padding import (
+    Pair,
+    accepted,
+    batch_logps,
+    forget_lengths,
+    is_recurrent,
+    leading_of_one_length,
+    positions_follow_length,
+)
 
 
 def logits_made(model: torch.nn.Module, tokens: int, wanted: int) -> int:
@@ -51,6 +59,6 @@ def narrow_attention(model: torch.nn.Module) -> str | None:
         return "recurrent layers"
     if (set(types) != {"full_attention"}) if types else window:
         return "attention within a window"
-    if rope_modules(model):
+    if positions_follow_length(model):
         return "positions that depend on the length"
     return None

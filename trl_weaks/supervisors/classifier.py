@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from ..distributed import refuse_pieces
 from ..inference.as_found import borrowed_tokenizer, inference
-from ..inference.padding import forget_lengths, rope_modules
+from ..inference.padding import forget_lengths, positions_follow_length
 from .adapters import Adapters
 from .chat import rendered
 from .class_names import names_of
@@ -148,7 +148,7 @@ class WeakClassifier:
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Indices of like length; of one length where the longest row decides about the others' positions."""
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        alike = bool(rope_modules(self.model))
+        alike = positions_follow_length(self.model)
         while order:
             rows = order[: self.batch_size]
             if alike:

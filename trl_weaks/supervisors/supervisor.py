@@ -184,6 +184,11 @@ class WeakSupervisor:
     def encode(self, prompts: Sequence[Prompt], names: Sequence[str], room: int = 0) -> list[EncodedPrompt]:
         """Tokenise prompts and check that each leaves `room` tokens in the model's context."""
         check_prompts(prompts, names)
+        if self.tokenizer.eos_token_id != self.encoder.eos_id(False):
+            raise ValueError(
+                f"supervisor {self.name!r}: its tokenizer's eos_token is another one since the supervisor was made; "
+                "make the supervisor again."
+            )
         encoded = self.encoder.prompts(prompts, names)
         for p, name in zip(encoded, names, strict=True):
             if not p.ids:
