@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from trl_weaks.heads import WeakHeadRequest, add_weak_head
+from trl_weaks.inference.made_up_tokens import made_up_tokens
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
 
 V = 59
@@ -164,3 +165,79 @@ def test_a_label_that_is_ruled_out_costs_much_and_breaks_nothing():
     value, grads = run(model, LOSSES[1])
     assert 0 < value < torch.inf
     assert all(torch.isfinite(g).all() for g in grads.values())
+
+
+class Padded(Bent):
+    """The configuration says nothing of what `bend` does, and the padding token, the first one, is a row of zeros."""
+
+
+def padded(**given):
+    return Padded(LlamaConfig(**SMALL | given, intermediate_size=24, pad_token_id=0))
+
+
+TOUCHES = {
+    "scale": lambda z, c: c * z,
+    "shift of one token": lambda z, c: z + torch.nn.functional.one_hot(torch.tensor(7), z.shape[-1]) * (1 - c),
+    "shift that depends on the place": lambda z, c: z * torch.linspace(c, 1, z.shape[1])[:, None],
+    "soft cap": lambda z, c: c * 40 * torch.tanh(z / (c * 40)),
+    "bias": lambda z, c: z + torch.linspace(-1, 1, z.shape[-1]) * (1 - c),
+    "a padded vocabulary": lambda z, c: z.masked_fill(torch.arange(z.shape[-1]) >= V - round(9 * c), -torch.inf),
+    "a cut vocabulary": lambda z, c: z[..., : V - round(9 * c)],
+    "temperature of the last": lambda z, c: torch.cat([z[:, :-1], z[:, -1:] / c], 1),
+}
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("std", [0.02, 1.0])
+@pytest.mark.parametrize("strength", [0.25, 0.9, 0.99])
+@pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
+def test_what_forward_does_to_the_logits_is_seen(touch, strength, std, tied, monkeypatch):
+    """A row of zeros for the padding token made every probe on that token pass: loss 6.2648 instead of 5.9463."""
+    monkeypatch.setattr(Bent, "bend", staticmethod(lambda z: touch(z, strength)))
+    torch.manual_seed(0)
+    model = padded(tie_word_embeddings=tied, initializer_range=std)
+    assert not model.model.embed_tokens.weight[0].any(), "the case is real"
+    add_weak_head(model)
+    assert not model._weak_head_reachable
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("std", [0.02, 1.0])
+def test_a_plain_head_beside_a_row_of_zeros_is_taken_apart(std, tied, monkeypatch):
+    monkeypatch.setattr(Bent, "bend", staticmethod(lambda z: z))
+    torch.manual_seed(0)
+    model = padded(tie_word_embeddings=tied, initializer_range=std)
+    add_weak_head(model)
+    assert model._weak_head_reachable
+
+
+@pytest.mark.parametrize("silent", ["head", "embedding"])
+def test_a_model_that_says_the_same_after_every_token_shows_nothing(silent, monkeypatch):
+    """With a head of zeros any scale passes, and training moves it."""
+    monkeypatch.setattr(Bent, "bend", staticmethod(lambda z: 0.25 * z))
+    model = padded()
+    with torch.no_grad():
+        (model.lm_head if silent == "head" else model.model.embed_tokens).weight.zero_()
+    add_weak_head(model)
+    assert not model._weak_head_reachable
+
+
+@pytest.mark.parametrize("value", [-torch.inf, torch.finfo(torch.float32).min, -1e9])
+def test_a_bias_that_rules_tokens_out_hides_nothing(value, monkeypatch):
+    for scale in (1.0, 0.25):
+        monkeypatch.setattr(Bent, "bend", staticmethod(lambda z, scale=scale: scale * z.clamp(min=value)))
+        torch.manual_seed(0)
+        model = padded()
+        model.lm_head = nn.Linear(16, V)
+        with torch.no_grad():
+            model.lm_head.bias[:5] = value
+        add_weak_head(model)
+        assert model._weak_head_reachable == (scale == 1.0)
+
+
+@pytest.mark.parametrize("size", [4, 23, 7919, 2 * 7919])
+def test_made_up_tokens_differ_and_are_never_the_padding(size):
+    model = LlamaForCausalLM(LlamaConfig(**SMALL | {"vocab_size": size}, intermediate_size=24, pad_token_id=0))
+    ids = made_up_tokens(model, 12)
+    assert ids.shape == (1, 12) and 0 not in ids and torch.equal(ids, made_up_tokens(model, 12))
+    assert len(ids.unique()) == min(12, size - 1)

@@ -2,7 +2,7 @@
 
 Position handling, masks and caches differ between architectures, and the errors are silent. Models that are known not
 to fit (sliding windows, recurrent layers, positions that depend on the length) are left out by their configuration;
-every other model has to show that both fast paths give the numbers of the plain one.
+every other model has to show that both fast paths give the numbers of the plain one, which must depend on the prompt.
 """
 
 import logging
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from .beam_search import prefill
 from .cascade_attention import NAME, attention
+from .made_up_tokens import made_up_tokens, tells_apart
 from .packed_scoring import packed_logps, prefix_levels
 from .padding import accepted, gather_logps
 from .scoring import narrow_attention, plain_logps
@@ -46,10 +47,8 @@ def _unfit(model: PreTrainedModel) -> str | None:
 
 def _worst_error(model: PreTrainedModel) -> float:
     """Largest difference of a log-probability to plain forward passes, in nats."""
-    size = model.get_input_embeddings().weight.shape[0]
-    prefix, one, two, right, left, deep = (
-        tuple((7919 * (10 * k + i) + 13) % size for i in range(n)) for k, n in enumerate((6, 3, 5, 3, 3, 2))
-    )
+    ids = made_up_tokens(model, 22)[0].split((6, 3, 5, 3, 3, 2))
+    prefix, one, two, right, left, deep = (tuple(part.tolist()) for part in ids)
     pairs = [
         (prefix + one, right),
         (prefix + one, right[:1] + deep),
@@ -57,6 +56,8 @@ def _worst_error(model: PreTrainedModel) -> float:
         (prefix + two, right),
     ]
     plain = torch.tensor(plain_logps(model, pairs, pad_id=0, max_tokens=64, advance=bool))
+    if not tells_apart(plain[[0, 3]][:, 0]):
+        raise ValueError("its log-probabilities do not depend on the prompt, so that nothing can be found out")
     levels = prefix_levels(model, prefix)
     errors = [plain - torch.tensor(packed_logps(model, pairs, None, 64))]
     errors.append(plain - torch.tensor(packed_logps(model, pairs, levels, 64)))

@@ -6,13 +6,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..inference.made_up_tokens import tells_apart
+
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # of the largest hidden state; other dtypes 0.05
-
-
-def made_up_tokens(model: PreTrainedModel, count: int) -> Tensor:
-    """Token ids, `(1, count)`, on the model's device."""
-    size = model.get_input_embeddings().weight.shape[0]
-    return (torch.arange(count, device=model.device)[None] * 7919 + 13) % size
 
 
 def tried(
@@ -39,11 +35,15 @@ def tried(
         with torch.no_grad():
             mixed = model.base_model(**together, use_cache=False).last_hidden_state[0]
             alone = [model.base_model(input_ids=row, use_cache=False).last_hidden_state[0] for row in rows]
+            other = torch.cat([rows[0][:, 1:2], rows[0][:, 1:]], 1)  # another first token
+            changed = model.base_model(input_ids=other, use_cache=False).last_hidden_state[0]
     except Exception as caught:  # whatever a foreign model does with arguments it does not expect
         return f"{type(caught).__name__}: {caught}"
     finally:
         for module in training:
             module.training = True
+    if not tells_apart(torch.stack([alone[0][-1], changed[-1]])):
+        return "its hidden states do not depend on the tokens before (yet), so that this cannot be tried"
     pairs = zip(alone, places, strict=True)
     error = max(float((mixed[list(at)] - states).abs().max()) for states, at in pairs)
     error /= max(1e-6, max(float(states.abs().max()) for states in alone))

@@ -3,8 +3,9 @@
 import torch
 from transformers import PreTrainedModel
 
+from ..inference.made_up_tokens import made_up_tokens
 from ..inference.scoring import is_recurrent
-from .layout_probe import made_up_tokens, tried
+from .layout_probe import tried
 
 EXACT = ("llama", "gpt2", "gpt_neox")  # proved by tests/trainer/test_packing.py; others are tried at start
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..inference.made_up_tokens import made_up_tokens
 from ..inference.scoring import accepted, narrow_attention
 from ..inference.token_trees import Forest, plant
-from .layout_probe import made_up_tokens, tried
+from .layout_probe import tried
 from .weak_supervision_config import WeakSupervisionConfig
 
 FOREST = ("tree_nodes", "tree_first", "tree_ends")  # the batch's names for the fields of a `Forest`
