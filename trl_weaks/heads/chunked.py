@@ -6,7 +6,7 @@ from torch import Tensor
 from ..losses.vocabulary.token_rows import LogitGradient
 from .projection import LogitTransform
 from .request import WeakHeadRequest
-from .rows import RowResult, chunk_rows
+from .rows import RowResult, chunk_rows, top_probs
 from .tokens import Tokens
 
 _ROWS_AT_ONCE = 1_024  # whose gradient is raised to float32 for a moment
@@ -48,11 +48,18 @@ class ChunkedHeadLoss(torch.autograd.Function):
             longest = max((span.stop - span.start for span in spans), default=0)
             wide = _wide_products(kernel, exact)
             buffer = torch.empty(longest, len(weight), dtype=exact if wide else compute, device=hidden.device)
+            asked = {"out_dtype": exact} if wide else {}
+
+            def logits_of(h: Tensor) -> Tensor:
+                logits = torch.mm(h, kernel.t(), out=buffer[: len(h)], **asked).to(exact)
+                return transform.forward(logits if offset is None else logits.add_(offset))
+
+            tokens = tokens.with_totals(
+                spans, lambda span: top_probs(logits_of(hidden[span].detach().to(compute)), tokens, span, request)
+            )
             for span in spans:
                 h = hidden[span].detach().to(compute)
-                asked = {"out_dtype": exact} if wide else {}
-                logits = torch.mm(h, kernel.t(), out=buffer[: len(h)], **asked).to(exact)
-                logits = transform.forward(logits if offset is None else logits.add_(offset))
+                logits = logits_of(h)
                 slope = transform.slope(logits) if any(ctx.needs_input_grad) else None
                 rows = chunk_rows(logits, tokens, span, request, any(ctx.needs_input_grad))
                 statistics[span] = statistic_columns(rows, exact)
@@ -77,8 +84,14 @@ class ChunkedLogitsLoss(torch.autograd.Function):
         held = torch.float32 if logits.dtype == torch.float16 else logits.dtype
         gradient = torch.zeros_like(logits, dtype=held) if needs_grad else None
         statistics = torch.zeros(len(logits), len(STATISTICS), dtype=exact, device=logits.device)
-        for span in tokens.chunks(request.chunk_size):
-            rows = chunk_rows(_finite(logits[span].detach().to(exact)), tokens, span, request, needs_grad)
+        spans = tokens.chunks(request.chunk_size)
+
+        def logits_of(span: slice) -> Tensor:
+            return _finite(logits[span].detach().to(exact))
+
+        tokens = tokens.with_totals(spans, lambda span: top_probs(logits_of(span), tokens, span, request))
+        for span in spans:
+            rows = chunk_rows(logits_of(span), tokens, span, request, needs_grad)
             statistics[span] = statistic_columns(rows, exact)
             if needs_grad:
                 gradient[span] = rows.gradient.full().to(gradient.dtype)

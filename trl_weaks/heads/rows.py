@@ -36,8 +36,7 @@ def chunk_rows(logits: Tensor, tokens: Tokens, span: slice, request: WeakHeadReq
     hard = tokens.unit_logps is None
     plan = closed_form_plan(loss, hard, logits.dtype)
     rows = split_rows(logits, ids, plan, request.cpu_kernels)
-    top_probs = rows.top_probs
-    probs = tokens.target_logps(span, top_probs).exp()
+    probs = tokens.target_logps(span, rows.top_probs).exp()
     total = weights.sum(-1)
     mean = (weights * probs).sum(-1) / torch.where(total == 0, 1, total)
     label = (mean, total) if hard or loss.linear_in_targets else (probs, weights)
@@ -61,9 +60,14 @@ def chunk_rows(logits: Tensor, tokens: Tokens, span: slice, request: WeakHeadReq
         entropy=rows.entropy,
         is_top1=rows.is_top1,
         target_probs=mean,
-        top_probs=top_probs,
+        top_probs=rows.top_probs,
         gradient=gradient,
     )
+
+
+def top_probs(logits: Tensor, tokens: Tokens, span: slice, request: WeakHeadRequest) -> Tensor:
+    """The largest probability after each token of `span`, `(n,)`, from their logits, which `chunk_rows` sees again."""
+    return split_rows(logits, tokens.ids[span], None, request.cpu_kernels).top_probs
 
 
 def _set_apart(

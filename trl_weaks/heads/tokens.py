@@ -1,6 +1,7 @@
 """The supervised tokens of a batch, laid out flat, and the probabilities their soft labels give them."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ class Tokens:
         segments: Unit of each token, ascending from 0, `(T,)`; a token without a unit is one of its own.
         unit_logps: Log-probability of the whole unit, `(T, S)`, at most 0; `None` for hard labels.
         split: How a unit is shared among its tokens.
+        cut_totals: What the shares of each unit are divided by, `(units,)`, where chunks cut the unit; 0 elsewhere.
     """
 
     ids: Tensor
@@ -26,32 +28,63 @@ class Tokens:
     segments: Tensor
     unit_logps: Tensor | None
     split: Split
+    cut_totals: Tensor | None = None
 
     def target_logps(self, span: slice, top_probs: Tensor) -> Tensor:
-        """Log-probability of each emitted token in `span` (whole units) under each supervisor, `(n, S)`."""
+        """Log-probability of each emitted token in `span` under each supervisor, `(n, S)`; units that lie in it in
+        part need their totals (`with_totals`)."""
         if self.unit_logps is None:
             return torch.zeros_like(self.weights[span], dtype=torch.float64)
         segments = self.segments[span] - self.segments[span.start]
-        if self.split == "uniform":
-            mass = torch.ones_like(top_probs)
-        else:
-            mass = (-top_probs if self.split == "confidence" else top_probs).exp()
+        mass = self._mass(top_probs)
         totals = mass.new_zeros(int(segments[-1]) + 1).index_add_(0, segments, mass)
+        if self.cut_totals is not None:
+            known = self.cut_totals[self.segments[span.start] :][: len(totals)].to(totals.dtype)
+            totals = torch.where(known > 0, known, totals)
         shares = (mass / totals[segments])[:, None]
         logps = self.unit_logps[span].to(shares.dtype)
         return (shares.log() + logps if self.split == "eq8" else shares * logps).clamp(max=0)
 
+    def _mass(self, top_probs: Tensor) -> Tensor:
+        if self.split == "uniform":
+            return torch.ones_like(top_probs)
+        return (-top_probs if self.split == "confidence" else top_probs).exp()
+
     def chunks(self, size: int) -> list[slice]:
-        """Cut into equal runs of about `size` tokens, each moved on to the end of the unit it falls into."""
+        """Cut into runs of at most `size` tokens, of whole units but for units that are longer themselves."""
         total = len(self.ids)
-        count = -(-total // size)
-        cuts = torch.tensor([total * i // count for i in range(1, count)], dtype=torch.long)
-        if self.unit_logps is not None and count > 1:
-            ends = torch.nonzero(torch.diff(self.segments)).flatten().cpu() + 1
-            ends = torch.cat([ends, torch.tensor([total])])
-            cuts = ends[torch.searchsorted(ends, cuts)].unique()
-        edges = [0, *(c for c in cuts.tolist() if c < total), total]
-        return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+        starts = torch.arange(total)
+        if self.unit_logps is not None and total:
+            new = torch.cat([torch.ones(1, dtype=torch.long), torch.diff(self.segments.cpu()).clamp(max=1)])
+            starts = (starts * new).cummax(0).values  # where the unit of each token begins
+        starts, edges = [*starts.tolist(), total], [0]
+        while edges[-1] < total:
+            stop = min(edges[-1] + size, total)
+            edges.append(starts[stop] if starts[stop] > edges[-1] else stop)
+        return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+    def with_totals(self, spans: list[slice], top_probs_of: Callable[[slice], Tensor]) -> "Tokens":
+        """
+        The same with the totals of the units that `spans` cut: every token's share asks for all tokens of its unit.
+
+        Args:
+            spans: The chunks, in order.
+            top_probs_of: The student's largest probability at each token of a chunk, `(n,)`; asked for those chunks
+                alone that hold a part of such a unit.
+        """
+        if self.unit_logps is None:
+            return self
+        ends = torch.tensor([span.start for span in spans[1:]], dtype=torch.long, device=self.segments.device)
+        cut = self.segments[ends][self.segments[ends] == self.segments[ends - 1]]
+        if not len(cut):
+            return self
+        totals = torch.zeros(int(self.segments[-1]) + 1, dtype=torch.float64, device=self.segments.device)
+        for span in spans:
+            inside = torch.isin(self.segments[span], cut)
+            if bool(inside.any()):
+                mass = self._mass(top_probs_of(span)).double()
+                totals.index_add_(0, self.segments[span][inside], mass[inside])
+        return replace(self, cut_totals=totals)
 
 
 def flatten_tokens(request: WeakHeadRequest, labels: Tensor) -> tuple[Tokens, Tensor]:
