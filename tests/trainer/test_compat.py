@@ -33,7 +33,7 @@ def test_the_attributes_we_read_are_set_by_the_trainer():
     source = inspect.getsource(SFTTrainer)
     for name in ("_metrics", "_total_train_tokens", "_tp_size", "aux_loss_enabled", "router_aux_loss_coef"):
         assert f"self.{name}" in source, name
-    for name in ("completion_only_loss", "chat_template", "_skip_prepare_dataset"):
+    for name in ("completion_only_loss", "chat_template", "_skip_prepare_dataset", "_formatting_func", "padding_free"):
         assert f"self.{name} =" in source, name
 
 
@@ -51,3 +51,16 @@ def test_what_the_classification_trainer_builds_on_is_what_the_reward_trainer_bu
     for helper in (_compat.suppress_seqcls_warning, _compat.global_then_local_main_first):
         with helper():
             pass
+
+
+def test_what_streams_and_resuming_rest_on():
+    from accelerate import Accelerator
+    from accelerate.utils import DataLoaderConfiguration
+    from datasets import Dataset
+    from transformers import TrainerState
+
+    assert "dispatch_batches" in DataLoaderConfiguration.__dataclass_fields__
+    assert Accelerator(cpu=True).dataloader_config is not None
+    stream = Dataset.from_list([{"a": 1}]).to_iterable_dataset().map(lambda row: {"b": 2})
+    assert _compat.get_dataset_column_names(stream) == ["a", "b"]
+    assert TrainerState().stateful_callbacks == {}  # kept in every checkpoint, whatever its keys

@@ -158,9 +158,10 @@ def normalise_weights(dataset: Any, name: str) -> Any:
     streamed = isinstance(dataset, IterableDataset)
     rows = dataset.take(HEAD) if streamed else dataset.select_columns([UNIT_IDS, WEIGHTS])
     tokens = weighted = 0.0
-    for row in rows:
-        count = sum(unit >= 0 for unit in row[UNIT_IDS])
-        tokens, weighted = tokens + count, weighted + count * sum(row[WEIGHTS])
+    for batch in rows.iter(batch_size=HEAD):
+        for units, weights in zip(batch[UNIT_IDS], batch[WEIGHTS], strict=True):
+            count = sum(unit >= 0 for unit in units)
+            tokens, weighted = tokens + count, weighted + count * sum(weights)
     if weighted <= 0.0:
         raise ValueError(f"Column '{columns.WEIGHTS}': all weights are 0, so there is nothing to learn.")
     scale = tokens / weighted
