@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import HfArgumentParser
 from trl import SFTConfig
 
@@ -42,10 +42,14 @@ REFUSED_SETTINGS = [
     ({"preference_loss": "sigmoid", "label_smoothing": 0.1}, "no flip probability"),
     ({"preference_loss": "sigmoid", "use_pair_epsilon": True}, "no flip probability"),
     ({"beta": 0.0}, "`beta` must be positive"),
-    ({"loss_type": "robust"}, "chosen with `preference_loss`"),
-    ({"loss_weights": [2.0]}, "`loss_weights=.*pair_weight"),
-    ({"f_divergence_type": "forward_kl"}, "`f_divergence_type='forward_kl'` is not supported"),
-    ({"use_weighting": True}, "`use_weighting=True` is not supported"),
+    ({"preference_loss": "rdpo", "loss_type": "ipo"}, r"`loss_type=\['ipo'\]` is not supported.*unset"),
+    ({"preference_loss": "cdpo", "loss_weights": [2.0]}, "`loss_weights=.*unset"),
+    ({"preference_loss": "cw", "f_divergence_type": "forward_kl"}, "`f_divergence_type='forward_kl'` is not"),
+    ({"preference_loss": "sigmoid", "use_weighting": True}, "`use_weighting=True` is not supported"),
+    ({"loss_type": "dpop"}, "`loss_type`: no loss dpop; choose among sigmoid, hinge"),
+    ({"loss_type": "hinge", "label_smoothing": 0.1}, "`label_smoothing=0.1` is read by none of hinge"),
+    ({"loss_type": "robust", "use_pair_epsilon": True}, "`use_pair_epsilon=True` is not supported"),
+    ({"loss_type": ["sft", "aot"], "use_pair_weight": True}, "`use_pair_weight=True` is not supported.*sorts"),
     ({"label_smoothing_factor": 0.1}, "`label_smoothing`"),
 ]
 
@@ -103,6 +107,42 @@ def test_data_that_cannot_train(case, tmp_path):
     make, message = REFUSED_DATA[case]
     with pytest.raises(ValueError, match=message):
         build(tmp_path, make())
+
+
+@pytest.mark.parametrize("name", ["aot", "aot_unpaired"])
+def test_weights_of_pairs_that_a_loss_sorts(name, tmp_path):
+    args = WeakPreferenceConfig(**runs.settings(tmp_path, loss_type=name))
+    with pytest.raises(ValueError, match="`pair_weight` of the train dataset cannot be used: .*use_pair_weight=False"):
+        build(tmp_path, runs.pairs(), args=args)
+    args = WeakPreferenceConfig(**runs.settings(tmp_path, loss_type=name, use_pair_weight=False))
+    build(tmp_path, runs.pairs(), args=args)
+
+
+STREAMED = [
+    ("pair_epsilon", 0.9, "`pair_epsilon` = 0.9.*swap the pair"),
+    ("pair_epsilon", 0.5, "`pair_epsilon` = 0.5"),
+    ("pair_epsilon", None, "`pair_epsilon` = None"),
+    ("pair_weight", float("nan"), "`pair_weight` = nan.*drop the row"),
+    ("pair_weight", -1.0, "`pair_weight` = -1.0"),
+    ("chosen", None, "`chosen` = None"),
+]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["columns known", "columns unknown"])
+@pytest.mark.parametrize("column, value, message", STREAMED)
+def test_a_stream_is_refused_at_the_row(column, value, message, known, tmp_path):
+    """Row 6 is met in the second step, long after the trainer was built; evaluation reads it too."""
+    rows = [row | {"example_id": f"e{i}"} for i, row in enumerate(runs.pairs().to_list())]
+    rows[6][column] = value
+    bad = Dataset.from_list(rows).to_iterable_dataset()
+    if not known:
+        bad = IterableDataset.from_generator(lambda: iter(rows))
+    args = WeakPreferenceConfig(**runs.settings(tmp_path, preference_loss="rdpo"))
+    with pytest.raises(ValueError, match=rf"Row 6 of the train stream \(`example_id` 'e6'\) has {message}"):
+        build(tmp_path, bad, args=args).train()
+    trainer = build(tmp_path, runs.pairs(), args=args)
+    with pytest.raises(ValueError, match=rf"Row 6 of the eval stream \(`example_id` 'e6'\) has {message}"):
+        trainer.evaluate(bad)
 
 
 def test_an_empty_evaluation_set(tmp_path):

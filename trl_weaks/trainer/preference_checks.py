@@ -7,7 +7,7 @@ import torch
 from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
 
-from ..columns import CHOSEN, PAIR_EPSILON, PAIR_WEIGHT, PROMPT, REJECTED
+from ..columns import CHOSEN, EXAMPLE_ID, PAIR_EPSILON, PAIR_WEIGHT, PROMPT, REJECTED
 
 logger = get_logger(__name__)
 
@@ -15,45 +15,74 @@ logger = get_logger(__name__)
 FUNCTIONAL_DROPOUT = ("dropout", "attention_dropout", "activation_dropout")
 
 
-def check_pairs(dataset: Dataset | IterableDataset, name: str, demanded: dict[str, bool | None]) -> None:
-    """Raises ValueError, naming row, column and remedy, unless the columns in `demanded` hold what the loss needs."""
+def check_pairs(
+    dataset: Dataset | IterableDataset, name: str, demanded: dict[str, bool | None]
+) -> Dataset | IterableDataset:
+    """The dataset, its columns in `demanded` checked for what the loss needs; a stream's as its rows are read.
+
+    Raises:
+        ValueError: naming row, column and remedy.
+    """
     present = dataset.column_names
-    if present is None:  # a stream that does not know its columns
-        return
+    if present is not None:
+        _check_columns(present, name, demanded)
+    if isinstance(dataset, IterableDataset):
+        return dataset.map(
+            _checked_row,
+            with_indices=True,
+            fn_kwargs={"name": name, "demanded": demanded},
+            features=dataset.features,
+        )
+    for column in {PROMPT, CHOSEN, REJECTED} & set(present):
+        for row, value in enumerate(dataset[column]):
+            if value is None:
+                raise ValueError(f"Row {row} of the {name} dataset has `{column}` = None. Drop the row.")
+    for column in demanded:
+        if column in present:
+            values = dataset[column]
+            for row, value in enumerate(values):
+                _check_value(value, column, f"Row {row} of the {name} dataset")
+            if column == PAIR_WEIGHT and not any(values):
+                raise ValueError(f"Every `{column}` of the {name} dataset is 0: no pair would train anything.")
+    return dataset
+
+
+def _check_columns(present: Iterable[str], name: str, demanded: dict[str, bool | None]) -> None:
     for column in (CHOSEN, REJECTED):
         if column not in present:
             raise ValueError(
                 f"The {name} dataset has no `{column}` column (it has {', '.join(present)}). Preference training "
                 "needs `prompt`, `chosen` and `rejected`: make them with `trl_weaks.build_preferences`."
             )
-    if isinstance(dataset, Dataset):
-        for column in {PROMPT, CHOSEN, REJECTED} & set(present):
-            for row, value in enumerate(dataset[column]):
-                if value is None:
-                    raise ValueError(f"Row {row} of the {name} dataset has `{column}` = None. Drop the row.")
     for column, must in demanded.items():
         if must and column not in present:
             raise ValueError(
                 f"The {name} dataset has no `{column}` column: score its pairs with `trl_weaks.build_preferences`, or "
                 f"set `use_{column}` to None or False."
             )
-        if column in present and isinstance(dataset, Dataset):
-            _check_values(dataset[column], column, name)
 
 
-def _check_values(values: Iterable[float | None], column: str, name: str) -> None:
+def _checked_row(row: dict, index: int, name: str, demanded: dict[str, bool | None]) -> dict:
+    _check_columns(row, name, demanded)
+    where = f"Row {index} of the {name} stream"
+    if row.get(EXAMPLE_ID) is not None:
+        where += f" (`{EXAMPLE_ID}` {row[EXAMPLE_ID]!r})"
+    for column in (PROMPT, CHOSEN, REJECTED):
+        if column in row and row[column] is None:
+            raise ValueError(f"{where} has `{column}` = None. Drop the row.")
+    for column in demanded:
+        if column in row:
+            _check_value(row[column], column, where)
+    return row
+
+
+def _check_value(value: float | None, column: str, where: str) -> None:
     below = 0.5 if column == PAIR_EPSILON else math.inf
-    total = 0.0
-    for row, value in enumerate(values):
-        if value is None or not 0.0 <= value < below:  # also refuses NaN
-            remedy = "swap the pair where it is above one half" if column == PAIR_EPSILON else "drop the row"
-            raise ValueError(
-                f"Row {row} of the {name} dataset has `{column}` = {value}; it must lie in [0, {below}). "
-                f"Correct the row, or {remedy}."
-            )
-        total += value
-    if column == PAIR_WEIGHT and total == 0.0:
-        raise ValueError(f"Every `{column}` of the {name} dataset is 0: no pair would train anything.")
+    if value is None or not 0.0 <= value < below:  # also refuses NaN
+        remedy = "swap the pair where it is above one half" if column == PAIR_EPSILON else "drop the row"
+        raise ValueError(
+            f"{where} has `{column}` = {value}; it must lie in [0, {below}). Correct the row, or {remedy}."
+        )
 
 
 def drop_equal_pairs(dataset: Dataset, name: str, max_length: int | None, truncation_mode: str) -> Dataset:

@@ -1,36 +1,34 @@
 """Numbers logged during preference training: those of `DPOTrainer`, and those of weak pairs."""
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from ..losses.preference import optimum_margin
+from .running_sums import Ratio
 
 
-def _ratio(accelerator: Accelerator, numerator: Tensor, denominator: Tensor) -> float:
-    """Sum over all ranks of one scalar per rank, divided by the other; 0 where there is nothing to divide by."""
-    numerator, denominator = accelerator.gather_for_metrics((numerator, denominator))
-    return (numerator.sum() / denominator.sum()).item() if denominator.sum() > 0 else 0.0
-
-
-def token_metrics(accelerator: Accelerator, outputs: object, mask: Tensor) -> dict[str, float]:
-    """Entropy, mean logits and accuracy over the supervised tokens; `mask` (2n, L), chosen rows first."""
+def token_metrics(outputs: object, mask: Tensor) -> dict[str, Ratio]:
+    """Entropy, mean logits and accuracy over the supervised tokens, by pair; `mask` (2n, L), chosen rows first."""
     length = mask.size(1)  # prompt-learning PEFT prepends virtual tokens to the outputs
     entropy, logits, is_top1 = (
-        field[:, -length:].detach() for field in (outputs.entropy, outputs.mean_logits, outputs.is_top1)
+        (field[:, -length:].detach() * mask).sum(1)
+        for field in (outputs.entropy, outputs.mean_logits, outputs.is_top1)
     )
-    chosen, rejected = (half.bool() for half in mask.chunk(2))
+    tokens = mask.sum(1)
+    chosen, rejected = tokens.chunk(2)
     chosen_logits, rejected_logits = logits.chunk(2)
     return {
-        "entropy": _ratio(accelerator, (entropy * mask).sum(), mask.sum()),
-        "logits/chosen": _ratio(accelerator, chosen_logits[chosen].sum(), chosen.sum()),
-        "logits/rejected": _ratio(accelerator, rejected_logits[rejected].sum(), rejected.sum()),
-        "mean_token_accuracy": _ratio(accelerator, (is_top1.chunk(2)[0].bool() & chosen).sum(), chosen.sum()),
+        "entropy": (sum(entropy.chunk(2)), chosen + rejected),
+        "logits/chosen": (chosen_logits, chosen),
+        "logits/rejected": (rejected_logits, rejected),
+        "mean_token_accuracy": (is_top1.chunk(2)[0], chosen),
     }
 
 
 def reward_metrics(
-    accelerator: Accelerator, beta: float, chosen_logps: Tensor, rejected_logps: Tensor, ratios: tuple[Tensor, Tensor]
-) -> dict[str, float]:
+    beta: float, chosen_logps: Tensor, rejected_logps: Tensor, ratios: tuple[Tensor, Tensor]
+) -> dict[str, Ratio]:
     """Rewards beta * log-ratio (n,) of chosen and rejected, their order and margin, and the policy's own (n,) nats."""
     chosen, rejected = (beta * ratio.detach() for ratio in ratios)
     values = {
@@ -41,16 +39,16 @@ def reward_metrics(
         "logps/chosen": chosen_logps.detach(),
         "logps/rejected": rejected_logps.detach(),
     }
-    return {name: accelerator.gather(value).mean().item() for name, value in values.items()}
+    return {name: (value, torch.ones_like(value)) for name, value in values.items()}
 
 
-def epsilon_metrics(accelerator: Accelerator, name: str, epsilon: Tensor, beta: float) -> dict[str, float]:
+def epsilon_metrics(name: str | None, epsilon: Tensor, beta: float) -> dict[str, Ratio]:
     """Mean flip probability (n,) and, for cDPO, the mean log-ratio margin (nats) at which its pairs come to rest."""
-    epsilon = accelerator.gather(epsilon)
-    metrics = {"weak/epsilon": epsilon.mean().item()}
-    doubted = epsilon[epsilon > 0]  # a pair without doubt has its optimum at infinity
-    if name == "cdpo" and doubted.numel():
-        metrics["weak/optimum_margin"] = optimum_margin(doubted.double(), beta).mean().item()
+    metrics = {"weak/epsilon": (epsilon, torch.ones_like(epsilon))}
+    if name == "cdpo":
+        doubted = epsilon > 0  # a pair without doubt has its optimum at infinity
+        optimum = optimum_margin(epsilon.double().where(doubted, torch.full_like(epsilon, 0.5).double()), beta)
+        metrics["weak/optimum_margin"] = (optimum, doubted.float())
     return metrics
 
 
@@ -65,9 +63,9 @@ class EffectivePairs:
     def __init__(self):
         self._sum = self._sum_of_squares = 0.0
 
-    def add(self, accelerator: Accelerator, pull: Tensor) -> None:
-        """Adds the pulls (n,) of this batch on every rank."""
-        pull = accelerator.gather(pull).double()
+    def add(self, accelerator: Accelerator, pull: Tensor, drop_repeated: bool) -> None:
+        """Adds the pulls (n,) of this batch on every rank; in evaluation without the pairs that a sampler repeats."""
+        pull = (accelerator.gather_for_metrics if drop_repeated else accelerator.gather)(pull).double()
         self._sum += pull.sum().item()
         self._sum_of_squares += pull.square().sum().item()
 

@@ -16,6 +16,9 @@ class WeakPreferenceCollator(DataCollatorForPreference):
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super().torch_call(examples)
         for column in (PAIR_EPSILON, PAIR_WEIGHT):
-            if column in examples[0]:
+            given = [column in example for example in examples]
+            if any(given) and not all(given):
+                raise ValueError(f"Some rows of a batch have `{column}` and others have none: give it to every row.")
+            if all(given):
                 batch[column] = torch.tensor([example[column] for example in examples], dtype=torch.float32)
         return batch

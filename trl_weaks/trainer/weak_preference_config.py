@@ -5,17 +5,27 @@ from dataclasses import dataclass, field
 from trl import DPOConfig
 
 from ..columns import PAIR_EPSILON, PAIR_WEIGHT
+from ..losses.dpo_losses import DPO_LOSSES, SORTING
 from ..losses.preference import PREFERENCE_LOSSES
 from .objective_config import check_choices, refuse_settings
 from .parallel_checks import forget_earlier_trainers
 
-# Inherited settings that the preference loss cannot honour: name -> (the only value accepted, why).
+SMOOTHED = ("robust", "exo_pair", *SORTING)  # TRL's losses that read `label_smoothing`
+
+UNWEIGHTED = (
+    "'aot' sorts the batch, so its terms belong to no pair. Set `use_pair_weight=False`, or choose another loss."
+)
+
+# Inherited settings that no preference loss can honour: name -> (the only value accepted, why).
 FIXED = {
-    "loss_type": (["sigmoid"], "the loss is chosen with `preference_loss` ('rdpo' is TRL's 'robust')"),
-    "loss_weights": (None, "there is one loss; pairs are weighted by the `pair_weight` column"),
-    "f_divergence_type": ("reverse_kl", "the optimum margin of cDPO is derived for the reverse KL divergence"),
-    "use_weighting": (False, "pairs are weighted by the `pair_weight` column"),
     "label_smoothing_factor": (0.0, "it smooths token labels; the flip probability of a pair is `label_smoothing`"),
+}
+# Those that belong to TRL's losses, and change what `preference_loss` names.
+TRL_ONLY = {
+    "loss_type": (["sigmoid"], "`preference_loss` names the loss already; leave one of the two unset"),
+    "loss_weights": (None, "they mix TRL's losses (`loss_type`), and `preference_loss` names one; leave it unset"),
+    "f_divergence_type": ("reverse_kl", "the optimum margin of cDPO is derived for the reverse KL divergence"),
+    "use_weighting": (False, "it belongs to TRL's losses (`loss_type`); leave `preference_loss` unset"),
 }
 
 
@@ -54,8 +64,9 @@ class WeakPreferenceConfig(DPOConfig):
     > - `beta`: Defaults to `10.0` (paper, v1) instead of `0.1`.
     > - `label_smoothing`: Defaults to `0.1` (paper) instead of `0.0`.
 
-    Inherited fields that this trainer cannot honour are refused when set: `loss_type`, `loss_weights`,
-    `f_divergence_type`, `use_weighting`, `label_smoothing_factor`.
+    With `preference_loss` unset, `loss_type` and what goes with it (`loss_weights`, `f_divergence_type`,
+    `use_weighting`) choose TRL's losses, each with the pair's weight; `label_smoothing` is then 0 where not set.
+    Refused: `label_smoothing_factor`, and weights with `'aot'` and `'aot_unpaired'`, which sort the batch.
     """
 
     learning_rate: float = field(
@@ -81,10 +92,12 @@ class WeakPreferenceConfig(DPOConfig):
             "and 'cw' (paper), 0 for 'sigmoid'."
         },
     )
-    preference_loss: str = field(
-        default="cdpo",
+    preference_loss: str | None = field(
+        default=None,
         metadata={
-            "help": "'cdpo': conservative DPO, Eq. 12 (paper); 'rdpo': robust DPO; 'cw': DPO times 1 - 2 epsilon; "
+            "help": "When not set, 'cdpo', or TRL's loss where `loss_type`, `loss_weights`, `f_divergence_type` or "
+            "`use_weighting` is set. 'cdpo': conservative DPO, Eq. 12 (paper); 'rdpo': robust DPO; "
+            "'cw': DPO times 1 - 2 epsilon; "
             "'sigmoid': plain DPO.",
             "choices": list(PREFERENCE_LOSSES),
         },
@@ -107,8 +120,8 @@ class WeakPreferenceConfig(DPOConfig):
     def __post_init__(self):
         forget_earlier_trainers()
         super().__post_init__()
-        check_choices(self, {"preference_loss": tuple(PREFERENCE_LOSSES)})
-        plain = self.preference_loss == "sigmoid"
+        self._choose_loss()
+        plain = self.preference_loss in (None, "sigmoid")
         if self.label_smoothing is None:
             self.label_smoothing = 0.0 if plain else 0.1
         if not 0.0 <= self.label_smoothing < 0.5:
@@ -116,7 +129,9 @@ class WeakPreferenceConfig(DPOConfig):
                 f"`label_smoothing` is the probability that a pair is the wrong way round, in [0, 0.5); got "
                 f"{self.label_smoothing}. Above one half, swap chosen and rejected."
             )
-        if plain and (self.label_smoothing > 0.0 or self.use_pair_epsilon):
+        if self.preference_loss is None:
+            self._check_trl_losses()
+        elif plain and (self.label_smoothing > 0.0 or self.use_pair_epsilon):
             raise ValueError(
                 "`preference_loss='sigmoid'` has no flip probability: choose 'cdpo', 'cw' or 'rdpo', or leave "
                 "`label_smoothing` and `use_pair_epsilon` unset."
@@ -125,10 +140,37 @@ class WeakPreferenceConfig(DPOConfig):
             raise ValueError(f"`beta` must be positive; got {self.beta}.")
         refuse_settings(self, FIXED)
 
+    def _choose_loss(self) -> None:
+        differ = [name for name, (only, _) in TRL_ONLY.items() if getattr(self, name) != only]
+        if self.preference_loss is None and not differ:
+            self.preference_loss = "cdpo"
+        if self.preference_loss is not None:
+            check_choices(self, {"preference_loss": tuple(PREFERENCE_LOSSES)})
+            refuse_settings(self, TRL_ONLY)
+
+    def _check_trl_losses(self) -> None:
+        unknown = sorted(set(self.loss_type) - set(DPO_LOSSES))
+        if unknown:
+            raise ValueError(f"`loss_type`: no loss {', '.join(unknown)}; choose among {', '.join(DPO_LOSSES)}.")
+        if self.use_pair_epsilon:
+            raise ValueError(
+                "`use_pair_epsilon=True` is not supported with TRL's losses, which have one `label_smoothing` for all "
+                "pairs: choose `preference_loss` 'cdpo', 'cw' or 'rdpo' ('robust' with a pair's own probability)."
+            )
+        if self.use_pair_weight and set(SORTING) & set(self.loss_type):
+            raise ValueError(
+                f"`use_pair_weight=True` is not supported with `loss_type` {self.loss_type}: {UNWEIGHTED}"
+            )
+        if self.label_smoothing and not set(SMOOTHED) & set(self.loss_type):
+            raise ValueError(
+                f"`label_smoothing={self.label_smoothing}` is read by none of {', '.join(self.loss_type)}: leave it "
+                f"unset, or choose `preference_loss`, or `loss_type` among {', '.join(SMOOTHED)}."
+            )
+
     @property
     def pair_columns(self) -> dict[str, bool | None]:
         """The pair columns that the loss can use -> whether they are demanded (`None`: used where they are)."""
         wanted = {PAIR_EPSILON: self.use_pair_epsilon, PAIR_WEIGHT: self.use_pair_weight}
-        if self.preference_loss == "sigmoid":
+        if self.preference_loss in (None, "sigmoid"):
             del wanted[PAIR_EPSILON]
         return {column: demanded for column, demanded in wanted.items() if demanded is not False}

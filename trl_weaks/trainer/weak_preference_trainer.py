@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from trl import DPOTrainer
 
 from ..columns import PAIR_EPSILON, PAIR_WEIGHT
+from ..losses.dpo_losses import DPO_LOSSES, SORTING, PairBatch, divergence_score
 from ..losses.preference import preference_loss, sequence_logps
 from ._compat import is_peft_model
 from .preference_checks import (
@@ -22,7 +23,7 @@ from .preference_checks import (
 )
 from .preference_metrics import EffectivePairs, epsilon_metrics, reward_metrics, token_metrics, total_tokens
 from .weak_preference_collator import WeakPreferenceCollator
-from .weak_preference_config import WeakPreferenceConfig
+from .weak_preference_config import UNWEIGHTED, WeakPreferenceConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
 
 
@@ -55,7 +56,7 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
     `weak/effective_pairs` (Kish's effective number of pairs since the last log, counting weight and doubt).
     """
 
-    _tag_names = ["trl", "trl_weaks", "weak-preference"]
+    _tag_names = ["trl", "dpo", "trl_weaks", "weak-preference"]
     _name = "Weak Preference"
     side_inputs = (PAIR_EPSILON, PAIR_WEIGHT, "ref_chosen_logps", "ref_rejected_logps")  # one of each for a pair
 
@@ -69,9 +70,10 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
         args = checked_settings(args, WeakPreferenceConfig, model, "weak-preference")
         refuse_arguments(kwargs, ("data_collator",), "the trainer's own keeps ε and weight with their pair")
         refuse_empty(kwargs.get("train_dataset"), "train")
-        has_adapter = kwargs.get("peft_config") is not None or is_peft_model(model)
+        loaded = not isinstance(model, str)
+        has_adapter = kwargs.get("peft_config") is not None or (loaded and is_peft_model(model))
         check_reference(model, ref_model, has_adapter, args.precompute_ref_log_probs)
-        if args.disable_dropout and not isinstance(model, str):
+        if args.disable_dropout and loaded:
             silence_functional_dropout(model)  # before the reference is read, which super() may do
         super().__init__(model, ref_model, args, **kwargs)
         if self._is_vision_dataset:
@@ -90,7 +92,10 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
         self, dataset: Dataset | IterableDataset, processing_class: Any, args: WeakPreferenceConfig, dataset_name: str
     ) -> Dataset | IterableDataset:
         refuse_empty(dataset, dataset_name)
-        check_pairs(dataset, dataset_name, args.pair_columns)
+        dataset = check_pairs(dataset, dataset_name, args.pair_columns)
+        if set(SORTING) & set(args.loss_type) and PAIR_WEIGHT in args.pair_columns:
+            if PAIR_WEIGHT in (dataset.column_names or ()):
+                raise ValueError(f"`{PAIR_WEIGHT}` of the {dataset_name} dataset cannot be used: {UNWEIGHTED}")
         dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         return drop_equal_pairs(dataset, dataset_name, args.max_length, args.truncation_mode)
 
@@ -125,13 +130,19 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
             reference = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
         ratios = chosen - reference[0], rejected - reference[1]
 
-        margins = self.beta * (ratios[0] - ratios[1])
-        epsilon = self._pair_value(inputs, PAIR_EPSILON, self.label_smoothing, margins.detach())
-        weight = self._pair_value(inputs, PAIR_WEIGHT, 1.0, margins.detach())
-        loss = (weight * preference_loss(self.args.preference_loss, margins, epsilon)).mean()
+        epsilon = self._pair_value(inputs, PAIR_EPSILON, self.label_smoothing, chosen.detach())
+        weight = self._pair_value(inputs, PAIR_WEIGHT, 1.0, chosen.detach())
+        if self.args.preference_loss is None:
+            losses = self._trl_losses(inputs, outputs, mask, (chosen, rejected), ratios)
+        else:
+            losses = preference_loss(self.args.preference_loss, self.beta * (ratios[0] - ratios[1]), epsilon)
+        losses = weight * losses
+        loss = losses.mean()
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
         self._record(inputs, outputs, mask, (chosen, rejected), ratios, epsilon, weight)
+        if not self.model.training:  # the mean over pairs, without those that a sampler repeats
+            self.add_sums({"loss": (losses + (loss - losses.mean()), torch.ones_like(losses))})
         if return_outputs:
             warnings.warn(
                 "`return_outputs=True` and the logits for `compute_metrics` cost an extra forward pass and go away in "
@@ -142,6 +153,35 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
             with torch.no_grad():
                 outputs = model(**model_inputs)
         return (loss, outputs) if return_outputs else loss
+
+    def _trl_losses(
+        self,
+        inputs: dict[str, Any],
+        outputs: Any,
+        mask: Tensor,
+        logps: tuple[Tensor, Tensor],
+        ratios: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """TRL's `loss_type`s with their `loss_weights`, (n,)."""
+        args = self.args
+        token_logps = outputs.log_probs[:, -mask.size(1) :]
+        pairs = PairBatch(
+            *logps,
+            *ratios,
+            *(divergence_score(ratio, args.f_divergence_type, args.f_alpha_divergence_coef) for ratio in ratios),
+            *inputs["completion_mask"].sum(1).chunk(2),
+            chosen_nll=-token_logps.chunk(2)[0].sum(1),
+            beta=self.beta,
+            smoothing=self.label_smoothing,
+            tau=args.discopop_tau,
+        )
+        losses = sum(w * DPO_LOSSES[name](pairs) for name, w in zip(self.loss_types, self.loss_weights, strict=True))
+        if args.use_weighting:  # WPO (arXiv 2406.11827, Eq. 2)
+            with torch.no_grad():
+                aligned = (token_logps - outputs.log_sum_sq_probs[:, -mask.size(1) :]) * mask
+                chosen, rejected = (aligned.sum(1) / mask.sum(1).clamp(min=1)).exp().chunk(2)
+            losses = losses * chosen * rejected
+        return losses
 
     def _record(
         self,
@@ -154,21 +194,35 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
         weight: Tensor,
     ) -> None:
         mode = "train" if self.model.training else "eval"
-        metrics = token_metrics(self.accelerator, outputs, mask)
-        metrics |= reward_metrics(self.accelerator, self.beta, *logps, ratios)
-        metrics |= epsilon_metrics(self.accelerator, self.args.preference_loss, epsilon, self.beta)
+        sums = token_metrics(outputs, mask) | reward_metrics(self.beta, *logps, ratios)
+        self.add_sums(sums | epsilon_metrics(self.args.preference_loss, epsilon, self.beta))
         if self.aux_loss_enabled:
-            metrics["aux_loss"] = self.accelerator.gather_for_metrics(outputs.aux_loss).mean().item()
-        for name, value in metrics.items():
-            self._metrics[mode][name].append(value)
+            aux_loss = self.accelerator.gather_for_metrics(outputs.aux_loss).mean().item()
+            self._metrics[mode]["aux_loss"].append(aux_loss)
         if mode == "train":
             self._total_train_tokens += total_tokens(self.accelerator, inputs["attention_mask"])
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
-        self._effective_pairs[mode].add(self.accelerator, weight * (1 - 2 * epsilon))
+        pull = 1 - 2 * epsilon if self.args.preference_loss else torch.ones_like(weight)
+        self._effective_pairs[mode].add(self.accelerator, weight * pull, drop_repeated=mode == "eval")
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        self._effective_pairs["eval"].read()
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        effective = self._effective_pairs["eval"].read()
+        if effective is not None:
+            output.metrics[f"{metric_key_prefix}_weak/effective_pairs"] = effective
+        return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        mode = "train" if self.model.training else "eval"
-        effective = self._effective_pairs[mode].read()
-        if effective is not None:
-            self._metrics[mode]["weak/effective_pairs"] = [effective]
+        if self.model.training:
+            effective = self._effective_pairs["train"].read()
+            if effective is not None:
+                logs["weak/effective_pairs"] = effective
         super().log(logs, start_time)
