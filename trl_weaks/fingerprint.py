@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 logger = logging.getLogger(__name__)
 
 ALGORITHM = 2  # of scoring and decoding: one more whenever the same supervisor gives other labels than before
-PIECE = 1 << 24  # values of a weight hashed at a time
+PIECE = 1 << 22  # values of a weight hashed at a time
 # Code of these libraries in a forward pass does not change what a model says, or shows in what is hashed anyway.
 FAMILIAR = ("torch", "transformers", "accelerate", "peft", "trl", "trl_weaks", "deepspeed", "liger_kernel")
 
@@ -129,13 +130,10 @@ def _weights(model: PreTrainedModel, adapters: AdapterState | None) -> str:
         inside = next((f"{path}." for path, m in model.named_modules() if path and m is _base(adapters)), "")
         weights = {name.removeprefix(inside): value for name, value in model.state_dict().items()}
         kept = {names.get(name, name): value for name, value in weights.items()}
-        for called, value in sorted(((n, v) for n, v in kept.items() if n is not None), key=lambda item: item[0]):
-            for part in _plain(value):
-                hashed.update(f"{called} {tuple(part.shape)} {part.dtype}".encode())
-                for piece in part.detach().reshape(-1).split(PIECE):
-                    hashed.update(piece.cpu().contiguous().view(torch.uint8).numpy())
-            if not isinstance(value, torch.Tensor):
-                hashed.update(f"{called} {value!r}".encode())
+        read = sorted(name for name in kept if name is not None)
+        with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter: as quick as there are cores
+            for name, value in zip(read, pool.map(_value_digest, [kept[name] for name in read]), strict=True):
+                hashed.update(f"{name} {value}".encode())
         # What no checkpoint holds is made from the configuration, here and there with another rounding; its type is
         # not: `model.to(bfloat16)` coarsens rotary frequencies, which `from_pretrained(dtype=...)` leaves alone.
         floats = [(n.removeprefix(inside), b.dtype) for n, b in model.named_buffers() if b.is_floating_point()]
@@ -147,6 +145,18 @@ def _weights(model: PreTrainedModel, adapters: AdapterState | None) -> str:
 
 def _base(adapters: AdapterState | None) -> nn.Module | None:
     return None if adapters is None else adapters.base
+
+
+def _value_digest(value: Any) -> str:
+    """Digest of a weight's shape, type and bits."""
+    hashed = hashlib.sha256()
+    for part in _plain(value):
+        hashed.update(f"{tuple(part.shape)} {part.dtype}".encode())
+        for piece in part.detach().reshape(-1).split(PIECE):
+            hashed.update(piece.cpu().contiguous().view(torch.uint8).numpy())
+    if not isinstance(value, torch.Tensor):
+        hashed.update(repr(value).encode())
+    return hashed.hexdigest()
 
 
 def _plain(value: Any) -> Iterator[torch.Tensor]:
