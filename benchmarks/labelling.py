@@ -18,7 +18,8 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, OPTConfig, PreTrainedModel
 
 from trl_weaks.inference.as_found import inference
-from trl_weaks.inference.beam_search import beam_config, search
+from trl_weaks.inference.beam_search import search
+from trl_weaks.inference.generation_settings import decoding_config
 from trl_weaks.inference.packed_scoring import packed_logps, prefix_levels
 
 PAD, EOS = 0, 1
@@ -102,7 +103,7 @@ def one_round(model: PreTrainedModel, options: argparse.Namespace, distinct: flo
     prompts = draw_prompts(options.prompts, options.prefix, options.alone, options.vocabulary)
     some = prompts[: options.baseline_prompts]
     scale = len(prompts) / len(some)
-    config = beam_config(options.beams, options.new_tokens, EOS, PAD)
+    config = decoding_config(None, "benchmark", options.beams, options.new_tokens, [EOS], PAD)
     times: dict[str, float] = {}
     prefix = None
     if options.prefix:

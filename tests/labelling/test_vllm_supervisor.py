@@ -67,8 +67,9 @@ def test_beams_are_ordered_by_log_probability_per_token(build, saved, fake, monk
 
 
 def test_an_end_that_vllm_leaves_out_is_put_back():
-    assert _closed([5, 6], "stop", 1) == [5, 6, 1] and _closed([5, 6, 1], "stop", 1) == [5, 6, 1]
-    assert _closed([5, 6], "length", 1) == [5, 6] and _closed([], None, 1) == [1]
+    assert _closed([5, 6], "stop", [1]) == [5, 6, 1] and _closed([5, 6, 1], "stop", [1]) == [5, 6, 1]
+    assert _closed([5, 6], "length", [1]) == [5, 6] and _closed([], None, [1]) == [1]
+    assert _closed([5, 6], "stop", [1, 2], 2) == [5, 6, 2] and _closed([5, 2, 6], "stop", [1, 2]) == [5, 2]
 
 
 def test_draws_depend_on_seed_and_key(saved, fake):

@@ -10,23 +10,9 @@ from transformers.cache_utils import Cache
 
 from .batch_limits import at_once
 from .cascade_attention import NAME, Level, attention, cascade_cache
+from .generation_settings import reads_the_prompt, these_alone
 from .padding import forget_lengths, leading_of_one_length, left_pad
 from .scoring import logits_made
-
-
-def beam_config(num_candidates: int, max_new_tokens: int, eos_id: int, pad_id: int) -> GenerationConfig:
-    """What `generate` is asked for; what is not named here keeps the model's own generation settings."""
-    return GenerationConfig(
-        num_beams=num_candidates,
-        num_return_sequences=num_candidates,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        temperature=1.0,
-        top_k=50,
-        top_p=1.0,
-        eos_token_id=eos_id,
-        pad_token_id=pad_id,
-    )
 
 
 def search(
@@ -40,9 +26,10 @@ def search(
     copies: int = 1,
     processors: Callable[[Sequence[int]], list[LogitsProcessor]] | None = None,
 ) -> list[list[list[int]]]:
-    """The returned sequences of every prompt, best first, cut after the end-of-sequence token.
+    """The returned sequences of every prompt, best first, cut after the token that ended them.
 
     Args:
+        config: all that decides the search, see `decoding_config`; the model's own settings are not looked at.
         max_tokens: tokens held at once, prompts and beams together.
         prefix: keys and values of a beginning that all prompts share and go beyond; needs `sharing`.
         sharing: whether the model can use a cascade cache (see `probe`); plain `generate` otherwise.
@@ -53,18 +40,20 @@ def search(
     rows, new = copies * config.num_return_sequences, config.max_new_tokens
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i])))
     result: list[list[list[int]]] = [[] for _ in prompts]
-    start = 0
+    start, alike = 0, reads_the_prompt(config)  # such a rule must not meet padding
     while start < len(order):
         length = len(prompts[order[start]])
         each = length - skip + rows * new if sharing else rows * (length + new)
         batch = order[start : start + at_once(model, max_tokens, each, logits_made(model, rows * length, rows))]
         batch = batch[: leading_of_one_length(model, [len(prompts[i]) for i in batch])]
+        if alike:
+            batch = [i for i in batch if len(prompts[i]) == length]
         forget_lengths(model)
         extra = processors(batch) if processors else []
         with attention(model, NAME) if sharing else nullcontext():
             made = _generate(model, [prompts[i] for i in batch], config, skip, prefix, sharing, copies, extra)
         for row, i in enumerate(batch):
-            result[i] = [_until(ids, config.eos_token_id) for ids in made[row * rows : (row + 1) * rows]]
+            result[i] = [_until(ids, set(config.eos_token_id)) for ids in made[row * rows : (row + 1) * rows]]
         start += len(batch)
         advance(len(batch))
     return result
@@ -118,11 +107,12 @@ def _generate(
         inputs["past_key_values"] = cache
     # Never synced: where ZeRO-3 settings live, `generate` would make each process wait for the others' steps, and they
     # have other work. The model is whole (`refuse_pieces`).
-    output = model.generate(
-        **inputs, generation_config=config, logits_processor=LogitsProcessorList(processors), synced_gpus=False
-    )
+    with these_alone(model, config):
+        output = model.generate(
+            **inputs, generation_config=config, logits_processor=LogitsProcessorList(processors), synced_gpus=False
+        )
     return output[:, ids.shape[1] :].tolist()
 
 
-def _until(ids: list[int], eos_id: int) -> list[int]:
-    return ids[: ids.index(eos_id) + 1] if eos_id in ids else ids
+def _until(ids: list[int], ends: set[int]) -> list[int]:
+    return next((ids[: i + 1] for i, token in enumerate(ids) if token in ends), ids)

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from .as_found import inference
-from .beam_search import beam_config, search
+from .beam_search import search
 from .finite_logits import Watch
 from .sampling import Sampling
 from .shared_prefix import Sharing
@@ -20,7 +20,7 @@ class Decoding:
         ids: token ids of each prompt.
         names: what to call each prompt in error messages.
         keys: an id for each prompt, for its random stream.
-        eos_id, pad_id: the token that ends an answer, and the one that pads it.
+        config: everything that `generate` is asked for, see `decoding_config`.
         advance: called with the number of prompts just done.
         sampling: how to draw; None searches beams.
     """
@@ -28,10 +28,8 @@ class Decoding:
     ids: list[list[int]]
     names: Sequence[str]
     keys: Sequence[str]
-    eos_id: int
-    pad_id: int
+    config: GenerationConfig
     num_candidates: int
-    max_new_tokens: int
     advance: Callable[[int], object]
     sampling: Sampling | None
 
@@ -39,14 +37,13 @@ class Decoding:
 def decode(
     model: PreTrainedModel, supervisor: str, sharing: Sharing, max_tokens: int, asked: Decoding
 ) -> list[list[list[int]]]:
-    """Token ids of every prompt's candidates, the end of sequence included where it was reached.
+    """Token ids of every prompt's candidates, the token that ended it included where there is one.
 
     Args:
         supervisor: its name, for errors and random streams.
         max_tokens: tokens of one batch, all candidates included.
     """
     drawn, candidates = asked.sampling is not None, asked.num_candidates
-    config = beam_config(1 if drawn else candidates, asked.max_new_tokens, asked.eos_id, asked.pad_id)
     copies = candidates if drawn else 1
 
     def processors(batch: Sequence[int]) -> list:
@@ -63,7 +60,7 @@ def decode(
                 return processors([members[i] for i in batch])
 
             rows = [asked.ids[i] for i in members]
-            found = search(model, rows, config, max_tokens, asked.advance, prefix, able, copies, inner)
+            found = search(model, rows, asked.config, max_tokens, asked.advance, prefix, able, copies, inner)
             for i, row in zip(members, found, strict=True):
                 made[i] = row
     return made

@@ -67,6 +67,8 @@ def label_completions(
     if output_dir is None and processes().num_processes > 1:
         raise ValueError("several processes share their work through the disk: give label_completions an output_dir.")
     settings = settings_of(mode, num_candidates, max_new_tokens, temperature, top_p, seed)
+    for supervisor in ensemble.supervisors:
+        supervisor.settings(num_candidates, max_new_tokens, temperature is not None)  # what it refuses, before work
     if output_dir is not None:
         refuse_unknown_code(ensemble.supervisors)
     with prefixes_forgotten(ensemble.supervisors):

@@ -16,6 +16,7 @@ from .class_names import names_of
 from .class_predictions import EVIDENCE_KEY, PRIOR_KEY, ClassPredictions
 from .loading import load
 from .messages import Prompt
+from .text import refuse_split_special_tokens
 
 
 def _ignore(_: int) -> None:
@@ -68,6 +69,7 @@ class WeakClassifier:
             raise ValueError(f"supervisor {self.name!r} has {self.num_classes} label; a classifier needs two or more.")
         if not tokenizer.is_fast:
             raise ValueError(f"supervisor {self.name!r}: `{type(tokenizer).__name__}` is slow; use a fast tokenizer.")
+        refuse_split_special_tokens(tokenizer, self.name)
         if tokenizer.pad_token_id is None or model.config.get_text_config().pad_token_id != tokenizer.pad_token_id:
             raise ValueError(
                 f"supervisor {self.name!r}: its tokenizer pads with {tokenizer.pad_token_id}, its config says "

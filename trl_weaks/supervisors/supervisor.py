@@ -6,18 +6,20 @@ from pathlib import PurePath
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..inference.as_found import borrowed_tokenizer, inference, untouched
 from ..inference.batch_limits import MAX_TOKENS
 from ..inference.decoding import Decoding, decode
 from ..inference.finite_logits import not_finite
+from ..inference.generation_settings import check_model_config, decoding_config
 from ..inference.packed_scoring import packed_logps
 from ..inference.sampling import Sampling
 from ..inference.scoring import Pair, plain_logps
 from ..inference.shared_prefix import Sharing
 from .adapters import Adapters, base_of
 from .eligible import check_model, check_room, has_room
+from .ends import end_ids
 from .loading import load
 from .messages import Completion, Prompt, check_prompts, completion_text
 from .scores import Candidate, Scored
@@ -70,8 +72,11 @@ class WeakSupervisor:
         self.model, self.adapters, self.variant = base_of(model), Adapters(model, adapter, self.name), variant
         self.config = self.model.config
         self.context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        rows = model.get_input_embeddings().weight.shape[0]
+        settings = getattr(self.model, "generation_config", None)
         with untouched(tokenizer):
             self.encoder = Encoder(tokenizer, self.name)
+            self.encoder.end_with(end_ids(settings, self.config, tokenizer, self.name, rows))
         self.tokenizer = tokenizer
         self.sharing = Sharing(self.model)
         self.max_tokens_in_flight = max_tokens_in_flight
@@ -108,7 +113,10 @@ class WeakSupervisor:
     ) -> list[list[Candidate]]:
         """The best `num_candidates` answers of an exact beam search with as many beams, best first; or as many draws.
 
-        Same beams as `model.generate(num_beams=num_candidates, num_return_sequences=num_candidates)`.
+        Same beams as `model.generate(num_beams=num_candidates, num_return_sequences=num_candidates)`, under the
+        checkpoint's generation settings as `inference.generation_settings` lists them; every end token that the
+        checkpoint or its tokenizer names ends an answer, and stands in its `token_ids` as it was generated. `score`
+        closes any text with one of them: the tokenizer's `eos_token`, or after a chat its template's end of turn.
 
         Args:
             prompts: text, or lists of messages; not both.
@@ -120,7 +128,8 @@ class WeakSupervisor:
                 does. By default the prompt's place in the list.
 
         Raises:
-            ValueError: empty or mixed prompts, a prompt without room for the answer, non-finite log-probabilities.
+            ValueError: empty or mixed prompts, a prompt without room for the answer, non-finite log-probabilities, a
+                generation setting of the checkpoint that labelling does not follow.
         """
         names = names or [f"prompt {i}" for i in range(len(prompts))]
         encoded, beams = self._decode(prompts, num_candidates, max_new_tokens, names, advance, sampling, keys)
@@ -145,7 +154,7 @@ class WeakSupervisor:
         encoded, beams = self._decode(prompts, num_candidates, max_new_tokens, names, advance, sampling, keys)
         answers = []
         for prompt, rows in zip(encoded, beams, strict=True):
-            ends = [ids[-1] == self.encoder.eos_id(prompt.chat) for ids in rows]
+            ends = [self.encoder.closes(ids, prompt.chat) for ids in rows]
             answers.append([(self.encoder.decode(prompt, ids, e), e) for ids, e in zip(rows, ends, strict=True)])
         return answers
 
@@ -247,24 +256,36 @@ class WeakSupervisor:
             raise ValueError(
                 f"num_candidates={num_candidates} and max_new_tokens={max_new_tokens} must be at least 1."
             )
+        self.settings(num_candidates, max_new_tokens, sampling is not None)  # refusals come before work
         encoded = self.encode(prompts, names, max_new_tokens)
         if not encoded:
             return encoded, []
+        drawn = sampling is not None
         asked = Decoding(
             ids=[p.ids for p in encoded],
             names=names,
             keys=keys or [str(i) for i in range(len(encoded))],
-            eos_id=self.encoder.eos_id(encoded[0].chat),
-            pad_id=self.tokenizer.pad_token_id,
+            config=self.settings(num_candidates, max_new_tokens, drawn, encoded[0].chat),
             num_candidates=num_candidates,
-            max_new_tokens=max_new_tokens,
             advance=advance,
             sampling=sampling,
         )
         return encoded, self._tokens(asked)
 
+    def settings(
+        self, num_candidates: int, max_new_tokens: int, drawn: bool = False, chat: bool = False
+    ) -> GenerationConfig:
+        """What decides the answers: the checkpoint's generation settings that are followed, and these arguments.
+
+        Raises:
+            ValueError: a setting that labelling does not follow; says which, why, and what to do.
+        """
+        check_model_config(self.config, self.name)
+        own, pad_id = getattr(self.model, "generation_config", None), self.tokenizer.pad_token_id
+        return decoding_config(own, self.name, num_candidates, max_new_tokens, self.encoder.ends(chat), pad_id, drawn)
+
     def _tokens(self, asked: Decoding) -> list[list[list[int]]]:
-        """Token ids of every prompt's candidates, the end of sequence included where it was reached."""
+        """Token ids of every prompt's candidates, the token that ended one included."""
         with self.adapters.in_use():
             return decode(self.model, self.name, self.sharing, self.max_tokens_in_flight, asked)
 
@@ -281,6 +302,6 @@ class WeakSupervisor:
         return logps
 
     def _candidate(self, prompt: EncodedPrompt, ids: list[int], logps: list[float]) -> Candidate:
-        finished = ids[-1] == self.encoder.eos_id(prompt.chat)
+        finished = self.encoder.closes(ids, prompt.chat)
         text = self.encoder.decode(prompt, ids, finished)
         return Candidate(text, ids, logps, self.encoder.offsets(prompt, ids, text, finished), finished)

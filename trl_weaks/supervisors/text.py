@@ -7,6 +7,7 @@ is where training put it: in front of the prompt, never in front of the completi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
@@ -45,7 +46,8 @@ class Encoder:
         name: the supervisor's name, used in error messages.
 
     Raises:
-        ValueError: slow tokenizer, no end-of-sequence token, no pad token, or one that closes every text by itself.
+        ValueError: slow tokenizer, no end-of-sequence token, no pad token, one that closes every text by itself, or
+            that reads special tokens letter by letter.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str):
@@ -53,6 +55,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.name = name
         self.eos_ids = {False: tokenizer.eos_token_id}  # by "is the prompt a chat?"; a chat template may have its own
+        self._ends = [tokenizer.eos_token_id]
         self._special = sorted({*tokenizer.all_special_tokens, tokenizer.eos_token}, key=len, reverse=True)
 
     def prompts(self, prompts: Sequence[Prompt], names: Sequence[str] | None = None) -> list[EncodedPrompt]:
@@ -111,10 +114,12 @@ class Encoder:
         Special tokens are removed, also when spelt with ordinary tokens (the text ends at a spelt-out end of
         sequence). A letter cut in the middle by `max_new_tokens` is dropped.
         """
-        context = prompt.ids[-CONTEXT:]
+        context, ids = prompt.ids[-CONTEXT:], ids[:-1] if finished else ids
         before, whole = self._plain(context), self._plain([*context, *ids])
         text = whole[len(before) :] if whole.startswith(before) else self._plain(ids)
-        text = text.split(self.tokenizer.eos_token)[0]
+        for end in self.ends(prompt.chat):
+            if end in self._marks:
+                text = text.split(self.tokenizer.convert_ids_to_tokens(end))[0]
         for token in self._special:
             text = text.replace(token, "")
         return text if finished else text.rstrip("\N{REPLACEMENT CHARACTER}")
@@ -122,9 +127,9 @@ class Encoder:
     def offsets(self, prompt: EncodedPrompt, ids: Sequence[int], text: str, finished: bool) -> list[tuple[int, int]]:
         """Characters of `text` for each generated id, also where re-tokenising the text gives other tokens."""
         canonical = self.completions([prompt], [text])[0]
-        if canonical.ids[: len(ids)] == list(ids) and len(canonical.ids) == len(ids) + (not finished):
-            return canonical.offsets[: len(ids)]
         body = list(ids[:-1]) if finished else list(ids)
+        if canonical.ids[:-1] == body:
+            return canonical.offsets[: len(ids)]
         ends = [self._covered(prompt, body[: i + 1], text) for i in range(len(body))]
         spans, start = [], 0
         for i in range(len(body)):
@@ -139,6 +144,18 @@ class Encoder:
     def eos_id(self, chat: bool) -> int:
         """The token that ends an answer: the `eos_token`; for a chat, once read, its template's own end of turn."""
         return self.eos_ids[chat]
+
+    def end_with(self, ids: Sequence[int]) -> None:
+        """Tokens that end a generated answer besides those that the tokenizer and its template know, see `end_ids`."""
+        self._ends = list(dict.fromkeys([*self._ends, *ids]))
+
+    def ends(self, chat: bool) -> list[int]:
+        """All tokens that end a generated answer; the first is the one that `completions` closes a text with."""
+        return list(dict.fromkeys([self.eos_id(chat), *self._ends])) if chat in self.eos_ids else list(self._ends)
+
+    def closes(self, ids: Sequence[int], chat: bool) -> bool:
+        """Whether generated ids came to an end before they were cut."""
+        return ids[-1] in self.ends(chat)
 
     def _render(self, messages: list[dict], **options: bool) -> str:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
@@ -159,9 +176,15 @@ class Encoder:
         if placed := place(self._render, messages, as_completion(messages, "answer")[0]):
             after = placed.whole[placed.start + placed.kept :].lstrip()
             tail = self.tokenizer(after, add_special_tokens=False)["input_ids"]
-            if tail and tail[0] in self.tokenizer.all_special_ids:
+            if tail and tail[0] in self._marks:
                 return tail[0]
         return self.tokenizer.eos_token_id
+
+    @cached_property
+    def _marks(self) -> set[int]:
+        """Tokens that are no part of a text: the special ones, whether the tokenizer gives them a role or not."""
+        added = self.tokenizer.added_tokens_decoder
+        return {*self.tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
 
     def _plain(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -192,9 +215,24 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
             f"{where} has no pad token; set tokenizer.pad_token, for instance to tokenizer.eos_token (padding is "
             "masked, so any token will do)."
         )
+    refuse_split_special_tokens(tokenizer, name)
     alone, inside = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     if inside and alone[-len(inside) :] != inside:
         raise ValueError(
             f"{where} adds {tokenizer.convert_ids_to_tokens(alone[-1])!r} after every text, so a prompt would end "
             "before its answer; switch that off (add_eos_token=False, or the post-processor)."
+        )
+
+
+def refuse_split_special_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuse a tokenizer that reads `</s>` as the letters `<`, `/`, `s`, `>`: no text would end for it.
+
+    Raises:
+        ValueError: names the supervisor and the setting.
+    """
+    if getattr(tokenizer, "split_special_tokens", False):
+        raise ValueError(
+            f"supervisor {name!r}: the tokenizer has split_special_tokens=True and reads its special tokens letter by "
+            "letter, so it sees neither the end of a text nor the marks of a chat; set "
+            "tokenizer.split_special_tokens = False."
         )

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from ..fingerprint import digest
 from ..inference.decoding import Decoding
+from ..inference.generation_settings import honoured
 from ..inference.scoring import Pair
 from ..inference.shared_prefix import Sharing
+from .ends import end_ids
 from .supervisor import WeakSupervisor
 from .text import Encoder
 
@@ -49,7 +51,8 @@ class VllmSupervisor(WeakSupervisor):
 
     Raises:
         ImportError: vLLM is not installed.
-        ValueError: several processes (vLLM spreads a model by itself); an unfit tokenizer.
+        ValueError: several processes (vLLM spreads a model by itself); an unfit tokenizer. When answers are asked for:
+            a generation setting of the checkpoint; several end tokens and beams, which vLLM ends at `eos_token` alone.
     """
 
     def __init__(
@@ -72,9 +75,12 @@ class VllmSupervisor(WeakSupervisor):
                 "leave out --backend vllm (WeakSupervisor needs nothing more)."
             ) from error
         self.name = name or PurePath(source).name
-        self.encoder, self.tokenizer = Encoder(tokenizer, self.name), tokenizer
         self.model, self.sharing = None, Sharing(None)  # prefixes only order the work; vLLM caches by itself
         self.config, self.dtype = AutoConfig.from_pretrained(source, revision=revision), dtype
+        self.generation_config, self.tokenizer = _generation_config(source, revision), tokenizer
+        rows = self.config.get_text_config().vocab_size
+        self.encoder = Encoder(tokenizer, self.name)
+        self.encoder.end_with(end_ids(self.generation_config, self.config, tokenizer, self.name, rows))
         limits = [getattr(self.config.get_text_config(), "max_position_embeddings", None), engine.get("max_model_len")]
         self.context = min((n for n in limits if n), default=None)
         if self.context:
@@ -92,6 +98,18 @@ class VllmSupervisor(WeakSupervisor):
             **options,
         )
 
+    def settings(
+        self, num_candidates: int, max_new_tokens: int, drawn: bool = False, chat: bool = False
+    ) -> GenerationConfig:
+        """As for `WeakSupervisor`; settings that vLLM is not told are refused too."""
+        if told := honoured(self.generation_config, self.name):
+            name, value = next(iter(told.items()))
+            raise ValueError(
+                f"supervisor {self.name!r}: its checkpoint sets generation_config.{name}={value!r}, which the vLLM "
+                "back-end does not follow; remove it from generation_config.json, or use WeakSupervisor."
+            )
+        return super().settings(num_candidates, max_new_tokens, drawn, chat)
+
     def _tokens(self, asked: Decoding) -> list[list[list[int]]]:
         made = self._beams(asked) if asked.sampling is None else self._draws(asked)
         asked.advance(len(asked.ids))
@@ -105,18 +123,20 @@ class VllmSupervisor(WeakSupervisor):
                 f"supervisor {self.name!r}: num_candidates={asked.num_candidates}, but max_candidates="
                 f"{self.max_candidates}."
             )
-        if asked.eos_id != self.tokenizer.eos_token_id:
+        ends = asked.config.eos_token_id
+        if others := [token for token in ends if token != self.tokenizer.eos_token_id]:
             raise ValueError(
-                f"supervisor {self.name!r}: its chat template ends a turn with a token that is not eos_token, where "
-                "vLLM's beam search would not stop; sample (a temperature), or use WeakSupervisor."
+                f"supervisor {self.name!r}: its answers also end with {self.tokenizer.convert_ids_to_tokens(others)} "
+                "(its chat template or eos_token_id says so), where vLLM's beam search would not stop; sample (a "
+                "temperature), or use WeakSupervisor."
             )
-        params = BeamSearchParams(beam_width=asked.num_candidates, max_tokens=asked.max_new_tokens)
+        params = BeamSearchParams(beam_width=asked.num_candidates, max_tokens=asked.config.max_new_tokens)
         outputs = self.llm.beam_search([{"prompt_token_ids": ids} for ids in asked.ids], params)
         made = []
         for ids, output in zip(asked.ids, outputs, strict=True):
             beams = []
             for beam in output.sequences:
-                new = _closed(beam.tokens[len(ids) :], beam.finish_reason, asked.eos_id)
+                new = _closed(beam.tokens[len(ids) :], beam.finish_reason, ends)
                 beams.append((-beam.cum_logprob / len(new), new))
             made.append([new for _, new in sorted(beams)])
         return made
@@ -133,13 +153,14 @@ class VllmSupervisor(WeakSupervisor):
                         temperature=asked.sampling.temperature,
                         top_p=asked.sampling.top_p,
                         seed=asked.sampling.stream(self.name, key, k),
-                        max_tokens=asked.max_new_tokens,
-                        stop_token_ids=[asked.eos_id],
+                        max_tokens=asked.config.max_new_tokens,
+                        stop_token_ids=list(asked.config.eos_token_id),
                         detokenize=False,
                     )
                 )
         outputs = self.llm.generate(prompts, params, use_tqdm=False)
-        rows = [_closed(o.outputs[0].token_ids, o.outputs[0].finish_reason, asked.eos_id) for o in outputs]
+        drawn = [o.outputs[0] for o in outputs]
+        rows = [_closed(d.token_ids, d.finish_reason, asked.config.eos_token_id, d.stop_reason) for d in drawn]
         return [rows[i : i + asked.num_candidates] for i in range(0, len(rows), asked.num_candidates)]
 
     def _read(self, pairs: list[Pair]) -> list[list[float]]:
@@ -154,12 +175,20 @@ class VllmSupervisor(WeakSupervisor):
         ]
 
 
-def _closed(ids: Sequence[int], reason: str | None, eos_id: int) -> list[int]:
-    """Generated ids up to the end of sequence, which vLLM leaves out in some versions."""
+def _closed(ids: Sequence[int], reason: str | None, ends: Sequence[int], which: int | str | None = None) -> list[int]:
+    """Generated ids up to the token that ended them, which vLLM leaves out in some versions (`which`, where said)."""
     ids = list(ids)
-    if eos_id in ids:
-        return ids[: ids.index(eos_id) + 1]
-    return [*ids, eos_id] if reason == "stop" or not ids else ids
+    for i, token in enumerate(ids):
+        if token in ends:
+            return ids[: i + 1]
+    return [*ids, which if which in ends else ends[0]] if reason == "stop" or not ids else ids
+
+
+def _generation_config(source: str, revision: str | None) -> GenerationConfig | None:
+    try:
+        return GenerationConfig.from_pretrained(source, revision=revision)
+    except OSError:  # a checkpoint need not have one
+        return None
 
 
 def _identity(source: str, config: Any, dtype: str, engine: dict[str, Any]) -> str:
