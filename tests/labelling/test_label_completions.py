@@ -6,10 +6,13 @@ from pathlib import Path
 
 import datasets
 import pytest
+import torch
+from datasets import Dataset
 
 from trl_weaks import columns
 from trl_weaks.labelling.label_completions import label_completions
 from trl_weaks.labelling.store import LabelStoreError
+from trl_weaks.labelling.verify import verify_labels
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 from trl_weaks.supervisors.supervisor import WeakSupervisor
 
@@ -45,7 +48,7 @@ def joint(ensemble, prompts):
 @pytest.mark.parametrize("mode", ["independent", "joint"])
 def test_rows_keep_the_contract(mode, independent, joint, ensemble, prompts):
     dataset = {"independent": independent, "joint": joint}[mode]
-    assert dataset.column_names == [*columns.GENERATION, columns.SCORE, "gold"]
+    assert dataset.column_names == [*columns.GENERATION, columns.SCORE, columns.FINISHED, "gold"]
     weights: dict[str, float] = {}
     by_name = dict(zip(ensemble.names, ensemble.supervisors, strict=True))
     for row in dataset:
@@ -100,7 +103,7 @@ def test_messages(build):
     )
     chat = [{"role": "user", "content": "play jazz"}]
     data = datasets.Dataset.from_dict({"example_id": ["x"], "prompt": [chat]})
-    (row,) = label_completions(WeakEnsemble([supervisor]), data, num_candidates=3, max_new_tokens=4)
+    (row,) = label_completions(WeakEnsemble([supervisor]), data, num_candidates=3, max_new_tokens=4, unfinished="keep")
     assert row["prompt"] == chat and row["completion"][0]["role"] == "assistant"
     (read,) = supervisor.score(["<user>play jazz<assistant>"], [row["completion"][0]["content"]])
     assert row["weak_logps"][0][1:] != [] and len(row["weak_logps"][0]) == len(read.logps)
@@ -261,3 +264,72 @@ def test_answers_made_again_with_another_text_are_read_again(build, prompts, tmp
     read.clear()
     again = label_completions(ensemble, prompts, **run, output_dir=tmp_path)
     assert read == [] and again[:] == made[:]
+
+
+PROMPTS = [
+    {"example_id": str(i), "prompt": f"USER: play {w} ASSISTANT:"} for i, w in enumerate(("jazz", "some", "", "é"))
+]
+
+
+@pytest.mark.parametrize("unfinished", ["no_eos", "keep", "drop"])
+@pytest.mark.parametrize("mode", ["independent", "joint"])
+def test_answers_that_were_cut_are_what_was_asked_for(build, unfinished, mode, caplog):
+    ensemble = WeakEnsemble([build("gpt2", seed=1), build("llama", seed=2)])
+    for supervisor in ensemble.supervisors:  # the first answer of each is cut, the others end as they do
+        head = supervisor.model.get_output_embeddings()
+        with torch.no_grad():
+            head.weight[supervisor.tokenizer.eos_token_id] *= 2
+    answers = {s.name: s.answer([row["prompt"] for row in PROMPTS], 3, 8) for s in ensemble.supervisors}
+    best = {(name, i): rows[i][0] for name, rows in answers.items() for i in range(len(PROMPTS))}
+    cut = {key for key, (text, done) in best.items() if not done and text}
+    assert cut and len(cut) < len(best), "the case needs both kinds"
+    rows = label_completions(
+        ensemble, Dataset.from_list(PROMPTS), mode=mode, num_candidates=3, max_new_tokens=8, unfinished=unfinished
+    )
+    assert f"{len(cut)} of {len(best)} best answers" in caplog.text
+    by_example: dict[str, list[dict]] = {}
+    for row in rows:
+        by_example.setdefault(row["example_id"], []).append(row)
+    for i, prompt in enumerate(PROMPTS):
+        found = by_example.get(prompt["example_id"], [])
+        if mode == "independent":
+            expected = {}
+            for name in ensemble.names:
+                text, done = best[name, i]
+                if text and (done or unfinished != "drop"):
+                    expected.setdefault((text, done or unfinished == "keep"), []).append(name)
+            assert {(r["completion"], r["weak_finished"]): r["weak_supervisors"] for r in found} == expected
+            assert not found or sum(sum(r["weak_weights"]) for r in found) == pytest.approx(1)
+        for row in found:
+            ended = any(done for rows in answers.values() for text, done in rows[i] if text == row["completion"])
+            assert row["weak_finished"] or unfinished == "no_eos" and (mode == "independent" or not ended)
+            length = len(row["completion"])
+            for name, spans, logps in zip(
+                row["weak_supervisors"], row["weak_offsets"], row["weak_logps"], strict=True
+            ):
+                supervisor = next(s for s in ensemble.supervisors if s.name == name)
+                scored = supervisor.score([prompt["prompt"]], [row["completion"]])[0]
+                last = None if row["weak_finished"] else -1
+                assert logps == pytest.approx(scored.logps[:last], abs=1e-4)
+                assert (spans[-1] == [length, length]) == row["weak_finished"]
+
+
+def test_labels_that_are_made_are_put_together_again_for_another_choice(build, tmp_path):
+    """`unfinished` decides rows, not labels: nothing is asked or read again, and verify sees the difference."""
+    ensemble = WeakEnsemble([build("gpt2", seed=1), build("llama", seed=2)])
+    data = Dataset.from_list(PROMPTS)
+    settings = {"num_candidates": 2, "max_new_tokens": 4, "output_dir": tmp_path}
+    label_completions(ensemble, data, **settings)
+    before = sorted(p.name for p in (tmp_path / "labels").glob("shard*"))
+    kept = label_completions(ensemble, data, unfinished="keep", **settings)
+    assert sorted(p.name for p in (tmp_path / "labels").glob("shard*")) == before
+    assert all(kept["weak_finished"])
+    arguments = {"num_candidates": 2, "max_new_tokens": 4, "share": 1.0}
+    assert verify_labels(ensemble, data, tmp_path, unfinished="keep", **arguments).different == []
+    assert verify_labels(ensemble, data, tmp_path, **arguments).different
+    assert "cut at max_new_tokens" in (tmp_path / "README.md").read_text()
+
+
+def test_an_unknown_choice_is_refused(build):
+    with pytest.raises(ValueError, match="unfinished='cut' is not one of"):
+        label_completions(WeakEnsemble([build("gpt2")]), Dataset.from_list(PROMPTS), unfinished="cut")

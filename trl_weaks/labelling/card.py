@@ -31,7 +31,7 @@ def write_card(path: Path, ensemble: WeakEnsemble, mode: str, settings: dict, co
     """
     rows = [HEAD.format(examples=counts.examples, n=len(ensemble.names), rows=counts.rows)]
     heads = ("supervisor", "weight", "model", "revision", "parameters", "dtype", "fingerprint")
-    heads += ("empty best answers", "too long for it")
+    heads += ("empty best answers", "too long for it", "cut at max_new_tokens")
     rows += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for supervisor, weight in zip(ensemble.supervisors, ensemble.weights, strict=True):
         rows.append(_row(supervisor, weight, counts))
@@ -55,7 +55,7 @@ def _row(supervisor: WeakSupervisor, weight: float, counts: Counts) -> str:
     revision = getattr(config, "_commit_hash", None) or "-"
     more = ["", *(supervisor.adapters.names() if supervisor.adapters else ()), *filter(None, [supervisor.variant])]
     parts = (supervisor.name, f"{weight:.4g}", f"{config.model_type} ({source})" + " + ".join(more), revision, size)
-    left_out = (str(counted[supervisor.name]) for counted in (counts.left_out.empty, counts.left_out.too_long))
+    left_out = (str(counted[supervisor.name]) for counted in vars(counts.left_out).values())
     cells = [*parts, dtype.removeprefix("torch."), supervisor_fingerprint(supervisor), *left_out]
     return f"| {' | '.join(cells)} |"
 

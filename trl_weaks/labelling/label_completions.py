@@ -11,6 +11,7 @@ from ..fingerprint import refuse_unknown_code
 from ..supervisors.ensemble import WeakEnsemble
 from .card import write_card
 from .checks import check_dataset, prefixes_forgotten
+from .choose import UNFINISHED
 from .consolidate import consolidate
 from .index import Prompts, Units
 from .ledger import Ledger
@@ -32,6 +33,7 @@ def label_completions(
     temperature: float | None = None,
     top_p: float = 1.0,
     seed: int = 0,
+    unfinished: str = "no_eos",
 ) -> Dataset:
     """Label prompts with an ensemble; the columns are those of `trl_weaks.columns`, plus the dataset's own.
 
@@ -55,6 +57,10 @@ def label_completions(
         temperature: None searches beams (*paper*); a number samples at that temperature instead (*ours*). A draw
             depends on `seed`, the supervisor's name, the example's id and the number of the candidate alone.
         top_p: sample from the most probable tokens that together have this probability; 1 for all. *ours*
+        unfinished: what becomes of answers that were cut at `max_new_tokens`, which a warning counts: `"no_eos"`
+            (*ours*) trains on them without teaching an end there (`weak_finished` is False; a stock `SFTTrainer` would
+            append one all the same); `"keep"` takes them for whole answers (*authors' code*); `"drop"` leaves them
+            out.
 
     Raises:
         ValueError: before any work: wrong arguments or anything wrong with the dataset (row, column, remedy).
@@ -62,6 +68,8 @@ def label_completions(
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is not one of {MODES}.")
+    if unfinished not in UNFINISHED:
+        raise ValueError(f"unfinished={unfinished!r} is not one of {UNFINISHED}.")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
     if output_dir is None and processes().num_processes > 1:
@@ -75,9 +83,9 @@ def label_completions(
         prompts = check_dataset(dataset, ensemble, max_new_tokens)
         if output_dir is None:
             with tempfile.TemporaryDirectory() as folder:
-                _label(ensemble, dataset, prompts, mode, settings, Path(folder), batch_size)
+                _label(ensemble, dataset, prompts, mode, settings, Path(folder), batch_size, unfinished)
                 return load_from_disk(str(Path(folder) / "dataset"), keep_in_memory=True)  # the folder goes
-        _label(ensemble, dataset, prompts, mode, settings, Path(output_dir), batch_size)
+        _label(ensemble, dataset, prompts, mode, settings, Path(output_dir), batch_size, unfinished)
     return load_from_disk(str(Path(output_dir) / "dataset"))
 
 
@@ -89,6 +97,7 @@ def _label(
     settings: dict,
     folder: Path,
     batch_size: int,
+    unfinished: str,
 ) -> None:
     state = processes()
     configs = configurations(ensemble, settings, mode)
@@ -106,8 +115,9 @@ def _label(
 
     def put_together() -> None:
         kept = KeptLabels(folder / "labels")
-        counts = consolidate(Ledger(kept, prompts, configs), ensemble, dataset, mode, folder / "dataset")
-        write_card(folder / "README.md", ensemble, mode, settings, counts)
+        ledger = Ledger(kept, prompts, configs)
+        counts = consolidate(ledger, ensemble, dataset, mode, folder / "dataset", unfinished)
+        write_card(folder / "README.md", ensemble, mode, settings | {"unfinished": unfinished}, counts)
         kept.close()
 
     alone(folder / "labels", put_together)

@@ -205,5 +205,11 @@ def _work(
 
 def _report(report: dict) -> None:
     left_out = {reason: report[reason] for reason in LEFT_OUT if report[reason]}
+    if report["chosen_unfinished"]:
+        logger.warning(
+            "%d of %d chosen answers were cut at max_new_tokens, and DPO would teach an end there; raise it.",
+            report["chosen_unfinished"],
+            report["pairs"],
+        )
     level = logging.WARNING if left_out else logging.INFO
     logger.log(level, "%d pairs from %d prompts; left out: %s", report["pairs"], report["prompts"], left_out or "none")

@@ -24,7 +24,7 @@ from ..supervisors.messages import as_completion
 from .ledger import GENERATE, SCORE, Ledger
 from .store import writing
 
-COUNTS = ("candidates", "duplicates", "empty", "too_long", "unfinished")  # of answers
+COUNTS = ("candidates", "duplicates", "empty", "too_long", "unfinished", "chosen_unfinished")  # of answers
 COUNTS += ("too_few", "equal_scores", "below_margin", "swapped")  # of prompts
 
 
@@ -90,6 +90,7 @@ def _pair(
     if margin <= 0 or margin < min_margin:
         counts["equal_scores" if margin <= 0 else "below_margin"] += 1
         return None
+    counts["chosen_unfinished"] += texts[best] not in {text for text, finished in candidates if finished}
     return Pair(row, (texts[best], joint[best]), (texts[worst], joint[worst]), [s[best] - s[worst] for s in scores])
 
 

@@ -47,6 +47,7 @@ def verify_labels(
     seed: int = 0,
     share: float = 0.01,
     tolerance: float = 1e-3,
+    unfinished: str = "no_eos",
 ) -> Verification:
     """Make a random share of the labels of `label_completions` again, with the same arguments, and compare.
 
@@ -84,7 +85,7 @@ def verify_labels(
                 worst = max(worst, gap)
                 shown.update()
         rows = sorted(row for number in chosen for row in units[number])
-        different += compare_written(ledger, ensemble, dataset, mode, Path(output_dir) / "dataset", rows)
+        different += compare_written(ledger, ensemble, dataset, mode, Path(output_dir) / "dataset", rows, unfinished)
         kept.close()
         return Verification(len(rows), worst, different)
 

@@ -6,18 +6,24 @@ from pathlib import Path
 
 from datasets import Dataset, load_from_disk
 
-from ..columns import EXAMPLE_ID, GENERATION, SCORE
+from ..columns import EXAMPLE_ID, FINISHED, GENERATION, SCORE
 from ..supervisors.ensemble import WeakEnsemble
 from .choose import LeftOut, rows_of
 from .consolidate import features, labelled
 from .index import BLOCK
 from .ledger import Ledger
 
-COMPARED = (*GENERATION, SCORE)
+COMPARED = (*GENERATION, SCORE, FINISHED)
 
 
 def compare_written(
-    ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: str, folder: Path, rows: Sequence[int]
+    ledger: Ledger,
+    ensemble: WeakEnsemble,
+    dataset: Dataset,
+    mode: str,
+    folder: Path,
+    rows: Sequence[int],
+    unfinished: str = "no_eos",
 ) -> list[str]:
     """Where some prompts' rows in `folder` are not, to the last bit, those that their labels give."""
     try:
@@ -30,7 +36,7 @@ def compare_written(
         return [f"{folder} lacks the column {lost[0]!r}; labelling again with the same arguments writes it"]
     different = []
     for row, example in zip(rows, dataset.select(rows), strict=True):
-        expected = [labelled(example, label) for label in rows_of(ledger, ensemble, row, mode, LeftOut())]
+        expected = [labelled(example, label) for label in rows_of(ledger, ensemble, row, mode, LeftOut(), unfinished)]
         ours = Dataset.from_list(expected, features=features(dataset))[:] if expected else {}
         theirs = written[places[example[EXAMPLE_ID]]]
         wrong = [column for column in COMPARED if ours.get(column, []) != theirs[column]]

@@ -154,4 +154,5 @@ def _vllm(options: argparse.Namespace, source: str, revision: str | None, tokeni
 
 def _settings(options: argparse.Namespace) -> dict:
     names = ("mode", "num_candidates", "max_new_tokens", "output_dir", "batch_size", "temperature", "top_p", "seed")
+    names += ("unfinished",)
     return {name: getattr(options, name) for name in names}

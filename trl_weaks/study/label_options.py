@@ -75,6 +75,8 @@ def _add_answers(add) -> None:
         help="beams, or draws in joint mode, of each supervisor (5: paper)",
     )
     add("--max_new_tokens", type=_at_least_one, default=64, help="of an answer (64: paper)")
+    cut = "answers cut at --max_new_tokens: teach no end there, keep them as whole, or drop them (no_eos: ours)"
+    add("--unfinished", choices=("no_eos", "keep", "drop"), default="no_eos", help=cut)
     add("--temperature", type=float, help="sample at this temperature instead of searching beams (beams: paper)")
     add("--top_p", type=float, default=1.0, help="sample from this share of the probability only (1, all: ours)")
     add("--seed", type=int, default=0, help="of the draws, and of what verify chooses (0)")
