@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -46,10 +47,10 @@ def search_by_hand(model, prompt, beams, length, ends, rule, penalty=1.0, eager=
 
 
 def draw_by_hand(supervisor, prompt, key, number, length, ends, rule):
-    stream, new = torch.Generator().manual_seed(DRAWS.stream(supervisor.name, key, number)), []
+    stream, new = np.random.Generator(np.random.Philox(key=DRAWS.stream(supervisor.name, key, number))), []
     while len(new) < length and not (new and new[-1] in ends):
         logits = rule(next_logits(supervisor.model, prompt + new), prompt, new) / DRAWS.temperature
-        noise = torch.empty(len(logits)).exponential_(generator=stream).double()
+        noise = torch.from_numpy(stream.standard_exponential(len(logits), dtype=np.float32)).double()
         new.append(int((logits - noise.log()).argmax()))
     return new
 
@@ -284,3 +285,14 @@ def test_what_a_model_returns_besides_does_not_matter(build, shape):
     other = build(shape, 3)
     other.model.config.output_hidden_states = True
     assert (everything(other), other.score(PROMPTS, ["jazz", "five pm", "é"])) == expected
+
+
+@pytest.mark.parametrize(
+    "name, shape", [("return_dict", "gpt2"), ("return_dict", "llama"), ("output_attentions", "gemma2")]
+)
+def test_what_our_passes_do_not_read_is_not_asked_for(build, name, shape):
+    supervisor, other = build(shape, 3), build(shape, 3)
+    expected = everything(supervisor), supervisor.score(PROMPTS, ["jazz", "five pm", "é"])
+    setattr(other.model.config, name, name != "return_dict")
+    assert (everything(other), other.score(PROMPTS, ["jazz", "five pm", "é"])) == expected
+    assert getattr(other.model.config, name) is (name != "return_dict")

@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from .padding import rope_modules
 
+PLAIN = {"return_dict": True, "output_hidden_states": False, "output_attentions": False}  # what our passes read
+
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
@@ -19,14 +21,20 @@ def inference(model: nn.Module) -> Iterator[None]:
     Positions that depend on the length ("dynamic" RoPE) write their frequencies into the model; left there, they would
     change what it says later, and would be tensors that no training can use.
     """
+    configs = [model.config, model.config.get_text_config()] if hasattr(model, "config") else []
+    asked = [(c, n, getattr(c, n)) for c in configs for n, plain in PLAIN.items() if getattr(c, n, plain) != plain]
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
     ropes = [(module, dict(vars(module)), _copies(module)) for module in rope_modules(model)]
     model.eval()
+    for config, name, _ in asked:
+        setattr(config, name, PLAIN[name])
     try:
         with torch.inference_mode(), torch.autocast(_device_type(model), enabled=False):
             yield
     finally:
+        for config, name, value in asked:
+            setattr(config, name, value)
         for module, training in modes:
             module.training = training
         for module, kept in buffers:
