@@ -25,6 +25,7 @@ _MODULES = {
     "labels_from_completions": "labelling.from_completions",
     "ask_servers": "labelling.ask_servers",
     "pairs_from_comparisons": "labelling.from_comparisons",
+    "renormalise_weights": "labelling.weights",
     "triage": "labelling.triage",
     "supervisor_report": "labelling.report_card",
 }

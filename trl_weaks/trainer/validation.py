@@ -34,7 +34,7 @@ def check_rows(rows: Iterable[Mapping[str, Any]]) -> None:
         ValueError: names row, example, column, problem and remedy.
     """
     totals: dict[str, float] = {}
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, str, bool], int] = {}
     supervisors_of: dict[str, set[str]] = {}
     conversational = None
     for number, row in enumerate(rows):
@@ -44,7 +44,7 @@ def check_rows(rows: Iterable[Mapping[str, Any]]) -> None:
         if conversational is not None and kind != conversational:
             _fail(number, example, columns.PROMPT, "mixes text and messages.", "Use one format for the whole dataset.")
         conversational = kind
-        key = (example, repr(row[columns.COMPLETION]))
+        key = (example, repr(row[columns.COMPLETION]), row.get(columns.FINISHED, True))
         if key in seen:
             _fail(
                 number,
@@ -62,7 +62,7 @@ def check_rows(rows: Iterable[Mapping[str, Any]]) -> None:
         if abs(total - 1.0) > TOLERANCE:
             raise ValueError(
                 f"Example {example!r}, column '{columns.WEIGHTS}': the weights of its rows sum to {total:.6g}, not 1. "
-                "Keep all rows of an example together and normalise its weights."
+                "Keep all rows of an example together, or call `trl_weaks.renormalise_weights` on the dataset."
             )
 
 

@@ -22,6 +22,7 @@ from .refusals import LOSS_ALONE, refuse, refuse_student, refuse_tokenizer
 from .tree_rows import take_forest, tree_inputs, why_rows
 from .truncation import fit
 from .weak_dataset import (
+    at_path,
     checked,
     for_trl,
     is_weak,
@@ -100,6 +101,11 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         self._made = False
         self._whole: dict[int, tuple[Any, Any]] = {}  # what TRL was given, and the checked dataset it is a part of
         self._given = {name: kwargs.get(name) for name in ("data_collator", "compute_loss_func", "formatting_func")}
+        for part in ("train_dataset", "eval_dataset"):
+            if isinstance(kwargs.get(part), dict):
+                kwargs[part] = type(kwargs[part])({name: at_path(d) for name, d in kwargs[part].items()})
+            elif part in kwargs:
+                kwargs[part] = at_path(kwargs[part])
         self._check_given(args, loss, kwargs)  # before the model is loaded
         super().__init__(model=model, args=args, **kwargs)
         self._made = True
