@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN = TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 ARGS ?=
 
-.PHONY: help demo test test-slow test-distributed test-browser test-wheel lint format benchmarks clean
+.PHONY: help demo test test-slow test-distributed test-peer test-browser test-wheel lint format benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -53,6 +53,10 @@ test-wheel: ## builds the wheel, checks its metadata, and tries it in an environ
 	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt --force-reinstall --no-deps build/dist/*.whl
 	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt "$$(ls build/dist/*.whl)[plots]"
 	cd build && $(RUN) HF_HUB_OFFLINE=1 wheel/bin/python ../tests/wheel_run.py
+
+test-peer: $(VENV)/.testable ## TRL's own trainer tests with our classes in place of theirs: make test-peer TRL_REPO=/path/to/checkout
+	@test -d "$(TRL_REPO)/tests" || { echo "give a checkout of TRL: make test-peer TRL_REPO=/path"; exit 2; }
+	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python tests/peer/run.py "$(TRL_REPO)" $(ARGS)
 
 benchmarks: $(VENV)/.testable ## speed and memory against the plain loops, small sizes; minutes
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/losses.py --tokens 512 --hidden 512 --vocabularies 32000 --rounds 3 \
