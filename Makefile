@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN = TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 ARGS ?=
 
-.PHONY: help demo test test-slow test-distributed test-peer test-browser test-wheel lint format benchmarks clean
+.PHONY: help demo test test-slow test-distributed test-peer test-browser test-wheel docs lint format benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -57,6 +57,10 @@ test-wheel: ## builds the wheel, checks its metadata, and tries it in an environ
 test-peer: $(VENV)/.testable ## TRL's own trainer tests with our classes in place of theirs: make test-peer TRL_REPO=/path/to/checkout
 	@test -d "$(TRL_REPO)/tests" || { echo "give a checkout of TRL: make test-peer TRL_REPO=/path"; exit 2; }
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python tests/peer/run.py "$(TRL_REPO)" $(ARGS)
+
+docs: $(VENV)/.installed ## the documentation, strict, to build/site
+	$(BIN)/python -m pip install --quiet 'mkdocs-material>=9.5' 'mkdocstrings[python]>=1.0'
+	$(BIN)/python -m mkdocs build --quiet
 
 benchmarks: $(VENV)/.testable ## speed and memory against the plain loops, small sizes; minutes
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/losses.py --tokens 512 --hidden 512 --vocabularies 32000 --rounds 3 \
