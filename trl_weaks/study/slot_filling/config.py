@@ -30,6 +30,10 @@ class SlotFillingConfig(ExperimentConfig):
         default="grammar",
         metadata={"help": "grammar (embedded) or slurp; slurp without --data_dir is read from its public repository."},
     )
+    pretrain: bool = field(
+        default=False,
+        metadata={"help": "Pre-train tiny models anew, instead of taking those that come with the package."},
+    )
     pretrain_dir: str | None = field(
         default=None,
         metadata={"help": "Folder of dialogue turns (another ontology) to pre-train a tiny student on."},

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from trl_weaks._version import __version__
+from trl_weaks.distributed import processes
+from trl_weaks.study import shipped_models
 from trl_weaks.study.data import pretraining
 from trl_weaks.study.files import file_digest
 from trl_weaks.study.pipeline.costs import PRETRAINED, SETUP, row_seconds, rows_trained
@@ -123,6 +125,10 @@ def _base(
     settings = pretraining_settings(plan)
 
     def action(folder: Path) -> None:
+        if shipped is not None:
+            if processes().is_main_process:
+                shipped_models.copy(shipped, folder)
+            return
         rows, texts = pretraining_rows(config, source, plan)
         loaded = factory.build(model, SEED, texts)
         training.train_on_gold(loaded, rows, settings, folder, SEED)
@@ -135,6 +141,9 @@ def _base(
         "plan": plan,
         "model": factory.identity(model),
     }
+    shipped = None if config.pretrain else shipped_models.find(spec)
+    if shipped is not None:
+        spec["shipped"] = shipped["files"]
     folder = Path(config.output_dir) / ("base" if name == "student" else f"base-{name}")
     rows = rows_trained(settings, expected_rows(config, plan))
     cost = SETUP + PRETRAINED * rows * row_seconds(config, model)

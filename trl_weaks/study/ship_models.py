@@ -1,0 +1,22 @@
+"""Makes the tiny models that come with the package: `python -m trl_weaks.study.ship_models`."""
+
+import tempfile
+from pathlib import Path
+
+from trl_weaks.study.pipeline.launch import parse
+from trl_weaks.study.shipped_models import ship
+from trl_weaks.study.slot_filling.config import SlotFillingConfig
+from trl_weaks.study.slot_filling.experiment import run
+
+
+def main() -> None:
+    """Pre-train the tiny models of the default run, and write them and their manifest into the package."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ["--stages", "pretrain", "--pretrain", "true", "--output_dir", folder]
+        run(parse(SlotFillingConfig, arguments), "python -m trl_weaks.study.ship_models")
+        made = sorted(path.parent for path in Path(folder).glob("base*/stage.json"))
+        ship({path.name.removeprefix("base-").replace("base", "student"): path for path in made})
+
+
+if __name__ == "__main__":
+    main()
