@@ -66,3 +66,6 @@ class NaiveLoss:
         if rows.rival_ids is not None:
             columns.append((rows.rival_ids, at_rival))
         return loss, LogitGradient(rows.others, share / rows.rest_sum, tuple(columns))
+
+
+CrossEntropyLoss = NaiveLoss  # the field's name for it

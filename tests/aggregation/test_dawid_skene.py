@@ -1,0 +1,68 @@
+"""Planted confusion matrices are found again; plain loops are the oracle."""
+
+import math
+
+import numpy as np
+import pytest
+
+from trl_weaks.aggregation.dawid_skene import DawidSkene
+
+
+def planted(classes, voters, rows=3000, gaps=0.3, seed=0):
+    rng = np.random.default_rng(seed)
+    gold = rng.integers(0, classes, rows)
+    accuracy = np.linspace(0.95, 0.45, voters)
+    confusion = np.stack([np.full((classes, classes), (1 - a) / (classes - 1)) for a in accuracy])
+    confusion[:, range(classes), range(classes)] = accuracy[:, None]
+    votes = np.stack([[rng.choice(classes, p=confusion[v, y]) for v in range(voters)] for y in gold])
+    votes = np.eye(classes)[votes]
+    missing = rng.random((rows, voters)) < gaps
+    missing[missing.all(1), 0] = False
+    votes[missing] = np.nan
+    return gold, confusion, votes
+
+
+@pytest.mark.parametrize(("classes", "voters"), [(2, 5), (5, 4), (5, 10)])
+def test_planted_confusions_are_recovered_and_beat_the_mean(classes, voters):
+    gold, confusion, votes = planted(classes, voters)
+    found = DawidSkene().fit(votes)
+    assert np.abs(found.confusion - confusion).max() < 0.12
+    mean = np.nanmean(votes, 1).argmax(-1)
+    assert (found.predict_proba(votes).argmax(-1) == gold).mean() > (mean == gold).mean()
+    assert (np.diff(found.log_likelihood) > -1e-6).all()
+
+
+def test_one_step_equals_plain_loops():
+    _, _, votes = planted(3, 3, rows=30)
+    mean, found = np.nanmean(votes, 1), DawidSkene(steps=1).fit(votes)
+    expected = []
+    for row in votes:
+        belief = [mean[:, y].mean() for y in range(3)]
+        for v, vote in enumerate(row):
+            if not np.isnan(vote[0]):
+                k = int(vote.argmax())
+                for y in range(3):
+                    gave = [
+                        math.fsum(m[y] for m, r in zip(mean, votes, strict=True) if r[v, j] == 1) for j in range(3)
+                    ]
+                    belief[y] *= max(gave[k], 1e-10) / math.fsum(max(g, 1e-10) for g in gave)
+        expected.append(np.array(belief) / sum(belief))
+    np.testing.assert_allclose(found.predict_proba(votes), expected, rtol=1e-9)
+
+
+def test_equal_voters_one_voter_and_permutations():
+    _, _, votes = planted(3, 4, rows=200)
+    soft = np.random.default_rng(1).dirichlet([1, 1, 1], 50)
+    for equal in (soft[:, None], np.repeat(soft[:, None], 3, 1)):
+        np.testing.assert_allclose(DawidSkene().fit(equal).predict_proba(equal), soft, atol=1e-12)
+    rows, voters = np.random.default_rng(2).permutation(200), [2, 0, 3, 1]
+    moved = votes[rows][:, voters]
+    plain = DawidSkene(steps=20).fit(votes).predict_proba(votes)
+    np.testing.assert_allclose(DawidSkene(steps=20).fit(moved).predict_proba(moved), plain[rows], atol=1e-8)
+
+
+def test_bad_votes_are_refused():
+    with pytest.raises(ValueError, match="row 1 has no vote"):
+        DawidSkene().fit(np.array([[[1.0, 0.0]], [[np.nan, np.nan]]]))
+    with pytest.raises(ValueError, match="must be"):
+        DawidSkene().fit(np.ones((2, 3)))
