@@ -66,3 +66,16 @@ def test_bad_votes_are_refused():
         DawidSkene().fit(np.array([[[1.0, 0.0]], [[np.nan, np.nan]]]))
     with pytest.raises(ValueError, match="must be"):
         DawidSkene().fit(np.ones((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_crowd_kit_agrees_where_it_is_installed():
+    crowdkit = pytest.importorskip("crowdkit.aggregation")
+    import pandas
+
+    _, _, votes = planted(3, 5, rows=300)
+    rows, voters = np.nonzero(~np.isnan(votes[..., 0]))
+    table = pandas.DataFrame({"task": rows, "worker": voters, "label": votes[rows, voters].argmax(-1)})
+    theirs = crowdkit.DawidSkene(n_iter=300, tol=-math.inf).fit_predict_proba(table).sort_index()[[0, 1, 2]]
+    ours = DawidSkene(steps=300, tolerance=-math.inf).fit(votes).predict_proba(votes)
+    np.testing.assert_allclose(ours, theirs.to_numpy(), atol=1e-6)
