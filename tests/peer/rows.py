@@ -61,7 +61,7 @@ def row(name: str, prompt: str, completion: str) -> dict:
     return rows[name]
 
 
-def weak_columns(name: str, number: int, found: dict) -> dict:
+def weak_columns(number: int, found: dict) -> dict:
     """What a weak ensemble adds: one certain supervisor's words, or the pair's weight."""
     if "chosen" in found:
         return {"pair_weight": 1.0}
@@ -71,7 +71,7 @@ def weak_columns(name: str, number: int, found: dict) -> dict:
     if prompt is None and "messages" in found:
         prompt, completion = found["messages"][:1], found["messages"][1:]
     elif prompt is None:
-        prompt, completion = "", found["text"]
+        prompt, completion = PAIRS[number][0], " " + PAIRS[number][1]
     text = completion if isinstance(completion, str) else completion[0]["content"]
     half = len(text) // 2
     return {
@@ -91,7 +91,7 @@ def load_dataset(path: str, name: str | None = None, split: str | None = None, s
         raise OSError(f"no stand-in for {path}")
     rows = [row(name, prompt, " " + completion) for prompt, completion in PAIRS]
     if os.environ["PEER_ROWS"] == "weak":
-        rows = [found | weak_columns(name, i, found) for i, found in enumerate(rows)]
+        rows = [found | weak_columns(i, found) for i, found in enumerate(rows)]
     both = DatasetDict({"train": Dataset.from_list(rows[:17]), "test": Dataset.from_list(rows[17:])})
     if split is None:
         return both

@@ -65,8 +65,10 @@ def main() -> None:
                 failed = {test: found[title].get(test, "did not run") for test in sorted(stock)}
                 failed = {test: error for test, error in failed.items() if error}
                 print(f"  {title}: {len(stock) - len(failed)} of {len(stock)}")
-                for test, error in failed.items():
-                    print(f"    {test}: {error}")
+                for reason in sorted(set(failed.values())):
+                    tests = [test for test, error in failed.items() if error == reason]
+                    print(f"    {len(tests)} x {reason}")
+                    print(*(f"        {test}" for test in tests), sep="\n")
 
 
 if __name__ == "__main__":

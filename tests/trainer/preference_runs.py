@@ -1,5 +1,5 @@
-"""Tiny models, pairs and runs for the preference tests; as a script, `train FOLDER` or `pairs FOLDER`, alone or under
-torchrun."""
+"""Tiny models, pairs and runs for the preference tests; as a script, `train`, `pairs` or `uneven` with a FOLDER, alone
+or under torchrun."""
 
 import json
 import os
@@ -137,5 +137,43 @@ def train(folder):
         torch.distributed.destroy_process_group()
 
 
+def uneven(folder):
+    """Trains on 5 pairs and evaluates 7, 5 and 9 in batches of 2 a process, so that the sampler repeats some."""
+    from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
+    from trl_weaks.trainer.weak_preference_trainer import WeakPreferenceTrainer
+
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    changes = {"per_device_train_batch_size": 4 // world, "per_device_eval_batch_size": 2, "max_steps": 2}
+    args = WeakPreferenceConfig(**settings(folder, **changes))
+    policy, rows = model(), pairs(12)
+    trainer = WeakPreferenceTrainer(
+        policy,
+        reference_of(policy),
+        args,
+        train_dataset=rows.select(range(5)),
+        eval_dataset={"a": rows.select(range(7)), "b": rows.select(range(5, 10))},
+        processing_class=tokenizer(),
+    )
+    found = {"metrics": trainer.predict(trainer._prepare_dataset(
+        rows.select(range(3, 12)), trainer.processing_class, args, "test"
+    )).metrics | trainer.evaluate()}  # fmt: skip
+    seen, step = [], trainer.training_step
+
+    def counting(model, inputs, *rest):
+        seen.append(inputs["attention_mask"].sum())
+        return step(model, inputs, *rest)
+
+    trainer.training_step = counting
+    trainer.train()
+    found["seen"] = int(trainer.accelerator.reduce(sum(seen), "sum"))
+    found["num_tokens"] = [log["num_tokens"] for log in trainer.state.log_history if "loss" in log][-1]
+    found["world"] = trainer.accelerator.num_processes
+    if trainer.is_world_process_zero():
+        with open(os.path.join(folder, "found.json"), "w") as file:
+            json.dump(found, file)
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
 if __name__ == "__main__":
-    {"train": train, "pairs": make_pairs}[sys.argv[1]](sys.argv[2])
+    {"train": train, "pairs": make_pairs, "uneven": uneven}[sys.argv[1]](sys.argv[2])

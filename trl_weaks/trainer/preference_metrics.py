@@ -77,5 +77,5 @@ class EffectivePairs:
 
 
 def total_tokens(accelerator: Accelerator, attention_mask: Tensor) -> int:
-    """Tokens of this batch over all ranks."""
-    return accelerator.gather_for_metrics(attention_mask.sum()).sum().item()
+    """Tokens of this batch over all ranks, those of pairs that a sampler repeats among them: they are trained on."""
+    return accelerator.reduce(attention_mask.sum(), "sum").item()

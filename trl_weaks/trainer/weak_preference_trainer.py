@@ -197,7 +197,7 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
         sums = token_metrics(outputs, mask) | reward_metrics(self.beta, *logps, ratios)
         self.add_sums(sums | epsilon_metrics(self.args.preference_loss, epsilon, self.beta))
         if self.aux_loss_enabled:
-            aux_loss = self.accelerator.gather_for_metrics(outputs.aux_loss).mean().item()
+            aux_loss = self.accelerator.reduce(outputs.aux_loss.detach(), "mean").item()
             self._metrics[mode]["aux_loss"].append(aux_loss)
         if mode == "train":
             self._total_train_tokens += total_tokens(self.accelerator, inputs["attention_mask"])

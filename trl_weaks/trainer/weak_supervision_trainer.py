@@ -318,15 +318,15 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         metrics = self._metrics[mode]
         self._record_gamma(mode)
         if mode == "train":  # as TRL means them: the mean over micro-batches
-            total = self.accelerator.gather_for_metrics(per_row[:, :3].sum(0)[None]).sum(0).tolist()
+            total = self.accelerator.reduce(per_row[:, :3].sum(0), "sum").tolist()
             for name, value in zip(theirs, total[1:], strict=True):
                 metrics[name].append(value / total[0] if total[0] else 0.0)
             packed = torch.ones_like(inputs["input_ids"])  # padding-free rows carry no mask
-            attended = self.accelerator.gather_for_metrics(inputs.get("attention_mask", packed).sum()).sum().item()
-            self._total_train_tokens += attended
+            attended = inputs.get("attention_mask", packed).sum()
+            self._total_train_tokens += self.accelerator.reduce(attended, "sum").item()
         metrics["num_tokens"] = [self._total_train_tokens]
         if self.aux_loss_enabled:
-            metrics["aux_loss"].append(self.accelerator.gather_for_metrics(outputs.aux_loss).mean().item())
+            metrics["aux_loss"].append(self.accelerator.reduce(outputs.aux_loss.detach(), "mean").item())
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
         """TRL's model card, with a section on the supervision where there was one."""
