@@ -1,16 +1,34 @@
 """What is refused beside weak labels is in one table, with reason and remedy; the documentation prints it."""
 
+import importlib.util
 import logging
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
+import torch
+from datasets import ClassLabel, Dataset
+from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, BartConfig, T5Config, T5ForConditionalGeneration
 
-from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
+from trl_weaks import (
+    WeakClassificationTrainer,
+    WeakPreferenceConfig,
+    WeakPreferenceTrainer,
+    WeakSupervisionConfig,
+    WeakSupervisionTrainer,
+)
 from trl_weaks.trainer import refusals
 
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+classification_runs, preference_runs = script("classification_runs"), script("preference_runs")
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "refused_settings.md"
 NOT_HERE = "no-such-model"  # a check that waited for the model would fail otherwise
 SETTINGS = {  # one way to ask for each
@@ -153,5 +171,105 @@ def test_a_template_without_an_end_mark_gets_a_warning(
     assert sum(sums.values()) == pytest.approx(sum(logps[:-1] if warns else logps))
 
 
-def test_the_documentation_prints_the_table():
-    assert DOCUMENT.read_text(encoding="utf-8").endswith(refusals.table())
+def test_the_documentation_prints_the_tables():
+    written = DOCUMENT.read_text(encoding="utf-8")
+    parts = [part.strip() + "\n" for part in written.split("\n## ")[1:]]
+    for part, refused in zip(parts, (refusals.ALL, refusals.PREFERENCE, refusals.CLASSIFICATION), strict=True):
+        assert part.endswith("\n\n" + refusals.table(refused))
+
+
+def preference(folder, given=None, reference=True, policy=None, rows=None, **settings):
+    policy = policy or preference_runs.model()
+    args = WeakPreferenceConfig(**preference_runs.settings(folder) | settings)
+    rows = rows or preference_runs.pairs()
+    reference = preference_runs.reference_of(policy) if reference else None
+    tokenizer = preference_runs.tokenizer()
+    WeakPreferenceTrainer(policy, reference, args, train_dataset=rows, processing_class=tokenizer, **given or {})
+
+
+PREFERENCE = {  # one way to ask for each
+    "`label_smoothing_factor`": {"label_smoothing_factor": 0.1},
+    "`preference_loss` beside `loss_type`": {"preference_loss": "cdpo", "loss_type": "ipo"},
+    "`preference_loss` beside `loss_weights`": {"preference_loss": "cdpo", "loss_weights": [2.0]},
+    "`preference_loss` beside `f_divergence_type`": {"preference_loss": "cdpo", "f_divergence_type": "forward_kl"},
+    "`preference_loss` beside `use_weighting`": {"preference_loss": "cdpo", "use_weighting": True},
+    "`label_smoothing` or `use_pair_epsilon=True` with `preference_loss='sigmoid'`": {
+        "preference_loss": "sigmoid",
+        "label_smoothing": 0.1,
+    },
+    "`use_pair_epsilon=True` with TRL's losses": {"loss_type": "robust", "use_pair_epsilon": True},
+    "`label_smoothing` with a `loss_type` that does not read it": {"loss_type": "hinge", "label_smoothing": 0.1},
+    "`pair_weight` with `loss_type` 'aot' or 'aot_unpaired'": {"loss_type": "aot"},
+    "`data_collator` of `WeakPreferenceTrainer`": {"given": {"data_collator": print}},
+    "a model built in memory without `ref_model`": {"reference": False},
+}
+
+
+def classification(folder, given=None, model=None, rows=None, **settings):
+    model = model or classification_runs.classifier()
+    args = classification_runs.settings(folder, **settings)
+    rows = rows or classification_runs.weak_dataset()
+    tokenizer = classification_runs.tokenizer()
+    WeakClassificationTrainer(model, args, rows, processing_class=tokenizer, **given or {})
+
+
+def without_a_head():
+    model = classification_runs.classifier()
+    torch.nn.init.zeros_(model.score.weight)
+    return model
+
+
+def other_names():
+    model, rows = classification_runs.classifier(), classification_runs.weak_dataset()
+    model.config.id2label, model.config.label2id = {0: "yes", 1: "no"}, {"yes": 0, "no": 1}
+    return {"model": model, "rows": rows.cast_column("label", ClassLabel(names=["no", "yes"]))}
+
+
+def lora(kind):
+    return LoraConfig(task_type=kind, target_modules=["q_proj"])
+
+
+VOTES = {"weak_loss": "dirichlet_votes"}
+CLASSIFICATION = {
+    "`label_smoothing_factor`": lambda: {"label_smoothing_factor": 0.1},
+    "`data_collator`, `compute_loss_func`, `model_init`": lambda: {"given": {"compute_loss_func": print}},
+    "`threshold='balanced'` with `gamma_max=0`": lambda: {"threshold": "balanced", "gamma_max": 0.0},
+    "`weak_loss='dirichlet_votes'` with `gamma_max` or another `pooling`": lambda: VOTES | {"gamma_max": 0.3},
+    "`weak_loss='dirichlet_votes'` with `evidence='relu'`": lambda: VOTES | {"gamma_max": 0.0, "evidence": "relu"},
+    "`pooling='log_linear'` with `soft_labels=False`": lambda: {"pooling": "log_linear", "soft_labels": False},
+    "`evidence='relu'` with a classification head of zeros": lambda: {"evidence": "relu", "model": without_a_head()},
+    "`model_init_kwargs` with a loaded model": lambda: {"model_init_kwargs": {"num_labels": 2}},
+    "`peft_config` that leaves the classification head untrained": lambda: {
+        "given": {"peft_config": lora("CAUSAL_LM")}
+    },
+    "a `PeftModel` with `peft_config`": lambda: {
+        "model": get_peft_model(classification_runs.classifier(), lora("SEQ_CLS")),
+        "given": {"peft_config": lora("SEQ_CLS")},
+    },
+    "a model with another number of labels than the data has classes": lambda: {
+        "model": classification_runs.classifier(num_labels=3)
+    },
+    "a student whose `id2label` has the data's names in another order": other_names,
+}
+
+
+@pytest.mark.parametrize("what", PREFERENCE)
+def test_the_preference_trainer_refuses_in_these_words(tmp_path, what):
+    check(refusals.PREFERENCE, what, lambda: preference(tmp_path, **PREFERENCE[what]))
+
+
+@pytest.mark.parametrize("what", CLASSIFICATION)
+def test_the_classification_trainer_refuses_in_these_words(tmp_path, what):
+    check(refusals.CLASSIFICATION, what, lambda: classification(tmp_path, **CLASSIFICATION[what]()))
+
+
+def check(refused, what, ask):
+    (refusal,) = [r for r in refused if r.what == what]
+    with pytest.raises(ValueError) as caught:
+        ask()
+    assert refusal.reason in str(caught.value) and refusal.remedy.split("K`")[0] in str(caught.value)
+
+
+def test_every_refusal_of_the_other_trainers_is_tried():
+    assert list(PREFERENCE) == [r.what for r in refusals.PREFERENCE if r.what != "a dataset of images"]
+    assert list(CLASSIFICATION) == [r.what for r in refusals.CLASSIFICATION]

@@ -40,11 +40,13 @@ def load_student(
         with suppress_seqcls_warning():
             model = create_model_from_path(model, AutoModelForSequenceClassification, **kwargs)
     elif kwargs:
-        raise ValueError("`model_init_kwargs` is for a model given by name; this one is already there.")
+        raise ValueError(
+            "`model_init_kwargs` is for a model given by name; this one is already there: load it with them."
+        )
     elif model.config.num_labels != num_classes:
         raise ValueError(
-            f"The model has `num_labels={model.config.num_labels}`, the data has {num_classes} classes. Load it with "
-            f"`num_labels={num_classes}`."
+            f"The model has `num_labels={model.config.num_labels}`, the data has {num_classes} classes, and each "
+            f"output stands for one class. Load it with `num_labels={num_classes}`."
         )
     _name_classes(model, classes)
     if tokenizer is None:

@@ -1,4 +1,4 @@
-"""What `WeakSupervisionTrainer` refuses beside weak labels, the reason and the remedy: data for errors and docs."""
+"""What the trainers refuse beside weak labels, the reason and the remedy: data for errors and documentation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -171,6 +171,122 @@ ALL: tuple[Refusal, ...] = (
     LOSS_ALONE,
 )
 
+# The other two trainers raise where they find it; a test asks for each, and finds these words in the error.
+PREFERENCE: tuple[Refusal, ...] = (
+    Refusal(
+        "`label_smoothing_factor`", "it smooths token labels", "the flip probability of a pair is `label_smoothing`"
+    ),
+    Refusal(
+        "`preference_loss` beside `loss_type`",
+        "`preference_loss` names the loss already",
+        "leave one of the two unset",
+    ),
+    Refusal(
+        "`preference_loss` beside `loss_weights`",
+        "they mix TRL's losses (`loss_type`), and `preference_loss` names one",
+        "leave it unset",
+    ),
+    Refusal(
+        "`preference_loss` beside `f_divergence_type`",
+        "the optimum margin of cDPO is derived for the reverse KL divergence",
+        "leave `preference_loss` unset",
+    ),
+    Refusal(
+        "`preference_loss` beside `use_weighting`",
+        "it belongs to TRL's losses (`loss_type`)",
+        "leave `preference_loss` unset",
+    ),
+    Refusal(
+        "`label_smoothing` or `use_pair_epsilon=True` with `preference_loss='sigmoid'`",
+        "`preference_loss='sigmoid'` has no flip probability",
+        "choose 'cdpo', 'cw' or 'rdpo', or leave `label_smoothing` and `use_pair_epsilon` unset",
+    ),
+    Refusal(
+        "`use_pair_epsilon=True` with TRL's losses",
+        "which have one `label_smoothing` for all pairs",
+        "choose `preference_loss` 'cdpo', 'cw' or 'rdpo'",
+    ),
+    Refusal(
+        "`label_smoothing` with a `loss_type` that does not read it",
+        "it would change nothing",
+        "leave it unset, or choose `preference_loss`",
+    ),
+    Refusal(
+        "`pair_weight` with `loss_type` 'aot' or 'aot_unpaired'",
+        "'aot' sorts the batch, so its terms belong to no pair",
+        "Set `use_pair_weight=False`, or choose another loss",
+    ),
+    Refusal(
+        "`data_collator` of `WeakPreferenceTrainer`",
+        "the trainer's own keeps ε and weight with their pair",
+        "change the rows instead",
+    ),
+    Refusal(
+        "a model built in memory without `ref_model`",
+        "no reference can be reloaded from a path",
+        "Pass `ref_model=copy.deepcopy(model)`, or a `peft_config`, or set `precompute_ref_log_probs=True`",
+    ),
+    Refusal(
+        "a dataset of images",
+        "their collator carries no pair columns",
+        "train on text, or with `DPOTrainer`",
+    ),
+)
+CLASSIFICATION: tuple[Refusal, ...] = (
+    Refusal("`label_smoothing_factor`", "the soft labels already carry the supervisors' doubt", "leave it 0"),
+    Refusal("`data_collator`, `compute_loss_func`, `model_init`", "the trainer makes its own", "leave it out"),
+    Refusal(
+        "`threshold='balanced'` with `gamma_max=0`",
+        "belongs to the auxiliary loss, which `gamma_max=0` turns off",
+        "leave `threshold` unset",
+    ),
+    Refusal(
+        "`weak_loss='dirichlet_votes'` with `gamma_max` or another `pooling`",
+        "fits every vote by itself",
+        "set `gamma_max=0`",
+    ),
+    Refusal(
+        "`weak_loss='dirichlet_votes'` with `evidence='relu'`",
+        "needs evidence above 0",
+        "set `evidence` to 'exp' or 'softplus'",
+    ),
+    Refusal(
+        "`pooling='log_linear'` with `soft_labels=False`",
+        "is empty wherever two supervisors differ",
+        "keep `soft_labels=True`, or choose 'linear' or 'majority'",
+    ),
+    Refusal(
+        "`evidence='relu'` with a classification head of zeros",
+        "every logit is 0, where relu has no gradient",
+        "Use 'exp' or 'softplus', or give the head a random start",
+    ),
+    Refusal(
+        "`model_init_kwargs` with a loaded model",
+        "`model_init_kwargs` is for a model given by name",
+        "load it with them",
+    ),
+    Refusal(
+        "`peft_config` that leaves the classification head untrained",
+        "leaves the classification head untrained",
+        "Set `task_type='SEQ_CLS'`",
+    ),
+    Refusal(
+        "a `PeftModel` with `peft_config`",
+        "The model has adapters already",
+        "merge them first, or leave `peft_config` out",
+    ),
+    Refusal(
+        "a model with another number of labels than the data has classes",
+        "each output stands for one class",
+        "Load it with `num_labels=K`",
+    ),
+    Refusal(
+        "a student whose `id2label` has the data's names in another order",
+        "class ids would be mixed up",
+        "Bring one of them into the order of the other",
+    ),
+)
+
 
 def refuse(args: Any, given: dict[str, Any]) -> None:
     """Raises ValueError for a setting, or an argument of the trainer, that weak labels cannot honour."""
@@ -196,7 +312,7 @@ def refuse_tokenizer(tokenizer: Any) -> None:
         raise SPLIT_SPECIAL_TOKENS.error()
 
 
-def table() -> str:
-    """Everything above as a Markdown table."""
+def table(refused: tuple[Refusal, ...] = ALL) -> str:
+    """Refusals as a Markdown table."""
     lines = ["| refused | because | instead |", "|---|---|---|"]
-    return "\n".join([*lines, *(f"| {r.what} | {r.reason} | {r.remedy} |" for r in ALL)]) + "\n"
+    return "\n".join([*lines, *(f"| {r.what} | {r.reason} | {r.remedy} |" for r in refused)]) + "\n"

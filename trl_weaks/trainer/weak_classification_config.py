@@ -16,7 +16,7 @@ CHOICES = {
     "evidence": EVIDENCE,
     "threshold": ("argmax", "balanced"),
 }
-FIXED = {"label_smoothing_factor": (0.0, "the soft labels already carry the supervisors' doubt")}
+FIXED = {"label_smoothing_factor": (0.0, "the soft labels already carry the supervisors' doubt; leave it 0")}
 
 
 @dataclass
@@ -154,7 +154,10 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
         check_positive(self, ("threshold_window", "max_length", "pad_to_multiple_of"))
         refuse_settings(self, FIXED)
         if self.threshold == "balanced" and self.gamma_max == 0.0:
-            raise ValueError("`threshold='balanced'` belongs to the auxiliary loss, which `gamma_max=0` turns off.")
+            raise ValueError(
+                "`threshold='balanced'` belongs to the auxiliary loss, which `gamma_max=0` turns off: leave "
+                "`threshold` unset."
+            )
         if self.weak_loss == "dirichlet_votes" and (self.gamma_max > 0.0 or self.pooling != "linear"):
             raise ValueError(
                 "`weak_loss='dirichlet_votes'` fits every vote by itself: set `gamma_max=0` (a student's hardened "

@@ -97,7 +97,9 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         **kwargs: Any,
     ):
         args = checked_settings(args, WeakClassificationConfig, model, "weak-classification")
-        refuse_arguments(kwargs, ("data_collator", "compute_loss_func", "model_init"), "the trainer makes its own")
+        refuse_arguments(
+            kwargs, ("data_collator", "compute_loss_func", "model_init"), "the trainer makes its own; leave it out"
+        )
         args, self.weak_loss = chosen_loss(args, loss)
         if not isinstance(train_dataset, Dataset):
             raise ValueError("`train_dataset` must be a `datasets.Dataset`; all rows are checked before training.")

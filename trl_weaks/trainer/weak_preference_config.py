@@ -24,7 +24,10 @@ FIXED = {
 TRL_ONLY = {
     "loss_type": (["sigmoid"], "`preference_loss` names the loss already; leave one of the two unset"),
     "loss_weights": (None, "they mix TRL's losses (`loss_type`), and `preference_loss` names one; leave it unset"),
-    "f_divergence_type": ("reverse_kl", "the optimum margin of cDPO is derived for the reverse KL divergence"),
+    "f_divergence_type": (
+        "reverse_kl",
+        "the optimum margin of cDPO is derived for the reverse KL divergence; leave `preference_loss` unset",
+    ),
     "use_weighting": (False, "it belongs to TRL's losses (`loss_type`); leave `preference_loss` unset"),
 }
 
@@ -163,7 +166,8 @@ class WeakPreferenceConfig(DPOConfig):
             )
         if self.label_smoothing and not set(SMOOTHED) & set(self.loss_type):
             raise ValueError(
-                f"`label_smoothing={self.label_smoothing}` is read by none of {', '.join(self.loss_type)}: leave it "
+                f"`label_smoothing={self.label_smoothing}` is read by none of {', '.join(self.loss_type)}, so "
+                "it would change nothing: leave it "
                 f"unset, or choose `preference_loss`, or `loss_type` among {', '.join(SMOOTHED)}."
             )
 

@@ -68,7 +68,9 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
         **kwargs: Any,
     ):
         args = checked_settings(args, WeakPreferenceConfig, model, "weak-preference")
-        refuse_arguments(kwargs, ("data_collator",), "the trainer's own keeps ε and weight with their pair")
+        refuse_arguments(
+            kwargs, ("data_collator",), "the trainer's own keeps ε and weight with their pair; change the rows instead"
+        )
         refuse_empty(kwargs.get("train_dataset"), "train")
         loaded = not isinstance(model, str)
         has_adapter = kwargs.get("peft_config") is not None or (loaded and is_peft_model(model))
@@ -77,7 +79,10 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
             silence_functional_dropout(model)  # before the reference is read, which super() may do
         super().__init__(model, ref_model, args, **kwargs)
         if self._is_vision_dataset:
-            raise ValueError("Vision datasets are not supported: their collator carries no pair columns.")
+            raise ValueError(
+                "Vision datasets are not supported: their collator carries no pair columns; train on text, or with "
+                "`DPOTrainer`."
+            )
         if args.disable_dropout:
             for either in (self.model, self.ref_model):
                 if either is not None:
