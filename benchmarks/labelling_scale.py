@@ -53,7 +53,8 @@ def worker(options: argparse.Namespace) -> None:
     import torch
     from datasets import Dataset
 
-    from trl_weaks.labelling import label_completions as module
+    from trl_weaks.labelling import run as module
+    from trl_weaks.labelling.label_completions import label_completions
     from trl_weaks.labelling.progress import Progress
     from trl_weaks.supervisors.ensemble import WeakEnsemble
 
@@ -77,7 +78,7 @@ def worker(options: argparse.Namespace) -> None:
     texts = [f"{HEAD}number {i} ASSISTANT:" for i in range(options.prompts)]
     data = Dataset.from_dict({"example_id": [str(i) for i in range(options.prompts)], "prompt": texts})
     before = mebibytes("VmRSS")
-    module.label_completions(
+    label_completions(
         WeakEnsemble(supervisors), data, "joint", 4, options.folder, options.new_tokens, options.batch_size
     )
     peak = mebibytes("VmHWM") - before

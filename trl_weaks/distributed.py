@@ -1,13 +1,18 @@
-"""Which of how many processes this is, and models that every process holds whole."""
+"""Which of how many processes this is, work for the first alone, and models that every process holds whole."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from torch import nn
 
+from .files import LabelStoreError, refused
+
+POLL = 0.5  # seconds between looks at what the others did
 DEEPSPEED, FSDP = "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"
 
 
@@ -21,6 +26,45 @@ def processes() -> PartialState:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     with _unset(DEEPSPEED):
         return PartialState(cpu=True) if several and not torch.accelerator.is_available() else PartialState()
+
+
+def on_main_process(folder: Path, work: Callable[[], object]) -> None:
+    """Run `work` on the first process alone, for longer than a collective waits; the others look for a file.
+
+    Args:
+        folder: on a disk that all processes see.
+
+    Raises:
+        LabelStoreError: in the other processes, where the first one failed; it raises its own error.
+    """
+    state, signal = processes(), folder / "progress-alone"
+    if state.num_processes == 1:
+        work()
+        return
+    if state.is_main_process:
+        signal.unlink(missing_ok=True)
+    state.wait_for_everyone()  # no file of an earlier run is left
+    if state.is_main_process:
+        try:
+            work()
+        except BaseException as error:
+            with suppress(OSError):  # the launcher then ends the others
+                written = signal.with_suffix(".part")  # an empty file, for a moment, would say that all went well
+                written.write_text(f"{type(error).__name__}: {error}")
+                written.replace(signal)
+            raise
+        try:
+            signal.touch()
+        except OSError as error:
+            raise refused(folder, error) from error
+    else:
+        while not signal.exists():
+            time.sleep(POLL)
+        if signal.stat().st_size:
+            raise LabelStoreError(f"the first process stopped. {signal.read_text()}")
+    state.wait_for_everyone()
+    if state.is_main_process:
+        signal.unlink()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from trl_weaks.labelling import index as module
-from trl_weaks.labelling.index import Prompts, Units
+from trl_weaks.labelling.index import Batches, Prompts
 
 
 def data(ids):
@@ -31,13 +31,13 @@ def test_ids_that_share_a_digest_are_not_taken_for_one(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
-def test_units_are_sorted_by_prefix_then_length(size):
+def test_batches_are_sorted_by_prefix_then_length(size):
     index = Prompts(data([str(i) for i in range(8)]))
     index.groups.extend([0, -1, 0, 1, 0, 1, -1, 0])
     index.lengths.extend([5, 3, 9, 4, 5, 4, 8, 1])
-    units = Units(index, size)
-    rows = [row for unit in units for row in unit]
+    batches = Batches(index, size)
+    rows = [row for batch in batches for row in batch]
     assert rows == sorted(range(8), key=lambda row: (index.groups[row], -index.lengths[row], row))
-    assert len(units) == -(-8 // size) == len(list(units)) and all(len(unit) <= size for unit in units)
+    assert len(batches) == -(-8 // size) == len(list(batches)) and all(len(batch) <= size for batch in batches)
     with pytest.raises(IndexError):
-        units[len(units)]
+        batches[len(batches)]

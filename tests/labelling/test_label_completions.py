@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 
 from trl_weaks import columns
+from trl_weaks.aggregation.completions import COMPLETION_AGGREGATORS, CompletionAggregator
 from trl_weaks.labelling.label_completions import label_completions
 from trl_weaks.labelling.store import LabelStoreError
 from trl_weaks.labelling.verify import verify_labels
@@ -334,3 +335,23 @@ def test_labels_that_are_made_are_put_together_again_for_another_choice(build, t
 def test_an_unknown_choice_is_refused(build):
     with pytest.raises(ValueError, match="unfinished='cut' is not one of"):
         label_completions(WeakEnsemble([build("gpt2")]), Dataset.from_list(PROMPTS), unfinished="cut")
+
+
+def test_an_aggregator_of_a_users_own_is_a_mode_like_the_others(ensemble, prompts, tmp_path, monkeypatch):
+    def two_best(candidates):
+        return sorted(candidates, key=lambda c: (-c.score, c.text))[:2]
+
+    monkeypatch.setitem(COMPLETION_AGGREGATORS, "two_best", CompletionAggregator(two_best))
+    arguments = {"num_candidates": 3, "max_new_tokens": 6}
+    both = label_completions(ensemble, prompts, "two_best", output_dir=tmp_path, **arguments).to_list()
+    best = {row["example_id"]: row for row in label_completions(ensemble, prompts, "joint", **arguments)}
+    assert len(both) > len(best) == len({row["example_id"] for row in both})
+    for example, row in best.items():
+        rows = [other for other in both if other["example_id"] == example]
+        assert (
+            len(rows) <= 2
+            and rows[0]["completion"] == row["completion"]
+            and rows[0]["weak_score"] == row["weak_score"]
+        )
+        assert sum(w for other in rows for w in other["weak_weights"]) == pytest.approx(1)
+    assert verify_labels(ensemble, prompts, tmp_path, "two_best", share=1.0, **arguments).different == []

@@ -9,7 +9,7 @@ from datasets import Dataset
 from trl_weaks.labelling.preferences import build_preferences, preference_report
 from trl_weaks.labelling.store import LabelStoreError
 from trl_weaks.supervisors.ensemble import WeakEnsemble
-from trl_weaks.supervisors.scores import Candidate, Scored
+from trl_weaks.supervisors.scores import Scored
 from trl_weaks.supervisors.supervisor import WeakSupervisor
 
 PROMPTS = [f"USER: wake me up at {word} ASSISTANT:" for word in ("nine", "noon", "five pm", "seven", "midnight")]
@@ -37,11 +37,11 @@ class Planted(WeakSupervisor):
         super().__init__(inner.model, inner.tokenizer, inner.name)
         self.answers, self.scores, self.calls = answers, scores, []
 
-    def generate(self, prompts, num_candidates=5, max_new_tokens=64, names=None, advance=None):
+    def answer(self, prompts, num_candidates=5, max_new_tokens=64, names=None, **more):
         self.calls.append(list(prompts))
         if self.answers is None:
-            return super().generate(prompts, num_candidates, max_new_tokens, names)
-        return [[Candidate(text, [0], [-1.0], [(0, 0)], True) for text in self.answers(p)] for p in prompts]
+            return super().answer(prompts, num_candidates, max_new_tokens, names, **more)
+        return [[(text, True) for text in self.answers(p)] for p in prompts]
 
     def score_fitting(self, prompts, completions, names=None):
         self.calls.append(list(zip(prompts, completions, strict=True)))
@@ -274,7 +274,7 @@ def test_answers_made_again_with_another_text_are_read_again(student, ensemble, 
     for number in (1, 6):  # an answer, and one supervisor's scores: the others' scores are of the old answer
         lines[number] = lines[number].replace(b"e", b"f", 1)
     shard.write_bytes(b"".join(lines))
-    real = student.generate
-    other = Planted(student, answers=lambda p: [c.text + "!" for c in real([p], 3, 4)[0]])
+    real = student.answer
+    other = Planted(student, answers=lambda p: [text + "!" for text, _ in real([p], 3, 4)[0]])
     made = build_preferences(other, ensemble, prompts(), output_dir=tmp_path, **run)
     assert made.to_list() == build_preferences(other, ensemble, prompts(), **run).to_list()

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from trl_weaks import distributed
+from trl_weaks.distributed import on_main_process
 from trl_weaks.labelling import progress as module
-from trl_weaks.labelling.progress import Progress, alone
+from trl_weaks.labelling.progress import Progress
 from trl_weaks.labelling.store import LabelStoreError
 
 
@@ -48,7 +50,7 @@ def process(monkeypatch):
         state = SimpleNamespace(
             num_processes=2, is_main_process=rank == 0, wait_for_everyone=lambda: events.append("collective")
         )
-        monkeypatch.setattr(module, "processes", lambda: state)
+        monkeypatch.setattr(distributed, "processes", lambda: state)
         return events
 
     return make
@@ -62,14 +64,16 @@ def test_the_first_process_works_alone_outside_of_any_collective(process, tmp_pa
         assert not signal.exists(), "before the others look, the old file is gone"
         events.append("work")
 
-    alone(tmp_path, work)
+    on_main_process(tmp_path, work)
     assert events == ["collective", "work", "collective"] and not list(tmp_path.iterdir())
 
 
 def test_the_others_look_for_a_file_however_long_it_takes(process, tmp_path, monkeypatch):
     events, signal = process(1), tmp_path / "progress-alone"
-    monkeypatch.setattr(module.time, "sleep", lambda _: events.append("look") or (len(events) == 4 and signal.touch()))
-    alone(tmp_path, lambda: pytest.fail("this is the other's work"))
+    monkeypatch.setattr(
+        distributed.time, "sleep", lambda _: events.append("look") or (len(events) == 4 and signal.touch())
+    )
+    on_main_process(tmp_path, lambda: pytest.fail("this is the other's work"))
     assert events == ["collective", "look", "look", "look", "collective"]
 
 
@@ -79,7 +83,7 @@ def test_what_stops_the_first_process_stops_the_others(process, tmp_path):
 
     process(0)
     with pytest.raises(ValueError, match="every completion is empty"):
-        alone(tmp_path, work)
+        on_main_process(tmp_path, work)
     process(1)
     with pytest.raises(LabelStoreError, match="the first process stopped. ValueError: every completion is empty"):
-        alone(tmp_path, work)
+        on_main_process(tmp_path, work)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from ..files import writing
 from ..fingerprint import supervisor_fingerprint
 from ..supervisors.ensemble import WeakEnsemble
 from ..supervisors.supervisor import WeakSupervisor
-from .consolidate import Counts
-from .store import writing
+from .export import Counts
 
 HEAD = """---
 tags:

@@ -70,7 +70,7 @@ class Prompts:
         raise ValueError(f"rows {first} and {second}: ids {one!r} and {other!r} share a digest; change one of them.")
 
 
-class Units:
+class Batches:
     """Rows in batches of one shared prefix and like length, the longest first; made when asked for."""
 
     def __init__(self, prompts: Prompts, batch_size: int):

@@ -1,10 +1,9 @@
 """Soft votes: every text classified by N weak supervisors."""
 
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,16 +13,18 @@ from torch import Tensor
 from .. import columns
 from ..aggregation.calibration import fit_temperature
 from ..distributed import processes
+from ..files import replaced_folder, writing
 from ..fingerprint import digest, refuse_unknown_code, supervisor_fingerprint
 from ..pooling import temper
 from ..supervisors.class_names import order_like, real_names
 from ..supervisors.classifier import WeakClassifier
 from ..supervisors.ensemble import WeakEnsemble
-from .progress import Progress, alone
-from .store import KeptLabels, LabelStore, writing
+from .run import LabelRun
+from .store import LabelStore, StoredLabels
 
 STAGE = "classify"
 TEMPERATURES = "temperatures.json"
+_ADDED = (columns.WEAK_PROBS, columns.WEIGHTS, columns.SUPERVISORS, columns.CLASSES)
 
 
 def label_classes(
@@ -47,7 +48,7 @@ def label_classes(
         output_dir: votes are kept here while they are made, and the dataset in its folder `dataset`, beside
             `temperatures.json`; the same call continues where a killed one stopped. None keeps nothing (one
             process only).
-        batch_size: texts per unit of work, the most that a kill can lose. *ours*
+        batch_size: texts per batch of work, the most that a kill can lose. *ours*
 
     Raises:
         ValueError: before any work: supervisors that do not classify or differ in their classes or names of them,
@@ -62,103 +63,105 @@ def label_classes(
     classes = _classes(ensemble, dataset, num_classes)
     texts = _texts(dataset, "dataset")
     held_out, gold = _check_calibration(calibration, texts, num_classes, classes)
+    settings = ClassSettings(texts, held_out, gold, classes, batch_size)
     if output_dir is None:
         with tempfile.TemporaryDirectory() as folder:
-            made = _label(ensemble, dataset, texts, held_out, gold, classes, Path(folder), batch_size)
+            ClassRun(ensemble, dataset, settings, Path(folder)).run()
+            made = Dataset.load_from_disk(str(Path(folder) / "dataset"))
             return Dataset.from_list(made.to_list(), features=made.features)  # in memory: the folder goes
-    return _label(ensemble, dataset, texts, held_out, gold, classes, Path(output_dir), batch_size)
+    ClassRun(ensemble, dataset, settings, Path(output_dir)).run()
+    return Dataset.load_from_disk(str(Path(output_dir) / "dataset"))
 
 
-def _label(
-    ensemble: WeakEnsemble,
-    dataset: Dataset,
-    texts: list,
-    held_out: list,
-    gold: list[int],
-    classes: list[str] | None,
-    folder: Path,
-    batch_size: int,
-) -> Dataset:
-    everything = [*texts, *held_out]
-    configs = {
-        s.name: digest(supervisor_fingerprint(s), s.max_length, s.max_length and s.tokenizer.truncation_side)
-        for s in ensemble.supervisors
-    }
-    _collect(ensemble, everything, configs, folder / "labels", batch_size)
+@dataclass(frozen=True)
+class ClassSettings:
+    """What `label_classes` found out from its arguments.
 
-    def put_together() -> None:
-        votes = _votes(ensemble, everything, configs, folder / "labels", classes)
-        temperatures = dict.fromkeys(ensemble.names, 1.0)
+    Attributes:
+        texts: of the dataset, one for each row.
+        held_out, gold: texts of the calibration set and their class ids; empty without one.
+        classes: names in the order of the labels; None where nobody names them.
+        batch_size: texts classified before their votes are stored.
+    """
+
+    texts: list
+    held_out: list
+    gold: list[int]
+    classes: list[str] | None
+    batch_size: int
+
+
+class ClassRun(LabelRun):
+    """Every supervisor votes on every text; a text that occurs twice is read once. Arguments: see `LabelRun`."""
+
+    unit = "vote"
+    settings: ClassSettings
+
+    def __init__(self, ensemble: WeakEnsemble, dataset: Dataset, settings: ClassSettings, folder: Path):
+        super().__init__(ensemble, dataset, settings, folder)
+        self.texts = {digest(text): text for text in (*settings.texts, *settings.held_out)}
+        self.configs = {
+            s.name: digest(supervisor_fingerprint(s), s.max_length, s.max_length and s.tokenizer.truncation_side)
+            for s in ensemble.supervisors
+        }
+
+    def read(self, store: StoredLabels | LabelStore) -> None:
+        self.store, self.stored = store, _stored(store, self.configs, self.texts)
+
+    def todo(self, process: int, count: int) -> tuple[Sequence, int]:
+        batches, left = [], 0
+        for supervisor in self.ensemble.supervisors:
+            keys = [key for key in self.texts if (supervisor.name, key) not in self.stored]
+            mine, left = keys[process::count], left + len(keys)
+            starts = range(0, len(mine), self.settings.batch_size)
+            batches += [(supervisor, mine[start : start + self.settings.batch_size]) for start in starts]
+        return batches, left
+
+    def work(self, batch: tuple[WeakClassifier, list[str]]) -> int:
+        supervisor, keys = batch
+        texts = [self.texts[key] for key in keys]
+        votes = supervisor.predict(texts, [_named(text) for text in texts]).probabilities.double().tolist()
+        about = {"supervisor": supervisor.name, "stage": STAGE, "config": self.configs[supervisor.name]}
+        self.store.append(
+            {"example_id": key, **about, "probabilities": row} for key, row in zip(keys, votes, strict=True)
+        )
+        return len(keys)
+
+    def export(self) -> None:
+        texts, held_out = self.settings.texts, self.settings.held_out
+        votes = self.votes([*texts, *held_out])
+        temperatures = dict.fromkeys(self.ensemble.names, 1.0)
         if held_out:
-            for name, probs in zip(ensemble.names, votes, strict=True):
-                temperatures[name] = fit_temperature(probs[len(texts) :], gold)
+            for name, probs in zip(self.ensemble.names, votes, strict=True):
+                temperatures[name] = fit_temperature(probs[len(texts) :], self.settings.gold)
         scale = torch.tensor(list(temperatures.values()), dtype=torch.float64)[:, None]
         probs = temper(votes[:, : len(texts)], scale).transpose(0, 1)
-        kept = dataset.remove_columns([c for c in _ADDED if c in dataset.column_names])
-        kept = kept.add_column(columns.WEAK_PROBS, probs.tolist())
-        kept = kept.add_column(columns.WEIGHTS, [ensemble.weights] * len(texts))
-        if classes is not None:
-            kept = kept.add_column(columns.CLASSES, [classes] * len(texts))
-        with writing("the votes", folder):
-            (folder / TEMPERATURES).write_text(json.dumps(temperatures, indent=1), encoding="utf-8")
-            _replace(kept.add_column(columns.SUPERVISORS, [ensemble.names] * len(texts)), folder / "dataset")
+        made = self.dataset.remove_columns([c for c in _ADDED if c in self.dataset.column_names])
+        made = made.add_column(columns.WEAK_PROBS, probs.tolist())
+        made = made.add_column(columns.WEIGHTS, [self.ensemble.weights] * len(texts))
+        if self.settings.classes is not None:
+            made = made.add_column(columns.CLASSES, [self.settings.classes] * len(texts))
+        made = made.add_column(columns.SUPERVISORS, [self.ensemble.names] * len(texts))
+        with writing("the votes", self.folder):
+            (self.folder / TEMPERATURES).write_text(json.dumps(temperatures, indent=1), encoding="utf-8")
+            with replaced_folder(self.folder / "dataset") as new:  # an earlier call's dataset may still read the old
+                made.save_to_disk(str(new))
 
-    alone(folder / "labels", put_together)
-    return Dataset.load_from_disk(str(folder / "dataset"))
-
-
-def _replace(dataset: Dataset, target: Path) -> None:
-    """Save beside and rename: a dataset of an earlier call may still read the old files."""
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    dataset.save_to_disk(str(beside))
-    shutil.rmtree(target, ignore_errors=True)
-    beside.rename(target)
-
-
-_ADDED = (columns.WEAK_PROBS, columns.WEIGHTS, columns.SUPERVISORS, columns.CLASSES)
+    def votes(self, texts: Sequence) -> Tensor:
+        """(N, n, K) float64 probabilities from the store, the classes in one order."""
+        keys, classes = [digest(text) for text in texts], self.settings.classes
+        found = [[self.stored[s.name, key] for key in keys] for s in self.ensemble.supervisors]
+        votes = torch.tensor(found, dtype=torch.float64)
+        for number, supervisor in enumerate(self.ensemble.supervisors):
+            if classes is not None and supervisor.class_names is not None:
+                order = order_like(supervisor.class_names, classes, f"supervisor {supervisor.name!r}", "the labels")
+                votes[number] = votes[number][:, order]
+        return votes / votes.sum(-1, keepdim=True)
 
 
-def _collect(ensemble: WeakEnsemble, texts: Sequence, configs: dict[str, str], folder: Path, batch_size: int) -> None:
-    """Vote on what is not in the store yet, each process its share; a text that occurs twice is read once."""
-    state = processes()
-    by_key = {digest(text): text for text in texts}
-    store = LabelStore(folder, str(state.process_index))
-    known = _read(store, configs, by_key)
-    todo = {s.name: [key for key in by_key if (s.name, key) not in known] for s in ensemble.supervisors}
-    progress = Progress(folder, sum(map(len, todo.values())), "labelling", "vote")  # nobody writes while another reads
-    for supervisor in ensemble.supervisors:
-        mine = todo[supervisor.name][state.process_index :: state.num_processes]
-        for start in range(0, len(mine), batch_size):
-            unit = mine[start : start + batch_size]
-            found = supervisor.predict([by_key[k] for k in unit], [_named(by_key[k]) for k in unit])
-            about = {"supervisor": supervisor.name, "stage": STAGE, "config": configs[supervisor.name]}
-            rows = found.probabilities.double().tolist()
-            store.append(
-                {"example_id": key, **about, "probabilities": row} for key, row in zip(unit, rows, strict=True)
-            )
-            progress.advance(len(unit))
-    store.close()
-    progress.finish()
-
-
-def _votes(
-    ensemble: WeakEnsemble, texts: Sequence, configs: dict[str, str], folder: Path, classes: list[str] | None
-) -> Tensor:
-    """(N, n, K) float64 probabilities from the store, the classes in one order."""
-    keys = [digest(text) for text in texts]
-    store = KeptLabels(folder)
-    known = _read(store, configs, set(keys))
-    store.close()
-    votes = torch.tensor([[known[s.name, key] for key in keys] for s in ensemble.supervisors], dtype=torch.float64)
-    for number, supervisor in enumerate(ensemble.supervisors):
-        if classes is not None and supervisor.class_names is not None:
-            order = order_like(supervisor.class_names, classes, f"supervisor {supervisor.name!r}", "the labels")
-            votes[number] = votes[number][:, order]
-    return votes / votes.sum(-1, keepdim=True)
-
-
-def _read(store: KeptLabels, configs: dict[str, str], wanted: Container[str]) -> dict[tuple[str, str], list[float]]:
+def _stored(
+    store: StoredLabels, configs: dict[str, str], wanted: Container[str]
+) -> dict[tuple[str, str], list[float]]:
     return {
         (record["supervisor"], record["example_id"]): record["probabilities"]
         for record, _ in store.records()

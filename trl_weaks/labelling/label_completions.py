@@ -1,7 +1,6 @@
 """The weak-label dataset: every prompt answered by N supervisors, one row per distinct completion."""
 
 import tempfile
-from array import array
 from pathlib import Path
 
 from datasets import Dataset, load_from_disk
@@ -9,17 +8,10 @@ from datasets import Dataset, load_from_disk
 from ..distributed import processes
 from ..fingerprint import refuse_unknown_code
 from ..supervisors.ensemble import WeakEnsemble
-from .card import write_card
-from .checks import check_dataset, prefixes_forgotten
-from .choose import UNFINISHED
-from .consolidate import consolidate
-from .index import Prompts, Units
-from .ledger import Ledger
-from .progress import Progress, alone
-from .stages import configurations, done, settings_of, work
-from .store import KeptLabels, LabelStore
+from .checks import prefixes_forgotten
+from .completion_run import CompletionRun, CompletionSettings
 
-MODES = ("independent", "joint")
+MODES = ("independent", "joint")  # the paper's, of `aggregation.completions.COMPLETION_AGGREGATORS`
 
 
 def label_completions(
@@ -37,7 +29,7 @@ def label_completions(
 ) -> Dataset:
     """Label prompts with an ensemble; the columns are those of `trl_weaks.columns`, plus the dataset's own.
 
-    Every log-probability is the supervisor's reading of the completion's text in its own tokens, end of sequence
+    Every log-probability is the supervisor's score of the completion's text in its own tokens, end of sequence
     included, so that supervisors which agree, and those which only score, are measured alike.
 
     An empty completion (a supervisor that ends at once) is left out and counted in a warning, and so is one that has
@@ -47,13 +39,14 @@ def label_completions(
     Args:
         dataset: `example_id` (str, unique) and `prompt` (text or messages); other columns are carried through.
         mode: `independent` keeps each supervisor's best completion, or its one draw; `joint` keeps the one completion
-            of highest joint score among the candidates of all (Eq. 6 of Cui et al., arXiv 2406.03199).
+            of highest joint score among the candidates of all (Eq. 6 of Cui et al., arXiv 2406.03199); or any other
+            name in `aggregation.completions.COMPLETION_AGGREGATORS`.
         num_candidates: beams of each supervisor, all scored in `joint` mode; or draws in `joint` mode. *paper*
         output_dir: labels are kept here while they are made, and the dataset in its folder `dataset`, with a card; the
             same call continues where a killed one stopped. Under `accelerate launch` every process takes its share;
             a later run may have another number of processes. None keeps nothing (one process only).
         max_new_tokens: tokens of a completion. *paper*
-        batch_size: prompts per unit of work, the most that a kill can lose. *ours*
+        batch_size: prompts per batch of work, the most that a kill can lose. *ours*
         temperature: None searches beams (*paper*); a number samples at that temperature instead (*ours*). A draw
             depends on `seed`, the supervisor's name, the example's id and the number of the candidate alone.
         top_p: sample from the most probable tokens that together have this probability; 1 for all. *ours*
@@ -66,58 +59,19 @@ def label_completions(
         ValueError: before any work: wrong arguments or anything wrong with the dataset (row, column, remedy).
         LabelStoreError: the labels cannot be written; nothing already written is lost.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode={mode!r} is not one of {MODES}.")
-    if unfinished not in UNFINISHED:
-        raise ValueError(f"unfinished={unfinished!r} is not one of {UNFINISHED}.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1.")
+    settings = CompletionSettings(
+        mode, num_candidates, max_new_tokens, batch_size, temperature, top_p, seed, unfinished
+    )
     if output_dir is None and processes().num_processes > 1:
         raise ValueError("several processes share their work through the disk: give label_completions an output_dir.")
-    settings = settings_of(mode, num_candidates, max_new_tokens, temperature, top_p, seed)
     for supervisor in ensemble.supervisors:
         supervisor.settings(num_candidates, max_new_tokens, temperature is not None)  # what it refuses, before work
     if output_dir is not None:
         refuse_unknown_code(ensemble.supervisors)
     with prefixes_forgotten(ensemble.supervisors):
-        prompts = check_dataset(dataset, ensemble, max_new_tokens)
         if output_dir is None:
             with tempfile.TemporaryDirectory() as folder:
-                _label(ensemble, dataset, prompts, mode, settings, Path(folder), batch_size, unfinished)
+                CompletionRun(ensemble, dataset, settings, Path(folder)).run()
                 return load_from_disk(str(Path(folder) / "dataset"), keep_in_memory=True)  # the folder goes
-        _label(ensemble, dataset, prompts, mode, settings, Path(output_dir), batch_size, unfinished)
+        CompletionRun(ensemble, dataset, settings, Path(output_dir)).run()
     return load_from_disk(str(Path(output_dir) / "dataset"))
-
-
-def _label(
-    ensemble: WeakEnsemble,
-    dataset: Dataset,
-    prompts: Prompts,
-    mode: str,
-    settings: dict,
-    folder: Path,
-    batch_size: int,
-    unfinished: str,
-) -> None:
-    state = processes()
-    configs = configurations(ensemble, settings, mode)
-    store = LabelStore(folder / "labels", str(state.process_index))
-    ledger = Ledger(store, prompts, configs)
-    units = Units(prompts, batch_size)
-    todo = array("q", (number for number, unit in enumerate(units) if not done(ledger, ensemble, unit, mode)))
-    left = sum(len(units[number]) for number in todo)
-    progress = Progress(folder / "labels", left, "labelling")  # nobody writes while another still reads
-    for number in todo[state.process_index :: state.num_processes]:
-        work(ledger, ensemble, dataset, units[number], mode, settings)
-        progress.advance(len(units[number]))
-    store.close()
-    progress.finish()
-
-    def put_together() -> None:
-        kept = KeptLabels(folder / "labels")
-        ledger = Ledger(kept, prompts, configs)
-        counts = consolidate(ledger, ensemble, dataset, mode, folder / "dataset", unfinished)
-        write_card(folder / "README.md", ensemble, mode, settings | {"unfinished": unfinished}, counts)
-        kept.close()
-
-    alone(folder / "labels", put_together)

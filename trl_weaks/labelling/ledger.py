@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ..fingerprint import digest
 from .index import Prompts
 from .progress import bar
-from .store import KeptLabels, LabelStore
+from .store import LabelStore, StoredLabels
 
 GENERATE = "generate"
 SCORE = "score"
@@ -21,10 +21,10 @@ class Ledger:
         configs: digest of everything that decides a label, for each (stage, supervisor).
     """
 
-    def __init__(self, store: KeptLabels | LabelStore, prompts: Prompts, configs: dict[tuple[str, str], str]):
+    def __init__(self, store: StoredLabels | LabelStore, prompts: Prompts, configs: dict[tuple[str, str], str]):
         self.store, self.prompts, self.configs = store, prompts, configs
         self.places = {key: array("q", [-1]) * len(prompts) for key in configs}
-        with bar(None, "reading kept labels", "label") as shown:
+        with bar(None, "reading stored labels", "label") as shown:
             for record, place in store.records():
                 key, row = (record["stage"], record["supervisor"]), prompts.row(record["example_id"])
                 if key in configs and row is not None and record["config"] == self._config(key, row):

@@ -4,29 +4,39 @@ import json
 import logging
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from statistics import fmean, quantiles
 
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, Features, List, Value, load_from_disk
 
+from ..aggregation.preferences import (
+    CERTAIN_BELOW,
+    best_and_worst,
+    flip_probabilities,
+    pair_weights,
+    with_shared_error,
+)
 from ..columns import CHOSEN, CHOSEN_SCORE, MARGIN, PAIR_EPSILON, PAIR_WEIGHT, PROMPT, REJECTED, REJECTED_SCORE
 from ..distributed import processes
+from ..files import replaced_folder, writing
 from ..fingerprint import digest, refuse_unknown_code, supervisor_fingerprint
-from ..inference.sampling import Sampling, decoding
+from ..inference.sampling import Sampling
 from ..supervisors.ensemble import WeakEnsemble
+from ..supervisors.messages import as_completion
+from ..supervisors.scores import Scored
 from ..supervisors.supervisor import WeakSupervisor
-from .checks import check_dataset, prefixes_forgotten
-from .index import Prompts, Units
-from .ledger import GENERATE, SCORE, Ledger
-from .progress import Progress, alone
-from .rank import rank, save
-from .stages import DECIMALS, has_read, readings
-from .store import KeptLabels, LabelStore
+from .checks import prefixes_forgotten
+from .ledger import GENERATE, SCORE
+from .run import AnswerRun, rounded
 
 logger = logging.getLogger(__name__)
 LEFT_OUT = ("too_long", "too_few", "equal_scores", "below_margin")  # of the counts, those worth a warning
 WRITTEN = (CHOSEN, REJECTED, CHOSEN_SCORE, REJECTED_SCORE, MARGIN, PAIR_WEIGHT, PAIR_EPSILON)
+COUNTS = ("candidates", "duplicates", "empty", "too_long", "unfinished", "chosen_unfinished")  # of answers
+COUNTS += ("too_few", "equal_scores", "below_margin", "swapped")  # of prompts
 
 
 def build_preferences(
@@ -68,44 +78,28 @@ def build_preferences(
         shared_error: how often supervisors that agree are wrong together, in [0, 0.5), which their disagreement cannot
             show; part of every `pair_epsilon`. Default: the *paper's* constant ε.
             `aggregation.preferences.judge_pairs` measures it where gold is at hand.
-        batch_size: prompts per unit of work, the most that a kill can lose. *ours*
+        batch_size: prompts per batch of work, the most that a kill can lose. *ours*
 
     Raises:
         ValueError: before any work: wrong arguments or anything wrong with the dataset (row, column, remedy); after
             it: no pair is left (with the counts).
         LabelStoreError: the disk refuses; nothing already written is lost.
     """
-    _check_arguments(num_candidates, temperature, min_margin, shared_error, batch_size)
-    state = processes()
-    if output_dir is None and state.num_processes > 1:
+    settings = PreferenceSettings(
+        num_candidates, max_new_tokens, temperature, seed, min_margin, shared_error, batch_size
+    )
+    if output_dir is None and processes().num_processes > 1:
         raise ValueError("several processes share their work through the disk: give build_preferences an output_dir.")
     taken = [column for column in WRITTEN if column in getattr(dataset, "column_names", ())]
     if taken:
         raise ValueError(f"the dataset already has a column {taken[0]!r}, which pairs write; rename or remove it.")
-    members = SimpleNamespace(supervisors=[student, *ensemble.supervisors])
+    members = [student, *ensemble.supervisors]
     if output_dir is not None:
-        refuse_unknown_code(members.supervisors)
-    settings = {"num_candidates": num_candidates, "max_new_tokens": max_new_tokens}
-    if temperature is not None:
-        settings |= {"temperature": temperature, "seed": seed}
-    with tempfile.TemporaryDirectory() as temporary, prefixes_forgotten(members.supervisors):
-        prompts = check_dataset(dataset, members, max_new_tokens)
-        folder = Path(output_dir or temporary)
-        configs = _configurations(student, ensemble, settings)
-        _collect(student, ensemble, dataset, prompts, configs, settings, folder, batch_size)
-        found: list[Dataset] = []
-
-        def put_together() -> None:
-            kept = KeptLabels(folder / "candidates")
-            ledger = Ledger(kept, prompts, configs)
-            found.append(rank(ledger, student.name, ensemble, dataset, min_margin, shared_error))
-            kept.close()
-            _report(preference_report(found[0]))
-            if output_dir is not None:
-                save(found[0], folder / "dataset")
-
-        alone(folder / "candidates", put_together)
-        return found[0] if output_dir is None else load_from_disk(str(folder / "dataset"))
+        refuse_unknown_code(members)
+    with tempfile.TemporaryDirectory() as temporary, prefixes_forgotten(members):
+        run = PreferenceRun(ensemble, student, dataset, settings, Path(output_dir or temporary))
+        run.run()
+        return run.pairs if output_dir is None else load_from_disk(str(run.folder / "dataset"))
 
 
 def preference_report(pairs: Dataset) -> dict:
@@ -113,94 +107,179 @@ def preference_report(pairs: Dataset) -> dict:
     return json.loads(pairs.info.description)
 
 
-def _check_arguments(
-    num_candidates: int, temperature: float | None, min_margin: float, shared_error: float, batch_size: int
-) -> None:
-    if num_candidates < 2:
-        raise ValueError(f"num_candidates={num_candidates}: a pair needs at least 2 candidates; the authors use 10.")
-    if temperature is not None:
-        Sampling(temperature)
-    if not (math.isfinite(min_margin) and min_margin >= 0):
-        raise ValueError(f"min_margin={min_margin} must be finite and not negative (nats per token).")
-    if not 0 <= shared_error < 0.5:
-        raise ValueError(f"shared_error={shared_error} is a probability in [0, 0.5).")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1.")
+@dataclass(frozen=True)
+class PreferenceSettings:
+    """The arguments of `build_preferences` beside models, data and folder.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+
+    num_candidates: int
+    max_new_tokens: int
+    temperature: float | None
+    seed: int
+    min_margin: float
+    shared_error: float
+    batch_size: int
+
+    def __post_init__(self):
+        if self.num_candidates < 2:
+            raise ValueError(
+                f"num_candidates={self.num_candidates}: a pair needs at least 2 candidates; the authors use 10."
+            )
+        if self.temperature is not None:
+            Sampling(self.temperature)
+        if not (math.isfinite(self.min_margin) and self.min_margin >= 0):
+            raise ValueError(f"min_margin={self.min_margin} must be finite and not negative (nats per token).")
+        if not 0 <= self.shared_error < 0.5:
+            raise ValueError(f"shared_error={self.shared_error} is a probability in [0, 0.5).")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1.")
+
+    @property
+    def decoding(self) -> dict:
+        """What decides the answers, as it enters digests."""
+        settings = {"num_candidates": self.num_candidates, "max_new_tokens": self.max_new_tokens}
+        drawn = {"temperature": self.temperature, "seed": self.seed}
+        return settings if self.temperature is None else settings | drawn
 
 
-def _configurations(student: WeakSupervisor, ensemble: WeakEnsemble, settings: dict) -> dict[tuple[str, str], str]:
-    """Digests that decide whether a stored answer or score may be used again; weights and thresholds come later."""
-    made = digest("preferences", supervisor_fingerprint(student), settings)
-    readings = {(SCORE, s.name): digest(SCORE, made, supervisor_fingerprint(s)) for s in ensemble.supervisors}
-    return {(GENERATE, student.name): made, **readings}
+@dataclass(frozen=True)
+class Pair:
+    """Best and worst of one prompt: (text, joint score) of each, and each supervisor's margin, nats per token."""
+
+    row: int
+    best: tuple[str, float]
+    worst: tuple[str, float]
+    margins: list[float]
 
 
-def _collect(
-    student: WeakSupervisor,
-    ensemble: WeakEnsemble,
-    dataset: Dataset,
-    prompts: Prompts,
-    configs: dict[tuple[str, str], str],
-    settings: dict,
-    folder: Path,
-    batch_size: int,
-) -> None:
-    """Answer and score what is not in the store yet, each process its share."""
-    state = processes()
-    store = LabelStore(folder / "candidates", str(state.process_index))
-    ledger = Ledger(store, prompts, configs)
-    units = Units(prompts, batch_size)
-    todo = [unit for unit in units if not _done(ledger, student, ensemble, unit)]
-    progress = Progress(folder / "candidates", sum(map(len, todo)), "preferences")  # nobody writes while another reads
-    for unit in todo[state.process_index :: state.num_processes]:
-        _work(ledger, student, ensemble, dataset, unit, settings)
-        progress.advance(len(unit))
-    store.close()
-    progress.finish()
+class PreferenceRun(AnswerRun):
+    """The student answers, the ensemble scores, and best and worst become a pair. Arguments: see `AnswerRun`.
+
+    Attributes:
+        pairs: the dataset, in the process that made it.
+    """
+
+    labels, description = "candidates", "preferences"
+    settings: PreferenceSettings
+    pairs: Dataset
+
+    def __init__(
+        self,
+        ensemble: WeakEnsemble,
+        student: WeakSupervisor,
+        dataset: Dataset,
+        settings: PreferenceSettings,
+        folder: Path,
+    ):
+        self.student = student
+        super().__init__(ensemble, [student], dataset, settings, folder)
+
+    def configurations(self) -> dict[tuple[str, str], str]:
+        # weights and thresholds come later
+        made = digest("preferences", supervisor_fingerprint(self.student), self.settings.decoding)
+        scores = {(SCORE, s.name): digest(SCORE, made, supervisor_fingerprint(s)) for s in self.ensemble.supervisors}
+        return {(GENERATE, self.student.name): made, **scores}
+
+    def texts(self, row: int) -> list[str]:
+        return sorted({text for text, _ in self.ledger.get(GENERATE, self.student.name, row)["candidates"]} - {""})
+
+    def answer_record(self, answers: Sequence[tuple[str, bool]]) -> dict:
+        return {"candidates": answers}
+
+    def score_record(self, texts: Sequence[str], scores: Sequence[Scored | None]) -> dict:
+        return {"texts": texts, "scores": [rounded(score.mean_logp) if score else None for score in scores]}
+
+    def export(self) -> None:
+        self.pairs = self._ranked()
+        _report(preference_report(self.pairs))
+        folder = self.folder / "dataset"
+        with writing("the pairs", folder), replaced_folder(folder) as new:
+            self.pairs.save_to_disk(str(new))
+
+    def _ranked(self) -> Dataset:
+        """All pairs, with the counts as JSON in `info.description`."""
+        counts = Counter(dict.fromkeys(COUNTS, 0))
+        found = [self._pair(row, counts) for row in range(len(self.dataset))]
+        pairs = [pair for pair in found if pair is not None]
+        if not pairs:
+            drops = {name: counts[name] for name in ("empty", "too_long", "too_few", "equal_scores", "below_margin")}
+            raise ValueError(
+                f"no pair is left of {len(self.dataset)} prompts: {drops}. Ask for more candidates, sample them "
+                "(temperature=1.0), lower min_margin, or train the student further."
+            )
+        flips = flip_probabilities([pair.margins for pair in pairs], self.ensemble.weights)
+        epsilons = [with_shared_error(flip, self.settings.shared_error) for flip in flips]
+        weights = pair_weights([pair.best[1] - pair.worst[1] for pair in pairs])
+        counts["swapped"] = sum(epsilon > 0.5 for epsilon in epsilons)
+        rows = [
+            _row(self.dataset[pair.row], pair, epsilon, weight)
+            for pair, epsilon, weight in zip(pairs, epsilons, weights, strict=True)
+        ]
+        table = Dataset.from_list(rows, features=_features(self.dataset))
+        table.info.description = json.dumps(_summary(rows, counts, len(self.dataset)))
+        return table
+
+    def _pair(self, row: int, counts: Counter) -> Pair | None:
+        candidates = self.ledger.get(GENERATE, self.student.name, row)["candidates"]
+        kept = [text for text, _ in candidates if text]
+        counts["candidates"] += len(candidates)
+        counts["empty"] += len(candidates) - len(kept)
+        counts["duplicates"] += len(kept) - len(set(kept))
+        counts["unfinished"] += sum(not finished for _, finished in candidates)
+        records = [self.ledger.get(SCORE, name, row) for name in self.ensemble.names]
+        read = [m for m in range(len(records[0]["texts"])) if all(r["scores"][m] is not None for r in records)]
+        counts["too_long"] += len(records[0]["texts"]) - len(read)
+        if len(read) < 2:
+            counts["too_few"] += 1
+            return None
+        texts = [records[0]["texts"][m] for m in read]
+        scores = [[record["scores"][m] for m in read] for record in records]
+        weights = self.ensemble.weights
+        joint = [math.fsum(w * s[m] for w, s in zip(weights, scores, strict=True)) for m in range(len(texts))]
+        best, worst = best_and_worst(texts, joint)
+        margin = joint[best] - joint[worst]
+        if margin <= 0 or margin < self.settings.min_margin:
+            counts["equal_scores" if margin <= 0 else "below_margin"] += 1
+            return None
+        counts["chosen_unfinished"] += texts[best] not in {text for text, finished in candidates if finished}
+        margins = [s[best] - s[worst] for s in scores]
+        return Pair(row, (texts[best], joint[best]), (texts[worst], joint[worst]), margins)
 
 
-def _done(ledger: Ledger, student: WeakSupervisor, ensemble: WeakEnsemble, unit: Sequence[int]) -> bool:
-    if not _answered(ledger, student, unit):
-        return False
-    texts = _texts(ledger, student, unit)
-    return all(has_read(ledger, name, unit, texts) for name in ensemble.names)
+def _row(example: dict, pair: Pair, epsilon: float, weight: float) -> dict:
+    chosen, rejected = (pair.worst, pair.best) if epsilon > 0.5 else (pair.best, pair.worst)
+    return {
+        **example,
+        CHOSEN: as_completion(example[PROMPT], chosen[0]),
+        REJECTED: as_completion(example[PROMPT], rejected[0]),
+        CHOSEN_SCORE: chosen[1],
+        REJECTED_SCORE: rejected[1],
+        MARGIN: chosen[1] - rejected[1],
+        PAIR_WEIGHT: weight,
+        PAIR_EPSILON: min(epsilon, 1.0 - epsilon, CERTAIN_BELOW),
+    }
 
 
-def _answered(ledger: Ledger, student: WeakSupervisor, unit: Sequence[int]) -> bool:
-    return all(ledger.has(GENERATE, student.name, row) for row in unit)
+def _features(dataset: Dataset) -> Features:
+    text, number = Value("string"), Value("float64")
+    answer = text if isinstance(dataset[0][PROMPT], str) else List({"role": text, "content": text})
+    numbers = dict.fromkeys((CHOSEN_SCORE, REJECTED_SCORE, MARGIN, PAIR_WEIGHT, PAIR_EPSILON), number)
+    return Features({**dataset.features, CHOSEN: answer, REJECTED: answer, **numbers})
 
 
-def _texts(ledger: Ledger, student: WeakSupervisor, unit: Sequence[int]) -> list[list[str]]:
-    """The distinct answers to each prompt, sorted, without empty ones."""
-    kept = [ledger.get(GENERATE, student.name, row)["candidates"] for row in unit]
-    return [sorted({text for text, _ in candidates} - {""}) for candidates in kept]
-
-
-def _work(
-    ledger: Ledger,
-    student: WeakSupervisor,
-    ensemble: WeakEnsemble,
-    dataset: Dataset,
-    unit: Sequence[int],
-    settings: dict,
-) -> None:
-    prompts = list(dataset.select(unit)[PROMPT])
-    ids = ledger.prompts.ids(unit)
-    names = [f"row {row} (example_id {example!r})" for row, example in zip(unit, ids, strict=True)]
-    if not _answered(ledger, student, unit):
-        if "temperature" in settings:
-            answers = student.answer(prompts, **decoding(settings), names=names, keys=ids)
-        else:
-            found = student.generate(prompts, **settings, names=names)
-            answers = [[(c.text, c.finished) for c in row] for row in found]
-        ledger.put(GENERATE, student.name, unit, [{"candidates": row} for row in answers])
-    texts = _texts(ledger, student, unit)
-    for supervisor in ensemble.supervisors:
-        if not has_read(ledger, supervisor.name, unit, texts):
-            read = readings(supervisor, prompts, texts, names)
-            scores = [[round(r.mean_logp, DECIMALS) + 0.0 if r else None for r in row] for row in read]
-            made = [{"texts": t, "scores": s} for t, s in zip(texts, scores, strict=True)]
-            ledger.put(SCORE, supervisor.name, unit, made)
+def _summary(rows: list[dict], counts: Counter, prompts: int) -> dict:
+    margins = [row[MARGIN] for row in rows]
+    quarters = quantiles(margins, n=4, method="inclusive") if len(margins) > 1 else margins * 3
+    return {
+        "prompts": prompts,
+        "pairs": len(rows),
+        **counts,
+        "mean_epsilon": fmean(row[PAIR_EPSILON] for row in rows),
+        "margin_quartiles": [min(margins), *quarters, max(margins)],
+    }
 
 
 def _report(report: dict) -> None:

@@ -1,60 +1,17 @@
-"""One progress bar over all processes, through small files beside the shards; and waiting without a timeout."""
+"""One progress bar over all processes, through small files beside the shards."""
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ..distributed import processes
-from .store import LabelStoreError, refused
-
-POLL = 0.5  # seconds between looks at what the others did
+from ..distributed import POLL, processes
+from ..files import refused
 
 
 def bar(total: int | None, description: str, unit: str = "prompt") -> tqdm:
     """A progress bar on the first process, shown where the work takes more than a few seconds."""
     return tqdm(total=total, desc=description, unit=unit, delay=3, disable=not processes().is_main_process)
-
-
-def alone(folder: Path, work: Callable[[], object]) -> None:
-    """Let the first process do what may take longer than a collective waits; the others look for a file.
-
-    Args:
-        folder: on a disk that all processes see.
-
-    Raises:
-        LabelStoreError: in the other processes, where the first one failed; it raises its own error.
-    """
-    state, signal = processes(), folder / "progress-alone"
-    if state.num_processes == 1:
-        work()
-        return
-    if state.is_main_process:
-        signal.unlink(missing_ok=True)
-    state.wait_for_everyone()  # no file of an earlier run is left
-    if state.is_main_process:
-        try:
-            work()
-        except BaseException as error:
-            with suppress(OSError):  # the launcher then ends the others
-                written = signal.with_suffix(".part")  # an empty file, for a moment, would say that all went well
-                written.write_text(f"{type(error).__name__}: {error}")
-                written.replace(signal)
-            raise
-        try:
-            signal.touch()
-        except OSError as error:
-            raise refused(folder, error) from error
-    else:
-        while not signal.exists():
-            time.sleep(POLL)
-        if signal.stat().st_size:
-            raise LabelStoreError(f"the first process stopped. {signal.read_text()}")
-    state.wait_for_everyone()
-    if state.is_main_process:
-        signal.unlink()
 
 
 class Progress:

@@ -12,9 +12,10 @@ import logging
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from ..files import LabelStoreError, refused
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +24,7 @@ MOST_OPEN = 64  # shards; many restarts of many processes leave more than a proc
 MIDDLE = '","record":'
 
 
-class LabelStoreError(OSError):
-    """The labels could not be written; says where, why, and that what was written before is kept."""
-
-
-class KeptLabels:
+class StoredLabels:
     """The shards of earlier runs, for reading alone: nothing is created or written.
 
     Args:
@@ -78,7 +75,7 @@ class KeptLabels:
         self._open.clear()
 
 
-class LabelStore(KeptLabels):
+class LabelStore(StoredLabels):
     """The shards of one output folder, and a new one to write to.
 
     Args:
@@ -130,28 +127,6 @@ class LabelStore(KeptLabels):
         os.close(self._file)
         if empty:
             self.path.unlink()
-
-
-def refused(folder: Path, error: OSError) -> LabelStoreError:
-    """What to tell when the disk refuses."""
-    return LabelStoreError(
-        f"labels cannot be written to {folder}: {error.strerror or error}. Everything labelled so far is kept: make "
-        "room or write access there, then run the same command again."
-    )
-
-
-@contextmanager
-def writing(what: str, place: Path) -> Iterator[None]:
-    """What the disk refuses inside is a LabelStoreError that says what could not be written where."""
-    try:
-        yield
-    except LabelStoreError:
-        raise
-    except OSError as error:
-        raise LabelStoreError(
-            f"{what} cannot be written to {place}: {error.strerror or error}. Everything labelled so far is kept: "
-            "make room or write access there, then run the same command again."
-        ) from error
 
 
 def _line(record: dict) -> bytes:

@@ -1,31 +1,17 @@
-"""Files that are either whole or absent."""
+"""JSON and digests of files; `write_atomically` is that of `trl_weaks.files`."""
 
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from trl_weaks.files import write_atomically
 
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write beside the target and rename, so that a killed run or a full disk leaves the old file or none."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+__all__ = ["file_digest", "json_bytes", "to_json", "write_atomically"]
 
 
 def file_digest(path: str | Path) -> str:

@@ -2,6 +2,8 @@
 
 import argparse
 
+from ..aggregation.completions import COMPLETION_AGGREGATORS
+
 DESCRIPTION = """\
 Label prompts with several weak supervisors: every model answers every prompt, every model reads every answer, and the
 result is a dataset that a stock TRL SFTTrainer trains on and WeakSupervisionTrainer reads with all confidences.
@@ -67,7 +69,7 @@ def _add_supervisors(add) -> None:
 
 def _add_answers(add) -> None:
     modes = "independent: each supervisor's best answer; joint: the one answer all score highest (independent: ours)"
-    add("--mode", choices=("independent", "joint"), default="independent", help=modes)
+    add("--mode", choices=tuple(COMPLETION_AGGREGATORS), default="independent", help=modes)
     add(
         "--num_candidates",
         type=_at_least_one,

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import os
-import tempfile
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from trl_weaks.files import write_atomically
 
 
 class Source(NamedTuple):
@@ -47,8 +47,8 @@ def download(folder: Path, slot_types: list[str], sources: Mapping[str, Source] 
         path = folder / f"{split}.jsonl"
         if not path.is_file():
             rows = _convert(_fetch(source).decode("utf-8"), split)
-            _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    _write(folder / "slot_types.txt", "".join(f"{slot_type}\n" for slot_type in slot_types))
+            write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    write_atomically(folder / "slot_types.txt", "".join(f"{slot_type}\n" for slot_type in slot_types).encode())
     return folder
 
 
@@ -75,14 +75,3 @@ def _convert(text: str, split: str) -> list[dict[str, Any]]:
             raise ValueError(f"SLURP {split}, line {number}: {error}; is this SLURP's own format?") from error
         rows.append(row)
     return rows
-
-
-def _write(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -1,31 +1,30 @@
-"""The stored labels as one `datasets` folder."""
+"""The dataset that stored labels give: written to a folder, and compared with what is written there."""
 
 import logging
-import os
-import shutil
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, List, Value, load_from_disk
 from datasets.arrow_writer import ArrowWriter
 
-from ..columns import COMPLETION, EXAMPLE_ID, FINISHED, LOGPS, OFFSETS, PROMPT, SCORE, SUPERVISORS, WEIGHTS
+from ..aggregation.completions import LeftOut
+from ..columns import COMPLETION, EXAMPLE_ID, FINISHED, GENERATION, LOGPS, OFFSETS, PROMPT, SCORE, SUPERVISORS, WEIGHTS
+from ..files import replaced_folder, writing
 from ..fingerprint import digest
-from ..supervisors.ensemble import WeakEnsemble
 from ..supervisors.messages import as_completion
-from .choose import LeftOut, rows_of
 from .index import BLOCK
-from .ledger import Ledger
 from .progress import bar
-from .store import writing
 
 logger = logging.getLogger(__name__)
+COMPARED = (*GENERATION, SCORE, FINISHED)
 CUT = {
     "no_eos": "no end is taught there (column weak_finished; a stock SFTTrainer would append one)",
     "keep": "they are trained as whole answers",
     "drop": "they are left out",
 }
+Labels = Callable[[int, LeftOut], Iterable[dict]]  # the labels of a row of the prompts' dataset; counts what it omits
 
 
 @dataclass
@@ -38,36 +37,63 @@ class Counts:
     left_out: LeftOut = field(default_factory=LeftOut)
 
 
-def consolidate(
-    ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: str, folder: Path, unfinished: str = "no_eos"
-) -> Counts:
+def export(labels: Labels, dataset: Dataset, folder: Path, identity: Sequence, unfinished: str = "no_eos") -> Counts:
     """Write the dataset to `folder`, replacing an older one. Same labels, same bytes.
+
+    Args:
+        identity: what, with the number of rows, decides the dataset's fingerprint.
 
     Raises:
         LabelStoreError: disk full or read-only; the labels themselves are kept.
         ValueError: every completion is empty or too long.
     """
     counts = Counts(len(dataset))
-    new = folder.with_name(folder.name + ".new")
-    with writing("the dataset", folder):
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        with ArrowWriter(path=str(new / "rows.arrow"), features=features(dataset)) as writer:
-            for row in _rows(ledger, ensemble, dataset, mode, counts, unfinished):
+    with writing("the dataset", folder), replaced_folder(folder) as new:
+        rows = new.with_name("rows.arrow")
+        with ArrowWriter(path=str(rows), features=features(dataset)) as writer:
+            for row in _rows(labels, dataset, counts):
                 writer.write(row)
             if counts.rows == 0:
                 raise ValueError(_nothing(counts))
             writer.finalize()
-        table = Dataset.from_file(str(new / "rows.arrow"))
-        table._fingerprint = digest(
-            sorted(map(str, ledger.configs.items())), ensemble.weights, mode, unfinished, counts.rows
-        )
-        table.save_to_disk(str(new / "dataset"))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(new / "dataset", folder)
-        shutil.rmtree(new)
+        table = Dataset.from_file(str(rows))
+        Dataset(table.data, table.info, fingerprint=digest(*identity, counts.rows)).save_to_disk(str(new))
     _warn(counts, unfinished)
     return counts
+
+
+def differences(labels: Labels, dataset: Dataset, folder: Path, rows: Sequence[int]) -> list[str]:
+    """Where some prompts' rows in `folder` are not, to the last bit, those that their labels give."""
+    try:
+        written = load_from_disk(str(folder))
+        lost = [column for column in COMPARED if column not in written.column_names]
+        places = _places(written, set(dataset.select(rows)[EXAMPLE_ID])) if not lost else {}
+    except (OSError, ValueError, KeyError, TypeError) as error:  # missing, or whatever an altered file gives
+        return [f"{folder} is missing or cannot be read ({error}); labelling again with the same arguments writes it"]
+    if lost:
+        return [f"{folder} lacks the column {lost[0]!r}; labelling again with the same arguments writes it"]
+    different = []
+    for row, example in zip(rows, dataset.select(rows), strict=True):
+        expected = [labelled(example, label) for label in labels(row, LeftOut())]
+        ours = Dataset.from_list(expected, features=features(dataset))[:] if expected else {}
+        theirs = written[places[example[EXAMPLE_ID]]]
+        wrong = [column for column in COMPARED if ours.get(column, []) != theirs[column]]
+        if wrong:
+            different.append(
+                f"row {row} (example_id {example[EXAMPLE_ID]!r}): {folder} holds another {wrong[0]!r} than the kept "
+                "labels and these weights give"
+            )
+    return different
+
+
+def _places(written: Dataset, wanted: set[str]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = defaultdict(list)
+    ids = written.select_columns([EXAMPLE_ID])
+    for start in range(0, len(ids), BLOCK):
+        for place, example_id in enumerate(ids[start : start + BLOCK][EXAMPLE_ID], start=start):
+            if example_id in wanted:
+                places[example_id].append(place)
+    return places
 
 
 def _nothing(counts: Counts) -> str:
@@ -103,17 +129,15 @@ def _warn(counts: Counts, unfinished: str) -> None:
         )
 
 
-def _rows(
-    ledger: Ledger, ensemble: WeakEnsemble, dataset: Dataset, mode: str, counts: Counts, unfinished: str
-) -> Iterator[dict]:
+def _rows(labels: Labels, dataset: Dataset, counts: Counts) -> Iterator[dict]:
     with bar(len(dataset), "writing the dataset") as shown:
         for start in range(0, len(dataset), BLOCK):
             block = dataset.select(range(start, min(start + BLOCK, len(dataset))))
             for row, example in enumerate(block, start=start):
-                labels = list(rows_of(ledger, ensemble, row, mode, counts.left_out, unfinished))
-                counts.examples += bool(labels)
-                counts.rows += len(labels)
-                for label in labels:
+                found = list(labels(row, counts.left_out))
+                counts.examples += bool(found)
+                counts.rows += len(found)
+                for label in found:
                     yield labelled(example, label)
             shown.update(len(block))
 

@@ -1,0 +1,94 @@
+"""Candidates and scores to rows, by hand; every registered aggregator; and one of a user's own."""
+
+import doctest
+import math
+import random
+
+import pytest
+
+from trl_weaks.aggregation import completions as module
+from trl_weaks.aggregation.completions import (
+    COMPLETION_AGGREGATORS,
+    Answered,
+    CompletionAggregator,
+    LeftOut,
+    rows_of,
+    texts_to_score,
+)
+
+WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.2}
+# mean log-probability per token of each text by a, b, c
+MEANS = {"x": (-1.0, -2.0, -3.0), "y": (-1.5, -1.0, -1.0), "z": (-4.0, -0.5, -0.25)}
+CANDIDATES = {"a": [("x", True), ("y", False)], "b": [("x", False), ("z", True)], "c": [("y", True), ("", True)]}
+
+
+def answered(candidates=CANDIDATES, means=MEANS):
+    scores = {
+        name: {text: ([(0, 1), (1, 1)], [row[i] - 0.25, row[i] + 0.25]) for text, row in means.items()}
+        for i, name in enumerate(WEIGHTS)
+    }
+    return Answered(WEIGHTS, candidates, scores)
+
+
+def made(mode, unfinished="no_eos", given=None):
+    left_out = LeftOut()
+    return list(rows_of(given or answered(), COMPLETION_AGGREGATORS[mode], left_out, unfinished)), left_out
+
+
+def test_joint_takes_the_text_of_highest_weighted_mean_and_those_who_gave_it():
+    (row,), left_out = made("joint")
+    right = {text: sum(w * m for w, m in zip(WEIGHTS.values(), row, strict=True)) for text, row in MEANS.items()}
+    assert max(right, key=right.get) == "y" == row["completion"]
+    assert row["weak_supervisors"] == ["a", "c"] and row["weak_weights"] == pytest.approx([0.5 / 0.7, 0.2 / 0.7])
+    assert row["weak_score"] == pytest.approx(-1.25) and row["weak_finished"], "c ended what a did not"
+    assert len(row["weak_logps"][0]) == 2 and left_out.unfinished == {"a": 0, "b": 1, "c": 0}
+
+
+def test_independent_keeps_each_best_answer_and_tells_cut_ones_from_whole_ones():
+    rows, _ = made("independent")
+    assert [(r["completion"], r["weak_finished"], r["weak_supervisors"]) for r in rows] == [
+        ("x", False, ["b"]),
+        ("x", True, ["a"]),
+        ("y", True, ["c"]),
+    ]
+    assert math.fsum(w for row in rows for w in row["weak_weights"]) == pytest.approx(1)
+    assert [len(row["weak_logps"][0]) for row in rows] == [1, 2, 2], "a cut answer teaches no end"
+    assert [r["weak_supervisors"] for r in made("independent", "keep")[0]] == [["a", "b"], ["c"]]
+    assert [r["weak_supervisors"] for r in made("independent", "drop")[0]] == [["a"], ["c"]]
+
+
+@pytest.mark.parametrize("mode", COMPLETION_AGGREGATORS)
+def test_what_is_registered_gives_weights_of_one_and_does_not_depend_on_order(mode):
+    first, _ = made(mode)
+    assert math.fsum(w for row in first for w in row["weak_weights"]) == pytest.approx(1)
+    texts = texts_to_score(CANDIDATES, COMPLETION_AGGREGATORS[mode])
+    assert texts == sorted(set(texts) - {""}) and {row["completion"] for row in first} <= set(texts)
+    aggregator = COMPLETION_AGGREGATORS[mode]
+    chosen = []
+
+    def shuffled(candidates):
+        chosen[:] = random.Random(len(chosen)).sample(list(candidates), len(candidates))
+        return aggregator.choose(chosen)
+
+    again = rows_of(answered(), CompletionAggregator(shuffled, aggregator.best_only), LeftOut())
+    assert list(again) == first
+
+
+@pytest.mark.parametrize("mode", COMPLETION_AGGREGATORS)
+def test_a_text_too_long_for_one_supervisor_is_left_out_and_counted(mode):
+    given = answered()
+    for text in MEANS:
+        given.scores["b"][text] = ([], [])
+    rows, left_out = made(mode, given=given)
+    assert rows == [] and left_out.too_long["b"] == (2 if mode == "independent" else 3), "x and y; x, y and z"
+
+
+def test_an_aggregator_that_chooses_what_it_was_not_given_or_nothing_is_named():
+    for chosen, message in ((lambda c: [], "chose no candidate"), (lambda c: ["x"], "was not given")):
+        with pytest.raises(ValueError, match=message):
+            list(rows_of(answered(), CompletionAggregator(chosen), LeftOut()))
+
+
+def test_the_example_in_the_module_runs():
+    assert doctest.testmod(module, extraglobs={}).attempted == 3
+    assert doctest.testmod(module).failed == 0

@@ -1,0 +1,191 @@
+"""Completions: the candidates of several supervisors and their scores become the rows of one prompt.
+
+Plain numbers in, plain numbers out: no models, no disk. What decides which candidates become rows is a
+`CompletionAggregator`; `label_completions(mode=...)` takes any name of `COMPLETION_AGGREGATORS`:
+
+    >>> def two_best(candidates):
+    ...     return sorted(candidates, key=lambda c: (-c.score, c.text))[:2]
+    >>> COMPLETION_AGGREGATORS["two_best"] = CompletionAggregator(two_best)
+    >>> _ = COMPLETION_AGGREGATORS.pop("two_best")
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..columns import COMPLETION, FINISHED, LOGPS, OFFSETS, SCORE, SUPERVISORS, WEIGHTS
+
+UNFINISHED = ("no_eos", "keep", "drop")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A distinct completion of a prompt.
+
+    Attributes:
+        text: of the completion; not empty.
+        finished: whether it has an end; a text that was cut is another candidate than the same text with its end.
+        supervisors: names of those that gave it.
+        scores: mean log-probability per token by each supervisor, nats, end of sequence included.
+        score: their mean, weighted by the supervisors' weights (Eq. 6 of arXiv 2406.03199).
+    """
+
+    text: str
+    finished: bool
+    supervisors: list[str]
+    scores: Mapping[str, float]
+    score: float
+
+
+@dataclass(frozen=True)
+class CompletionAggregator:
+    """Chooses, among the candidates of a prompt, those that become rows of the dataset.
+
+    Attributes:
+        choose: gets at least one candidate and gives back those to train on, in the order of the rows; it must not
+            depend on the order of the candidates.
+        best_only: whether each supervisor's first candidate alone is looked at, the others neither made nor scored.
+            Otherwise all compete, and a text that any supervisor ended is one with an end.
+    """
+
+    choose: Callable[[Sequence[Candidate]], Sequence[Candidate]]
+    best_only: bool = False
+
+
+def every_best(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """All candidates, in the order of their texts."""
+    return sorted(candidates, key=lambda candidate: (candidate.text, candidate.finished))
+
+
+def highest_joint_score(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidate of highest joint score (Eq. 6); of equal scores the text that sorts first."""
+    return [min(candidates, key=lambda candidate: (-candidate.score, candidate.text, candidate.finished))]
+
+
+COMPLETION_AGGREGATORS: dict[str, CompletionAggregator] = {
+    "independent": CompletionAggregator(every_best, best_only=True),
+    "joint": CompletionAggregator(highest_joint_score),
+}
+
+
+def completion_aggregator(name: str) -> CompletionAggregator:
+    """The aggregator of that name.
+
+    Raises:
+        ValueError: there is none; names those that there are.
+    """
+    if name not in COMPLETION_AGGREGATORS:
+        raise ValueError(f"mode={name!r} is not one of {tuple(COMPLETION_AGGREGATORS)}.")
+    return COMPLETION_AGGREGATORS[name]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What is known of one prompt, each mapping by the name of a supervisor, in their order.
+
+    Attributes:
+        weights: of the supervisors; they sum to one.
+        candidates: (text, whether finished), best first.
+        scores: for each text, character offsets and log-probabilities of its tokens, end of sequence last; both
+            empty where it is too long for that supervisor's context.
+    """
+
+    weights: Mapping[str, float]
+    candidates: Mapping[str, Sequence[tuple[str, bool]]]
+    scores: Mapping[str, Mapping[str, tuple[list, list[float]]]]
+
+
+@dataclass
+class LeftOut:
+    """Counted by supervisor: best answers that are empty, answers it could not read, best answers that were cut."""
+
+    empty: Counter = field(default_factory=Counter)
+    too_long: Counter = field(default_factory=Counter)
+    unfinished: Counter = field(default_factory=Counter)
+
+
+def texts_to_score(
+    candidates: Mapping[str, Sequence[tuple[str, bool]]], aggregator: CompletionAggregator
+) -> list[str]:
+    """The distinct completions of a prompt that every supervisor scores, sorted; empty ones are left out."""
+    texts = {text for row in candidates.values() for text, _ in _looked_at(row, aggregator)}
+    return sorted(texts - {""})
+
+
+def rows_of(
+    answered: Answered, aggregator: CompletionAggregator, left_out: LeftOut, unfinished: str = "no_eos"
+) -> Iterator[dict]:
+    """One row for each completion of a prompt that the aggregator chooses.
+
+    The weights of the supervisors in an example's rows are normalised to sum to one. Empty answers are left out, and
+    those too long for some supervisor's context, and counted in `left_out` under the supervisor's name.
+
+    An answer that was cut before it ended (at `max_new_tokens`) is another one than the same text with its end. Scores
+    are those of the text with an end in either case, which tells against an answer that was cut.
+
+    Args:
+        unfinished: what becomes of answers that were cut: `"no_eos"` teaches no end (`weak_finished` is False, and the
+            end has no span); `"keep"` takes them for whole; `"drop"` leaves them out.
+    """
+    given = _given(answered, aggregator, left_out, unfinished)
+    texts, scores, weights = {text for text, _ in given}, answered.scores, answered.weights
+    for name in weights:
+        left_out.too_long[name] += sum(not scores[name][text][1] for text in texts)
+    candidates = [
+        _candidate(answered, text, finished, names)
+        for (text, finished), names in given.items()
+        if all(scores[name][text][1] for name in weights)
+    ]
+    if not candidates:
+        return
+    chosen = list(aggregator.choose(candidates))
+    if not chosen:
+        raise ValueError(f"the aggregator chose no candidate of {len(candidates)}; it must choose at least one.")
+    strange = [candidate for candidate in chosen if not any(candidate is one for one in candidates)]
+    if strange:
+        raise ValueError(f"the aggregator chose {strange[0]!r}, which it was not given; choose among the candidates.")
+    total = math.fsum(weights[name] for candidate in chosen for name in candidate.supervisors)
+    for candidate in chosen:
+        names = candidate.supervisors
+        last = None if candidate.finished else -1  # the end of sequence is the last token
+        yield {
+            COMPLETION: candidate.text,
+            SUPERVISORS: names,
+            WEIGHTS: [weights[name] / total for name in names],
+            OFFSETS: [scores[name][candidate.text][0][:last] for name in names],
+            LOGPS: [scores[name][candidate.text][1][:last] for name in names],
+            SCORE: candidate.score,
+            FINISHED: candidate.finished,
+        }
+
+
+def _looked_at(candidates: Sequence[tuple[str, bool]], aggregator: CompletionAggregator) -> Sequence[tuple[str, bool]]:
+    return candidates[:1] if aggregator.best_only else candidates
+
+
+def _candidate(answered: Answered, text: str, finished: bool, names: list[str]) -> Candidate:
+    logps = {name: answered.scores[name][text][1] for name in answered.weights}
+    scores = {name: sum(values) / len(values) for name, values in logps.items()}
+    joint = math.fsum(weight * scores[name] for name, weight in answered.weights.items())
+    return Candidate(text, finished, names, scores, joint)
+
+
+def _given(
+    answered: Answered, aggregator: CompletionAggregator, left_out: LeftOut, unfinished: str
+) -> dict[tuple[str, bool], list[str]]:
+    """Who gave which completion: by its text and whether it has an end."""
+    found: list[tuple[str, str, bool]] = []
+    for name, candidates in answered.candidates.items():
+        best, done = candidates[0]
+        left_out.empty[name] += not best
+        left_out.unfinished[name] += bool(best) and not done
+        found += [(name, text, ended) for text, ended in _looked_at(candidates, aggregator) if text]
+    ended = set() if aggregator.best_only else {text for _, text, done in found if done}
+    given: dict[tuple[str, bool], list[str]] = {}
+    for name, text, done in found:
+        whole = done or text in ended or unfinished == "keep"
+        if whole or unfinished == "no_eos":
+            names = given.setdefault((text, whole), [])
+            names += [name] * (name not in names)
+    return given
