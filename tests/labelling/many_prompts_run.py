@@ -4,6 +4,7 @@ Prints the memory held before labelling, the peak, both in bytes, and the rows o
 which the system takes back when it needs them, do not count.
 """
 
+import copy
 import importlib.util
 import sys
 import time
@@ -56,7 +57,7 @@ def main(folder: Path, count: int) -> None:
 
     tokenizer = shapes.tokenizer_of("gpt2")
     model = shapes.model_of("gpt2", len(tokenizer))
-    ensemble = WeakEnsemble([Quick(model, tokenizer, name) for name in "ab"])
+    ensemble = WeakEnsemble([Quick(copy.deepcopy(model), tokenizer, name) for name in "ab"])
     folder.mkdir(parents=True)
     with (folder / "prompts.jsonl").open("w") as file:
         for i in range(count):

@@ -7,7 +7,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from .as_found import inference
 from .beam_search import search
-from .finite_logits import Watch
+from .finite_logits import FiniteLogitsCheck
 from .sampling import Sampling
 from .shared_prefix import Sharing
 
@@ -47,9 +47,9 @@ def decode(
     copies = candidates if drawn else 1
 
     def processors(batch: Sequence[int]) -> list:
-        watch = Watch(supervisor, [asked.names[i] for i in batch], candidates)
+        check = FiniteLogitsCheck(supervisor, [asked.names[i] for i in batch], candidates)
         keys = [asked.keys[i] for i in batch]
-        return [watch, *(asked.sampling.processors(supervisor, keys, candidates, model.device) if drawn else ())]
+        return [check, *(asked.sampling.processors(supervisor, keys, candidates, model.device) if drawn else ())]
 
     made: list[list[list[int]]] = [[] for _ in asked.ids]
     with inference(model):

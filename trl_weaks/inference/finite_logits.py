@@ -1,4 +1,4 @@
-"""Looks at the logits while a model answers, so that a broken supervisor is named instead of believed."""
+"""Checks the logits while a model answers, so that a broken supervisor is named instead of believed."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 
-class Watch(LogitsProcessor):
+class FiniteLogitsCheck(LogitsProcessor):
     """Stops a generation in which no next token has a finite probability (weights that are NaN, overflow).
 
     Args:

@@ -30,7 +30,7 @@ from .run import AnswerRun, rounded, score_texts
 
 @dataclass(frozen=True)
 class CompletionSettings:
-    """The arguments of `label_completions` beside models, data and folder.
+    """The arguments of `label_completions` other than models, data and folder.
 
     Raises:
         ValueError: one of them is out of range or unknown; top_p without a temperature.

@@ -109,7 +109,7 @@ def preference_report(pairs: Dataset) -> dict:
 
 @dataclass(frozen=True)
 class PreferenceSettings:
-    """The arguments of `build_preferences` beside models, data and folder.
+    """The arguments of `build_preferences` other than models, data and folder.
 
     Raises:
         ValueError: one of them is out of range.

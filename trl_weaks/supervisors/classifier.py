@@ -20,7 +20,7 @@ from .text import refuse_split_special_tokens
 
 
 def _ignore(_: int) -> None:
-    """Nobody is watching the progress."""
+    """No-op progress callback."""
 
 
 class WeakClassifier:

@@ -27,7 +27,7 @@ from .text import EncodedCompletion, EncodedPrompt, Encoder
 
 
 def _ignore(_: int) -> None:
-    """Nobody is watching the progress."""
+    """No-op progress callback."""
 
 
 class WeakSupervisor:
