@@ -11,6 +11,7 @@ Without arguments both train a tiny Llama on eight prompts, labelled by two made
 
 import argparse
 
+import torch
 from datasets import Dataset, load_dataset
 from trl import SFTConfig, SFTTrainer
 
@@ -87,8 +88,10 @@ def main() -> None:
     settings = {"output_dir": arguments.output_dir, "num_train_epochs": 3, "logging_steps": 1, "report_to": "none"}
     dataset = load_dataset(arguments.dataset, split="train") if arguments.dataset else made_up_labels()
     model, tokenizer = arguments.model, None
+    if model is None or not torch.cuda.is_available():
+        settings |= {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False}
     if model is None:
-        settings |= {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False, "save_strategy": "no"}
+        settings |= {"save_strategy": "no"}
         tokenizer = train_tokenizer("llama", [row["prompt"] + row["completion"] for row in dataset], vocab_size=400)
         model = build_model("llama", tokenizer, hidden_size=32, layers=2, heads=2, max_length=64, seed=0)
     (plain if arguments.script == "plain" else weak)(model, tokenizer, dataset, settings)

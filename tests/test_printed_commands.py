@@ -1,0 +1,114 @@
+"""Every command that an example's docstring or ds_configs/README.md prints: it runs on tiny models and data made here,
+or, where it names a preset, SLURP or several machines, its arguments are read as printed."""
+
+import ast
+import importlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+LAUNCH = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
+LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+EXPERIMENTS = {
+    "slot_filling.py": ("trl_weaks.study.slot_filling.config", "SlotFillingConfig"),
+    "classification.py": ("trl_weaks.study.classification.config", "ClassificationConfig"),
+}
+
+
+def printed() -> list[str]:
+    """The commands, continued lines joined, remarks after three spaces or `#` left out."""
+    texts = [
+        ast.get_docstring(ast.parse(file.read_text("utf-8"))) for file in sorted((ROOT / "examples").glob("*.py"))
+    ]
+    texts += re.findall(r"^```bash\n(.*?)^```", (ROOT / "ds_configs" / "README.md").read_text("utf-8"), re.M | re.S)
+    found = []
+    for text in texts:
+        named = dict(re.findall(r'^(\w+)="(.*)"$', text, re.M))
+        for line in re.sub(r"\\\n\s*", "", text).splitlines():
+            line = re.split(r"\s{3,}\(|\s#\s", line.strip())[0].strip()
+            for name, value in named.items():
+                line = line.replace(f"${name}", value)
+            if re.match(r"(python examples/|accelerate launch |trl-weaks )", line):
+                found.append(line)
+    return list(dict.fromkeys(found))
+
+
+COMMANDS = printed()
+STUDY = [command for command in COMMANDS if any(name in command for name in EXPERIMENTS)]
+OTHERS = [command for command in COMMANDS if command not in STUDY]
+LONG = ["python examples/preference.py"]
+
+
+def test_all_are_found():
+    assert len(COMMANDS) == len(set(COMMANDS)) and len(STUDY) >= 13 and len(OTHERS) >= 9
+    files = {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert files == {name for name in files if any(name in command for command in COMMANDS)}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with prompts, weak rows, pairs and models under short names."""
+    from trl_weaks.study.tiny_models import build_model, train_tokenizer
+
+    folder = tmp_path_factory.mktemp("commands")
+    texts = ["play some jazz at nine", "wake me at six", "lights on ok no"] * 20
+    for name in ("gpt2", "opt", "llama"):
+        tokenizer = train_tokenizer(name, texts, 440)
+        model = build_model(name, tokenizer, hidden_size=16, layers=1, heads=2, max_length=128, seed=0)
+        model.save_pretrained(folder / name), tokenizer.save_pretrained(folder / name)
+    prompts = [{"example_id": str(i), "prompt": f"play {w}"} for i, w in enumerate(("jazz", "some", "nine"))]
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
+    weak = {"weak_supervisors": ["a"], "weak_weights": [1.0], "weak_offsets": [[[0, 5]]], "weak_logps": [[-0.1]]}
+    rows = [row | {"completion": " jazz"} | weak for row in prompts]
+    (folder / "weak").mkdir(), (folder / "pairs").mkdir()
+    Dataset.from_list(rows).to_parquet(folder / "weak" / "train.parquet")
+    pairs = [row | {"chosen": " jazz", "rejected": " no", "pair_epsilon": 0.1, "pair_weight": 1.0} for row in prompts]
+    Dataset.from_list(pairs).to_parquet(folder / "pairs" / "train.parquet")
+    return folder
+
+
+def local(command: str) -> list[str]:
+    """The command's words for this Python, with the models and data made here."""
+    words = shlex.split(command.replace("...", "--dataset prompts.jsonl --supervisors gpt2 opt --output_dir shared"))
+    names = {"MODEL": "llama", "facebook/opt-125m": "opt", "meta-llama/Llama-2-7b-hf": "llama"}
+    names["DATASET"] = "pairs" if "preference" in command else "weak"
+    words = [names.get(word, word) for word in words]
+    script = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
+    if script is None:
+        return ["-m", "trl_weaks.cli", *words[1:]]
+    start = LAUNCH if words[0] == "accelerate" else []
+    return [*start, str(ROOT / words[script]), *words[script + 1 :]]
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(command, marks=[pytest.mark.slow] if command in LONG else []) for command in OTHERS]
+)
+def test_it_runs(command, made):
+    environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"}
+    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *local(command)], capture_output=True, text=True, cwd=made, env=environment, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("command", STUDY)
+def test_the_experiments_read_it(command):
+    """`make demo` and the study's tests run what these settings describe."""
+    from trl_weaks.study.pipeline.launch import parse
+
+    words = shlex.split(command)
+    script = next(i for i, word in enumerate(words) if word.endswith(".py"))
+    module, kind = EXPERIMENTS[Path(words[script]).name]
+    config = parse(getattr(importlib.import_module(module), kind), words[script + 1 :])
+    assert config.stages and (ROOT / words[script]).is_file()
+    if "--config_file" in words:
+        assert (ROOT / words[words.index("--config_file") + 1]).is_file()
