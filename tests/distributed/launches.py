@@ -53,8 +53,10 @@ HOW = ("after", "born", "checkpointing", "bf16", "cpuadam", "kernels", "die", "r
 
 
 def references(cells: list[str]) -> list[str]:
-    """The cells of one process that these are compared with."""
-    return list(dict.fromkeys(reference(cell) for cell in cells))
+    """The cells of one process that these are compared with, and what those would have been without rounding."""
+    ones = [reference(cell) for cell in cells]
+    exacts = [exact(cell) for cell in cells if "bf16" not in cell]
+    return list(dict.fromkeys(ones + exacts))
 
 
 def runnable(cells: list[str]) -> list[str]:
@@ -95,6 +97,11 @@ def reference(cell: str) -> str:
     return "/".join(["single", *(part for part in cell.split("/")[1:] if part not in HOW)])
 
 
+def exact(cell: str) -> str:
+    """The same in float64; what is asked of the student in between changes no weights."""
+    return reference(cell).removesuffix("/generate") + "/double"
+
+
 def seen(folder: Path, cell: str) -> dict:
     return json.loads((place(folder, cell) / "seen.json").read_text())
 
@@ -114,10 +121,11 @@ def distance(folder: Path, cell: str, other: str) -> float:
     return max(float((one[name].double() - two[name].double()).abs().max()) for name in one)
 
 
-def relative_distance(folder: Path, cell: str) -> float:
-    """Norm of the difference of all weights from those of one process, over the norm of what training changed."""
-    one = weights(folder, cell)
-    other, start = weights(folder, reference(cell)), weights(folder, reference(cell), "start")
+def rounding(folder: Path, cell: str) -> float:
+    """How far a cell's weights are from those of float64: the norm over that of what training changed."""
+    one, start = weights(folder, cell), weights(folder, exact(cell), "start")
+    other = weights(folder, exact(cell))
+    assert one.keys() == other.keys()
     apart = sum(float((one[name].double() - other[name].double()).square().sum()) for name in other)
     moved = sum(float((other[name].double() - start[name].double()).square().sum()) for name in other)
     return (apart / moved) ** 0.5

@@ -64,7 +64,12 @@ def student_of(options: list[str], folder: Path, make_settings):
         return student, args
     student = kind(whole.config)
     student.load_state_dict(whole.state_dict())
-    return student.to(torch.bfloat16) if "bf16" in options else student, make_settings()
+    return as_precise(student, options), make_settings()
+
+
+def as_precise(student, options: list[str]):
+    """`double`: all of training in float64, from the same start."""
+    return student.to(torch.bfloat16) if "bf16" in options else student.double() if "double" in options else student
 
 
 def supervision(given: dict, options: list[str], evidential: bool):
@@ -103,7 +108,8 @@ def classification(given: dict, options: list[str]):
 
     from trl_weaks import WeakClassificationConfig, WeakClassificationTrainer
 
-    student = classifier(num_labels=3)  # before the settings, under whose ZeRO-3 it would be born in pieces
+    # before the settings, under whose ZeRO-3 it would be born in pieces
+    student = as_precise(classifier(num_labels=3), options)
     if "balanced" in options:
         given |= {"threshold": "balanced", "threshold_window": 8}
     args = WeakClassificationConfig(**given)
@@ -121,9 +127,10 @@ def preference(given: dict, options: list[str]):
     if "sgd" in options:  # at the weak losses' rate it overshoots, and rounding grows with it
         given |= {"learning_rate": given["learning_rate"] / 20}
     policy, adapter = model(), lora("CAUSAL_LM", options)
+    reference = None if adapter else as_precise(reference_of(policy), options)
     args = WeakPreferenceConfig(**given, beta=0.5)
     return WeakPreferenceTrainer(
-        policy, None if adapter else reference_of(policy), args, train_dataset=pairs(ROWS),
+        as_precise(policy, options), reference, args, train_dataset=pairs(ROWS),
         processing_class=tokenizer(), peft_config=adapter,
     )  # fmt: skip
 

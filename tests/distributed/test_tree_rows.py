@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from checks import check_active, check_equal  # noqa: E402
-from launches import distance, launch, seen  # noqa: E402
+from launches import distance, launch, references, seen  # noqa: E402
 
 CELLS = ["ddp/evidential/trees", "fsdp2/evidential/trees"]
 if importlib.util.find_spec("deepspeed") is not None:
@@ -17,7 +17,7 @@ if importlib.util.find_spec("deepspeed") is not None:
 
 @pytest.mark.distributed
 def test_trees_on_two_processes_are_rows_on_one(tmp_path):
-    launch(tmp_path, ["single/evidential/trees", "single/soft/trees"], 1)
+    launch(tmp_path, [*references(CELLS), "single/soft/trees"], 1)
     launch(tmp_path, [cell for cell in CELLS if not cell.startswith("fsdp2")], 2)
     launch(tmp_path, [cell for cell in CELLS if cell.startswith("fsdp2")], 2)
     assert seen(tmp_path, "single/evidential/trees")["trees"] == 0
