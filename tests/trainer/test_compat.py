@@ -64,3 +64,7 @@ def test_what_streams_and_resuming_rest_on():
     stream = Dataset.from_list([{"a": 1}]).to_iterable_dataset().map(lambda row: {"b": 2})
     assert _compat.get_dataset_column_names(stream) == ["a", "b"]
     assert TrainerState().stateful_callbacks == {}  # kept in every checkpoint, whatever its keys
+
+
+def test_the_fused_head_keeps_the_plain_forward_in_a_closure():
+    assert _compat._fused_codes(), "copies of a model would compute with the original's weights again"

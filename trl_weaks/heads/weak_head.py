@@ -28,7 +28,9 @@ def add_weak_head(model: nn.Module) -> None:
     warning.
     """
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if hasattr(model, "_forward_without_weak_head"):
+    # a pickled model comes back with its class's own forward
+    own = getattr(model.forward, "__func__", None) is type(model).forward
+    if hasattr(model, "_forward_without_weak_head") and not own:
         return
     # kept on the instance, not in a closure, so that a deep copy of the model runs its own forward
     model._forward_without_weak_head = model.forward

@@ -13,7 +13,7 @@ from trl import DPOTrainer
 from ..columns import PAIR_EPSILON, PAIR_WEIGHT
 from ..losses.dpo_losses import DPO_LOSSES, SORTING, PairBatch, divergence_score
 from ..losses.preference import preference_loss, sequence_logps
-from ._compat import is_peft_model
+from ._compat import is_peft_model, unbind_fused_head
 from .preference_checks import (
     check_pairs,
     check_reference,
@@ -78,6 +78,9 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
         if args.disable_dropout and loaded:
             silence_functional_dropout(model)  # before the reference is read, which super() may do
         super().__init__(model, ref_model, args, **kwargs)
+        for either in (self.model, self.ref_model):
+            if either is not None:
+                unbind_fused_head(either.get_base_model() if is_peft_model(either) else either)
         if self._is_vision_dataset:
             raise ValueError(
                 "Vision datasets are not supported: their collator carries no pair columns; train on text, or with "

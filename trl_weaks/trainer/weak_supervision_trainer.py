@@ -13,7 +13,7 @@ from trl import SFTTrainer
 from ..heads import WeakHeadRequest, add_weak_head
 from ..losses.base import WeakLoss
 from ..losses.vocabulary.cpu_kernels import load_kernels
-from ._compat import global_then_local_main_first, is_peft_model
+from ._compat import global_then_local_main_first, is_peft_model, unbind_fused_head
 from .callable_loss import as_weak_loss, chosen_loss
 from .model_card import Supervision, weak_supervision_section
 from .packing_checks import refuse_packing
@@ -157,6 +157,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             pad_to_multiple_of=self.data_collator.pad_to_multiple_of,
             tree_width=self.model.config.get_text_config().hidden_size if self._trains_on_trees() else None,
         )
+        unbind_fused_head(base)
         add_weak_head(base)
 
     def _trains_on_trees(self) -> bool:
