@@ -175,7 +175,7 @@ def normalised(logits, prompt, new):
 FOLLOWED = {  # settings of the checkpoint, the rule in plain Python, arguments of the search
     "length_penalty": ({"length_penalty": -2.0}, unchanged, {"penalty": -2.0}),
     "early_stopping": ({"early_stopping": True}, unchanged, {"eager": True}),
-    "min_new_tokens": ({"min_new_tokens": 4}, never({1}, lambda p, n: len(n) < 4), {}),
+    "min_new_tokens": ({"min_new_tokens": 6}, never({1}, lambda p, n: len(n) < 6), {}),
     "min_length": ({"min_length": 56}, never({1}, lambda p, n: len(p) + len(n) < 56), {}),
     "repetition_penalty": ({"repetition_penalty": 1.5}, penalised, {}),
     "no_repeat_ngram_size": ({"no_repeat_ngram_size": 2}, no_pair_twice, {}),

@@ -75,6 +75,7 @@ def main(folder: str) -> None:
         seen += len(batch)
     found = {"seen": seen, "evaluated": evaluated.read(), "trained": trained.read()}
     (Path(folder) / f"{accelerator.process_index}.json").write_text(json.dumps(found))
+    accelerator.end_training()  # gloo's threads end before the process does
 
 
 if __name__ == "__main__":
