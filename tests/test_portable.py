@@ -1,0 +1,47 @@
+"""A representative part of the tests again on other instruction sets and numbers of threads.
+
+A tolerance or an equality that holds only for the rounding of one processor fails here on any.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+PART = [
+    "tests/test_dirichlet.py",
+    "tests/losses/test_weak_losses.py",
+    "tests/labelling/test_cascade.py",
+    "tests/trainer/test_plain_sft.py",
+]
+NATIVE = torch.backends.cpu.get_cpu_capability().lower()
+SETTINGS = list(dict.fromkeys([("default", 1), ("default", 2), ("avx2", 2), (NATIVE, 2)]))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the settings are those of x86 builds")
+@pytest.mark.parametrize("capability, threads", SETTINGS)
+def test_a_part_of_the_tests_holds_on(capability, threads):
+    if capability == "avx2" and NATIVE == "default":
+        pytest.skip("this processor has no AVX2")
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": str(threads)}
+    for name in [name for name in environment if name.startswith("PYTEST_XDIST")]:
+        del environment[name]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:xdist",
+        "-m",
+        "not slow and not distributed",
+        *PART,
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert " passed" in done.stdout
