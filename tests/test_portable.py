@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PART = [
     "tests/test_dirichlet.py",
     "tests/losses/test_weak_losses.py",
-    "tests/labelling/test_cascade.py",
-    "tests/trainer/test_plain_sft.py",
+    "tests/labelling/test_traps.py",
+    "tests/trainer/test_chosen_loss.py",
 ]
 NATIVE = torch.backends.cpu.get_cpu_capability().lower()
 SETTINGS = list(dict.fromkeys([("default", 1), ("default", 2), ("avx2", 2), (NATIVE, 2)]))
