@@ -37,7 +37,7 @@ def order_like(names: Sequence[str], wanted: Sequence[str], who: str, whose: str
     >>> order_like(["No", "yes "], ["yes", "no"], "supervisor 'a'", "supervisor 'b'")
     [1, 0]
     """
-    ours, theirs = [_plain(name) for name in names], [_plain(name) for name in wanted]
+    ours, theirs = [plain_name(name) for name in names], [plain_name(name) for name in wanted]
     for listed, owner in ((ours, who), (theirs, whose)):
         twice = [name for name in listed if listed.count(name) > 1]
         if twice:
@@ -52,5 +52,6 @@ def order_like(names: Sequence[str], wanted: Sequence[str], who: str, whose: str
     return [ours.index(name) for name in theirs]
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """The name as it is compared."""
     return name.strip().casefold()

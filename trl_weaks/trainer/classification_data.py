@@ -18,6 +18,10 @@ LABELS = "labels"  # gold class, UNKNOWN where there is none; the trainer also c
 PREPARED = (INPUT_IDS, VOTES, VOTE_WEIGHTS, LABELS)
 
 UNKNOWN = -1
+_NO_LISTS = (
+    "is not one list of class probabilities per supervisor, such as [[0.9, 0.1], [0.4, 0.6]]. A class id k is the "
+    "vote that is 1 at k and 0 elsewhere; one supervisor's probabilities need a list around them."
+)
 TOLERANCE = 1e-3  # of a vote's sum: half-precision probabilities of some dozen classes are this far from 1
 
 
@@ -33,6 +37,10 @@ def count_classes(dataset: Dataset, name: str) -> int:
             "supervisor). Make it with `label_classes`, or turn gold labels into it with `gold_votes`."
         )
     first = dataset[0][columns.WEAK_PROBS] if len(dataset) else None
+    if first is not None and not (
+        isinstance(first, list) and all(isinstance(v, list) for v in first if v is not None)
+    ):
+        raise ValueError(f"The {name} dataset, row 0, column '{columns.WEAK_PROBS}' = {first!r} {_NO_LISTS}")
     if not first or not first[0]:
         raise ValueError(f"The {name} dataset is empty, or row 0, column '{columns.WEAK_PROBS}', holds no vote.")
     num_classes = len(first[0])
@@ -140,6 +148,8 @@ def _check_votes(votes: list[list[float]] | None, num_classes: int) -> None:
     column = f"column '{columns.WEAK_PROBS}'"
     if not votes:
         raise ValueError(f"{column} holds no vote. Drop the row, or label it.")
+    if not isinstance(votes, list) or not all(isinstance(vote, list) for vote in votes if vote is not None):
+        raise ValueError(f"{column} = {votes!r} {_NO_LISTS}")
     for i, vote in enumerate(votes):
         if vote is None:
             raise ValueError(f"{column}: vote {i} is null. Leave the supervisor out of this row, or label it.")
@@ -148,7 +158,7 @@ def _check_votes(votes: list[list[float]] | None, num_classes: int) -> None:
                 f"{column}: vote {i} has {len(vote)} classes, the others {num_classes}. Every supervisor must give "
                 "one probability per class, 0 for classes it does not know."
             )
-        if not all(p is not None and math.isfinite(p) and 0 <= p <= 1 + TOLERANCE for p in vote):
+        if not all(_is_number(p) and 0 <= p <= 1 + TOLERANCE for p in vote):
             raise ValueError(f"{column}: vote {i} = {vote} holds a value that is no probability. Label the row again.")
         if abs(sum(vote) - 1) > TOLERANCE:
             raise ValueError(f"{column}: vote {i} sums to {sum(vote):.6g}, not 1. Are these logits? Apply a softmax.")
@@ -158,10 +168,33 @@ def _check_weights(weights: list[float] | None, num_votes: int) -> None:
     column = f"column '{columns.WEIGHTS}'"
     if weights is None:
         return
+    if not isinstance(weights, list):
+        raise ValueError(f"{column} = {weights!r} is not a list with one weight per vote.")
     if len(weights) != num_votes:
         raise ValueError(f"{column} has {len(weights)} weights for {num_votes} votes. Give one per vote.")
-    if not all(w is not None and math.isfinite(w) and w >= 0 for w in weights) or sum(weights) <= 0:
+    if not all(_is_number(w) and w >= 0 for w in weights) or sum(weights) <= 0:
         raise ValueError(f"{column} = {weights}: weights are finite, not negative and not all 0.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def check_prepared_row(row: Mapping[str, Any], num_classes: int) -> None:
+    """Raises ValueError for prepared votes, weights or gold that do not fit `num_classes`; names the column."""
+    try:
+        _check_votes(row[VOTES], num_classes)
+        _check_weights(row[VOTE_WEIGHTS], len(row[VOTES]))
+        if abs(sum(row[VOTE_WEIGHTS]) - 1) > TOLERANCE:
+            raise ValueError(f"column '{columns.WEIGHTS}' sums to {sum(row[VOTE_WEIGHTS]):.6g}, not 1.")
+        if row[LABELS] != UNKNOWN:
+            _check_label(row[LABELS], num_classes)
+    except ValueError as error:
+        prepared = {columns.WEAK_PROBS: VOTES, columns.WEIGHTS: VOTE_WEIGHTS, columns.LABEL: LABELS}
+        text = str(error)
+        for raw, name in prepared.items():
+            text = text.replace(f"'{raw}'", f"'{name}'", 1)
+        raise ValueError(text) from None
 
 
 def _check_label(label: Any, num_classes: int) -> None:

@@ -48,6 +48,13 @@ def load_student(
             f"The model has `num_labels={model.config.num_labels}`, the data has {num_classes} classes, and each "
             f"output stands for one class. Load it with `num_labels={num_classes}`."
         )
+    problem = getattr(model.config, "problem_type", None)
+    if problem not in (None, "single_label_classification"):
+        raise ValueError(
+            f"The student's config has problem_type={problem!r}, with which others would read its outputs by a "
+            "sigmoid or as numbers; it is trained on classes that exclude each other. Set "
+            "`config.problem_type = None`."
+        )
     _name_classes(model, classes)
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(

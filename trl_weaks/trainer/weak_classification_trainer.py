@@ -4,6 +4,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftConfig
@@ -39,6 +40,7 @@ from .classification_data import (
 )
 from .classification_model import add_adapters, context_length, load_student, refuse_dead_head
 from .classification_objective import VoteObjective
+from .classification_sets import check_prepared, gold_as_ids, plain_rows
 from .weak_classification_config import WeakClassificationConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
 
@@ -50,7 +52,8 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     Trainer for a strong student that classifies texts, under several weak supervisors (arXiv 2406.03199, §3).
 
     The data has a column `text` (or `prompt`, text or messages), `weak_probs` (list[N][K], the votes; see
-    [`label_classes`]), optional `weak_weights` (list[N]) and optional gold `label`, which serves metrics only. An
+    [`label_classes`]), optional `weak_weights` (list[N]) and optional gold `label` (a class id, or the name of a class
+    where the data names them in `weak_classes` or a `ClassLabel` column), which serves metrics only. An
     evaluation set may bring `label` instead of votes.
 
     The gradient is that of the mean loss over all rows of an update: it depends on neither the accumulation steps nor
@@ -101,10 +104,11 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             kwargs, ("data_collator", "compute_loss_func", "model_init"), "the trainer makes its own; leave it out"
         )
         args, self.weak_loss = chosen_loss(args, loss)
-        if not isinstance(train_dataset, Dataset):
-            raise ValueError("`train_dataset` must be a `datasets.Dataset`; all rows are checked before training.")
-        self.num_classes = count_classes(train_dataset, "train")
+        train_dataset = plain_rows(train_dataset, "train")
+        refuse_empty(train_dataset, "train")
         self._classes = dataset_classes(train_dataset, "train")
+        train_dataset = gold_as_ids(train_dataset, self._classes, "train")
+        self.num_classes = count_classes(train_dataset, "train")
         set_seed(args.seed)  # the classification head starts at random
         model, processing_class = load_student(model, processing_class, self.num_classes, args, self._classes)
         if peft_config is not None:
@@ -143,9 +147,12 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     def _prepare_dataset(
         self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: WeakClassificationConfig, name: str
     ) -> Dataset:
-        if set(PREPARED) <= set(dataset.column_names):
-            return dataset
+        dataset = plain_rows(dataset, name)
         refuse_empty(dataset, name)
+        if set(PREPARED) <= set(dataset.column_names):
+            check_prepared(dataset, name, self.num_classes)
+            return dataset
+        dataset = gold_as_ids(dataset, dataset_classes(dataset, name) or self._classes, name)
         column = text_column(dataset.column_names, name)
         check_rows(dataset, name, self.num_classes)
         check_same_classes(dataset_classes(dataset, name), self._classes, f"The {name} dataset", "the training data")
@@ -236,7 +243,11 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
 
     def predict_classes(self, dataset: Dataset) -> ClassPredictions:
         """Probabilities for a dataset of texts and, for an evidential student, strength and vacuity."""
-        logits = torch.as_tensor(self.predict(dataset).predictions)
+        if self.args.prediction_loss_only:
+            raise ValueError("`prediction_loss_only=True` keeps no predictions; leave it out to predict classes.")
+        found = self.predict(dataset).predictions
+        found = found if self.args.eval_do_concat_batches else np.concatenate(found)
+        logits = torch.as_tensor(found)
         return ClassPredictions.from_logits(logits, self.evidence, self.prior)
 
     def _save_checkpoint(self, model, trial):
