@@ -178,3 +178,11 @@ def test_each_word_has_its_own_confidence_whatever_stands_between_words():
     row |= {"weak_weights": [1.0], "weak_offsets": [spans], "weak_logps": [logps]}
     confidences, right = word_confidences(Dataset.from_list([row]), {"0": '{"a": "c" }'})["a"]
     assert confidences == pytest.approx([exp(-0.1), exp(-0.2), exp(-0.7)]) and right == [True, False, True]
+
+
+def test_max_examples_caps_pretraining_too():
+    plan = {"sentences": 12000, "jumbled_copying": 30, "reading": 2}
+    config = SlotFillingConfig(max_examples=50, pretraining=plan, weak_pretraining={"copying": 1}, num_test=None)
+    assert (config.num_gold, config.num_weak, config.num_validation, config.num_test) == (50, 50, 50, 50)
+    assert config.pretraining == {"sentences": 50, "jumbled_copying": 30, "reading": 2}
+    assert config.weak_pretraining == {"sentences": 50, "copying": 1}

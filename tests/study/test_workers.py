@@ -12,32 +12,40 @@ from types import SimpleNamespace
 import pytest
 
 from trl_weaks.study.stages import Stage
-from trl_weaks.study.workers import LOG, possible_workers, run_stages
+from trl_weaks.study.workers import LOG, chain_lengths, possible_workers, run_stages
 
 
 def stage(tmp_path, name, action=None, after=()):
     def work(folder):
         print("at work on", name)
-        (folder / "times.json").write_text(
-            json.dumps([time.time(), (action or (lambda: time.sleep(0.6)))(), time.time()])
-        )
+        (folder / "found.json").write_text(json.dumps((action or (lambda: None))()))
 
     return Stage(name, tmp_path / name, {}, work, after)
 
 
-def times(stage):
-    begin, _, end = json.loads((stage.folder / "times.json").read_text())
-    return begin, end
-
-
 def test_independent_stages_overlap_and_dependent_ones_wait(tmp_path):
-    a, b = stage(tmp_path, "a"), stage(tmp_path, "b")
-    c = stage(tmp_path, "c", after=(a, b))
+    """Each of two waits until it sees the other at work; the third finds both done."""
+
+    def meet(mine, other):
+        (tmp_path / mine).touch()
+        while not (tmp_path / other).exists():
+            time.sleep(0.01)
+
+    a = stage(tmp_path, "a", lambda: meet("a at work", "b at work"))
+    b = stage(tmp_path, "b", lambda: meet("b at work", "a at work"))
+    c = stage(tmp_path, "c", lambda: a.done() and b.done(), after=(a, b))
     run_stages([a, c, b, stage(tmp_path, "a")], workers=2)
     assert all(one.done() for one in (a, b, c))
-    assert times(a)[0] < times(b)[1] and times(b)[0] < times(a)[1]
-    assert times(c)[0] >= max(times(a)[1], times(b)[1])
+    assert json.loads((c.folder / "found.json").read_text()) is True
     assert (a.folder / LOG).read_text() == "at work on a\n"
+
+
+def test_the_longest_chain_begins_first(tmp_path):
+    short, first = stage(tmp_path, "short"), stage(tmp_path, "first")
+    second = stage(tmp_path, "second", after=(first,))
+    third = stage(tmp_path, "third", after=(second, short))
+    chains = chain_lengths([short, first, second, third])
+    assert [chains[s.folder] for s in (short, first, second, third)] == [2, 3, 2, 1]
 
 
 def test_bad_input_is_told_by_its_own_words_and_the_neighbour_is_finished(tmp_path):

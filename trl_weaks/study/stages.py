@@ -34,7 +34,6 @@ class Stage:
         spec: everything the outcome depends on (JSON-serialisable).
         action: does the work; called with the folder, which may hold a killed run's beginnings of the same key.
         after: stages whose outcomes it reads.
-        cost: rough share of the work, for the order of stages and the time left; seconds of one core for tiny models.
     """
 
     name: str
@@ -42,7 +41,6 @@ class Stage:
     spec: Any
     action: Callable[[Path], None]
     after: tuple["Stage", ...] = ()
-    cost: float = 1.0
     key: str = field(init=False)
 
     def __post_init__(self):

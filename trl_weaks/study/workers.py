@@ -7,27 +7,26 @@ import time
 import traceback
 from collections.abc import Iterable, Sequence
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 
 from trl_weaks.distributed import processes
 from trl_weaks.study.stages import Stage
-from trl_weaks.study.time_left import StageBar, longest_chains
 
 LOG = "log.txt"  # what a stage printed, in its folder
 _LONGEST = 10_000  # characters of a message: more would fill the pipe, which nobody reads while the stage lives
 
 
-def run_stages(stages: Iterable[Stage], workers: int = 1, in_seconds: bool = True) -> None:
-    """Run stages behind one progress bar.
+def run_stages(stages: Iterable[Stage], workers: int = 1) -> None:
+    """Run stages behind one progress bar, which counts them.
 
     Args:
         stages: in order; of several with one folder the first counts.
         workers: how many run at once at most, see [`possible_workers`]; 1 runs them here, one after the other.
-        in_seconds: whether their costs are seconds of a core, for the estimate of the time left.
 
     Raises:
         ValueError: what a stage raises, a stage needs one that nobody runs, or fewer than one worker.
@@ -36,17 +35,16 @@ def run_stages(stages: Iterable[Stage], workers: int = 1, in_seconds: bool = Tru
     distinct: dict[Path, Stage] = {}
     for stage in stages:
         distinct.setdefault(stage.folder, stage)
-    done = [stage for stage in distinct.values() if stage.done()]
-    todo = [stage for stage in distinct.values() if stage not in done]
+    todo = [stage for stage in distinct.values() if not stage.done()]
     refuse_missing(todo)
-    with StageBar(todo, done, workers, in_seconds) as bar:
+    with tqdm(total=len(todo), unit="stage", disable=not processes().is_main_process) as bar:
         if workers > 1:
             run_side_by_side(todo, workers, bar)
-        else:
-            for number, stage in enumerate(todo):
-                bar.show(todo[number + 1 :], {stage: time.monotonic()})
-                stage.run()
-        bar.show([], {})
+            return
+        for stage in todo:
+            bar.set_description(stage.name)
+            stage.run()
+            bar.update()
 
 
 def refuse_missing(todo: Sequence[Stage]) -> None:
@@ -78,10 +76,25 @@ def possible_workers(most: int) -> int:
     return min(most, len(os.sched_getaffinity(0)))
 
 
-def run_side_by_side(todo: Sequence[Stage], workers: int, bar: StageBar) -> None:
+def chain_lengths(stages: Sequence[Stage]) -> dict[Path, int]:
+    """Folder of each stage -> number of stages in the longest chain that begins with it."""
+    found: dict[Path, int] = {}
+
+    def length(stage: Stage) -> int:
+        if stage.folder not in found:
+            followers = [s for s in stages if any(before.folder == stage.folder for before in s.after)]
+            found[stage.folder] = 1 + max(map(length, followers), default=0)
+        return found[stage.folder]
+
+    for stage in stages:
+        length(stage)
+    return found
+
+
+def run_side_by_side(todo: Sequence[Stage], workers: int, bar: tqdm) -> None:
     """Run stages as soon as those before them are done, at most `workers` at once, each in a process of its own.
 
-    Of the stages that could begin, the one with the costliest chain of stages behind it does, so that no long chain is
+    Of the stages that could begin, the one with the longest chain of stages behind it does, so that no long chain is
     left for the end, when the other workers have nothing to do. This process only waits, so that a fork finds no
     thread of it at work. What a stage prints goes to `log.txt` in its folder.
 
@@ -89,10 +102,9 @@ def run_side_by_side(todo: Sequence[Stage], workers: int, bar: StageBar) -> None
         ValueError: what a stage raised for bad input, or a stage needs one that nobody runs.
         RuntimeError: a stage broke otherwise, or was killed; the others that ran beside it were finished first.
     """
-    context, chains = get_context("fork"), longest_chains(todo)
+    context, chains = get_context("fork"), chain_lengths(todo)
     waiting = sorted(todo, key=lambda stage: -chains[stage.folder])
     running: dict[Stage, tuple[BaseProcess, Connection]] = {}
-    began: dict[Stage, float] = {}
     failure: Exception | None = None
     while running or (waiting and failure is None):
         ready = [s for s in waiting if all(before.done() for before in s.after)] if failure is None else []
@@ -102,15 +114,16 @@ def run_side_by_side(todo: Sequence[Stage], workers: int, bar: StageBar) -> None
             process = context.Process(target=_work, args=(stage, os.getpid(), workers, sender), daemon=True)
             process.start()
             sender.close()
-            running[stage], began[stage] = (process, receiver), time.monotonic()
+            running[stage] = (process, receiver)
         if not running:
             refuse_missing(waiting)
-            raise RuntimeError(f"{waiting[0].name!r} waits for a stage whose outcome has gone.")
-        bar.show(waiting, {stage: began[stage] for stage in running})
-        time.sleep(0.2)
+            raise RuntimeError(f"{waiting[0].name!r} depends on a stage whose output is missing.")
+        bar.set_description(" | ".join(stage.name for stage in running))
+        wait([process.sentinel for process, _ in running.values()])
         for stage, (process, receiver) in list(running.items()):
             if not process.is_alive():
                 del running[stage]
+                bar.update()
                 failure = failure or _failure(stage, process, receiver)
     if failure is not None:
         raise failure
@@ -131,7 +144,7 @@ def _failure(stage: Stage, process: BaseProcess, receiver: Connection) -> Except
 
 def _work(stage: Stage, parent: int, workers: int, sender: Connection) -> None:
     """In the child: run the stage with its share of the cores, and tell the parent what went wrong."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
     stage.folder.parent.mkdir(parents=True, exist_ok=True)
     log = _begun_log(stage)
@@ -157,8 +170,8 @@ def _begun_log(stage: Stage) -> Path:
     return stage.folder.parent / f".{stage.folder.name}.{LOG}"
 
 
-def _end_with(parent: int) -> None:
-    """A stage whose parent was killed must not go on beside the one that a restart begins."""
+def _exit_with_parent(parent: int) -> None:
+    """Exit with the parent, so that an orphan never runs beside its restart."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

@@ -11,7 +11,6 @@ from trl_weaks.columns import EXAMPLE_ID, LABEL, SUPERVISORS, TEXT, WEAK_PROBS, 
 from trl_weaks.labelling.label_classes import label_classes
 from trl_weaks.study.classification import methods, training
 from trl_weaks.study.classification.evaluation import predict
-from trl_weaks.study.pipeline.costs import CLASSIFIED, SETUP, row_seconds, rows_trained
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.stages import Stage
 from trl_weaks.supervisors.classifier import WeakClassifier
@@ -54,8 +53,7 @@ class ClassificationRun(SeedRun):
             training.train_on_gold(loaded, rows, settings, folder, self.seed, len(self.source.classes))
 
         spec = self.common() | {"model": self.factory.identity(model), "training": settings}
-        cost = SETUP + rows_trained(settings, c.num_gold) * row_seconds(c, model)
-        return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action, cost=cost)
+        return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action)
 
     def _label(self, weak: list[Stage]) -> Stage:
         c = self.config
@@ -73,8 +71,7 @@ class ClassificationRun(SeedRun):
             label_classes(WeakEnsemble(supervisors, c.weak_weights), unlabelled, held_out, folder)
 
         spec = self.common() | {"weights": c.weak_weights, "calibrate": c.calibrate}
-        cost = SETUP + CLASSIFIED * c.num_weak * len(weak)
-        return Stage("weak labels", self.root / "labels", spec, action, tuple(weak), cost=cost)
+        return Stage("weak labels", self.root / "labels", spec, action, tuple(weak))
 
     def votes(self, supervisors: tuple[str, ...] = ()) -> Dataset:
         """The labelled half B, with the votes of all supervisors or of the ones named."""
@@ -94,8 +91,7 @@ class ClassificationRun(SeedRun):
         spec = self.common() | {"method": asdict(method), "training": settings, "student": self.student_identity()}
         after = self.on_base(labels)
         folder = self.root / "students" / method.name
-        cost = self._training_cost(settings, self.config.num_weak)
-        return Stage(f"student, {method.label}", folder, spec, action, after, cost=cost)
+        return Stage(f"student, {method.label}", folder, spec, action, after)
 
     def _gold(self, name: str, half: str) -> Stage:
         settings = dict(self.config.student_training or {})
@@ -107,16 +103,11 @@ class ClassificationRun(SeedRun):
 
         spec = self.common() | {"gold": half, "training": settings, "student": self.student_identity()}
         after = self.on_base()
-        cost = self._training_cost(settings, len(getattr(self.splits, half)))
-        return Stage(f"student on gold, {half}", self.root / "students" / name, spec, action, after, cost=cost)
-
-    def _training_cost(self, settings: dict[str, Any], rows: int) -> float:
-        return SETUP + rows_trained(settings, rows) * row_seconds(self.config, self.config.student_model)
+        return Stage(f"student on gold, {half}", self.root / "students" / name, spec, action, after)
 
     def _evaluate(self, name: str, trained: Stage) -> Stage:
         def action(folder: Path) -> None:
             predict(WeakClassifier(*self.factory.trained(trained.folder), name=name), self.splits.test, folder)
 
         spec = self.common() | {"test": [row[EXAMPLE_ID] for row in self.splits.test[:3]] + [len(self.splits.test)]}
-        cost = SETUP + CLASSIFIED * len(self.splits.test)
-        return Stage(f"evaluate {name}", self.root / "predictions" / name, spec, action, (trained,), cost=cost)
+        return Stage(f"evaluate {name}", self.root / "predictions" / name, spec, action, (trained,))

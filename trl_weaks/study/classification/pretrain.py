@@ -10,7 +10,6 @@ from trl_weaks.columns import TEXT
 from trl_weaks.study.classification.config import ClassificationConfig
 from trl_weaks.study.classification.models import ClassifierFactory
 from trl_weaks.study.classification.sources import ClassSource
-from trl_weaks.study.pipeline.costs import SETUP, row_seconds, rows_trained
 from trl_weaks.study.pipeline.training import train, trainer_settings
 from trl_weaks.study.stages import Stage
 
@@ -47,5 +46,4 @@ def pretrain_stage(config: ClassificationConfig, source: ClassSource, factory: C
         "plan": plan,
         "model": factory.identity(config.student_model),
     }
-    cost = SETUP + rows_trained(plan.get("training") or {}, sentences) * row_seconds(config, config.student_model)
-    return Stage("student, pre-training", Path(config.output_dir) / "base", spec, action, cost=cost)
+    return Stage("student, pre-training", Path(config.output_dir) / "base", spec, action)

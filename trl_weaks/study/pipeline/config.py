@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
 MAPPING = dict[str, Any] | str | None
+PRETRAINING_ROWS = ("sentences", "jumbled_copying", "dialogues")  # counts in a plan of pre-training
 SPLITS = ("num_gold", "num_weak", "num_validation", "num_test")
 
 
@@ -37,7 +38,9 @@ class ExperimentConfig:
             "help": "Most stages that run side by side, each on its share of the cores; one where there is a GPU."
         },
     )
-    max_examples: int | None = field(default=None, metadata={"help": "Cap on every split, for a quick look."})
+    max_examples: int | None = field(
+        default=None, metadata={"help": "Cap on every split and on pre-training, for a quick look."}
+    )
     weak_models: list[str] = field(
         default_factory=list, metadata={"help": "Names, ids or paths of the supervisors; tiny:<shape> builds one."}
     )
@@ -89,6 +92,10 @@ class ExperimentConfig:
             for name in SPLITS:
                 value = getattr(self, name)
                 setattr(self, name, self.max_examples if value is None else min(value, self.max_examples))
+            for name in ("pretraining", "weak_pretraining"):
+                plan = getattr(self, name, None)
+                if plan is not None:
+                    setattr(self, name, _capped(plan, self.max_examples))
 
     def _read_mappings(self) -> None:
         """Settings that are mappings: a command line gives them as JSON."""
@@ -131,3 +138,9 @@ class ExperimentConfig:
                 f"Unknown preset {preset!r}. Known: {', '.join(known)}. Or pass --config with your own YAML."
             )
         return path
+
+
+def _capped(plan: dict[str, Any], most: int) -> dict[str, Any]:
+    """A plan of pre-training that reads at most so many sentences and dialogues, and makes at most so many rows."""
+    counts = {name: min(plan[name], most) for name in PRETRAINING_ROWS if isinstance(plan.get(name), int)}
+    return plan | {"sentences": most} | counts

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from trl_weaks.study.pipeline.config import ExperimentConfig
-from trl_weaks.study.pipeline.costs import in_seconds
 from trl_weaks.study.pipeline.models import TINY, ModelFactory
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.workers import run_stages
@@ -44,7 +43,7 @@ def run_experiment(
         stages += one.stages()
     if not all(stage.done() for stage in stages):
         factory.check()
-    run_stages(stages, config.workers, in_seconds(config))
+    run_stages(stages, config.workers)
     if "report" in config.stages:
         write_report(config, source, runs, [*([base] if base else []), *stages], command)
     return Path(config.output_dir)

@@ -36,8 +36,8 @@ def predict(
     steps = range(0, len(order), batch_size)
     for start in tqdm(steps, desc=f"decoding, {model.name}", disable=not state.is_main_process, leave=False):
         batch = order[start : start + batch_size]
-        found = model.generate([prompts[i] for i in batch], num_candidates=beams, max_new_tokens=max_new_tokens)
-        texts += [(i, candidates[0].text) for i, candidates in zip(batch, found, strict=True)]
+        found = model.answer([prompts[i] for i in batch], num_candidates=beams, max_new_tokens=max_new_tokens)
+        texts += [(i, candidates[0][0]) for i, candidates in zip(batch, found, strict=True)]
     by_index = dict(gather_object(texts))
     if state.is_main_process:
         lines = []

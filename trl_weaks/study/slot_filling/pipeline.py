@@ -13,7 +13,6 @@ from trl_weaks.distributed import processes
 from trl_weaks.labelling.label_completions import MODES, label_completions
 from trl_weaks.study.data.prompts import FILLER_LEAD, build_prompt
 from trl_weaks.study.data.rows import task_rows
-from trl_weaks.study.pipeline.costs import DECODED, LABELLED, PREFERRED, SETUP, row_seconds, rows_trained
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.slot_filling import methods, training
 from trl_weaks.study.slot_filling.evaluation import predict
@@ -77,8 +76,7 @@ class SlotFillingRun(SeedRun):
 
         spec = self.common() | {"model": self.factory.identity(model), "training": settings}
         after = (base,) if base else ()
-        cost = SETUP + rows_trained(settings, c.num_gold) * row_seconds(c, model)
-        return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action, after, cost=cost)
+        return Stage(f"weak supervisor {name}", self.root / "weak" / name, spec, action, after)
 
     def _label(self, weak: list[Stage]) -> Stage:
         c = self.config
@@ -104,8 +102,7 @@ class SlotFillingRun(SeedRun):
                     labels.save_to_disk(str(folder / mode))
 
         spec = self.common() | settings
-        cost = SETUP + LABELLED * c.num_weak * len(weak) * c.num_candidates
-        return Stage("weak labels", self.root / "labels", spec, action, tuple(weak), cost=cost)
+        return Stage("weak labels", self.root / "labels", spec, action, tuple(weak))
 
     def labels(self, mode: str) -> Dataset:
         """The weak-label dataset of one mode, `independent` or `joint`."""
@@ -123,10 +120,8 @@ class SlotFillingRun(SeedRun):
 
         spec = self.common() | {"method": asdict(method), "training": settings, "student": self.student_identity()}
         after = self.on_base(labels)
-        answers = 1 if method.labels == "joint" else len(method.supervisors or self.config.weak_models)
-        cost = self._training_cost(settings, self.config.num_weak * answers)
         folder = self.root / "students" / method.name
-        return Stage(f"student, {method.label}", folder, spec, action, after, cost=cost)
+        return Stage(f"student, {method.label}", folder, spec, action, after)
 
     def _preferred(self, students: dict[str, Stage], labels: Stage, weak: list[Stage]) -> dict[str, Stage]:
         """The paper's last stage (§4.3): the Bayesian student, trained on on its own candidates; none without it."""
@@ -153,8 +148,7 @@ class SlotFillingRun(SeedRun):
 
         spec = self.common() | {"training": settings, "candidates": c.num_preference_candidates}
         folder = self.root / "students" / methods.PREFERENCE
-        cost = SETUP + PREFERRED * c.num_weak * c.num_preference_candidates
-        return {methods.PREFERENCE: Stage("student, cDPO", folder, spec, action, (start, labels), cost=cost)}
+        return {methods.PREFERENCE: Stage("student, cDPO", folder, spec, action, (start, labels))}
 
     def _ensemble(self, weak: list[Stage]) -> WeakEnsemble:
         supervisors = [
@@ -185,11 +179,7 @@ class SlotFillingRun(SeedRun):
 
         spec = self.common() | {"gold": half, "training": settings, "student": self.student_identity()}
         after = self.on_base()
-        cost = self._training_cost(settings, len(getattr(self.splits, half)))
-        return Stage(f"student on gold, {half}", self.root / "students" / name, spec, action, after, cost=cost)
-
-    def _training_cost(self, settings: dict[str, Any], rows: int) -> float:
-        return SETUP + rows_trained(settings, rows) * row_seconds(self.config, self.config.student_model)
+        return Stage(f"student on gold, {half}", self.root / "students" / name, spec, action, after)
 
     def _evaluate(self, name: str, trained: Stage | None) -> Stage:
         c = self.config
@@ -205,5 +195,4 @@ class SlotFillingRun(SeedRun):
         if trained is None:
             spec["model"] = self.student_identity()
         after = (trained,) if trained else ()
-        cost = SETUP + DECODED * len(self.splits.test) * c.eval_beams
-        return Stage(f"evaluate {name}", self.root / "predictions" / name, spec, action, after, cost=cost)
+        return Stage(f"evaluate {name}", self.root / "predictions" / name, spec, action, after)

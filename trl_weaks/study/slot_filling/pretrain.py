@@ -1,6 +1,5 @@
 """Pre-training of tiny models; the student gets more of it than its supervisors. It never sees a label of the task."""
 
-import gzip
 import random
 from collections.abc import Mapping
 from itertools import islice
@@ -12,7 +11,6 @@ from trl_weaks.distributed import processes
 from trl_weaks.study import shipped_models
 from trl_weaks.study.data import pretraining
 from trl_weaks.study.files import file_digest
-from trl_weaks.study.pipeline.costs import PRETRAINED, SETUP, row_seconds, rows_trained
 from trl_weaks.study.pipeline.models import TINY, ModelFactory
 from trl_weaks.study.slot_filling import training
 from trl_weaks.study.slot_filling.config import SlotFillingConfig
@@ -21,7 +19,6 @@ from trl_weaks.study.stages import Stage
 
 SEED = 0  # one base for all seeds of the experiment, as with a public checkpoint
 SENTENCES = 10000  # where the plan does not say how many
-USABLE_TURNS = 0.64  # share of the turns of Schema-Guided Dialogue that give a row
 TASKS = {"reading", "jumbled_copying", "copying", "mixed_reading", "dialogues"}
 KEYS = TASKS | {"sentences", "random_share", "clean_share", "training"}
 
@@ -73,19 +70,6 @@ def dialogue_file(config: SlotFillingConfig, plan: Mapping[str, Any]) -> Path | 
     return (
         Path(config.pretrain_dir) / pretraining.TURNS if config.pretrain_dir and plan.get("dialogues") != 0 else None
     )
-
-
-def expected_rows(config: SlotFillingConfig, plan: Mapping[str, Any]) -> float:
-    """About how many rows [`pretraining_rows`] makes, without making them."""
-    rows = plan.get("jumbled_copying", 0) + plan.get("sentences", SENTENCES) * (
-        plan.get("reading", 0) + plan.get("copying", 0) * (1 + plan.get("mixed_reading", 0))
-    )
-    turns = dialogue_file(config, plan)
-    if turns:
-        with gzip.open(turns) as lines:
-            usable = USABLE_TURNS * sum(1 for _ in lines)
-        rows += min(usable, plan.get("dialogues") or usable)
-    return rows
 
 
 def pretraining_settings(plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,6 +129,4 @@ def _base(
     if shipped is not None:
         spec["shipped"] = shipped["files"]
     folder = Path(config.output_dir) / ("base" if name == "student" else f"base-{name}")
-    rows = rows_trained(settings, expected_rows(config, plan))
-    cost = SETUP + PRETRAINED * rows * row_seconds(config, model)
-    return Stage(f"{name}, pre-training", folder, spec, action, cost=cost)
+    return Stage(f"{name}, pre-training", folder, spec, action)
