@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from datasets import Dataset, load_from_disk
 
@@ -44,7 +44,6 @@ class ClassificationRun(SeedRun):
         )
 
     def _weak(self, number: int) -> Stage:
-        c = self.config
         name, model, settings = self.supervisor(number)
 
         def action(folder: Path) -> None:

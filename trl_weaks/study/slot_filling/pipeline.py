@@ -64,7 +64,6 @@ class SlotFillingRun(SeedRun):
         return task_rows(getattr(self.splits, split), self.prompt, FILLER_LEAD[self.config.prompt])
 
     def _weak(self, number: int, base: Stage | None) -> Stage:
-        c = self.config
         name, model, settings = self.supervisor(number)
 
         def action(folder: Path) -> None:
