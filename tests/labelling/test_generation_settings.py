@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import GenerationConfig
+from transformers import AddedToken, AutoModelForSequenceClassification, GenerationConfig, GPT2Config
 
 from trl_weaks.inference.generation_settings import ASKED, HONOURED, REFUSED, WITHOUT_EFFECT
 from trl_weaks.inference.sampling import Sampling
 from trl_weaks.labelling.label_completions import label_completions
+from trl_weaks.supervisors.classifier import WeakClassifier
 from trl_weaks.supervisors.ensemble import WeakEnsemble
+from trl_weaks.supervisors.supervisor import WeakSupervisor
 
 SHAPES = ("gpt2", "opt", "neox", "llama", "qwen2", "gemma", "gemma2")
 HEAD = "USER: turn on the light in the kitchen, wake me up at nine, play some jazz; hello "
@@ -296,3 +298,93 @@ def test_what_our_passes_do_not_read_is_not_asked_for(build, name, shape):
     setattr(other.model.config, name, name != "return_dict")
     assert (everything(other), other.score(PROMPTS, ["jazz", "five pm", "é"])) == expected
     assert getattr(other.model.config, name) is (name != "return_dict")
+
+
+EOT = "<|eot|>"
+
+
+def with_two_ends(build, shape, where="generation_config"):
+    """A supervisor whose checkpoint names two ends in that place, both of them likely tokens."""
+    made = build(shape, 3)
+    model, tokenizer = made.model, made.tokenizer
+    tokenizer.add_special_tokens({"additional_special_tokens": [EOT]})
+    model.resize_token_embeddings(len(tokenizer))
+    eos, eot = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(EOT)
+    with torch.no_grad():
+        rows = model.get_output_embeddings().weight
+        rows[eot], rows[eos] = rows[180] * 1.02, rows[132] * 0.98
+    holder = model.generation_config if where == "generation_config" else model.config
+    holder.eos_token_id = [eos, eot]
+    return WeakSupervisor(model, tokenizer, made.name), eos, eot
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_end_of_a_checkpoint_ends_an_answer(build, shape):
+    supervisor, eos, eot = with_two_ends(build, shape)
+    found = everything(supervisor)
+    assert supervisor.encoder.ends(chat=False) == [eos, eot] and found == by_hand(supervisor, unchanged)
+    for prompt, rows in zip(PROMPTS, supervisor.generate(PROMPTS, 3, 6), strict=True):
+        for candidate in rows:
+            ended = candidate.token_ids[-1] in (eos, eot)
+            assert candidate.finished == ended and EOT not in candidate.text
+            assert not {eos, eot} & set(candidate.token_ids[:-1]), "nothing after an end"
+            assert len(candidate.offsets) == len(candidate.token_ids)
+            assert not ended or candidate.offsets[-1] == (len(candidate.text),) * 2
+        assert [(c.text, c.finished) for c in rows] == supervisor.answer([prompt], 3, 6)[0]
+
+
+def test_both_ends_are_met(build):
+    supervisor, eos, eot = with_two_ends(build, "gpt2")
+    last = {row[-1] for rows in everything(supervisor, beams=12) for candidates in rows for row in candidates}
+    assert {eos, eot} <= last
+
+
+def test_a_text_after_an_end_is_no_part_of_the_answer(build):
+    supervisor, eos, eot = with_two_ends(build, "gpt2")
+    (prompt,) = supervisor.encoder.prompts(PROMPTS[:1])
+    jazz, rubbish = (supervisor.tokenizer(t, add_special_tokens=False)["input_ids"] for t in (" jazz", " rubbish"))
+    assert supervisor.encoder.decode(prompt, [*jazz, eot], finished=True) == " jazz"
+    assert supervisor.encoder.closes([*jazz, eot], chat=False) and not supervisor.encoder.closes(jazz, chat=False)
+    assert supervisor.encoder.offsets(prompt, [*jazz, eot], " jazz", True)[-1] == (5, 5)
+    (read,) = supervisor.score(PROMPTS[:1], [" jazz"])
+    assert read.token_ids == [*jazz, eos], "a text is closed with the tokenizer's own end"
+    spelt = [supervisor.tokenizer.convert_tokens_to_ids(c) for c in EOT]
+    assert supervisor.encoder.decode(prompt, [*jazz, *spelt, *rubbish], finished=False) == " jazz"
+
+
+def test_a_chat_ends_with_its_templates_mark_and_with_the_checkpoints(build):
+    """The mark is a special token without a role, as `added_tokens` of many tokenizers are."""
+    supervisor, eos, eot = with_two_ends(build, "gpt2")
+    supervisor.tokenizer.add_tokens([AddedToken("<turn>", special=True)])
+    supervisor.model.resize_token_embeddings(len(supervisor.tokenizer))
+    supervisor.tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}<turn>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    fresh = WeakSupervisor(supervisor.model, supervisor.tokenizer, "x")
+    (read,) = fresh.score([[{"role": "user", "content": "play"}]], ["jazz"])
+    turn = supervisor.tokenizer.convert_tokens_to_ids("<turn>")
+    assert read.token_ids[-1] == turn and fresh.encoder.ends(chat=True) == [turn, eos, eot]
+
+
+@pytest.mark.parametrize("where", ["generation_config", "config"])
+def test_ends_are_found_wherever_they_stand(build, where, caplog):
+    supervisor, eos, eot = with_two_ends(build, "gpt2", where)
+    assert supervisor.encoder.ends(chat=False) == [eos, eot]
+    supervisor.model.generation_config.eos_token_id = supervisor.model.config.eos_token_id = eot
+    assert WeakSupervisor(supervisor.model, supervisor.tokenizer, "x").encoder.ends(chat=False) == [eos, eot]
+    supervisor.model.generation_config.eos_token_id, supervisor.model.config.eos_token_id = 40, 10**6
+    assert WeakSupervisor(supervisor.model, supervisor.tokenizer, "x").encoder.ends(chat=False) == [eos]
+    assert "'x': generation_config.eos_token_id is 40" in caplog.text
+
+
+def test_special_tokens_read_letter_by_letter_are_refused(build):
+    supervisor = build("gpt2")
+    supervisor.tokenizer.split_special_tokens = True
+    with pytest.raises(ValueError, match="supervisor 'x': the tokenizer has split_special_tokens=True"):
+        WeakSupervisor(supervisor.model, supervisor.tokenizer, "x")
+    config = GPT2Config(
+        vocab_size=len(supervisor.tokenizer), n_embd=8, n_layer=1, n_head=2, num_labels=2, pad_token_id=0
+    )
+    with pytest.raises(ValueError, match="supervisor 'y': the tokenizer has split_special_tokens=True"):
+        WeakClassifier(AutoModelForSequenceClassification.from_config(config), supervisor.tokenizer, "y")
