@@ -32,6 +32,12 @@ def test_the_default_run_starts_from_what_is_shipped(tmp_path):
         assert model.config.vocab_size == len(tokenizer) and stage.done()
 
 
+def test_a_quick_look_starts_from_what_is_shipped_and_else_reads_no_more_than_it_may(tmp_path):
+    assert all("shipped" in stage.spec for stage in stages(tmp_path, max_examples=50))
+    (student, *_) = stages(tmp_path, max_examples=50, pretrain=True)
+    assert student.spec["plan"]["sentences"] == student.spec["plan"]["jumbled_copying"] == 50
+
+
 @pytest.mark.parametrize("changed", [{"pretrain": True}, {"pretraining": {"reading": 1}}])
 def test_another_plan_trains(tmp_path, changed):
     assert "shipped" not in stages(tmp_path, **changed)[0].spec

@@ -184,5 +184,6 @@ def test_max_examples_caps_pretraining_too():
     plan = {"sentences": 12000, "jumbled_copying": 30, "reading": 2}
     config = SlotFillingConfig(max_examples=50, pretraining=plan, weak_pretraining={"copying": 1}, num_test=None)
     assert (config.num_gold, config.num_weak, config.num_validation, config.num_test) == (50, 50, 50, 50)
-    assert config.pretraining == {"sentences": 50, "jumbled_copying": 30, "reading": 2}
-    assert config.weak_pretraining == {"sentences": 50, "copying": 1}
+    assert config.capped(config.pretraining) == {"sentences": 50, "jumbled_copying": 30, "reading": 2}
+    assert config.capped(config.weak_pretraining) == {"sentences": 50, "copying": 1}
+    assert SlotFillingConfig(pretraining=plan).capped(plan) == plan

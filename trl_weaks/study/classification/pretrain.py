@@ -23,7 +23,7 @@ def pretrain_stage(config: ClassificationConfig, source: ClassSource, factory: C
     Raises:
         ValueError: unknown settings in `pretraining`.
     """
-    plan = dict(config.pretraining or {})
+    plan = config.capped(dict(config.pretraining or {}))
     unknown = set(plan) - KEYS
     if unknown:
         raise ValueError(f"`pretraining` has unknown settings {sorted(unknown)}; known: {sorted(KEYS)}.")

@@ -92,10 +92,14 @@ class ExperimentConfig:
             for name in SPLITS:
                 value = getattr(self, name)
                 setattr(self, name, self.max_examples if value is None else min(value, self.max_examples))
-            for name in ("pretraining", "weak_pretraining"):
-                plan = getattr(self, name, None)
-                if plan is not None:
-                    setattr(self, name, _capped(plan, self.max_examples))
+
+    def capped(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """A plan of pre-training that reads at most `max_examples` sentences and dialogues, and makes as many rows."""
+        if self.max_examples is None:
+            return plan
+        most = self.max_examples
+        counts = {name: min(plan[name], most) for name in PRETRAINING_ROWS if isinstance(plan.get(name), int)}
+        return plan | {"sentences": most} | counts
 
     def _read_mappings(self) -> None:
         """Settings that are mappings: a command line gives them as JSON."""
@@ -138,9 +142,3 @@ class ExperimentConfig:
                 f"Unknown preset {preset!r}. Known: {', '.join(known)}. Or pass --config with your own YAML."
             )
         return path
-
-
-def _capped(plan: dict[str, Any], most: int) -> dict[str, Any]:
-    """A plan of pre-training that reads at most so many sentences and dialogues, and makes at most so many rows."""
-    counts = {name: min(plan[name], most) for name in PRETRAINING_ROWS if isinstance(plan.get(name), int)}
-    return plan | {"sentences": most} | counts

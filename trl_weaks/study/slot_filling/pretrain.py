@@ -106,7 +106,15 @@ def _base(
     unknown = set(plan) - KEYS
     if unknown:
         raise ValueError(f"`pretraining` has unknown settings {sorted(unknown)}; known: {sorted(KEYS)}.")
-    settings = pretraining_settings(plan)
+
+    def spec_of(plan: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "data": source.text_identity(plan.get("sentences", SENTENCES)),
+            "dialogues": file_digest(turns) if turns else None,
+            "plan": plan,
+            "model": factory.identity(model),
+        }
 
     def action(folder: Path) -> None:
         if shipped is not None:
@@ -118,14 +126,10 @@ def _base(
         training.train_on_gold(loaded, rows, settings, folder, SEED)
 
     turns = dialogue_file(config, plan)
-    spec = {
-        "version": __version__,
-        "data": source.text_identity(plan.get("sentences", SENTENCES)),
-        "dialogues": file_digest(turns) if turns else None,
-        "plan": plan,
-        "model": factory.identity(model),
-    }
-    shipped = None if config.pretrain else shipped_models.find(spec)
+    shipped = None if config.pretrain else shipped_models.find(spec_of(plan))
+    if shipped is None:
+        plan = config.capped(plan)  # what is shipped costs nothing, however many examples it read
+    settings, spec = pretraining_settings(plan), spec_of(plan)
     if shipped is not None:
         spec["shipped"] = shipped["files"]
     folder = Path(config.output_dir) / ("base" if name == "student" else f"base-{name}")
