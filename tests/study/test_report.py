@@ -155,7 +155,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         files.write_atomically(target, b"new")
     assert target.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["results.json"]

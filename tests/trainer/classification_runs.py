@@ -127,5 +127,12 @@ def main(folder: str) -> None:
         (Path(folder) / "logs.json").write_text(json.dumps(report))
 
 
+def end_group() -> None:
+    """End a script's process group before the process: gloo's threads would else abort its exit now and then."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 if __name__ == "__main__":
     main(sys.argv[1])
+    end_group()

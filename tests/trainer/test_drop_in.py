@@ -16,6 +16,7 @@ from peft import LoraConfig, get_peft_model
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 
 sys.path.insert(0, str(Path(__file__).parent))
+from classification_runs import end_group  # noqa: E402
 from shapes import shape  # noqa: E402
 
 GENERATION = (
@@ -202,3 +203,4 @@ def main(folder: str, batch: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end_group()

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer
 
 sys.path.insert(0, str(Path(__file__).parent))
-from classification_runs import classifier, settings, texts, tokenizer, weak_dataset  # noqa: E402
+from classification_runs import classifier, end_group, settings, texts, tokenizer, weak_dataset  # noqa: E402
 
 PLAIN = {"weak_loss": "naive", "gamma_max": 0.0}
 METRICS = ("loss", "accuracy", "weak/agreement")
@@ -193,3 +193,4 @@ def main(folder: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    end_group()

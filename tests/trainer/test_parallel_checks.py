@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from trl_weaks.trainer.parallel_checks import (
+    MPI,
     ParallelChecks,
     forget_earlier_trainers,
     note_marks,
@@ -20,6 +21,7 @@ from trl_weaks.trainer.parallel_checks import (
     zero_processes,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 CPU = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
@@ -81,20 +83,35 @@ def test_unsound_launches_are_refused(args, environment, message):
         refuse_launch(settings(**args), environment)
 
 
-@pytest.mark.parametrize("kind", ["supervision", "classification", "preference"])
-def test_every_trainer_refuses_before_it_loads_a_model(kind, tmp_path, monkeypatch):
-    import trl_weaks
+REFUSED = """
+import tempfile
+import trl_weaks
+from datasets import Dataset
 
-    for name, value in CPU.items():
-        monkeypatch.setenv(name, value)
-    for name in ("WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    config, trainer = (getattr(trl_weaks, f"Weak{kind.title()}{part}") for part in ("Config", "Trainer"))
-    args = config(str(tmp_path), use_cpu=True, bf16=False, report_to="none")
-    from datasets import Dataset
-
-    with pytest.raises(ValueError, match="starts one process"):
+for kind in ("Supervision", "Classification", "Preference"):
+    config, trainer = (getattr(trl_weaks, f"Weak{kind}{part}") for part in ("Config", "Trainer"))
+    args = config(tempfile.mkdtemp(), use_cpu=True, bf16=False, report_to="none")
+    try:
         trainer(model="no/such-model", args=args, train_dataset=Dataset.from_list([{"text": "a"}]))
+    except ValueError as error:
+        print(kind, error)
+"""
+
+
+def test_every_trainer_refuses_before_it_loads_a_model():
+    """In a process of its own, as accelerate starts it: others' tests leave their launches in the environment."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "LOCAL_RANK", "RANK", *MPI)} | CPU
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines if "starts one process" in line] == [
+        "Supervision",
+        "Classification",
+        "Preference",
+    ], done.stdout
 
 
 @pytest.mark.distributed
