@@ -47,10 +47,17 @@ MODULES = {module_name(path): path for path in FILES}
 
 
 def imports(name: str) -> set[str]:
-    """Absolute names of all that a module imports, anywhere; `from x import y` gives x.y where that is a module."""
+    """Absolute names of all that a module imports, anywhere; `from x import y` gives x.y where that is a module.
+
+    What only a type checker reads is never imported.
+    """
     path, found = MODULES[name], set()
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    unread = {inner for node in ast.walk(tree) if _for_type_checkers(node) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if node in unread:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -61,6 +68,10 @@ def imports(name: str) -> set[str]:
             inner = {f"{base}.{alias.name}" for alias in node.names if f"{base}.{alias.name}" in MODULES}
             found |= inner or {base}
     return found
+
+
+def _for_type_checkers(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -117,3 +128,14 @@ def test_public_names_resolve_to_files_that_exist():
         assert f"trl_weaks.{module}" in MODULES, f"{name} lives in {module}, which is not there"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = trl_weaks.nothing
+
+
+def test_type_checkers_and_dir_see_the_names_that_are_resolved_on_first_use():
+    import trl_weaks
+
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = [node for node in ast.walk(tree) if _for_type_checkers(node)]
+    seen = {(alias.asname, node.module, alias.name) for node in block.body for alias in node.names}
+    lazy = {(name, module, name) for name, module in trl_weaks._MODULES.items()}
+    assert seen == lazy | {(name, None, name) for name in trl_weaks._SUBMODULES}
+    assert set(dir(trl_weaks)) == set(trl_weaks.__all__) == {name for name, _, _ in seen} | {"__version__"}

@@ -4,8 +4,38 @@ Names are resolved on first use: importing TRL takes seconds, and the maths does
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
+
+if TYPE_CHECKING:  # the same names for type checkers and editors, which do not run `__getattr__`
+    from . import alignment as alignment
+    from . import columns as columns
+    from . import dirichlet as dirichlet
+    from . import heads as heads
+    from . import losses as losses
+    from . import metrics as metrics
+    from . import pooling as pooling
+    from .labelling.ask_servers import ask_servers as ask_servers
+    from .labelling.from_comparisons import pairs_from_comparisons as pairs_from_comparisons
+    from .labelling.from_completions import labels_from_completions as labels_from_completions
+    from .labelling.label_classes import label_classes as label_classes
+    from .labelling.label_completions import label_completions as label_completions
+    from .labelling.preferences import build_preferences as build_preferences
+    from .labelling.report_card import supervisor_report as supervisor_report
+    from .labelling.reward import WeakEnsembleReward as WeakEnsembleReward
+    from .labelling.triage import triage as triage
+    from .labelling.weights import renormalise_weights as renormalise_weights
+    from .supervisors.classifier import WeakClassifier as WeakClassifier
+    from .supervisors.ensemble import WeakEnsemble as WeakEnsemble
+    from .supervisors.server import ServerSupervisor as ServerSupervisor
+    from .supervisors.supervisor import WeakSupervisor as WeakSupervisor
+    from .trainer.weak_classification_config import WeakClassificationConfig as WeakClassificationConfig
+    from .trainer.weak_classification_trainer import WeakClassificationTrainer as WeakClassificationTrainer
+    from .trainer.weak_preference_config import WeakPreferenceConfig as WeakPreferenceConfig
+    from .trainer.weak_preference_trainer import WeakPreferenceTrainer as WeakPreferenceTrainer
+    from .trainer.weak_supervision_config import WeakSupervisionConfig as WeakSupervisionConfig
+    from .trainer.weak_supervision_trainer import WeakSupervisionTrainer as WeakSupervisionTrainer
 
 _MODULES = {
     "WeakSupervisionConfig": "trainer.weak_supervision_config",
@@ -34,7 +64,7 @@ _SUBMODULES = ("alignment", "columns", "dirichlet", "heads", "losses", "metrics"
 __all__ = [*_MODULES, *_SUBMODULES, "__version__"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
     if name in _SUBMODULES:
