@@ -122,7 +122,7 @@ def test_command(configs, capsys):
     [
         (["--gpus", "3", "--nodes", "2"], "shared evenly by 2 nodes"),
         (["--zero", "0", "--offload", "all"], "has no --offload"),
-        (["--model", "{configs}"], "no config of a causal language model"),
+        (["--model", "{configs}"], "is no folder of a model: it has no config.json"),
     ],
 )
 def test_bad_input_ends_with_its_message(configs, arguments, message):

@@ -6,31 +6,67 @@ accelerate launch -m trl_weaks.cli label ...
 trl-weaks report labels --gold gold.csv
 trl-weaks view labels -o view.html
 trl-weaks memory --model meta-llama/Llama-2-7b-hf --zero 3 --gpus 4 --tokens 5.4e6
+
+torch, transformers and trl take seconds to import: a command's options are read when that command is asked for, and
+its libraries are loaded when its arguments are right.
 """
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from ._version import __version__
-from .commands.config import add_options as add_config_options
-from .commands.config import config
-from .commands.look import add_report_options, add_view_options, report, view
-from .study.hours import hours_row
-from .study.label_command import label, verify
-from .study.label_options import add_options
-from .study.memory import add_arguments, table
+
+
+class Command(NamedTuple):
+    """One line of `trl-weaks --help`, and where the rest is, as `module:function` of this package.
+
+    Attributes:
+        options: adds the options to a parser; its module loads no library of models or data.
+        run: gets the options; bad input is a ValueError, an OSError, an ImportError, or another error with a message.
+    """
+
+    help: str
+    options: str
+    run: str
+
+
+COMMANDS = {
+    "label": Command(
+        "label prompts with several weak supervisors, or verify labels",
+        "study.label_options:add_options",
+        "study.label_command:run",
+    ),
+    "memory": Command(
+        "GPU and host memory that training a model needs, and hours",
+        "study.memory:add_arguments",
+        "study.hours:report",
+    ),
+    "report": Command(
+        "how good, how sure and how alike the supervisors are",
+        "commands.look:add_report_options",
+        "commands.look:report",
+    ),
+    "view": Command(
+        "a page to look at labels: every answer, word by word", "commands.look:add_view_options", "commands.look:view"
+    ),
+    "config": Command(
+        "print a launch configuration for accelerate or DeepSpeed",
+        "commands.config:add_options",
+        "commands.config:config",
+    ),
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; a command's own options are added when it is asked for."""
     parser = argparse.ArgumentParser(prog="trl-weaks", description="Weak-to-strong training with several supervisors.")
     parser.add_argument("--version", action="version", version=f"trl-weaks {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
-    add_options(commands.add_parser("label", help="label prompts with several weak supervisors, or verify labels"))
-    add_arguments(commands.add_parser("memory", help="GPU and host memory that training a model needs, and hours"))
-    add_report_options(commands.add_parser("report", help="how good, how sure and how alike the supervisors are"))
-    add_view_options(commands.add_parser("view", help="a page to look at labels: every answer, word by word"))
-    add_config_options(commands.add_parser("config", help="print a launch configuration for accelerate or DeepSpeed"))
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.help).options = command.options
     return parser
 
 
@@ -38,14 +74,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends with its message, without a traceback."""
     options = build_parser().parse_args(arguments)
     try:
-        if options.command == "memory":
-            print("\n".join([table(options), *([hours_row(options)] if options.tokens else [])]))
-        elif options.command in ("report", "view", "config"):
-            {"report": report, "view": view, "config": config}[options.command](options)
-        else:
-            verify(options) if options.action == "verify" else label(options)
+        _load(COMMANDS[options.command].run)(options)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"trl-weaks: {error}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A command's parser, empty until it has to read or explain something."""
+
+    options: str | None = None
+
+    def parse_known_args(self, args=None, namespace=None):
+        self.fill()
+        return super().parse_known_args(args, namespace)
+
+    def fill(self) -> "_Parser":
+        if self.options is not None:
+            add, self.options = _load(self.options), None
+            add(self)
+        return self
+
+
+def _load(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(f".{module}", __package__), attribute)
 
 
 if __name__ == "__main__":

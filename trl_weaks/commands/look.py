@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from .sources import refuse_missing
+
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
     _add_shared(parser)
@@ -45,6 +47,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="a .csv, .jsonl or .parquet file with the columns example_id and label (or completion)",
     )
+    parser.add_argument("--gold_column", help="of the gold answers in that file (label, else completion)")
 
 
 def _read(options: argparse.Namespace):
@@ -52,6 +55,10 @@ def _read(options: argparse.Namespace):
     folder = options.labels
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
+    if options.gold:
+        refuse_missing("--gold", str(options.gold))
+    elif options.gold_column:
+        raise ValueError(f"--gold_column {options.gold_column} is a column of gold answers; give their file, --gold.")
     inside = folder / "dataset" if (folder / "dataset").is_dir() else folder
     if not (inside / "dataset_info.json").is_file():
         raise ValueError(f"{folder} holds no dataset; give the output folder of a labelling run that has ended.")
@@ -62,9 +69,13 @@ def _read(options: argparse.Namespace):
     labels, gold = load_from_disk(str(inside)), None
     if options.gold:
         rows = read_table(options.gold, "--gold", ("example_id",), ("label", "completion"))
-        column = next((name for name in ("label", "completion") if name in rows[0]), None)
+        wanted = [options.gold_column] if options.gold_column else ["label", "completion"]
+        column = next((name for name in wanted if name in rows[0]), None)
         if column is None:
-            raise ValueError(f"--gold {options.gold}: there is no column 'label' or 'completion'.")
+            raise ValueError(
+                f"--gold {options.gold}: there is no column {' or '.join(map(repr, wanted))}, only {list(rows[0])}; "
+                "choose with --gold_column."
+            )
         gold = {as_id(row["example_id"], "--gold", i, "example_id"): row[column] for i, row in enumerate(rows)}
         if len(gold) < len(rows):
             raise ValueError(f"--gold {options.gold}: an example_id is there twice.")

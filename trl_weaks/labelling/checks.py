@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from datasets import Dataset
 
-from ..columns import COMPLETION, EXAMPLE_ID, GENERATION, PROMPT, SCORE
+from ..columns import EXAMPLE_ID, PROMPT
 from ..fingerprint import digest
 from ..inference.prefixes import SAMPLE, longest_match
 from ..supervisors.ensemble import WeakEnsemble
@@ -13,8 +13,7 @@ from ..supervisors.messages import check_prompts
 from ..supervisors.supervisor import WeakSupervisor
 from .index import BLOCK, Prompts
 from .progress import bar
-
-UNREAD = ("tools", "chat_template_kwargs", "image", "images")  # TRL reads them in training, supervisors would not
+from .prompt_columns import check_columns
 
 
 def check_dataset(dataset: Dataset, ensemble: WeakEnsemble, max_new_tokens: int) -> Prompts:
@@ -67,28 +66,3 @@ def blocks(dataset: Dataset) -> Iterator[tuple[list[str], list]]:
     for start in range(0, len(dataset), BLOCK):
         block = dataset[start : start + BLOCK]
         yield block[EXAMPLE_ID], block[PROMPT]
-
-
-def check_columns(dataset: Dataset) -> None:
-    """Refuse what is no dataset of prompts, by its columns alone.
-
-    Raises:
-        ValueError: not a `Dataset`, no rows, or a missing, reserved or unsupported column.
-    """
-    if not isinstance(dataset, Dataset):
-        raise ValueError(
-            f"label a datasets.Dataset, not a {type(dataset).__name__}; choose one split of a DatasetDict."
-        )
-    if len(dataset) == 0:
-        raise ValueError("the dataset has no rows; nothing to label.")
-    for column in (EXAMPLE_ID, PROMPT):
-        if column not in dataset.column_names:
-            raise ValueError(f"the dataset has no column {column!r}, only {dataset.column_names}; add or rename it.")
-    reserved = {*GENERATION, SCORE, COMPLETION} - {EXAMPLE_ID, PROMPT}
-    for column in dataset.column_names:
-        if column in reserved:
-            raise ValueError(
-                f"the dataset already has a column {column!r}, which labelling writes; rename or remove it."
-            )
-        if column in UNREAD:
-            raise ValueError(f"column {column!r} is read by TRL in training but not by supervisors; remove it.")

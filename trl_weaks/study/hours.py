@@ -2,7 +2,8 @@
 
 import argparse
 
-from trl_weaks.study.memory import ModelSize, model_size
+from trl_weaks.commands.sources import refuse_missing_model, refuse_unknown_model
+from trl_weaks.study.memory import ModelSize, model_size, table
 
 
 def training_flops(size: ModelSize, tokens: float, length: int) -> float:
@@ -41,3 +42,10 @@ def hours_row(options: argparse.Namespace) -> str:
     )
     cells = " | ".join(f"{hours:.2g} h" for hours in found)
     return f"| {options.tokens:g} tokens at {options.mfu:.0%} of {options.tflops:g} TFLOP/s (arithmetic) | {cells} |"
+
+
+def report(options: argparse.Namespace) -> None:
+    """Print what `trl-weaks memory` is asked for: the table, and hours where there are tokens."""
+    refuse_missing_model("--model", options.model)
+    refuse_unknown_model("--model", options.model)
+    print("\n".join([table(options), *([hours_row(options)] if options.tokens else [])]))

@@ -5,17 +5,49 @@ import os
 import sys
 from pathlib import Path
 
+from ..commands.sources import first_line, refuse_missing, refuse_missing_model, refuse_unknown_model
+
 GPU_SHARE = 0.9  # vLLM's own default, shared by all supervisors
+
+
+def run(options: argparse.Namespace) -> None:
+    """`trl-weaks label`; wrong options, files and folders are refused before anything is imported."""
+    check_options(options)
+    (verify if options.action == "verify" else label)(options)
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """All that is wrong with the options themselves, and with what they name.
+
+    Raises:
+        ValueError: options that contradict each other.
+        FileNotFoundError: a path at which there is nothing.
+    """
+    if options.hub_private_repo and not options.push_to_hub:
+        raise ValueError("--hub_private_repo says how to upload; give --push_to_hub too.")
+    for name in ("names", "weights"):
+        given = getattr(options, name)
+        if given and len(given) != len(options.supervisors):
+            raise ValueError(f"{len(given)} --{name} for {len(options.supervisors)} --supervisors; one for each.")
+    if options.top_p != 1 and options.temperature is None:
+        raise ValueError(
+            "--top_p narrows sampling, and beams are not sampled; give a temperature too (--temperature)."
+        )
+    if options.backend == "vllm" and options.max_tokens_in_flight is not None:
+        raise ValueError("--max_tokens_in_flight is not for vLLM, which has --gpu_memory_utilization.")
+    refuse_missing("--dataset", options.dataset)
+    if options.config is not None and Path(options.dataset).is_file():
+        raise ValueError(f"--config {options.config}: a file has no configurations; leave it out.")
+    for given in options.supervisors:
+        refuse_missing_model("--supervisors", given.partition("@")[0])
 
 
 def label(options: argparse.Namespace) -> None:
     """Make the labels, say where they are, upload them if asked."""
+    prompts = _inputs(options)
     from ..distributed import processes
     from ..labelling.label_completions import label_completions
 
-    if options.hub_private_repo and not options.push_to_hub:
-        raise ValueError("--hub_private_repo says how to upload; give --push_to_hub too.")
-    prompts = load_prompts(options)  # before any model: a wrong file should not cost minutes
     labels = label_completions(load_ensemble(options), prompts, **_settings(options))
     if not processes().is_main_process:
         return
@@ -49,13 +81,22 @@ def upload(labels, card: Path, repository: str, private: bool | None) -> None:
 
 def verify(options: argparse.Namespace) -> None:
     """Exit status 1 if a label is not given again."""
+    prompts = _inputs(options)
     from ..labelling.verify import verify_labels
 
-    prompts = load_prompts(options)
     report = verify_labels(load_ensemble(options), prompts, share=options.share, **_settings(options))
     print(f"{report.prompts} prompts labelled again; largest difference {report.worst:.2g} nats per token")
     if report.different:
         sys.exit("\n".join(["trl-weaks: these labels differ:", *report.different]))
+
+
+def _inputs(options: argparse.Namespace):
+    """The prompts; whether the models are there is asked before their libraries are loaded, which takes seconds."""
+    prompts = load_prompts(options)
+    for given in options.supervisors:
+        source, _, revision = given.partition("@")
+        refuse_unknown_model("--supervisors", source, revision or None)
+    return prompts
 
 
 def load_prompts(options: argparse.Namespace):
@@ -65,11 +106,9 @@ def load_prompts(options: argparse.Namespace):
     Raises:
         ValueError: a column that is named and not there, or one that labelling cannot carry.
     """
-    from ..labelling.checks import check_columns
+    from ..labelling.prompt_columns import check_columns
     from .prompt_files import read_dataset
 
-    if options.config is not None and Path(options.dataset).is_file():
-        raise ValueError(f"--config {options.config}: a file has no configurations; leave it out.")
     ids, texts = options.id_column or "example_id", options.prompt_column
     data = read_dataset(options.dataset, options.config, options.split, ids, texts)
     asked = {"--prompt_column": [texts], "--drop_columns": options.drop_columns}
@@ -92,7 +131,13 @@ def load_prompts(options: argparse.Namespace):
             data = data.rename_column(given, wanted)
     if "example_id" not in data.column_names:
         data = data.add_column("example_id", [str(row) for row in range(len(data))])
-    check_columns(data)
+    try:
+        check_columns(data)
+    except ValueError as error:
+        raise ValueError(f"--dataset {options.dataset}: {error} --drop_columns leaves columns out.") from error
+    first = data[0]["prompt"]
+    if not isinstance(first, str | list):
+        raise ValueError(f"--prompt_column {texts}: row 0 holds {first!r}, where a prompt is text or messages.")
     return data
 
 
@@ -101,21 +146,26 @@ def load_ensemble(options: argparse.Namespace):
 
     A tokenizer without a pad token pads with its end-of-sequence token; padding is masked everywhere.
     """
-    from transformers import AutoTokenizer
-
     from ..supervisors.ensemble import WeakEnsemble
 
     names = options.names or [None] * len(options.supervisors)
-    if len(names) != len(options.supervisors):
-        raise ValueError(f"{len(names)} --names for {len(options.supervisors)} --supervisors; give one for each.")
-    supervisors = []
-    for given, name in zip(options.supervisors, names, strict=True):
-        source, _, revision = given.partition("@")
+    loaded = [_supervisor(options, *one) for one in zip(options.supervisors, names, strict=True)]
+    return WeakEnsemble(loaded, options.weights)
+
+
+def _supervisor(options: argparse.Namespace, given: str, name: str | None):
+    from transformers import AutoTokenizer
+
+    source, _, revision = given.partition("@")
+    make = _vllm if options.backend == "vllm" else _transformers
+    try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-        make = _vllm if options.backend == "vllm" else _transformers
-        supervisors.append(make(options, source, revision or None, tokenizer, name))
-    return WeakEnsemble(supervisors, options.weights)
+        return make(options, source, revision or None, tokenizer, name)
+    except ImportError:  # of vLLM, says what to install
+        raise
+    except Exception as error:  # whatever a broken checkpoint gives
+        raise ValueError(f"--supervisors {given}: cannot be loaded: {first_line(error)}") from error
 
 
 def _transformers(options: argparse.Namespace, source: str, revision: str | None, tokenizer, name: str | None):
@@ -138,8 +188,6 @@ def _transformers(options: argparse.Namespace, source: str, revision: str | None
 def _vllm(options: argparse.Namespace, source: str, revision: str | None, tokenizer, name: str | None):
     from ..supervisors.vllm import VllmSupervisor
 
-    if options.max_tokens_in_flight is not None:
-        raise ValueError("--max_tokens_in_flight is not for vLLM, which has --gpu_memory_utilization.")
     return VllmSupervisor(
         source,
         tokenizer,

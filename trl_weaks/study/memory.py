@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--zero", type=int, nargs="+", choices=(0, 2, 3), default=[0, 2, 3], help="stages; 0 is DDP")
     add("--offload", nargs="+", choices=OFFLOADS, default=list(OFFLOADS), help="what lives in host memory")
     add("--gpus", type=int, nargs="+", default=[1, 2, 4, 8], help="in all")
-    add("--nodes", type=int, default=1)
+    add("--nodes", type=int, default=1, help="machines that share the GPUs (1)")
     add("--gpu_memory", type=float, default=80.0, help="GB of each GPU, which a cell in bold exceeds")
     add("--reference", action="store_true", help="preference training keeps a frozen reference")
     add("--batch_size", type=int, default=1, help="rows per GPU and step")
@@ -111,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tokens", type=float, help="train on so many, epochs included: adds a row of hours, which is arithmetic")
     add("--tflops", type=float, default=989.0, help="peak of each GPU; the default is an H100's in bfloat16")
     add("--mfu", type=float, default=0.3, help="share of that peak assumed; not measured. Ours.")
-    add("--trust_remote_code", action="store_true")
+    add("--trust_remote_code", action="store_true", help="run the code that a Hub repository brings for its config")
 
 
 def table(options: argparse.Namespace) -> str:

@@ -1,0 +1,132 @@
+"""What `trl-weaks` loads before it answers: help, versions and wrong arguments wait for no library of models.
+
+Seen in `sys.modules`, not on a clock: importing torch, transformers and trl is what takes seconds.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from trl_weaks.cli import COMMANDS, build_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ("torch", "transformers", "trl", "accelerate", "peft")
+LIBRARIES = (*MODELS, "datasets", "pandas", "numpy", "scipy")
+RUN = """
+import json, sys
+from trl_weaks.cli import main
+try:
+    main({arguments!r})
+    code = 0
+except SystemExit as ended:
+    code = ended.code
+print(json.dumps([code, sorted(set({watched!r}) & set(sys.modules))]))
+"""
+
+
+def ended(arguments, watched=LIBRARIES, cwd=ROOT):
+    """What a run ends with (a status, or a message), its output, and which of the watched libraries it loaded."""
+    code = RUN.format(arguments=list(map(str, arguments)), watched=watched)
+    environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, env=environment)
+    assert done.returncode == 0, done.stderr
+    *printed, last = done.stdout.splitlines()
+    return *json.loads(last), "\n".join(printed) + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=str)
+def test_help_and_version_load_no_library(arguments):
+    code, loaded, printed = ended(arguments)
+    assert (code, loaded) == (0, []) and printed
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nothing"], ["--nothing"], [], *([name, "--nothing", "x"] for name in COMMANDS)], ids=str
+)
+def test_wrong_arguments_load_no_library(arguments):
+    code, loaded, printed = ended(arguments)
+    assert (code, loaded) == (2, []) and "usage: trl-weaks" in printed
+
+
+LABEL = ("label", "--output_dir", "out", "--dataset", "prompts.jsonl", "--supervisors", "model")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Prompts, and a folder that looks like a model's from afar."""
+    rows = [{"example_id": "1", "prompt": "play", "number": 3, "completion": "jazz"}]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "model").mkdir(), (tmp_path / "empty").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "nothing"}')
+    labels = {"example_id": ["1"], "completion": ["a"]}
+    Dataset.from_dict(labels).save_to_disk(tmp_path / "labels" / "dataset")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([*LABEL, "--dataset", "promts.jsonl"], "--dataset: no such file: promts.jsonl"),
+        ([*LABEL, "--dataset", "./data"], "--dataset: no such file or folder: ./data"),
+        ([*LABEL, "--supervisors", "model", "models/x/y"], "--supervisors: no such file or folder: models/x/y"),
+        ([*LABEL, "--supervisors", "empty"], "--supervisors: empty is no folder of a model: it has no config.json"),
+        ([*LABEL, "--names", "a", "b"], "2 --names for 1 --supervisors"),
+        ([*LABEL, "--weights", "1", "2"], "2 --weights for 1 --supervisors"),
+        ([*LABEL, "--top_p", "0.5"], "give a temperature too"),
+        ([*LABEL, "--hub_private_repo"], "give --push_to_hub too"),
+        ([*LABEL, "--config", "x"], "--config x: a file has no configurations"),
+        (["memory", "--model", "../none"], "--model: no such file or folder: ../none"),
+        (["report", "none"], "no such folder: none"),
+        (["view", "labels", "--gold", "gold.csv"], "--gold: no such file: gold.csv"),
+        (["report", "labels", "--gold_column", "x"], "--gold_column x is a column of gold answers; give their file"),
+        (["config", "none"], "there is no configuration 'none'"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else " ".join(value[-2:]),
+)
+def test_wrong_values_and_what_is_not_there_load_no_library(folder, arguments, message):
+    code, loaded, _ = ended(arguments, cwd=folder)
+    assert message in code and loaded == []
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            ["--drop_columns", "completion", "--supervisors", "no/model"],
+            "--supervisors: no/model is no folder here, and the Hub does not give it",
+        ),
+        (
+            ["--drop_columns", "completion", "--supervisors", "no/model@v1"],
+            "--supervisors: no/model@v1 is no folder here",
+        ),
+        (["--prompt_column", "text"], "--prompt_column: the dataset has no column 'text', only ["),
+        (["--id_column", "key"], "--id_column: the dataset has no column 'key'"),
+        (["--drop_columns", "gold"], "--drop_columns: the dataset has no column 'gold'"),
+        ([], "already has a column 'completion', which labelling writes; rename or remove it. --drop_columns leaves"),
+        (
+            ["--prompt_column", "number", "--drop_columns", "completion", "prompt"],
+            "--prompt_column number: row 0 holds",
+        ),
+    ],
+    ids=str,
+)
+def test_a_wrong_column_and_an_unknown_model_load_no_library_of_models(folder, arguments, message):
+    code, loaded, _ = ended([*LABEL, *arguments], MODELS, folder)
+    assert message in code and loaded == []
+
+
+def test_a_model_that_cannot_be_loaded_is_named(folder):
+    code, _, _ = ended([*LABEL, "--drop_columns", "completion"], (), folder)
+    assert "--supervisors model: cannot be loaded: " in code and "Traceback" not in code
+
+
+def test_every_option_of_every_command_says_what_it_is():
+    (commands,) = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    for name, parser in commands.choices.items():
+        silent = [action.dest for action in parser.fill()._actions if not action.help]
+        assert silent == [], f"trl-weaks {name}: {silent}"
