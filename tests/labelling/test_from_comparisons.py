@@ -268,3 +268,11 @@ def test_a_column_that_pairs_write():
 def test_the_report_is_json():
     made = pairs_from_comparisons(EXAMPLES, [vote("0", "a", "x", "y", "a")])
     assert json.loads(made.info.description)["pairs"] == 1
+
+
+def test_a_side_that_is_also_the_text_of_the_other_is_refused():
+    """Answers of multiple choice: 'a' is the first completion, or the second one's text."""
+    with pytest.raises(ValueError, match="row 0 .*'a', which is a side and also the text of the other"):
+        pairs_from_comparisons(EXAMPLES, [vote("0", "ann", "b", "a", "a")])
+    (pair,) = pairs_from_comparisons(EXAMPLES, [vote("0", "ann", "a", "b", "a")])
+    assert pair["chosen"] == "a", "both readings say so"

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Value
 from scipy.optimize import minimize_scalar
 
 from trl_weaks.aggregation.answer_confidence import calibrator, most_frequent
@@ -231,3 +231,44 @@ def test_tables_of_every_kind_give_the_same(tmp_path):
     expected = labels_from_completions(EXAMPLES, rows).to_list()
     for table in (frame, Dataset.from_list(rows), tmp_path / "a.csv", tmp_path / "a.jsonl", tmp_path / "a.parquet"):
         assert labels_from_completions(EXAMPLES, table).to_list() == expected
+
+
+def test_calibration_of_an_answer_that_is_hardly_believed():
+    """A temperature near 0 makes odds that no number holds: the label is finite all the same."""
+    fitted = calibrator([0.9, 0.8, 0.7], [1, 1, 1])
+    assert 0 < fitted(1e-12) < 1e-300 and fitted(0.9) > 0.999
+    surely = [answer(str(i), "ann", " yes", confidence=0.9) for i in range(5)]
+    rows = [{"example_id": str(i), "prompt": "p"} for i in range(6)]
+    labels = labels_from_completions(
+        rows, [*surely, answer("5", "ann", " no", confidence=1e-11)], gold={str(i): "yes" for i in range(5)}
+    )
+    assert math.isfinite(labels[5]["weak_logps"][0][0]) and labels[5]["weak_logps"][0][0] < -300
+
+
+def test_carried_columns_are_kept_whole():
+    """A column that the first example lacks, and the types of a `Dataset`; texts with line separators inside."""
+    later = [{"example_id": "a", "prompt": "p"}, {"example_id": "b", "prompt": "p", "topic": "t"}]
+    given = [answer("a", "ann", " x"), answer("b", "ann", " x")]
+    assert labels_from_completions(later, given)["topic"][:] == [None, "t"]
+    features = Features(
+        {"example_id": Value("int64"), "prompt": Value("string"), "label": ClassLabel(names=["no", "yes"])}
+    )
+    typed = Dataset.from_dict({"example_id": [7, 8], "prompt": ["p", "p"], "label": [1, 0]}, features=features)
+    labels = labels_from_completions(typed, [answer("7", "ann", " x")])
+    assert labels.features["label"] == features["label"] and labels[0]["label"] == 1
+    assert labels.features["example_id"] == Value("string") and labels["example_id"][:] == ["7"]
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\x85", "\x0c", "\u2029"])
+def test_lines_of_json_end_at_line_ends_alone(tmp_path, odd):
+    path = tmp_path / "examples.jsonl"
+    lines = [json.dumps({"example_id": i, "prompt": f"p{odd}q"}, ensure_ascii=False) for i in "ab"]
+    path.write_text("\ufeff" + "\r\n".join(lines) + "\n", encoding="utf-8", newline="")
+    labels = labels_from_completions(path, [answer("a", "ann", " x"), answer("b", "ann", " x")])
+    assert labels["prompt"][:] == [f"p{odd}q"] * 2
+
+
+@pytest.mark.parametrize("reasons", [["length", "stop"], ["stop", "length"]])
+def test_of_equal_samples_one_that_ended_is_believed(reasons):
+    (row,) = labels_from_completions(EXAMPLES, [answer("7", "ann", " x", finish_reason=reason) for reason in reasons])
+    assert row["weak_finished"] and row["weak_offsets"] == [[[0, 2], [2, 2]]]

@@ -167,6 +167,7 @@ def test_empty_answers_are_left_out_and_counted(build, prompts, caplog):
         (lambda d: d.remove_columns("example_id"), "no column 'example_id'"),
         (lambda d: d.rename_column("gold", "completion"), "already has a column 'completion'"),
         (lambda d: d.rename_column("gold", "weak_logps"), "already has a column 'weak_logps'"),
+        (lambda d: d.rename_column("gold", "weak_finished"), "already has a column 'weak_finished'"),
         (lambda d: d.rename_column("gold", "tools"), "column 'tools' is read by TRL"),
         (lambda d: d.select([]), "no rows"),
         (lambda d: datasets.DatasetDict(train=d), "not a DatasetDict"),

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Value
 
 from trl_weaks.labelling.report_card import supervisor_report
 
@@ -139,3 +139,27 @@ def test_supervisors_in_another_order_are_refused():
     labels[1]["weak_supervisors"] = ["bob", "ann", "eve"]
     with pytest.raises(ValueError, match=r"row 1: column 'weak_supervisors' holds \['bob'"):
         supervisor_report(Dataset.from_list(labels))
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [{"a": "yes", "b": "No "}, {"a": 0, "b": 1}, {"a": "0", "b": "1"}, "ClassLabel", "ClassLabel without names"],
+)
+def test_gold_follows_the_names_of_the_votes(gold):
+    """Votes list (yes, no); gold by name, by their ids (as text too), or by names in another order, says the same."""
+    labels = Dataset.from_dict(
+        {"example_id": ["a", "b"], "weak_supervisors": [["ann"], ["ann"]], "weak_classes": [["yes", "no"]] * 2}
+        | {"weak_probs": [[[0.9, 0.1]], [[0.2, 0.8]]]}
+    )
+    if gold == "ClassLabel":
+        feature, ids = ClassLabel(names=["no", "yes"]), [1, 0]
+    elif gold == "ClassLabel without names":
+        feature, ids = ClassLabel(num_classes=2), [0, 1]
+    if isinstance(gold, str):
+        features = Features({"example_id": Value("string"), "label": feature})
+        gold = Dataset.from_dict({"example_id": ["a", "b"], "label": ids}, features=features)
+    if isinstance(gold, dict) and gold["a"] == "0":  # text stands for an id only where the classes have no names
+        with pytest.raises(ValueError, match="'0' of 'a' is not a class"):
+            supervisor_report(labels, gold)
+        labels = labels.remove_columns("weak_classes")
+    assert supervisor_report(labels, gold).supervisors[0]["accuracy"] == 1.0

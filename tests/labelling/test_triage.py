@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Sequence, Value
+from datasets import ClassLabel, Dataset, Features, Sequence, Value, concatenate_datasets
 
 from trl_weaks.labelling.triage import triage
 from trl_weaks.metrics.selective import bounded_threshold
@@ -157,3 +157,15 @@ def test_gold_that_contradicts_itself_or_lacks_its_columns():
         triage(labels.remove_columns("example_id"), {"e0": "yes"})
     with pytest.raises(ValueError, match="have neither 'weak_probs'"):
         triage(labels.remove_columns("weak_probs"), {"e0": "yes"})
+
+
+def test_equal_confidences_have_one_weight_whatever_their_order():
+    """Two of three with a share of one half are right: all of that share weigh 2/3, in either order of the gold."""
+    rows = {"example_id": list("abcd"), "prompt": ["p"] * 4, "completion": [" x"] * 4, "weak_weights": [[0.5]] * 4}
+    other = rows | {"completion": [" y"] * 4}
+    labels = concatenate_datasets([Dataset.from_dict(rows), Dataset.from_dict(other)])
+    gold = {"a": "x", "b": "other", "c": "x"}  # the white space that answers begin with does not make them wrong
+    for ids in (gold, dict(reversed(gold.items()))):
+        found = triage(labels, {e: gold[e] for e in ids}, audit=0).dataset
+        assert found["triage_label"][:] == [" x"] * 4
+        assert found["triage_weight"][:] == pytest.approx([2 / 3] * 4)

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.optimize import isotonic_regression, minimize_scalar
+from scipy.special import expit
 
 RANGE = (1 / 50, 50.0)  # of the temperature; answers that are always right would ask for 0. *ours*
+TINIEST = float(np.finfo(float).tiny)
 METHODS = ("temperature", "isotonic")
 
 
@@ -62,7 +64,8 @@ def calibrator(
 
     found = minimize_scalar(likelihood, bounds=tuple(map(math.log, RANGE)), method="bounded", options={"xatol": 1e-10})
     temperature = math.exp(found.x)
-    return lambda confidence: float(1 / (1 + math.exp(-float(_logit(np.asarray(confidence))) / temperature)))
+    # not 0, even where the temperature makes the odds smaller than any number: a confidence has a logarithm
+    return lambda confidence: max(float(expit(_logit(np.asarray(confidence)) / temperature)), TINIEST)
 
 
 def _logit(confidence: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from .. import columns
 from ..aggregation.bradley_terry import Judges, Votes, disagreement, fit_judges, fit_scores, score_covariance
 from ..supervisors.messages import as_completion, completion_text
 from .from_completions import read_examples
-from .tables import Table, as_confidence, as_id, read_table
+from .tables import Table, as_confidence, as_dataset, as_id, read_table
 
 logger = logging.getLogger(__name__)
 TIE = "tie"
@@ -75,7 +75,7 @@ def pairs_from_comparisons(
     rows = _rows(prompts, votes, items, table, fitted, counts)
     if not rows:
         raise ValueError(f"comparisons: the judges tell no two completions apart ({dict(counts)}).")
-    made = Dataset.from_list(rows)
+    made = as_dataset(rows, examples)
     report = dict(counts) | {"pairs": len(rows), "judges": _judges(votes, judges, fitted)}
     made.info.description = json.dumps(report)
     _warn(report)
@@ -121,10 +121,15 @@ def _votes(
 
 
 def _side(preferred: Any, texts: Sequence[str], where: str) -> float:
-    if preferred in SIDES:
-        return SIDES[preferred]
-    if preferred in texts:
-        return 1.0 if preferred == texts[0] else 0.0
+    named = {1.0 if preferred == texts[0] else 0.0} if preferred in texts else set()
+    meant = named | ({SIDES[preferred]} if preferred in SIDES else set())
+    if len(meant) == 1:
+        return meant.pop()
+    if meant:
+        raise ValueError(
+            f"{where}: column 'preferred' holds {preferred!r}, which is a side and also the text of the other one; "
+            "write the texts otherwise, such as with the space that they begin with."
+        )
     raise ValueError(
         f"{where}: column 'preferred' holds {preferred!r}, which is neither 'a', 'b', 'tie' nor one of the two texts."
     )

@@ -12,7 +12,7 @@ from .. import alignment, columns
 from ..aggregation.answer_confidence import calibrator, most_frequent
 from ..supervisors.messages import as_completion, completion_text
 from .gold import Gold, read_gold
-from .tables import Table, as_confidence, as_id, read_table
+from .tables import Table, as_confidence, as_dataset, as_id, read_table
 from .token_logprobs import TokenLogprobs, read_logprobs
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def labels_from_completions(
     without = len(prompts) - len(given)
     if without:
         logger.warning("%d of %d examples have no answer and no row.", without, len(prompts))
-    return Dataset.from_list(rows)
+    return as_dataset(rows, examples)
 
 
 def read_examples(examples: Table) -> dict[str, dict[str, Any]]:
@@ -158,7 +158,8 @@ def _answer(supervisor: str, rows: list[dict[str, Any]]) -> _Answer:
             f"answers, row {stated[-1]}: supervisor {supervisor!r} answers {row[columns.EXAMPLE_ID]!r} {len(rows)} "
             "times and states a confidence; give one answer, or no confidence to take the share of equal answers."
         )
-    finished = row.get("finish_reason") != "length"
+    # of equal texts one that ended is believed, as among the candidates of `label_completions`
+    finished = any(r.get("finish_reason") != "length" for r in rows if r["text"] == text)
     if row["confidence"] is not None:
         return _whole(supervisor, text, row["confidence"], STATED, finished)
     if row.get("logprobs") is not None:

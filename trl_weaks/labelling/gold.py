@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset
 
-from ..columns import COMPLETION, EXAMPLE_ID, LABEL
+from ..columns import CLASSES, COMPLETION, EXAMPLE_ID, LABEL
+from ..supervisors.class_names import plain_name, real_names
 
 Gold = Dataset | Mapping[str, Any]
 
@@ -38,17 +39,24 @@ def class_id(label: Any, classes: list[Any], example: str) -> int:
         ValueError: it is no class; names the example.
     """
     if not isinstance(label, bool):
-        if label in classes:
+        if isinstance(label, str):
+            written = [plain_name(str(name)) for name in classes]
+            if written.count(plain_name(label)) == 1:
+                return written.index(plain_name(label))
+        elif label in classes:
             return classes.index(label)
-        if isinstance(label, int | np.integer) and 0 <= label < len(classes):
+        elif isinstance(label, int | np.integer) and 0 <= label < len(classes):
             return int(label)
     raise ValueError(f"gold label {label!r} of {example!r} is not a class; the classes are {classes}.")
 
 
 def class_names(labels: Dataset, count: int) -> list[Any]:
-    """Names of the classes where the labels' column `label` has them, else their ids."""
+    """Names of the classes in the order of the votes: of the column `weak_classes`, or of `label`; else their ids."""
+    if CLASSES in labels.column_names and len(labels) and labels[0][CLASSES]:
+        return list(labels[0][CLASSES])
     feature = labels.features.get(LABEL)
-    return list(feature.names) if isinstance(feature, ClassLabel) else list(range(count))
+    named = isinstance(feature, ClassLabel) and real_names(feature.names)
+    return list(feature.names) if named else list(range(count))
 
 
 def _rows(gold: Dataset) -> dict[str, Any]:
@@ -60,7 +68,8 @@ def _rows(gold: Dataset) -> dict[str, Any]:
     feature = gold.features[column]
     found: dict[str, Any] = {}
     for row, (example, label) in enumerate(zip(gold[EXAMPLE_ID], gold[column], strict=True)):
-        label = feature.names[label] if isinstance(feature, ClassLabel) else label
+        named = isinstance(feature, ClassLabel) and real_names(feature.names) and label is not None and label >= 0
+        label = feature.names[label] if named else label
         if found.setdefault(example, label) != label:
             raise ValueError(f"gold row {row}: {example!r} is {label!r} here and {found[example]!r} before.")
     return found

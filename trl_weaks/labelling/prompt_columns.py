@@ -2,7 +2,7 @@
 
 from datasets import Dataset
 
-from ..columns import COMPLETION, EXAMPLE_ID, GENERATION, PROMPT, SCORE
+from ..columns import COMPLETION, EXAMPLE_ID, FINISHED, GENERATION, PROMPT, SCORE
 
 UNREAD = ("tools", "chat_template_kwargs", "image", "images")  # TRL reads them in training, supervisors would not
 
@@ -22,7 +22,7 @@ def check_columns(dataset: Dataset) -> None:
     for column in (EXAMPLE_ID, PROMPT):
         if column not in dataset.column_names:
             raise ValueError(f"the dataset has no column {column!r}, only {dataset.column_names}; add or rename it.")
-    reserved = {*GENERATION, SCORE, COMPLETION} - {EXAMPLE_ID, PROMPT}
+    reserved = {*GENERATION, SCORE, FINISHED, COMPLETION} - {EXAMPLE_ID, PROMPT}
     for column in dataset.column_names:
         if column in reserved:
             raise ValueError(

@@ -1,12 +1,15 @@
 """Tables of votes, answers and comparisons, read the same from everywhere; ids stay text, as written."""
 
 import csv
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, Features
+
+from ..columns import EXAMPLE_ID
 
 Table = Any  # a Dataset, a pandas DataFrame, a list of dicts, or the path of a CSV, JSON-lines or Parquet file
 
@@ -38,6 +41,18 @@ def read_table(table: Table, what: str, needed: Sequence[str], optional: Sequenc
             if isinstance(value, float) and math.isnan(value):
                 row[name] = None
     return rows
+
+
+def as_dataset(rows: Sequence[Mapping[str, Any]], examples: Table) -> Dataset:
+    """Rows made of `examples` as a dataset: a column that any row has is there, and None in the others.
+
+    Columns that are carried from a `Dataset` keep their types, such as the names of a `ClassLabel`.
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    made = Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+    known = examples.features if isinstance(examples, Dataset) else {}
+    kept = {name: feature for name, feature in known.items() if name in names and name != EXAMPLE_ID}
+    return made.cast(Features({**made.features, **kept})) if kept else made
 
 
 def as_id(value: Any, what: str, number: int, column: str) -> str:
@@ -103,9 +118,8 @@ def _file(path: Path, what: str) -> Iterable[Mapping[str, Any]]:
                 raise ValueError(f"{what}, row {number} of {path}: it has another number of cells than the header.")
         return [{name: value or None for name, value in row.items()} for row in rows]
     if path.suffix in (".jsonl", ".ndjson"):
-        import json
-
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        with path.open(encoding="utf-8-sig", newline="\n") as lines:  # str.splitlines would also cut inside texts
+            return [json.loads(line) for line in lines if line.strip()]
     if path.suffix == ".parquet":
         return Dataset.from_parquet(str(path))
     raise ValueError(f"{what}: {path} must be a .csv, .jsonl or .parquet file.")

@@ -116,7 +116,7 @@ def triage(
     Args:
         labels: what `label_classes` or `label_completions` (mode `"independent"`) wrote; a NaN vote is an abstention.
         gold: of a random sample, rows of `example_id` and `label` (or `completion`), or a mapping from ids to them;
-            classes by id, or by name where the labels have a column `label` with names.
+            classes by id, or by name where the labels name them; texts are compared up to white space at the ends.
         risk: the largest share of wrong labels to accept. *ours*
         confidence: of the bound. *ours*
         budget: most examples that people can look at; None for as many as are not accepted.
@@ -221,9 +221,11 @@ def _compare_with_gold(answers: _Answers, gold: Gold) -> tuple[np.ndarray, np.nd
     places, right = [], []
     for example, label in read_gold(gold, place).items():
         if answers.classes is not None:
-            label = answers.classes[class_id(label, answers.classes, example)]
+            same = answers.labels[place[example]] == answers.classes[class_id(label, answers.classes, example)]
+        else:
+            same = answers.labels[place[example]].strip() == label.strip()
         places.append(place[example])
-        right.append(answers.labels[place[example]] == label)
+        right.append(same)
     return np.asarray(places), np.asarray(right)
 
 
@@ -247,9 +249,9 @@ def _isotonic(known: np.ndarray, right: np.ndarray, asked: np.ndarray) -> np.nda
     """The share of right labels at each confidence, rising with it."""
     from scipy.optimize import isotonic_regression
 
-    order = np.argsort(known, kind="stable")
-    fitted = isotonic_regression(right[order].astype(float)).x
-    return np.interp(asked, known[order], fitted)
+    levels, place, counts = np.unique(known, return_inverse=True, return_counts=True)  # equal ones have one share
+    fitted = isotonic_regression(np.bincount(place, right) / counts, weights=counts).x
+    return np.interp(asked, levels, fitted)
 
 
 def _for_people(queue: Dataset) -> Dataset:
