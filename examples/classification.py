@@ -10,8 +10,7 @@ A preset is a YAML file of settings; `--config my.yaml` reads your own, and the 
 that are done for the same settings are skipped, so the same command continues a killed run.
 """
 
-from trl_weaks.study.classification.config import ClassificationConfig
 from trl_weaks.study.pipeline.launch import launch
 
 if __name__ == "__main__":
-    launch(ClassificationConfig, "trl_weaks.study.classification.experiment")
+    launch("classification")

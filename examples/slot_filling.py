@@ -11,7 +11,6 @@ that are done for the same settings are skipped, so the same command continues a
 """
 
 from trl_weaks.study.pipeline.launch import launch
-from trl_weaks.study.slot_filling.config import SlotFillingConfig
 
 if __name__ == "__main__":
-    launch(SlotFillingConfig, "trl_weaks.study.slot_filling.experiment")
+    launch("slot_filling")

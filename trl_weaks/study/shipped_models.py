@@ -67,4 +67,4 @@ def ship(made: Mapping[str, Path], folder: Path = FOLDER) -> None:
 
 
 def _key(spec: Mapping[str, Any]) -> str:
-    return fingerprint({name: spec[name] for name in MADE_OF})
+    return fingerprint({name: spec.get(name) for name in MADE_OF})

@@ -18,7 +18,7 @@ from typing import Literal
 import yaml
 
 from trl_weaks.study.data.phrases import Phrase, expand, parse
-from trl_weaks.study.data.rows import Example, Splits, distinct, normalise
+from trl_weaks.study.data.rows import Splits, Utterance, distinct, normalise
 
 Side = Literal["training", "validation", "test"]
 
@@ -96,7 +96,7 @@ def unlabelled(size: int, seed: int = 0) -> list[str]:
     return [example.text for example in _examples("training", size, f"{seed}:unlabelled")]
 
 
-def _examples(side: Side, size: int, seed: str) -> list[Example]:
+def _examples(side: Side, size: int, seed: str) -> list[Utterance]:
     stream = distinct(_sample(side, random.Random(f"{side}:{seed}")))
     examples = []
     for number in range(size):
@@ -107,7 +107,7 @@ def _examples(side: Side, size: int, seed: str) -> list[Example]:
     return examples
 
 
-def _sample(side: Side, rng: random.Random) -> Iterator[Example]:
+def _sample(side: Side, rng: random.Random) -> Iterator[Utterance]:
     """An endless stream of utterances of one side, with repeats; it ends when nothing new has come for long."""
     rules, intents = _rules(), _intents()
     open_rules, closed_rules = _requests()["slots"]["open"], _requests()["slots"]["closed"]
@@ -128,7 +128,7 @@ def _sample(side: Side, rng: random.Random) -> Iterator[Example]:
         if _tenth(text) in _SHARES[side] and text not in known:
             known.add(text)
             misses = 0
-            yield Example(f"home-{side}-{len(known):06d}", text, tuple(slots), intent_names()[number])
+            yield Utterance(f"home-{side}-{len(known):06d}", text, tuple(slots), intent_names()[number])
         else:
             misses += 1
 

@@ -9,7 +9,7 @@ from trl_weaks.study.data.targets import Slot, encode_slots
 
 
 @dataclass(frozen=True)
-class Example:
+class Utterance:
     """An utterance and its gold slots, in the order of the utterance; its intent, where the source gives one."""
 
     id: str
@@ -26,10 +26,10 @@ class Splits:
     for the ceiling.
     """
 
-    half_a: tuple[Example, ...]
-    half_b: tuple[Example, ...]
-    validation: tuple[Example, ...]
-    test: tuple[Example, ...]
+    half_a: tuple[Utterance, ...]
+    half_b: tuple[Utterance, ...]
+    validation: tuple[Utterance, ...]
+    test: tuple[Utterance, ...]
 
     def sizes(self) -> dict[str, int]:
         return {field.name: len(getattr(self, field.name)) for field in fields(self)}
@@ -40,7 +40,7 @@ def normalise(text: str) -> str:
     return "".join(character for character in text.casefold() if character.isalnum())
 
 
-def distinct(examples: Iterable[Example], seen: Iterable[str] = ()) -> Iterator[Example]:
+def distinct(examples: Iterable[Utterance], seen: Iterable[str] = ()) -> Iterator[Utterance]:
     """The examples whose normalised text is neither in `seen` nor that of an earlier one."""
     known = set(seen)
     for example in examples:
@@ -50,7 +50,7 @@ def distinct(examples: Iterable[Example], seen: Iterable[str] = ()) -> Iterator[
             yield example
 
 
-def take(examples: Sequence[Example], size: int | None, name: str) -> tuple[Example, ...]:
+def take(examples: Sequence[Utterance], size: int | None, name: str) -> tuple[Utterance, ...]:
     """The first `size` examples, all of them for `None`.
 
     Raises:
@@ -65,7 +65,7 @@ def take(examples: Sequence[Example], size: int | None, name: str) -> tuple[Exam
     return tuple(examples[:size])
 
 
-def task_rows(examples: Iterable[Example], prompt: Prompt, lead: str = "") -> list[dict[str, str]]:
+def task_rows(examples: Iterable[Utterance], prompt: Prompt, lead: str = "") -> list[dict[str, str]]:
     """TRL prompt-completion rows with the example's id; the completion is the gold JSON, `lead` before each value."""
     return [
         {EXAMPLE_ID: example.id, PROMPT: prompt(example.text), COMPLETION: encode_slots(example.slots, lead)}

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
-from trl_weaks.study.data.rows import Example, Splits, distinct, normalise, take
+from trl_weaks.study.data.rows import Splits, Utterance, distinct, normalise, take
 
 
 def load_splits(
@@ -61,15 +61,15 @@ def load_unlabelled(folder: Path) -> list[str]:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
     else:
         lines = [example.text for example in _read(Path(folder) / "train.jsonl", types)]
-    examples = (Example("", line, ()) for line in lines if line)
+    examples = (Utterance("", line, ()) for line in lines if line)
     return [example.text for example in distinct(examples, (normalise(example.text) for example in held_out))]
 
 
-def _shuffled(examples: list[Example], seed: str) -> list[Example]:
+def _shuffled(examples: list[Utterance], seed: str) -> list[Utterance]:
     return random.Random(seed).sample(examples, len(examples))
 
 
-def _read(path: Path, types: Set[str]) -> list[Example]:
+def _read(path: Path, types: Set[str]) -> list[Utterance]:
     examples, lines_of = [], {}
     for number, row in json_lines(path):
         example = _example(row, types, f"{path}, line {number}")
@@ -94,7 +94,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 raise ValueError(f"{path}, line {number}: not JSON ({error}); one object a line is needed") from error
 
 
-def _example(row: Any, types: Set[str], where: str) -> Example:
+def _example(row: Any, types: Set[str], where: str) -> Utterance:
     if not isinstance(row, dict):
         raise ValueError(f"{where}: an object is needed, not {type(row).__name__}")
     for field in ("id", "sentence"):
@@ -112,4 +112,4 @@ def _example(row: Any, types: Set[str], where: str) -> Example:
             raise ValueError(f"{where}, field 'slots': type {slot[0]!r} is not in slot_types.txt")
         if f" {slot[1]} " not in f" {row['sentence']} ":
             raise ValueError(f"{where}, field 'slots': filler {slot[1]!r} is not a run of words of the sentence")
-    return Example(row["id"], row["sentence"], tuple((slot_type, filler) for slot_type, filler in slots))
+    return Utterance(row["id"], row["sentence"], tuple((slot_type, filler) for slot_type, filler in slots))

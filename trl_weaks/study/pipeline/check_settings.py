@@ -1,9 +1,9 @@
 """Trainer settings of all stages, tried before the first of them: a typo must not cost the stages before it."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,93 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from peft import LoraConfig
 from transformers import TrainingArguments
+from trl import SFTConfig
 
 from trl_weaks.distributed import processes
-from trl_weaks.study.pipeline.config import ExperimentConfig
+from trl_weaks.study.config import StudyConfig
+from trl_weaks.study.methods import Method
+from trl_weaks.study.pipeline.class_training import ON_GOLD as CLASSES_ON_GOLD
+from trl_weaks.study.pipeline.completion_training import KEEP_BEST, ON_GOLD, gold_settings
+from trl_weaks.study.pipeline.models import TINY
+from trl_weaks.study.pipeline.pretrain import pretraining_settings, weak_plan
 from trl_weaks.study.pipeline.training import trainer_settings
+from trl_weaks.study.tasks.base import Task
 from trl_weaks.trainer.parallel_checks import forget_earlier_trainers
+from trl_weaks.trainer.weak_classification_config import WeakClassificationConfig
+from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
+from trl_weaks.trainer.weak_supervision_config import WeakSupervisionConfig
 
 OWN = ("output_dir", "resume_from_checkpoint")  # what each stage decides itself
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the trainer of a kind of task is set up.
+
+    Args:
+        trainer: class of its settings.
+        peft: LoRA's name of the task.
+        on_gold: what training on gold puts over the user's settings.
+        weak: what supervisors get beside that.
+        decided: what a method decides for the student.
+        gold: the student's settings -> those of its ceiling.
+    """
+
+    trainer: type[TrainingArguments]
+    peft: str
+    on_gold: Mapping[str, Any]
+    weak: Mapping[str, Any]
+    decided: tuple[str, ...]
+    gold: Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+KINDS = {
+    "completions": Kind(
+        WeakSupervisionConfig, "CAUSAL_LM", ON_GOLD, KEEP_BEST, ("weak_loss", "soft_labels"), gold_settings
+    ),
+    "classes": Kind(WeakClassificationConfig, "SEQ_CLS", CLASSES_ON_GOLD, {}, ("weak_loss",), dict),
+}
+
+
+def check_settings(config: StudyConfig, task: Task, methods: Sequence[Method]) -> None:
+    """
+    Raises:
+        ValueError: settings of a stage to run that its trainer would refuse; names them.
+    """
+    folder, stages, kind = Path(config.output_dir), set(config.stages), KINDS[task.kind]
+    with trying():
+        if "pretrain" in stages and task.has_unlabelled:
+            if config.student_model.startswith(TINY):
+                _check_pretraining("pretraining", config.pretraining or {}, task, folder)
+            if config.weak_pretraining:
+                _check_pretraining("weak_pretraining", weak_plan(config), task, folder)
+        if "weak" in stages:
+            own = dict(kind.on_gold) | dict(kind.weak)
+            try_settings("weak_training", kind.trainer, config.weak_training or {}, folder, own, decided=own)
+        if stages & {"student", "ceiling"}:
+            _check_student(config, kind, methods, folder)
+        if "preference" in stages:
+            try_settings("preference_training", WeakPreferenceConfig, config.preference_training or {}, folder)
+
+
+def _check_pretraining(name: str, plan: dict[str, Any], task: Task, folder: Path) -> None:
+    in_order = "reading" in task.pretraining_keys
+    settings = pretraining_settings(plan, in_order)
+    trainer, own = (WeakSupervisionConfig, ON_GOLD) if in_order else (SFTConfig, {})
+    try_settings(f"{name}: training", trainer, settings, folder, own, decided=own)
+
+
+def _check_student(config: StudyConfig, kind: Kind, methods: Sequence[Method], folder: Path) -> None:
+    settings, name = config.student_training or {}, "student_training"
+    try_settings(name, kind.trainer, settings, folder, decided=kind.decided)
+    for method in methods:
+        pooling = {"pooling": method.aggregator} if method.aggregator and kind.peft == "SEQ_CLS" else {}
+        try:
+            try_settings(name, kind.trainer, settings, folder, method.over({}) | pooling)
+        except ValueError as error:
+            raise ValueError(f"method {method.name!r}: {error}") from error
+    try_settings(name, kind.trainer, kind.gold(settings), folder, kind.on_gold)
+    _try_lora(config, kind.peft)
 
 
 @contextmanager
@@ -76,7 +156,7 @@ def try_settings(
         raise ValueError(f"`{name}`: {error}") from error
 
 
-def try_lora(config: ExperimentConfig, task: str) -> None:
+def _try_lora(config: StudyConfig, task: str) -> None:
     """
     Raises:
         ValueError: `lora` holds what `LoraConfig` refuses.

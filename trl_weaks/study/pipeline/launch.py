@@ -1,7 +1,6 @@
-"""From a command line to a finished experiment: what the example scripts share."""
+"""From a command line to a finished study: what the example scripts and `trl-weaks study` share."""
 
 import argparse
-import importlib
 import logging
 import sys
 import warnings
@@ -10,9 +9,10 @@ from typing import TypeVar
 
 from trl import TrlParser
 
-from trl_weaks.study.pipeline.config import ExperimentConfig
+from trl_weaks.study.config import StudyConfig
+from trl_weaks.study.tasks.find import config_class, task_of
 
-Config = TypeVar("Config", bound=ExperimentConfig)
+Config = TypeVar("Config", bound=StudyConfig)
 
 
 def parse(config_class: type[Config], arguments: Sequence[str]) -> Config:
@@ -39,28 +39,29 @@ def parse(config_class: type[Config], arguments: Sequence[str]) -> Config:
     return config
 
 
-def launch(config_class: type[ExperimentConfig], experiment: str) -> None:
-    """Run the experiment that the command line describes; bad input ends with one line that names it.
+def launch(name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run the study that the command line describes; bad input ends with one line that names it.
 
     Args:
-        config_class: the experiment's settings.
-        experiment: name of the module with `run(config, command) -> folder`, imported after parsing: `--help` should
-            not wait for the libraries.
+        name: of a task in [`TASKS`], or a file with `TASK = ...`.
+        arguments: of the command line; default those of this process.
     """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        config = parse(config_class, sys.argv[1:])
+        config = parse(config_class(name), arguments)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    import datasets
+    import datasets  # after parsing: `--help` should not wait for the libraries
     import transformers
 
-    run = importlib.import_module(experiment).run
+    from trl_weaks.study.pipeline.run import run
+
     logging.basicConfig(level=logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning)
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     try:
-        folder = run(config, " ".join(["accelerate launch", *sys.argv]))
+        folder = run(config, task_of(name, config), " ".join(["accelerate launch", *sys.argv]))
     except (ValueError, OSError) as error:  # bad input: the message names it; everything done so far is kept
         sys.exit(f"error: {error}")
     if "report" in config.stages:

@@ -1,5 +1,6 @@
 """Builds tiny models in place, or loads the ones a preset names."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_weaks.distributed import processes, whole_weights
+from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.files import file_digest
-from trl_weaks.study.pipeline.config import ExperimentConfig
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.tiny_models import build_model, train_tokenizer
 
@@ -20,11 +21,11 @@ class ModelFactory:
     """Every model of a run, by name.
 
     Args:
-        config: the experiment's settings; `tiny_models` maps a shape to `vocab_size`, `hidden_size`, `layers`, `heads`
+        config: the study's settings; `tiny_models` maps a shape to `vocab_size`, `hidden_size`, `layers`, `heads`
             and `max_length`, `model_kwargs` goes to `from_pretrained`.
     """
 
-    def __init__(self, config: ExperimentConfig):
+    def __init__(self, config: StudyConfig):
         self._config = config
         self._digests: dict[str, dict[str, str]] = {}
         self._kwargs = {"dtype": torch.float32} | (config.model_kwargs or {})
@@ -92,9 +93,12 @@ class ModelFactory:
         """A supervisor before its fine-tuning."""
         return self.build(name, seed, texts) if name.startswith(TINY) else self.pretrained(name)
 
-    def student(self, base: Stage | None) -> Loaded:
-        """The student before any supervision: the pre-trained tiny one, or a public model."""
-        return self.pretrained(str(base.folder) if base else self._config.student_model)
+    def student(self, base: Stage | None, seed: int = 0, texts: Sequence[str] = ()) -> Loaded:
+        """The student before any supervision: the pre-trained tiny one, a public model, or a tiny one at random."""
+        name = self._config.student_model
+        if base is None and name.startswith(TINY):
+            return self.build(name, seed, list(texts))
+        return self.pretrained(str(base.folder) if base else name)
 
     def trained(self, folder: Path) -> Loaded:
         """A model that a stage left behind, on this process's device; a LoRA adapter is merged into its base."""

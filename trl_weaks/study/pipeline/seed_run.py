@@ -1,7 +1,8 @@
-"""What the stages of one seed have in common, whatever the task."""
+"""All stages of one seed, the same for every task: weak, label, student, gold, preference, evaluate."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,44 +10,208 @@ from typing import Any, ClassVar
 from peft import LoraConfig
 
 from trl_weaks._version import __version__
-from trl_weaks.study.pipeline.config import ExperimentConfig
+from trl_weaks.study.config import StudyConfig
+from trl_weaks.study.methods import Method
 from trl_weaks.study.pipeline.models import ModelFactory
 from trl_weaks.study.stages import Stage, fingerprint
+from trl_weaks.study.tasks.base import Example, Splits, Task
+from trl_weaks.study.tasks.checks import check_splits
+
+STUDENT = "student"  # among the bases, whose other names are those of supervisors
 
 
 @dataclass
-class SeedRun:
-    """All stages of one seed; a task adds `stages()`.
+class SeedRun(ABC):
+    """The stages of one seed; the two kinds of tasks fill in how a model is trained, labels, and answers.
 
     Args:
-        config: the experiment's settings.
-        source: where examples come from; has `splits(seed)`, and `identity`, what else the stages read of it.
+        config: the study's settings.
+        task: data and answers.
         factory: builds or loads models.
         seed: data halves, initialisation and order of this run.
-        base: the stage that pre-trains the student, if there is one; shared by all seeds, like a public checkpoint.
+        methods: rows of the report, see [`choose_methods`].
+        bases: stages that pre-train tiny models, by supervisor, and `student`; shared by all seeds, like public
+            checkpoints.
     """
 
     peft_task: ClassVar[str]
 
-    config: ExperimentConfig
-    source: Any
+    config: StudyConfig
+    task: Task
     factory: ModelFactory
     seed: int
-    base: Stage | None = None
+    methods: Sequence[Method]
+    bases: Mapping[str, Stage] = field(default_factory=dict)
     systems: dict[str, Stage] = field(default_factory=dict)
+
+    # what a kind of task fills in
+
+    @abstractmethod
+    def rows(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        """Gold rows as a trainer reads them."""
+
+    @abstractmethod
+    def unlabelled_rows(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        """The same without gold."""
+
+    @abstractmethod
+    def train_weak(self, number: int, base: Stage | None, folder: Path) -> None:
+        """Train a supervisor on half A."""
+
+    @abstractmethod
+    def label(self, weak: Sequence[Stage], folder: Path) -> None:
+        """Have the supervisors label half B."""
+
+    @abstractmethod
+    def train_student(self, method: Method, folder: Path) -> None:
+        """Train the student on the labels."""
+
+    @abstractmethod
+    def train_gold(self, half: str, folder: Path) -> None:
+        """Train the student on gold."""
+
+    @abstractmethod
+    def predict(self, name: str, trained: Stage | None, folder: Path) -> None:
+        """Answer the test split."""
+
+    @abstractmethod
+    def label_spec(self) -> dict[str, Any]:
+        """What labels depend on beside the supervisors."""
+
+    @abstractmethod
+    def predict_spec(self) -> dict[str, Any]:
+        """What predictions depend on beside the model."""
+
+    def label_views(self, labels: Stage, weak: Sequence[Stage]) -> dict[str, Stage]:
+        """Stages that make further labels of the first ones, by name of the labels."""
+        return {}
+
+    def preferred(self, students: Mapping[str, Stage], labels: Stage, weak: Sequence[Stage]) -> dict[str, Stage]:
+        """Stages that train a student further on preferences."""
+        return {}
+
+    def gold_settings(self) -> dict[str, Any]:
+        """The student's settings on gold."""
+        return dict(self.config.student_training or {})
+
+    # the stages
+
+    def stages(self) -> list[Stage]:
+        """The stages in order; `self.systems` maps each evaluated system to the stage that holds its predictions."""
+        names = self.config.supervisor_names
+        weak = [self._weak(number) for number in range(len(names))]
+        labels = self._label(weak)
+        views = self.label_views(labels, weak)
+        students = {method.name: self._student(method, views.get(method.labels, labels)) for method in self.methods}
+        preferred, gold = self.preferred(students, labels, weak), self._gold_stages()
+        trained: dict[str, Stage | None] = dict(zip(names, weak, strict=True)) | students | preferred | gold
+        self.systems = {name: self._evaluate(name, stage) for name, stage in trained.items()}
+        self.systems |= self._untrained()
+        return self._wanted(
+            pretrain=self.bases.values(),
+            weak=weak,
+            label=[labels, *views.values()],
+            student=students.values(),
+            ceiling=gold.values(),
+            preference=preferred.values(),
+            evaluate=self.systems.values(),
+        )
+
+    def _untrained(self) -> dict[str, Stage]:
+        """The student before any supervision, where it can answer at all."""
+        return {}
+
+    def _wanted(self, **groups: Iterable[Stage]) -> list[Stage]:
+        """The stages of the groups that `config.stages` names, in order."""
+        return [stage for name, group in groups.items() if name in self.config.stages for stage in group]
+
+    def _weak(self, number: int) -> Stage:
+        name, model, settings = self.supervisor(number)
+        base = self.bases.get(name)
+        spec = self.common() | {"model": self.factory.identity(model), "training": settings}
+        after = (base,) if base else ()
+        folder = self.root / "weak" / name
+        return Stage(f"weak supervisor {name}", folder, spec, lambda path: self.train_weak(number, base, path), after)
+
+    def _label(self, weak: Sequence[Stage]) -> Stage:
+        spec = self.common() | self.label_spec()
+        return Stage("weak labels", self.labels_folder, spec, lambda path: self.label(weak, path), tuple(weak))
+
+    def _student(self, method: Method, labels: Stage) -> Stage:
+        settings = dict(self.config.student_training or {})
+        spec = self.common() | {"method": method.spec(), "training": settings, "student": self._student_identity()}
+        folder = self.root / "students" / method.name
+        name = f"student, {method.label}"
+        return Stage(name, folder, spec, lambda path: self.train_student(method, path), self._on_base(labels))
+
+    def _gold_stages(self) -> dict[str, Stage]:
+        """The ceiling on gold of half B, beside the student on half A; without gold of half B the ceiling is that."""
+        if self.splits.half_b_has_gold:
+            return {"ceiling": self._gold("ceiling", "half_b"), "strong_on_a": self._gold("strong_on_a", "half_a")}
+        return {"ceiling": self._gold("ceiling", "half_a")}
+
+    def _gold(self, name: str, half: str) -> Stage:
+        training = {"training": self.gold_settings(), "student": self._student_identity()}
+        spec = self.common() | {"gold": half} | training
+        folder = self.root / "students" / name
+        label = f"student on gold, {half}"
+        return Stage(label, folder, spec, lambda path: self.train_gold(half, path), self._on_base())
+
+    def _evaluate(self, name: str, trained: Stage | None) -> Stage:
+        spec = self.common() | {"test": self.config.num_test} | self.predict_spec()
+        if trained is None:
+            spec["model"] = self._student_identity()
+        folder, after = self.root / "predictions" / name, (trained,) if trained else ()
+        return Stage(f"evaluate {name}", folder, spec, lambda path: self.predict(name, trained, path), after)
+
+    # what they depend on
 
     @property
     def root(self) -> Path:
         return Path(self.config.output_dir) / f"seed-{self.seed}"
 
+    @property
+    def labels_folder(self) -> Path:
+        return self.root / "labels"
+
+    @property
+    def base(self) -> Stage | None:
+        """The stage that pre-trains the student, if there is one."""
+        return self.bases.get(STUDENT)
+
     @cached_property
-    def splits(self) -> Any:
-        return self.source.splits(self.seed)
+    def splits(self) -> Splits:
+        """The task's examples, as many as the settings ask for.
+
+        Raises:
+            ValueError: from [`check_splits`], or more examples are asked for than there are.
+        """
+        c = self.config
+        found = check_splits(self.task, self.task.splits(self.seed))
+        sizes = {"half_a": c.num_gold, "half_b": c.num_weak, "validation": c.num_validation, "test": c.num_test}
+        settings = {"half_a": "num_gold", "half_b": "num_weak", "validation": "num_validation", "test": "num_test"}
+        parts = {}
+        for name, examples in found.parts().items():
+            size = sizes[name]
+            if size is not None and size > len(examples) and size != c.max_examples:
+                raise ValueError(
+                    f"`{settings[name]}` asks for {size} examples; the task {self.task.name!r} has {len(examples)} in "
+                    f"`{name}`. Ask for fewer."
+                )
+            parts[name] = examples if size is None else examples[:size]
+        return Splits(**parts)
 
     @cached_property
     def data(self) -> str:
-        """Hash of every row of this seed's splits, so that a stage sees a changed file."""
-        return fingerprint([self.source.identity, asdict(self.splits)])
+        """Hash of all that this seed's stages read of the task, so that a stage sees a changed row."""
+        parts = {
+            name: self._hashed(examples, gold=name != "half_b" or self.splits.half_b_has_gold)
+            for name, examples in self.splits.parts().items()
+        }
+        return fingerprint([self.task.name, self.task.identity, parts])
+
+    def _hashed(self, examples: Sequence[Example], gold: bool) -> list[dict[str, Any]]:
+        return self.rows(examples) if gold else self.unlabelled_rows(examples)
 
     @cached_property
     def lora(self) -> LoraConfig | None:
@@ -66,15 +231,11 @@ class SeedRun:
             settings["learning_rate"] = c.weak_learning_rates[number]
         return c.supervisor_names[number], c.weak_models[number], settings
 
-    def student_identity(self) -> dict[str, Any]:
+    def _student_identity(self) -> dict[str, Any]:
         """What a stage's key needs to know of the student."""
         identity = self.factory.identity(self.config.student_model)
         return {"model": identity, "lora": self.config.use_peft and self.config.lora}
 
-    def on_base(self, *before: Stage) -> tuple[Stage, ...]:
+    def _on_base(self, *before: Stage) -> tuple[Stage, ...]:
         """What a student's stage comes after: these, and its pre-training."""
         return (*before, *([self.base] if self.base else []))
-
-    def wanted(self, **groups: Iterable[Stage]) -> list[Stage]:
-        """The stages of the groups that `config.stages` names, in order."""
-        return [stage for name, group in groups.items() if name in self.config.stages for stage in group]

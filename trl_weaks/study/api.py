@@ -1,0 +1,80 @@
+"""A study in one call."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trl_weaks.study.config import StudyConfig
+from trl_weaks.study.methods import Method
+from trl_weaks.study.pipeline.run import run
+from trl_weaks.study.tasks.base import Task
+from trl_weaks.study.tasks.find import OF_KIND, checked_task, config_class, task_of
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """What a finished study left: its folder, and the content of `results.json`.
+
+    Args:
+        folder: with `report.md`, the figures and every stage's outcome.
+        results: scores, PGR and intervals; rows by name under `methods` and `weak`.
+    """
+
+    folder: Path
+    results: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        """A row by name: a method, a baseline or a supervisor."""
+        rows = dict(self.results["weak"]) | dict(self.results["methods"])
+        if name not in rows:
+            raise KeyError(f"there is no row {name!r}; there are {', '.join(rows)}.")
+        return rows[name]
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.md"
+
+
+def run_study(
+    task: Task | str,
+    methods: Sequence[str | Method] = ("headline",),
+    preset: str | None = "tiny",
+    output_dir: str | Path = "runs/study",
+    **settings: Any,
+) -> StudyResults:
+    """Run a weak-to-strong study and return its results; the same call continues a killed run.
+
+    Args:
+        task: a [`CompletionTask`] or [`ClassificationTask`], the name of one of `TASKS`, or a file with `TASK = ...`.
+        methods: rows of the report: `headline`, `all`, names, files with `METHODS = [...]`, [`Method`]s.
+        preset: settings to start from; None for none.
+        output_dir: folder for everything the run makes.
+        settings: over those of the preset, such as `seeds=[0, 1, 2]`, `num_gold=500`, `compare=["naive", "mine"]`.
+
+    Raises:
+        ValueError: settings, data, methods or a metric that the study cannot use, before anything is trained.
+
+    See also:
+        `trl-weaks study`, the same from a command line.
+    """
+    if isinstance(task, Task):
+        checked_task(task, "task")
+        kind: type[StudyConfig] = getattr(task, "config_class", None) or OF_KIND[task.kind]
+    else:
+        kind = config_class(task)
+    given = {} if preset is None else yaml.safe_load(kind.preset_path(preset).read_text(encoding="utf-8"))
+    names = [method for method in methods if isinstance(method, str)]
+    config = kind(**given | settings | {"preset": preset, "output_dir": str(output_dir), "methods": names})
+    found = task if isinstance(task, Task) else task_of(task, config)
+    own = [method for method in methods if isinstance(method, Method)]
+    folder = run(config, found, " ".join(sys.argv), own)
+    path = folder / "results.json"
+    results = (
+        json.loads(path.read_text(encoding="utf-8")) if "report" in config.stages else {"weak": {}, "methods": {}}
+    )
+    return StudyResults(folder, results)

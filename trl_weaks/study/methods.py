@@ -1,0 +1,158 @@
+"""Methods of a study as data: one way to train the student on weak labels."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from trl_weaks.study.stages import code_digest
+
+ROWS = ("ceiling", "strong_on_a", "untrained", "cdpo", "mean_vote", "majority_vote", "dawid_skene")  # there anyway
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train the student on weak labels; a row of the report.
+
+    Args:
+        name: key in `results.json`, and of the folder.
+        label: what the report calls it; default the name.
+        labels: of completions: `"independent"` (each supervisor's best completion), `"joint"` (Eq. 6), or another
+            registered completion aggregator.
+        transform: the labels as a `Dataset` -> the labels to train on: filtered, relabelled or reweighted. The weights
+            of what is left are made to sum to one again.
+        aggregator: how the supervisors' answers become one label: a registered name; of completions the same as
+            `labels`, of classes the `pooling`.
+        loss: a registered name of `weak_loss`, or a loss `(logits, targets, progress) -> (n,)` of your own.
+        settings: of the student's trainer, over those of the preset.
+        supervisors: whose labels; empty for all. PGR is measured against these.
+
+    Example:
+
+    >>> Method("confident", transform=lambda labels: labels.filter(lambda row: max(row["weak_weights"]) > 0.4)).label
+    'confident'
+    """
+
+    name: str
+    label: str = ""
+    labels: str = "independent"
+    transform: Callable[[Dataset], Dataset] | None = None
+    aggregator: str | None = None
+    loss: str | Callable[..., Any] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    supervisors: Sequence[str] = ()
+
+    def __post_init__(self):
+        if not isinstance(self.name, str) or not self.name.replace("_", "").replace("-", "").isalnum():
+            raise ValueError(f"a method's name is made of letters, digits, _ and -; got {self.name!r}.")
+        if self.name in ROWS:
+            raise ValueError(f"a method cannot be called {self.name!r}: the report has a row of that name.")
+        for name in ("transform", "loss"):
+            value = getattr(self, name)
+            if value is not None and not callable(value) and not (name == "loss" and isinstance(value, str)):
+                raise ValueError(f"method {self.name!r}: `{name}` is {value!r}, which cannot be called.")
+        object.__setattr__(self, "label", self.label or self.name)
+
+    def over(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The student's settings with this method's over them."""
+        own = {"weak_loss": self.loss} if isinstance(self.loss, str) else {}
+        return dict(settings) | own | dict(self.settings)
+
+    @property
+    def custom_loss(self) -> Callable[..., Any] | None:
+        return self.loss if callable(self.loss) else None
+
+    def spec(self) -> dict[str, Any]:
+        """What a stage's key needs to know: the values, and the source of what is code."""
+        code = {
+            name: code_digest(getattr(self, name)) for name in ("transform", "loss") if callable(getattr(self, name))
+        }
+        plain = {name: getattr(self, name) for name in ("name", "labels", "aggregator")}
+        loss = {"loss": self.loss} if isinstance(self.loss, str) else {}
+        return plain | loss | code | {"settings": dict(self.settings), "supervisors": list(self.supervisors)}
+
+
+def choose_methods(
+    names: Sequence[str | Method],
+    known: Mapping[str, Method],
+    headline: Sequence[str],
+    supervisors: Collection[str] = (),
+) -> list[Method]:
+    """Methods by name, each once; `all` and `headline` stand for their lists, `*.py` for a file's `METHODS`.
+
+    Args:
+        names: what the user asked for; a [`Method`] stands for itself.
+        known: every method by name.
+        headline: names of the rows a first run shows.
+        supervisors: names that a method's `supervisors` may have.
+
+    Raises:
+        ValueError: a name is unknown (lists the known ones), two methods have one name, a method names a supervisor
+            that the study has not.
+    """
+    wanted: dict[str, Method] = {}
+    for name in names:
+        given = [name] if isinstance(name, Method) else _read_methods(name) if name.endswith(".py") else None
+        if given is None:
+            group = known if name == "all" else headline if name == "headline" else [name]
+            given = [known[one] for one in group if one in known]
+            unknown = [one for one in group if one not in known and one not in ROWS]
+            if unknown:
+                raise ValueError(f"Unknown method {unknown[0]!r}. Known: headline, all, {', '.join([*known, *ROWS])}.")
+        for method in given:
+            if method.name in supervisors:
+                raise ValueError(f"the method {method.name!r} has the name of a supervisor; choose another.")
+            if wanted.setdefault(method.name, method) != method:
+                raise ValueError(f"two methods are called {method.name!r}; rename one.")
+            missing = sorted(set(method.supervisors) - set(supervisors))
+            if missing:
+                raise ValueError(
+                    f"method {method.name!r}: there is no supervisor {missing[0]!r}; there are {sorted(supervisors)}."
+                )
+    return list(wanted.values())
+
+
+def _read_methods(path: str) -> list[Method]:
+    """The `METHODS` of a file.
+
+    Raises:
+        ValueError: no such list, or something in it that is no [`Method`].
+        FileNotFoundError: no such file.
+    """
+    module = load_module(Path(path))
+    found = getattr(module, "METHODS", None)
+    if not isinstance(found, list | tuple) or not found:
+        raise ValueError(f"{path} has no list METHODS = [Method(...), ...].")
+    for number, method in enumerate(found):
+        if not isinstance(method, Method):
+            raise ValueError(f"{path}: METHODS[{number}] is a {type(method).__name__}, not a `Method`.")
+    return list(found)
+
+
+def load_module(path: Path) -> Any:
+    """A user's file as a module; loaded once.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file cannot be run; says why.
+    """
+    path = path.resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    name = f"trl_weaks_user_{path.stem}"
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    return module

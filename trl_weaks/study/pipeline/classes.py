@@ -1,0 +1,91 @@
+"""What the stages do where the task asks for classes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from datasets import Dataset, load_from_disk
+
+from trl_weaks.columns import EXAMPLE_ID, LABEL, SUPERVISORS, TEXT, WEAK_PROBS, WEIGHTS
+from trl_weaks.labelling.label_classes import label_classes
+from trl_weaks.study.methods import Method
+from trl_weaks.study.pipeline import class_training as training
+from trl_weaks.study.pipeline.completions import transformed
+from trl_weaks.study.pipeline.models import Loaded
+from trl_weaks.study.pipeline.predictions import predict_classes
+from trl_weaks.study.pipeline.seed_run import SeedRun
+from trl_weaks.study.stages import Stage
+from trl_weaks.study.tasks.base import Example
+from trl_weaks.study.tasks.checks import label_index
+from trl_weaks.supervisors.classifier import WeakClassifier
+from trl_weaks.supervisors.ensemble import WeakEnsemble
+
+
+@dataclass
+class ClassRun(SeedRun):
+    """All stages of one seed of a [`ClassificationTask`]."""
+
+    peft_task: ClassVar[str] = "SEQ_CLS"
+
+    def rows(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        return [
+            row | {LABEL: label_index(self.task, example)}
+            for example, row in zip(examples, self.unlabelled_rows(examples), strict=True)
+        ]
+
+    def unlabelled_rows(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        return [{EXAMPLE_ID: example.id, TEXT: self.task.text(example)} for example in examples]
+
+    def train_weak(self, number: int, base: Stage | None, folder: Path) -> None:
+        _, model, settings = self.supervisor(number)
+        rows = self.rows(self.splits.half_a)
+        name = str(base.folder) if base else model
+        loaded = self.factory.weak(name, self.seed, [row[TEXT] for row in rows])
+        training.train_on_gold(loaded, rows, settings, folder, self.seed, len(self.task.classes))
+
+    def label_spec(self) -> dict[str, Any]:
+        return {"weights": self.config.weak_weights, "calibrate": self.config.calibrate}
+
+    def label(self, weak: Sequence[Stage], folder: Path) -> None:
+        c = self.config
+        supervisors = [
+            WeakClassifier(*self.factory.trained(stage.folder), name=name)
+            for name, stage in zip(c.supervisor_names, weak, strict=True)
+        ]
+        held_out = Dataset.from_list(self.rows(self.splits.validation)) if c.calibrate else None
+        unlabelled = Dataset.from_list(self.unlabelled_rows(self.splits.half_b))
+        label_classes(WeakEnsemble(supervisors, c.weak_weights), unlabelled, held_out, folder)
+
+    def votes(self, supervisors: Sequence[str] = ()) -> Dataset:
+        """The labelled half B, with the votes of all supervisors or of the ones named."""
+        votes = load_from_disk(str(self.labels_folder / "dataset"))
+        if not supervisors:
+            return votes
+        keep = [votes[0][SUPERVISORS].index(name) for name in supervisors]
+        return votes.map(lambda row: {c: [row[c][i] for i in keep] for c in (WEAK_PROBS, WEIGHTS, SUPERVISORS)})
+
+    def train_student(self, method: Method, folder: Path) -> None:
+        settings = method.over(self.config.student_training or {})
+        if method.aggregator:
+            settings["pooling"] = method.aggregator
+        votes = transformed(self.votes(method.supervisors), method)
+        student = self._untrained_student()
+        training.train_on_votes(student, votes, settings, folder, self.seed, self.lora, method.custom_loss)
+
+    def train_gold(self, half: str, folder: Path) -> None:
+        rows, classes = self.rows(getattr(self.splits, half)), len(self.task.classes)
+        student = self._untrained_student()
+        training.train_on_gold(student, rows, self.gold_settings(), folder, self.seed, classes, self.lora)
+
+    def _untrained_student(self) -> Loaded:
+        texts = [row[TEXT] for row in self.unlabelled_rows(self.splits.half_a)]
+        return self.factory.student(self.base, self.seed, texts)
+
+    def predict_spec(self) -> dict[str, Any]:
+        return {}
+
+    def predict(self, name: str, trained: Stage | None, folder: Path) -> None:
+        predict_classes(
+            WeakClassifier(*self.factory.trained(trained.folder), name=name), self.rows(self.splits.test), folder
+        )

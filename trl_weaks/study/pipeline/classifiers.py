@@ -1,0 +1,69 @@
+"""Classifiers: tiny ones built in place, or the ones a preset names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    set_seed,
+)
+
+from trl_weaks.distributed import processes, whole_weights
+from trl_weaks.study.config import StudyConfig
+from trl_weaks.study.pipeline.models import TINY, Loaded, ModelFactory
+from trl_weaks.study.stages import Stage
+
+
+class ClassifierFactory(ModelFactory):
+    """Every classifier of a run, by name; the language-model head gives way to one output a class (paper, §5.1)."""
+
+    def __init__(self, config: StudyConfig, num_classes: int):
+        super().__init__(config)
+        self._num_classes = num_classes
+
+    def weak(self, name: str, seed: int, texts: list[str]) -> Loaded:
+        """A supervisor before its fine-tuning."""
+        return self._tiny(name, seed, texts) if name.startswith(TINY) else self._load(name, seed)
+
+    def _tiny(self, name: str, seed: int, texts: list[str]) -> Loaded:
+        causal, tokenizer = self.build(name, seed, texts)
+        causal.config.num_labels = self._num_classes
+        with torch.random.fork_rng(devices=[]), whole_weights():
+            torch.manual_seed(seed)
+            return AutoModelForSequenceClassification.from_config(causal.config, dtype=torch.float32), tokenizer
+
+    def student(self, base: Stage | None, seed: int = 0, texts: Sequence[str] = ()) -> Loaded:
+        """The student before any supervision: the pre-trained tiny one, a public model, or a tiny one at random."""
+        name = self._config.student_model
+        if base is None and name.startswith(TINY):
+            return self._tiny(name, seed, list(texts))
+        return self._load(str(base.folder) if base else name, seed)
+
+    def trained(self, folder: Path) -> Loaded:
+        """A classifier that a stage left behind, on this process's device; a LoRA adapter is merged into its base."""
+        if (folder / "adapter_config.json").exists():
+            from peft import AutoPeftModelForSequenceClassification
+
+            kwargs = {**self._kwargs, "num_labels": self._num_classes}
+            with whole_weights():
+                adapted = AutoPeftModelForSequenceClassification.from_pretrained(str(folder), **kwargs)
+            tokenizer = AutoTokenizer.from_pretrained(str(folder))
+            adapted.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+            model = adapted.merge_and_unload()
+        else:
+            model, tokenizer = self._load(str(folder), 0)
+        return model.to(processes().device), tokenizer
+
+    def _load(self, name: str, seed: int) -> Loaded:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        set_seed(seed)  # a new head starts at random
+        with whole_weights():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                name, num_labels=self._num_classes, **self._kwargs
+            )
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        return model, tokenizer

@@ -1,0 +1,212 @@
+"""What the stages do where the task asks for text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from datasets import Dataset, load_from_disk
+
+from trl_weaks.aggregation.completions import COMPLETION_AGGREGATORS
+from trl_weaks.columns import COMPLETION, EXAMPLE_ID, PROMPT
+from trl_weaks.distributed import processes
+from trl_weaks.labelling.label_completions import label_completions
+from trl_weaks.labelling.weights import renormalise_weights
+from trl_weaks.study.methods import Method
+from trl_weaks.study.paper_methods import PREFERENCE, PREFERENCE_FROM
+from trl_weaks.study.pipeline import completion_training as training
+from trl_weaks.study.pipeline.label_views import only_supervisors
+from trl_weaks.study.pipeline.models import TINY, Loaded
+from trl_weaks.study.pipeline.predictions import predict_completions
+from trl_weaks.study.pipeline.room import check_room
+from trl_weaks.study.pipeline.seed_run import SeedRun
+from trl_weaks.study.stages import Stage
+from trl_weaks.study.tasks.base import Example
+from trl_weaks.supervisors.ensemble import WeakEnsemble
+from trl_weaks.supervisors.supervisor import WeakSupervisor
+
+EXPORTED = ("independent", "joint")  # by the label stage itself
+
+
+@dataclass
+class CompletionRun(SeedRun):
+    """All stages of one seed of a [`CompletionTask`]."""
+
+    peft_task: ClassVar[str] = "CAUSAL_LM"
+
+    def rows(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        found = []
+        for example, row in zip(examples, self.unlabelled_rows(examples), strict=True):
+            text = self.task.completion(example)
+            if not isinstance(text, str):
+                raise ValueError(f"task {self.task.name!r}, example {example.id!r}: completion {text!r} is no text.")
+            completion = text if isinstance(row[PROMPT], str) else [{"role": "assistant", "content": text}]
+            found.append(row | {COMPLETION: completion})
+        return found
+
+    def unlabelled_rows(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        return [{EXAMPLE_ID: example.id, PROMPT: self.task.prompt(example)} for example in examples]
+
+    def train_weak(self, number: int, base: Stage | None, folder: Path) -> None:
+        _, model, settings = self.supervisor(number)
+        rows = self.rows(self.splits.half_a)
+        loaded = (
+            self.factory.pretrained(str(base.folder)) if base else self.factory.weak(model, self.seed, texts(rows))
+        )
+        self._check_room(loaded)
+        validation = self.rows(self.splits.validation)
+        training.train_on_gold(loaded, rows, settings, folder, self.seed, validation=validation)
+
+    def label_spec(self) -> dict[str, Any]:
+        c = self.config
+        names = ("num_candidates", "max_new_tokens")
+        return {name: getattr(c, name) for name in names} | {"weights": c.weak_weights}
+
+    def label(self, weak: Sequence[Stage], folder: Path) -> None:
+        ensemble = self._ensemble(weak)
+        for mode in EXPORTED:  # the second finds the first one's beams in the folder
+            self._export(ensemble, mode, folder, folder / mode)
+
+    def _export(self, ensemble: WeakEnsemble, mode: str, store: Path, folder: Path) -> None:
+        c = self.config
+        labels = label_completions(
+            ensemble,
+            Dataset.from_list(self.unlabelled_rows(self.splits.half_b)),
+            mode=mode,
+            num_candidates=c.num_candidates,
+            max_new_tokens=c.max_new_tokens,
+            output_dir=store,
+            batch_size=c.generation_batch_size,
+        )
+        if processes().is_main_process:
+            labels.save_to_disk(str(folder))
+
+    def label_views(self, labels: Stage, weak: Sequence[Stage]) -> dict[str, Stage]:
+        """A stage for each further aggregator that a method names; it finds all scores in the labels' store."""
+        found = {}
+        for mode in dict.fromkeys(_labels_of(method) for method in self.methods):
+            if mode not in EXPORTED:
+                folder = self.root / f"labels-{mode}"
+
+                def action(folder: Path, mode: str = mode) -> None:
+                    self._export(self._ensemble(weak), mode, labels.folder, folder / mode)
+
+                spec = self.common() | self.label_spec() | {"mode": mode}
+                found[mode] = Stage(f"weak labels, {mode}", folder, spec, action, (labels,))
+        return found
+
+    def labels(self, mode: str) -> Dataset:
+        """The weak-label dataset of one aggregator: `independent`, `joint`, or what a method names."""
+        root = self.labels_folder if mode in EXPORTED else self.root / f"labels-{mode}"
+        return load_from_disk(str(root / mode))
+
+    def train_student(self, method: Method, folder: Path) -> None:
+        rows = self.labels(_labels_of(method))
+        if method.supervisors:
+            rows = only_supervisors(rows, method.supervisors)
+        rows = transformed(rows, method)
+        settings = dict(self.config.student_training or {})
+        training.train_on_weak(self._untrained_student(), rows, method, settings, folder, self.seed, self.lora)
+
+    def gold_settings(self) -> dict[str, Any]:
+        return training.gold_settings(self.config.student_training or {})
+
+    def train_gold(self, half: str, folder: Path) -> None:
+        rows, student = self.rows(getattr(self.splits, half)), self._untrained_student()
+        training.train_on_gold(student, rows, self.gold_settings(), folder, self.seed, lora=self.lora)
+
+    def preferred(self, students: Mapping[str, Stage], labels: Stage, weak: Sequence[Stage]) -> dict[str, Stage]:
+        """The paper's last stage (§4.3): the Bayesian student, trained on on its own candidates; none without it."""
+        c = self.config
+        if PREFERENCE_FROM not in students or "preference" not in c.stages:
+            return {}
+        start = students[PREFERENCE_FROM]
+        spec = self.common() | {
+            "training": dict(c.preference_training or {}),
+            "candidates": c.num_preference_candidates,
+        }
+        action = partial(self._train_preferred, start, weak)
+        return {PREFERENCE: Stage("student, cDPO", self.root / "students" / PREFERENCE, spec, action, (start, labels))}
+
+    def _train_preferred(self, start: Stage, weak: Sequence[Stage], folder: Path) -> None:
+        c = self.config
+        training.train_on_preferences(
+            WeakSupervisor(*self.factory.trained(start.folder), name="student"),
+            self._ensemble(weak),
+            Dataset.from_list(self.unlabelled_rows(self.splits.half_b)),
+            dict(c.preference_training or {}),
+            folder,
+            self.seed,
+            self.lora,
+            num_candidates=c.num_preference_candidates,
+            max_new_tokens=c.max_new_tokens,
+            batch_size=c.generation_batch_size,
+        )
+
+    def _untrained(self) -> dict[str, Stage]:
+        """A tiny student that nothing pre-trained says nothing; others are a row of the report."""
+        if self.base is None and self.config.student_model.startswith(TINY):
+            return {}
+        return {"untrained": self._evaluate("untrained", self.base)}
+
+    def predict_spec(self) -> dict[str, Any]:
+        return {"beams": self.config.eval_beams, "max_new_tokens": self.config.max_new_tokens}
+
+    def predict(self, name: str, trained: Stage | None, folder: Path) -> None:
+        c = self.config
+        loaded = self.factory.trained(trained.folder) if trained else self.factory.student(None)
+        prompts = self.unlabelled_rows(self.splits.test)
+        model = WeakSupervisor(*loaded, name=name)
+        predict_completions(model, prompts, folder, c.eval_beams, c.max_new_tokens, c.generation_batch_size)
+
+    def _ensemble(self, weak: Sequence[Stage]) -> WeakEnsemble:
+        supervisors = [
+            WeakSupervisor(*self.factory.trained(stage.folder), name=name)
+            for name, stage in zip(self.config.supervisor_names, weak, strict=True)
+        ]
+        return WeakEnsemble(supervisors, weights=self.config.weak_weights)
+
+    def _untrained_student(self) -> Loaded:
+        loaded = self.factory.student(self.base, self.seed, texts(self.rows(self.splits.half_a)))
+        self._check_room(loaded)
+        return loaded
+
+    def _check_room(self, loaded: Loaded) -> None:
+        splits = self.splits
+        prompts = self.unlabelled_rows([*splits.half_b, *splits.test])
+        gold = self.rows([*splits.half_a, *(splits.half_b if splits.half_b_has_gold else ()), *splits.validation])
+        check_room(*loaded, prompts, gold, self.config.max_new_tokens)
+
+
+def _labels_of(method: Method) -> str:
+    name = method.aggregator or method.labels
+    if name not in COMPLETION_AGGREGATORS:
+        known = ", ".join(COMPLETION_AGGREGATORS)
+        raise ValueError(f"method {method.name!r}: {name!r} is no completion aggregator; known: {known}.")
+    return name
+
+
+def texts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a tiny model's tokenizer learns from."""
+
+    def plain(value: Any) -> str:
+        return value if isinstance(value, str) else "".join(message["content"] for message in value)
+
+    return [plain(row[PROMPT]) + plain(row[COMPLETION]) for row in rows]
+
+
+def transformed(rows: Dataset, method: Method) -> Dataset:
+    """The labels after a method's transform, their weights summing to one again.
+
+    Raises:
+        ValueError: the transform gives no dataset, or leaves no row; names the method.
+    """
+    if method.transform is None:
+        return rows
+    found = method.transform(rows)
+    if not isinstance(found, Dataset):
+        raise ValueError(f"method {method.name!r}: `transform` gave a {type(found).__name__}, not a `Dataset`.")
+    if not len(found):
+        raise ValueError(f"method {method.name!r}: `transform` left none of the {len(rows)} rows.")
+    return renormalise_weights(found)

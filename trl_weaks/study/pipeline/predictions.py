@@ -1,0 +1,74 @@
+"""Answers of a model to the test split, one line per example."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from trl_weaks.columns import EXAMPLE_ID, LABEL, PROMPT, TEXT
+from trl_weaks.distributed import processes
+from trl_weaks.study.files import write_atomically
+from trl_weaks.supervisors.classifier import WeakClassifier
+from trl_weaks.supervisors.supervisor import WeakSupervisor
+
+PREDICTIONS = "predictions.jsonl"
+
+
+def predict_completions(
+    model: WeakSupervisor,
+    rows: Sequence[Mapping[str, Any]],
+    folder: Path,
+    beams: int,
+    max_new_tokens: int,
+    batch_size: int,
+) -> None:
+    """Decode every prompt and write its id and completion.
+
+    Each process decodes its share; the first writes the file, in the order of the examples.
+    """
+    state = processes()
+    prompts = [row[PROMPT] for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: len(str(prompts[i])))[state.process_index :: state.num_processes]
+    texts: list[tuple[int, str]] = []
+    steps = range(0, len(order), batch_size)
+    for start in tqdm(steps, desc=f"decoding, {model.name}", disable=not state.is_main_process, leave=False):
+        batch = order[start : start + batch_size]
+        found = model.answer([prompts[i] for i in batch], num_candidates=beams, max_new_tokens=max_new_tokens)
+        texts += [(i, candidates[0][0]) for i, candidates in zip(batch, found, strict=True)]
+    by_index = dict(gather_object(texts))
+    if state.is_main_process:
+        _write(folder, [{"id": row[EXAMPLE_ID], "completion": by_index[i]} for i, row in enumerate(rows)])
+    state.wait_for_everyone()
+
+
+def predict_classes(classifier: WeakClassifier, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write id, gold label, class probabilities and vacuity (null without evidence) of every text."""
+    if not processes().is_main_process:
+        return
+    found = classifier.predict([row[TEXT] for row in rows], [row[EXAMPLE_ID] for row in rows])
+    vacuity = [None] * len(rows) if found.vacuity is None else found.vacuity.tolist()
+    lines = [
+        {"id": row[EXAMPLE_ID], "label": row[LABEL], "probabilities": probabilities, "vacuity": empty}
+        for row, probabilities, empty in zip(rows, found.probabilities.tolist(), vacuity, strict=True)
+    ]
+    _write(folder, lines)
+
+
+def read_predictions(folder: Path, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """The predictions of one system, checked against the test split they are for.
+
+    Raises:
+        ValueError: ids differ; the file belongs to another test split.
+    """
+    rows = [json.loads(line) for line in (folder / PREDICTIONS).read_text(encoding="utf-8").splitlines()]
+    if [row["id"] for row in rows] != list(ids):
+        raise ValueError(f"{folder / PREDICTIONS}: its ids are not those of the test split; delete the folder.")
+    return rows
+
+
+def _write(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_atomically(folder / PREDICTIONS, text.encode())

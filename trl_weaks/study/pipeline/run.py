@@ -1,0 +1,101 @@
+"""A study from its settings to its report."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trl_weaks.study.config import StudyConfig
+from trl_weaks.study.methods import Method, choose_methods
+from trl_weaks.study.paper_methods import class_headline, class_methods, completion_headline, completion_methods
+from trl_weaks.study.pipeline.check_settings import check_settings
+from trl_weaks.study.pipeline.classes import ClassRun
+from trl_weaks.study.pipeline.classifiers import ClassifierFactory
+from trl_weaks.study.pipeline.completions import CompletionRun
+from trl_weaks.study.pipeline.models import ModelFactory
+from trl_weaks.study.pipeline.pretrain import base_stages
+from trl_weaks.study.pipeline.seed_run import SeedRun
+from trl_weaks.study.report.classes import gather_classes
+from trl_weaks.study.report.completions import gather_completions
+from trl_weaks.study.report.study import write_study_report
+from trl_weaks.study.tasks.base import ClassificationTask, Task
+from trl_weaks.study.tasks.checks import measure_of
+from trl_weaks.study.workers import run_stages
+
+
+@dataclass(frozen=True)
+class _Kind:
+    run: type[SeedRun]
+    methods: Callable[[Sequence[str]], dict[str, Method]]
+    headline: Callable[[Sequence[str]], list[str]]
+    gather: Callable[..., Any]
+
+
+KINDS = {
+    "completions": _Kind(CompletionRun, completion_methods, completion_headline, gather_completions),
+    "classes": _Kind(ClassRun, class_methods, class_headline, gather_classes),
+}
+
+
+def methods_of(config: StudyConfig, task: Task, own: Sequence[Method] = ()) -> list[Method]:
+    """The methods that the settings name, and those given beside them.
+
+    Raises:
+        ValueError: from [`choose_methods`].
+    """
+    names, kind = config.supervisor_names, KINDS[task.kind]
+    return choose_methods([*config.methods, *own], kind.methods(names), kind.headline(names), names)
+
+
+def seed_runs(config: StudyConfig, task: Task, methods: Sequence[Method]) -> list[SeedRun]:
+    """The stages of every seed, nothing run yet."""
+    classes = len(task.classes) if isinstance(task, ClassificationTask) else 0
+    factory = ClassifierFactory(config, classes) if classes else ModelFactory(config)
+    bases = base_stages(config, task, factory)
+    return [KINDS[task.kind].run(config, task, factory, seed, methods, bases) for seed in config.seeds]
+
+
+def run(config: StudyConfig, task: Task, command: str, methods: Sequence[Method] = ()) -> Path:
+    """Run the stages that `config.stages` names and write the report.
+
+    Args:
+        config: settings; a preset's, with the command line's over them.
+        task: the task.
+        command: the command that started the run, for the report.
+        methods: rows beside those that `config.methods` names.
+
+    Returns:
+        The output folder.
+
+    Raises:
+        ValueError: settings, data, methods or a metric that a stage or the report would refuse, found before any work
+            starts.
+    """
+    if not config.weak_models:
+        raise ValueError("`weak_models` is empty. Choose a preset, or name the supervisors.")
+    chosen = methods_of(config, task, methods)
+    check_settings(config, task, chosen)
+    runs = seed_runs(config, task, chosen)
+    for one in runs:
+        measure = measure_of(task, one.splits.test[0])
+    stages = []
+    for one in runs:
+        stages += one.stages()
+    check_comparisons(config, runs[0])
+    if not all(stage.done() for stage in stages):
+        runs[0].factory.check()
+    run_stages(stages, config.workers)
+    if "report" in config.stages:
+        write_study_report(config, task, runs, measure, KINDS[task.kind].gather, stages, command)
+    return Path(config.output_dir)
+
+
+def check_comparisons(config: StudyConfig, one: SeedRun) -> None:
+    """
+    Raises:
+        ValueError: a row to compare that the report will not have.
+    """
+    extra = ("mean_vote", "majority_vote", "dawid_skene") if one.task.kind == "classes" else ()
+    unknown = [name for name in config.compare if name not in one.systems and name not in extra]
+    if unknown:
+        raise ValueError(f"`compare`: there is no row {unknown[0]!r}; there are {', '.join([*one.systems, *extra])}.")

@@ -1,0 +1,123 @@
+"""Every evaluated system with its per-seed numbers, from the predictions on disk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+
+from trl_weaks.metrics.agreement import label_agreement
+from trl_weaks.metrics.calibration import brier_score, expected_calibration_error
+from trl_weaks.metrics.significance import mcnemar_exact
+from trl_weaks.pooling import pairwise_disagreement
+from trl_weaks.study.pipeline.predictions import read_predictions
+from trl_weaks.study.pipeline.seed_run import SeedRun
+from trl_weaks.study.report.class_scores import auroc, dawid_skene, vote_probabilities
+from trl_weaks.study.tasks.checks import label_index
+
+VOTES = ("mean_vote", "majority_vote")
+DAWID_SKENE = "dawid_skene"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Per system: (seeds, rows, K) probabilities and, where there is evidence, (seeds, rows) vacuity.
+
+    `left_out` says why a system is missing that a full environment would have.
+    """
+
+    labels: np.ndarray
+    probabilities: dict[str, np.ndarray]
+    vacuity: dict[str, np.ndarray]
+    left_out: tuple[str, ...] = ()
+
+    def stated(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Probability of each predicted class and whether it is right, over all seeds."""
+        table = self.probabilities[name]
+        return table.max(-1).ravel(), (table.argmax(-1) == self.labels).ravel()
+
+
+def collect(runs: Sequence[SeedRun]) -> Predictions:
+    """Predictions of every system, those of the votes themselves included.
+
+    Raises:
+        ValueError: predictions that are not those of the test rows.
+    """
+    config, task = runs[0].config, runs[0].task
+    gold = np.array([label_index(task, example) for example in runs[0].splits.test])
+    ids = [example.id for example in runs[0].splits.test]
+    probabilities, vacuity = {}, {}
+    for name in runs[0].systems:
+        rows = [read_predictions(run.systems[name].folder, ids) for run in runs]
+        probabilities[name] = np.array([[row["probabilities"] for row in found] for found in rows])
+        if rows[0][0]["vacuity"] is not None:
+            vacuity[name] = np.array([[row["vacuity"] for row in found] for found in rows])
+    votes = np.stack([probabilities[name] for name in config.supervisor_names], axis=2)  # (seeds, rows, N, K)
+    for kind in VOTES:
+        probabilities[kind] = np.stack([vote_probabilities(seed, config.weak_weights, kind) for seed in votes])
+    left_out = ()
+    try:
+        probabilities[DAWID_SKENE] = np.stack([dawid_skene(seed) for seed in votes])
+    except ImportError as error:
+        left_out = (f"Dawid-Skene was left out: {error}.",)
+    return Predictions(gold, probabilities, vacuity, left_out)
+
+
+def extra_scores(found: Predictions, name: str) -> dict[str, float | None]:
+    """Scores beside accuracy, as columns of the report."""
+    table = found.probabilities[name]
+    areas = [auroc(seed, found.labels) for seed in table]
+    extra = {
+        "AUROC": None if None in areas else float(np.mean(areas)),
+        "ECE": expected_calibration_error(*found.stated(name)),
+        "Brier_score": float(
+            np.mean([brier_score(seed / seed.sum(-1, keepdims=True), found.labels) for seed in table])
+        ),
+    }
+    if name in found.vacuity:
+        extra["mean_vacuity"] = float(found.vacuity[name].mean())
+    return extra
+
+
+def agreement(found: Predictions, supervisors: Sequence[str]) -> dict[str, Any]:
+    """How often the supervisors choose the same class on the test texts, over all seeds."""
+    if len(supervisors) < 2:
+        return {}
+    return label_agreement({name: found.probabilities[name].argmax(-1).ravel().tolist() for name in supervisors})
+
+
+def compare(found: Predictions, names: Sequence[str]) -> list[dict[str, Any]]:
+    """McNemar's exact test of every pair of systems, seed by seed: the seeds share their test texts."""
+    hits = {name: found.probabilities[name].argmax(-1) == found.labels for name in names}
+    pairs = []
+    for first, second in combinations(names, 2):
+        tests = [mcnemar_exact(a, b) for a, b in zip(hits[first], hits[second], strict=True)]
+        pairs.append({"first": first, "second": second, "seeds": tests})
+    return pairs
+
+
+def disagreement(found: Predictions, supervisors: Sequence[str]) -> np.ndarray:
+    """(seeds, rows) mean pairwise total variation distance of the supervisors' votes."""
+    votes = np.stack([found.probabilities[name] for name in supervisors], axis=2)
+    return pairwise_disagreement(torch.as_tensor(votes)).numpy()
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation, ties at their mean rank; 0 where one side is constant."""
+    ranks = [_ranks(np.asarray(values, dtype=float)) for values in (first, second)]
+    if any(np.ptp(r) == 0 for r in ranks):
+        return 0.0
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[where]
+
+
+def vacuity_and_disagreement(found: Predictions, supervisors: Sequence[str]) -> Mapping[str, float]:
+    """Rank correlation, over all seeds, of each evidential student's vacuity with its supervisors' disagreement."""
+    gaps = disagreement(found, supervisors).ravel()
+    return {name: rank_correlation(gaps, values.ravel()) for name, values in found.vacuity.items()}

@@ -1,0 +1,181 @@
+"""`report.md` from the results of a study."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from trl_weaks.study.report.results import Measure
+from trl_weaks.study.report.story import Story
+
+
+def render(results: Mapping[str, Any], story: Story, measure: Measure, figures: Mapping[str, str | None]) -> str:
+    """The report in Markdown.
+
+    Args:
+        results: the content of `results.json`.
+        figures: file name -> None if it was drawn, else the reason why not.
+    """
+    sections = [
+        f"# {story.title}",
+        _scores(results, measure),
+        _figure("pgr.png", "Scores with intervals, weak mean and ceiling", figures),
+        _reading(results),
+        *story.notes,
+        _per_weak(results),
+        _other_scores(results, measure),
+        _agreement(results["agreement"]),
+        _calibration(results["calibration"], figures),
+        _section("Preference stage", _bullets(story.preference)),
+        _section("Data and models", "\n".join(f"- {sentence}" for sentence in story.about)),
+        _reproduce(results, story),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def pgr_text(value: float | None, interval: Sequence[float] | None) -> str:
+    """PGR with its interval; never the one without the other."""
+    if value is None or interval is None:
+        return "refused"
+    return f"{_signed(value)} [{_signed(interval[0])}, {_signed(interval[1])}]"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("inf", "∞").replace("-", "−")
+
+
+def _scores(results: Mapping[str, Any], measure: Measure) -> str:
+    level = f"{results['confidence']:.0%}"
+    header = ["system", f"{measure.title} (± half of the {level} interval)", "per seed"]
+    header += ["weak / student / ceiling", f"PGR [{level} interval]", "unparsable"]
+    lines = _table_head(header)
+    for row in (*results["weak"].values(), *results["methods"].values()):
+        low, high = row[f"{measure.key}_interval"]
+        cells = [row["label"], f"{row[measure.key]:.4f} ± {(high - low) / 2:.4f}"]
+        cells.append(" ".join(f"{value:.4f}" for value in row[f"{measure.key}_per_seed"]))
+        if row["role"] == "weak":
+            cells += ["–", "–"]
+        else:
+            cells.append(f"{row['weak']:.4f} / {row[measure.key]:.4f} / {results['ceiling']:.4f}")
+            cells.append(pgr_text(row["pgr"], row["pgr_interval"]))
+        cells.append(f"{row['unparsable']:.1%}" if "unparsable" in row else "–")
+        lines.append(_table_row(cells))
+    if results["pgr_refused"]:
+        lines += ["", f"**PGR is refused.** {results['pgr_refused']}."]
+    return "\n".join(lines)
+
+
+def _other_scores(results: Mapping[str, Any], measure: Measure) -> str:
+    """The other scores of the measure, then what the systems brought along as `extra`, in order of appearance."""
+    rows = [*results["weak"].values(), *results["methods"].values()]
+    names = [*list(measure.scores)[1:], *dict.fromkeys(name for row in rows for name in row["extra"])]
+    if not names:
+        return ""
+    lines = _table_head(["system", *map(_heading, names)])
+    for row in rows:
+        lines.append(_table_row([row["label"], *(_number({**row, **row["extra"]}.get(name)) for name in names)]))
+    return _section("Other scores", "\n".join(lines))
+
+
+def _heading(name: str) -> str:
+    return name.replace("_f1", " F1").replace("_", " ")
+
+
+def _number(value: Any) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _reading(results: Mapping[str, Any]) -> str:
+    text = (
+        f"Every score is the mean over the seeds on {results['examples']} test examples. The intervals come from "
+        f"{results['resamples']} paired bootstrap resamples, in which test examples and seeds are drawn with "
+        "replacement, the same ones for all systems. PGR, the performance gap recovered, is "
+        "(student − weak) / (ceiling − weak): 0 is no better than the supervisor, 1 as good as the ceiling; it may "
+        "lie outside. A student of several supervisors has a PGR for each of them; the table gives their mean, and "
+        "the mean of their scores as weak. With few seeds the intervals say little about how another seed would "
+        "come out; the scores per seed say more."
+    )
+    shares = {row["pgr_undefined_share"] for row in results["methods"].values()} - {None}
+    if any(shares):
+        text += (
+            f" In up to {max(shares):.1%} of the resamples the ceiling did not exceed every supervisor; such a "
+            "resample has no PGR and counts as −∞ for the lower limit and as +∞ for the upper one. A limit of ∞ says "
+            "that this test set is too small to tell the ceiling from the supervisors."
+        )
+    return f"## How to read this\n\n{text}"
+
+
+def _per_weak(results: Mapping[str, Any]) -> str:
+    if len(results["weak"]) < 2:
+        return ""
+    header = ["system", *(row["label"] for row in results["weak"].values())]
+    lines = _table_head(header)
+    for row in results["methods"].values():
+        cells = [pgr_text(row["pgr_per_weak"][name], row["pgr_interval_per_weak"][name]) for name in results["weak"]]
+        lines.append(_table_row([row["label"], *cells]))
+    return _section("PGR against each weak supervisor", "\n".join(lines))
+
+
+def _agreement(agreement: Mapping[str, Any]) -> str:
+    if not agreement:
+        return ""
+    numbers = [name for name in agreement["pairs"][0] if name not in ("first", "second")]
+    header = ["supervisors", *map(_heading, numbers)]
+    lines = _table_head(header)
+    for pair in agreement["pairs"]:
+        lines.append(_table_row([f"{pair['first']}, {pair['second']}", *(_number(pair[name]) for name in numbers)]))
+    lines.append(_table_row(["mean of the pairs", *(_number(agreement[name]) for name in numbers)]))
+    lines += ["", f"All supervisors say the same on {agreement['all_agree']:.1%} of the examples."]
+    return _section("Agreement between the weak supervisors", "\n".join(lines))
+
+
+def _calibration(calibration: Mapping[str, Any], figures: Mapping[str, str | None]) -> str:
+    if not calibration:
+        return ""
+    names = ("ece", "brier", "mean_confidence", "accuracy")
+    header = ["supervisor", "ECE", "Brier score", "mean confidence", "share right", "words"]
+    lines = _table_head(header)
+    for supervisor, entry in calibration.items():
+        lines.append(_table_row([supervisor, *(_number(entry[name]) for name in names), str(entry["words"])]))
+    lines += ["", _figure("reliability.png", "Reliability diagram of the word confidences", figures)]
+    return _section("Calibration of the word confidences", "\n".join(lines))
+
+
+def _reproduce(results: Mapping[str, Any], story: Story) -> str:
+    facts = _bullets({"seeds": ", ".join(map(str, results["seeds"])), **results["environment"]})
+    parts = [f"```\n{story.command}\n```"] if story.command else []
+    parts.append(facts)
+    if story.stage_seconds:
+        rows = [_table_row([stage, f"{seconds:.0f}"]) for stage, seconds in story.stage_seconds.items()]
+        parts.append("\n".join([*_table_head(["stage", "seconds"]), *rows]))
+    parts.append(
+        "All settings and numbers: `results.json` (`config` holds the settings; null stands for an infinity)."
+    )
+    return _section("Reproduce", "\n\n".join(parts))
+
+
+def _figure(name: str, caption: str, figures: Mapping[str, str | None]) -> str:
+    reason = figures[name]
+    return f"`{name}` was left out: {reason}." if reason else f"![{caption}]({name})"
+
+
+def _section(title: str, body: str) -> str:
+    return f"## {title}\n\n{body}" if body else ""
+
+
+def _bullets(facts: Mapping[str, Any]) -> str:
+    return "\n".join(
+        f"- {name}: {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, Mapping) else value}"
+        for name, value in facts.items()
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join([*_table_head(head), *map(_table_row, rows)])
+
+
+def _table_head(names: Sequence[str]) -> list[str]:
+    return [_table_row(names), _table_row(["---"] * len(names))]
+
+
+def _table_row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -1,0 +1,170 @@
+"""From the stages of a finished study to its report."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trl_weaks.distributed import processes
+from trl_weaks.study.config import StudyConfig
+from trl_weaks.study.environment import describe_environment
+from trl_weaks.study.files import json_bytes, write_atomically
+from trl_weaks.study.pipeline.models import TINY
+from trl_weaks.study.pipeline.seed_run import SeedRun
+from trl_weaks.study.report.compare import compare_systems, comparison_section
+from trl_weaks.study.report.results import Measure
+from trl_weaks.study.report.story import Story
+from trl_weaks.study.report.write import write_report
+from trl_weaks.study.stages import Stage
+from trl_weaks.study.tasks.base import Task
+
+TINY_NOTE = (
+    "These models are tiny and trained from scratch. They show that the pipeline works and how the methods compare "
+    "under these conditions; they say nothing about how large pre-trained models rank the methods."
+)
+LABELS = {
+    "ceiling": "Ceiling: student on gold labels of half B",
+    "strong_on_a": "Student on gold labels of half A",
+    "untrained": "Student without supervision",
+    "cdpo": "Bayesian multi-weak + auxiliary, then cDPO",
+    "mean_vote": "Mean vote of the supervisors",
+    "majority_vote": "Majority vote of the supervisors",
+    "dawid_skene": "Dawid-Skene on the supervisors' votes",
+}
+NO_GOLD = "Ceiling: student on gold labels of half A (half B has none)"
+NOT_STUDENTS = ("strong_on_a", "untrained", "mean_vote", "majority_vote", "dawid_skene")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What a kind of task brings to its report.
+
+    Args:
+        samples: system -> per-seed, per-example statistics.
+        unparsable: system -> per seed and example, whether the answer could not be read.
+        extra: system -> further scores by name.
+        agreement, word_confidences: see [`write_report`].
+        about, notes: sentences on data and models; sections of their own.
+        preference: what the preference stage counted.
+        results: further entries of `results.json`.
+    """
+
+    samples: Mapping[str, Any]
+    unparsable: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    agreement: Mapping[str, Any] = field(default_factory=dict)
+    word_confidences: Mapping[str, Any] = field(default_factory=dict)
+    about: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    preference: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+
+
+def row_labels(run: SeedRun, names: Iterable[str]) -> dict[str, str]:
+    """What the report calls each system."""
+    own = {method.name: method.label for method in run.methods}
+    own |= {name: f"Weak supervisor, {name}" for name in run.config.supervisor_names}
+    own |= {} if run.splits.half_b_has_gold else {"ceiling": NO_GOLD}
+    return {name: own.get(name) or LABELS[name] for name in names}
+
+
+def _systems(run: SeedRun, found: Gathered) -> list[dict[str, Any]]:
+    """Every evaluated system as [`write_report`] wants it, in the order of the table."""
+    labels, supervisors = row_labels(run, found.samples), run.config.supervisor_names
+    own = {method.name: list(method.supervisors) for method in run.methods if method.supervisors}
+    rows = []
+    for name, samples in found.samples.items():
+        role = "weak" if name in supervisors else "ceiling" if name == "ceiling" else "method"
+        row = {"name": name, "label": labels[name], "role": "baseline" if name in NOT_STUDENTS else role}
+        row |= {"samples": samples, "extra": found.extra.get(name, {})}
+        row |= {"unparsable": found.unparsable[name]} if name in found.unparsable else {}
+        row |= {"supervisors": own[name]} if name in own else {}
+        rows.append(row)
+    return rows
+
+
+def write_study_report(
+    config: StudyConfig,
+    task: Task,
+    runs: Sequence[SeedRun],
+    measure: Measure,
+    gather: Callable[..., Gathered],
+    stages: Sequence[Stage],
+    command: str,
+) -> None:
+    """Write `report.md`, `results.json` and the figures; the first process only.
+
+    Raises:
+        ValueError: a system has not been evaluated yet (names the missing stages), or the seeds' test splits differ.
+    """
+    refuse_unfinished(runs)
+    if not processes().is_main_process:
+        return
+    if any(run.splits.test != runs[0].splits.test for run in runs):
+        raise ValueError("The seeds have different test rows, so they cannot be paired.")
+    found = gather(task, runs, Path(config.output_dir))
+    rows = _systems(runs[0], found)
+    comparisons = compare_systems({row["name"]: row["samples"] for row in rows}, measure, config.compare)
+    notes = [*found.notes, comparison_section(comparisons, measure, {row["name"]: row["label"] for row in rows})]
+    notes += [TINY_NOTE] if config.student_model.startswith(TINY) else []
+    written = write_report(
+        config.output_dir,
+        rows,
+        seeds=config.seeds,
+        config=config.snapshot(),
+        environment=describe_environment(),
+        agreement=found.agreement,
+        word_confidences=found.word_confidences,
+        story=Story(
+            title=task.report_title,
+            about=_about(config, task, runs[0], found.about),
+            notes=[note for note in notes if note],
+            command=command,
+            stage_seconds=stage_seconds(stages),
+            preference=found.preference,
+        ),
+        measure=measure,
+    )
+    extra = dict(found.results) | ({"comparisons": comparisons} if comparisons else {})
+    write_atomically(Path(config.output_dir) / "results.json", json_bytes(written | extra))
+
+
+def _about(config: StudyConfig, task: Task, run: SeedRun, more: Sequence[str]) -> list[str]:
+    """Sentences on the data and the models."""
+    splits = run.splits
+    gold = "whose gold labels only the ceiling sees" if splits.half_b_has_gold else "which have no gold labels"
+    about = [
+        f"Data: {task.description()}",
+        f"{len(splits.half_a)} gold examples train the supervisors (half A); the supervisors label "
+        f"{len(splits.half_b)} others (half B), {gold}. {len(splits.test)} test examples, the same for every seed; "
+        f"validation: {len(splits.validation)}.",
+        f"Weak supervisors: {', '.join(config.weak_models)}. Student: {config.student_model}.",
+        *more,
+    ]
+    if run.base is not None:
+        dialogues = getattr(config, "pretrain_dir", None)
+        where = "dialogue turns of another ontology" if dialogues else "unlabelled text of the same task"
+        fewer = "had less of the same" if config.weak_pretraining else "had none"
+        about.append(
+            f"What should make the student stronger than its supervisors is size and pre-training on {where}. It saw "
+            f"no label of the task; whether it is stronger, the ceiling tells. The supervisors {fewer}."
+        )
+    return about
+
+
+def refuse_unfinished(runs: Sequence[SeedRun]) -> None:
+    """
+    Raises:
+        ValueError: a system has not been evaluated yet; names the missing stages.
+    """
+    missing = [stage.name for run in runs for stage in run.systems.values() if not stage.done()]
+    if missing:
+        raise ValueError(f"The report needs stages that have not run: {', '.join(missing)}. Add them to `stages`.")
+
+
+def stage_seconds(stages: Iterable[Stage]) -> dict[str, float]:
+    """Name of a stage -> seconds it took, summed over the seeds; what seeds share counts once."""
+    seconds: dict[str, float] = {}
+    for stage in {stage.folder: stage for stage in stages}.values():
+        seconds[stage.name] = seconds.get(stage.name, 0.0) + stage.stamp().get("seconds", 0.0)
+    return seconds

@@ -1,0 +1,59 @@
+"""Settings of a study on tables of one's own: no code."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from trl_weaks.study.config import ClassStudyConfig, CompletionStudyConfig
+
+FILE = "jsonl, csv or parquet file, or the id of a dataset on the Hub"
+
+
+@dataclass
+class _Tables:
+    """Where the rows of a study lie, and what its columns are called."""
+
+    train_file: str = field(default="", metadata={"help": f"Gold rows for the supervisors: {FILE}."})
+    unlabelled_file: str = field(
+        default="", metadata={"help": "Rows that the supervisors label; with gold there, the ceiling learns from it."}
+    )
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Gold rows held out of training. Default: a tenth of the train file."}
+    )
+    test_file: str = field(default="", metadata={"help": "Gold rows on which everything is scored."})
+    id_column: str = field(default="example_id", metadata={"help": "Column of ids; made where there is none."})
+
+    def check(self) -> None:
+        """
+        Raises:
+            ValueError: a file that is needed is not named.
+        """
+        for name in ("train_file", "unlabelled_file", "test_file"):
+            if not getattr(self, name):
+                raise ValueError(f"`{name}` is not set; name a {FILE}.")
+
+
+@dataclass
+class CompletionTableConfig(CompletionStudyConfig, _Tables):
+    """Settings of `trl-weaks study --task completions`."""
+
+    kind: ClassVar[str] = "completions"
+
+    prompt_column: str = field(default="prompt", metadata={"help": "Column of prompts: text, or lists of messages."})
+    completion_column: str = field(default="completion", metadata={"help": "Column of gold answers."})
+    metric: str = field(
+        default="exact_match",
+        metadata={
+            "help": "exact_match, token_f1, rouge, any metric that `evaluate` loads, or module:function or file.py:"
+            "function, (completion, target) -> number or {name: number}; the first is the headline."
+        },
+    )
+
+
+@dataclass
+class ClassTableConfig(ClassStudyConfig, _Tables):
+    """Settings of `trl-weaks study --task classes`."""
+
+    kind: ClassVar[str] = "classes"
+
+    text_column: str = field(default="text", metadata={"help": "Column of texts."})
+    label_column: str = field(default="label", metadata={"help": "Column of classes, by name."})

@@ -1,0 +1,152 @@
+"""Tasks made of tables: rows of one's own and a metric by name."""
+
+import random
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from trl_weaks.labelling.tables import as_id, read_table
+from trl_weaks.study.table_config import ClassTableConfig, CompletionTableConfig
+from trl_weaks.study.tasks.base import ClassificationTask, CompletionTask, Example, Splits
+from trl_weaks.study.tasks.metrics import metric_by_name
+
+Row = dict[str, Any]
+PARTS = {"half_a": "train_file", "half_b": "unlabelled_file", "validation": "validation_file", "test": "test_file"}
+VALIDATION = 0.1  # of the train file, where there is no file of its own; ours
+
+
+class _Tables:
+    """Reads the files of a study into examples; a column of gold may be missing in the unlabelled file alone."""
+
+    def __init__(self, config: Any):
+        config.check()
+        self._config = config
+
+    @classmethod
+    def from_config(cls, config: Any):
+        return cls(config)
+
+    @cached_property
+    def _parts(self) -> dict[str, list[Example]]:
+        found = {name: self._examples(name) for name in PARTS if getattr(self._config, PARTS[name])}
+        if "validation" not in found:
+            size = max(1, round(VALIDATION * len(found["half_a"])))
+            mixed = random.Random("validation").sample(found["half_a"], len(found["half_a"]))
+            found["validation"], found["half_a"] = mixed[:size], mixed[size:]
+        return found
+
+    def splits(self, seed: int) -> Splits:
+        """The files as they are; the order of the first three depends on the seed."""
+        parts = {
+            name: tuple(rows) if name == "test" else tuple(random.Random(f"{seed}:{name}").sample(rows, len(rows)))
+            for name, rows in self._parts.items()
+        }
+        return Splits(**parts)
+
+    def _examples(self, part: str) -> list[Example]:
+        source, text_column, gold_column = getattr(self._config, PARTS[part]), *self._columns()
+        rows = _rows(source, PARTS[part])
+        found = []
+        for number, row in enumerate(rows):
+            where = f"--{PARTS[part]} {source}, row {number}"
+            given = row.get(self._config.id_column)
+            example_id = f"{part}-{number}" if given is None else as_id(given, where, number, self._config.id_column)
+            if row.get(text_column) in (None, "", []):
+                raise ValueError(
+                    f"{where}: column {text_column!r} is empty or missing; the row has {', '.join(row)}. Choose it "
+                    f"with {self._option}."
+                )
+            gold = row.get(gold_column)
+            if gold is None and part != "half_b":
+                raise ValueError(
+                    f"{where}: column {gold_column!r} is empty or missing; the row has {', '.join(row)}. Choose it "
+                    f"with {self._gold_option}."
+                )
+            found.append(self._example(example_id, row[text_column], gold))
+        return found
+
+    def description(self) -> str:
+        c = self._config
+        return f"{Path(c.train_file).name}, {Path(c.unlabelled_file).name}, {Path(c.test_file).name}."
+
+
+class CompletionTable(_Tables, CompletionTask):
+    """Prompts and answers from files, scored with a metric by name."""
+
+    name = "completions"
+    title = "Weak-to-strong report"
+    _option, _gold_option = "--prompt_column", "--completion_column"
+
+    def __init__(self, config: CompletionTableConfig):
+        super().__init__(config)
+        self._metric = metric_by_name(config.metric)
+
+    def _columns(self) -> tuple[str, str]:
+        return self._config.prompt_column, self._config.completion_column
+
+    def _example(self, example_id: str, prompt: Any, gold: Any) -> Example:
+        return Example(example_id, prompt if isinstance(prompt, str) else _Messages(prompt), gold)
+
+    def prompt(self, example: Example) -> Any:
+        return example.text.messages if isinstance(example.text, _Messages) else example.text
+
+    def completion(self, example: Example) -> str:
+        gold = example.target
+        return gold if isinstance(gold, str) else "".join(message["content"] for message in gold)
+
+    def score(self, completion: str, example: Example) -> dict[str, float]:
+        return self._metric(completion, self.completion(example))
+
+
+class _Messages(str):
+    """A list of messages as the text of an example: what is said in it."""
+
+    messages: Sequence[Mapping[str, Any]]
+
+    def __new__(cls, messages: Sequence[Mapping[str, Any]]):
+        made = super().__new__(cls, "\n".join(str(message["content"]) for message in messages))
+        made.messages = messages
+        return made
+
+
+class ClassTable(_Tables, ClassificationTask):
+    """Texts and classes from files; the classes are the sorted names of the train file."""
+
+    name = "classes"
+    title = "Weak-to-strong report: classification"
+    _option, _gold_option = "--text_column", "--label_column"
+
+    def __init__(self, config: ClassTableConfig):
+        super().__init__(config)
+
+    def _columns(self) -> tuple[str, str]:
+        return self._config.text_column, self._config.label_column
+
+    def _example(self, example_id: str, text: Any, gold: Any) -> Example:
+        return Example(example_id, text, None if gold is None else str(gold))
+
+    @cached_property
+    def classes(self) -> list[str]:
+        return sorted({example.target for example in self._parts["half_a"]})
+
+
+def _rows(source: str, option: str) -> list[Row]:
+    """The rows of a file, or of a dataset on the Hub (its split `train`, or the one after a colon).
+
+    Raises:
+        FileNotFoundError: it looks like a file and is not there.
+    """
+    path = Path(source)
+    if path.suffix in (".csv", ".jsonl", ".ndjson", ".parquet", ".json") or path.exists() or source.startswith("."):
+        return read_table(path, f"--{option}", [])
+    from datasets import load_dataset
+
+    name, _, split = source.partition(":")
+    try:
+        return read_table(load_dataset(name, split=split or "train"), f"--{option}", [])
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--{option} {source}: no such file, and no dataset of the Hub that can be reached from here. "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
