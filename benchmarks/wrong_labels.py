@@ -17,14 +17,12 @@ import numpy as np
 import transformers
 from datasets import Dataset, disable_progress_bars
 
-from trl_weaks.columns import LABEL, TEXT, WEAK_PROBS
-from trl_weaks.study.classification.config import ClassificationConfig
-from trl_weaks.study.classification.models import ClassifierFactory
-from trl_weaks.study.classification.pipeline import ClassificationRun
-from trl_weaks.study.classification.pretrain import pretrain_stage
-from trl_weaks.study.classification.sources import ClassSource
-from trl_weaks.study.classification.training import train_on_votes
+from trl_weaks.columns import TEXT, WEAK_PROBS
+from trl_weaks.study.config import ClassificationConfig
+from trl_weaks.study.pipeline.class_training import train_on_votes
 from trl_weaks.study.pipeline.launch import parse
+from trl_weaks.study.pipeline.run import seed_runs
+from trl_weaks.study.tasks.classification import Classification
 from trl_weaks.supervisors.classifier import WeakClassifier
 
 VALIDATION = 1500
@@ -49,21 +47,20 @@ def main() -> None:
     disable_progress_bars()
     config = parse(ClassificationConfig, sys.argv[1:])
     seed, name = config.seeds[0], config.supervisor_names[-1]
-    source = ClassSource(config)
-    factory = ClassifierFactory(config, len(source.classes))
-    base = pretrain_stage(config, source, factory)
-    votes = np.array(ClassificationRun(config, source, factory, seed, base).votes((name,))[WEAK_PROBS])[:, 0]
-    half_b = source.splits(seed).half_b
-    devel = ClassSource(dataclasses.replace(config, num_validation=VALIDATION)).splits(seed).validation
-    gold = np.array([row[LABEL] for row in half_b])
+    task = Classification(config)
+    run = seed_runs(config, task, [])[0]
+    factory, half_b = run.factory, run.splits.half_b
+    votes = np.array(run.votes((name,))[WEAK_PROBS])[:, 0]
+    devel = Classification(dataclasses.replace(config, num_validation=VALIDATION)).splits(seed).validation
+    gold = np.array([example.target for example in half_b])
     settings = dict(config.student_training or {}) | {"weak_loss": "naive", "gamma_max": 0.0, "save_strategy": "no"}
     for kind, labels in label_sets(votes, gold, seed).items():
-        rows = Dataset.from_dict({TEXT: [row[TEXT] for row in half_b], WEAK_PROBS: labels[:, None].tolist()})
+        rows = Dataset.from_dict({TEXT: [example.text for example in half_b], WEAK_PROBS: labels[:, None].tolist()})
         with tempfile.TemporaryDirectory() as folder:
-            train_on_votes(factory.student(base, seed), rows, settings, Path(folder), seed)
+            train_on_votes(factory.student(run.base, seed), rows, settings, Path(folder), seed)
             student = WeakClassifier(*factory.trained(Path(folder)), name="student")
-            predicted = student.predict([row[TEXT] for row in devel]).classes.numpy()
-        right, share = np.mean(predicted == [row[LABEL] for row in devel]), np.mean(labels.argmax(-1) == gold)
+            predicted = student.predict([example.text for example in devel]).classes.numpy()
+        right, share = np.mean(predicted == [example.target for example in devel]), np.mean(labels.argmax(-1) == gold)
         print(f"{name}, {kind}: {share:.3f} of the labels right, accuracy {right:.3f} on {len(devel)} devel texts")
 
 

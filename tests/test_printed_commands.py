@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
 LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
 EXPERIMENTS = {
-    "slot_filling.py": ("trl_weaks.study.slot_filling.config", "SlotFillingConfig"),
-    "classification.py": ("trl_weaks.study.classification.config", "ClassificationConfig"),
+    "slot_filling.py": ("trl_weaks.study.config", "SlotFillingConfig"),
+    "classification.py": ("trl_weaks.study.config", "ClassificationConfig"),
 }
 
 

@@ -7,19 +7,27 @@ import yaml
 from accelerate import PartialState
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from trl_weaks.study.classification import experiment as classification
-from trl_weaks.study.classification.check_settings import check_settings as check_classification
-from trl_weaks.study.classification.config import ClassificationConfig
+from trl_weaks.study.config import ClassificationConfig, SlotFillingConfig
+from trl_weaks.study.pipeline import run as study
+from trl_weaks.study.pipeline.check_settings import check_settings
 from trl_weaks.study.pipeline.models import ModelFactory
-from trl_weaks.study.slot_filling import experiment as slot_filling
-from trl_weaks.study.slot_filling.check_settings import check_settings
-from trl_weaks.study.slot_filling.config import SlotFillingConfig
+from trl_weaks.study.tasks.classification import Classification
+from trl_weaks.study.tasks.slot_filling import SlotFilling
 
 SHAPE = {"vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 160}
 SIZES = {"num_gold": 8, "num_weak": 8, "num_validation": 4, "num_test": 4}
 MODELS = {"weak_models": ["tiny:opt"], "student_model": "tiny:llama"}
 SETTINGS = SIZES | MODELS | {"tiny_models": {"opt": SHAPE, "llama": SHAPE}, "pretraining": {"sentences": 9}}
-RUNS = {SlotFillingConfig: slot_filling.run, ClassificationConfig: classification.run}
+TASKS = {SlotFillingConfig: SlotFilling, ClassificationConfig: Classification}
+
+
+def run(config):
+    study.run(config, TASKS[type(config)](config), "")
+
+
+def check(config):
+    task = TASKS[type(config)](config)
+    check_settings(config, task, study.methods_of(config, task))
 
 
 @pytest.fixture(autouse=True)
@@ -27,10 +35,10 @@ def nothing_runs(monkeypatch):
     def run_stages(*_):
         raise AssertionError("a stage ran")
 
-    monkeypatch.setattr("trl_weaks.study.pipeline.experiment.run_stages", run_stages)
+    monkeypatch.setattr("trl_weaks.study.pipeline.run.run_stages", run_stages)
 
 
-@pytest.mark.parametrize("config_class", RUNS)
+@pytest.mark.parametrize("config_class", TASKS)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -58,7 +66,7 @@ def nothing_runs(monkeypatch):
 )
 def test_a_wrong_setting_is_named_before_any_stage(config_class, settings, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        RUNS[config_class](config_class(**SETTINGS | settings | {"output_dir": str(tmp_path)}), "")
+        run(config_class(**SETTINGS | settings | {"output_dir": str(tmp_path)}))
 
 
 @pytest.mark.parametrize(
@@ -76,14 +84,14 @@ def test_a_wrong_setting_is_named_before_any_stage(config_class, settings, messa
 )
 def test_settings_of_slot_filling_alone(settings, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        slot_filling.run(SlotFillingConfig(**SETTINGS | settings | {"output_dir": str(tmp_path)}), "")
+        run(SlotFillingConfig(**SETTINGS | settings | {"output_dir": str(tmp_path)}))
 
 
 def test_only_stages_to_run_are_checked(tmp_path):
     wrong = {"student_training": {"learing_rate": 1}, "student_model": "no/such-model", "output_dir": str(tmp_path)}
     config = SlotFillingConfig(**SETTINGS | wrong | {"stages": ["weak", "label"]})
     with pytest.raises(AssertionError, match="a stage ran"):
-        slot_filling.run(config, "")
+        run(config)
 
 
 def test_a_folder_with_a_model_is_fine(tmp_path):
@@ -99,10 +107,8 @@ def test_settings_from_a_command_line_are_json():
         SlotFillingConfig(weak_training="learning_rate=1")
 
 
-@pytest.mark.parametrize(
-    ("check", "config_class"), [(check_settings, SlotFillingConfig), (check_classification, ClassificationConfig)]
-)
-def test_checking_leaves_no_trace(check, config_class, tmp_path):
+@pytest.mark.parametrize("config_class", TASKS)
+def test_checking_leaves_no_trace(config_class, tmp_path):
     """DeepSpeed, another precision and another device of the last settings must not reach the first trainer."""
     left = {"bf16": True, "fsdp": True, "fsdp_config": {"version": 2}, "use_cpu": True}
     config = config_class(**SETTINGS | {"output_dir": str(tmp_path / "new"), "student_training": left})
@@ -117,16 +123,16 @@ def test_checking_deepspeed_settings_leaves_no_trace(tmp_path):
     pytest.importorskip("deepspeed")
     config = SlotFillingConfig(**SETTINGS | {"student_training": {"deepspeed": {"zero_optimization": {"stage": 3}}}})
     environment = dict(os.environ)
-    check_settings(config)
+    check(config)
     assert dict(os.environ) == environment and not is_deepspeed_zero3_enabled()
 
 
 @pytest.mark.parametrize(
-    ("check", "config_class", "preset"),
-    [(check_settings, SlotFillingConfig, name) for name in ("tiny", "slurp", "small", "paper")]
-    + [(check_classification, ClassificationConfig, name) for name in ("tiny", "slurp", "paper")],
+    ("config_class", "preset"),
+    [(SlotFillingConfig, name) for name in ("tiny", "slurp", "small", "paper")]
+    + [(ClassificationConfig, name) for name in ("tiny", "slurp", "paper")],
 )
-def test_presets_are_settings_that_trainers_take(check, config_class, preset, tmp_path):
+def test_presets_are_settings_that_trainers_take(config_class, preset, tmp_path):
     settings = yaml.safe_load(config_class.preset_path(preset).read_text(encoding="utf-8"))
     if preset == "slurp":
         settings["data_dir"] = str(tmp_path)

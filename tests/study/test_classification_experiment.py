@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from trl_weaks.study.classification.config import ClassificationConfig
-from trl_weaks.study.classification.evaluation import read_predictions
-from trl_weaks.study.classification.experiment import run
-from trl_weaks.study.classification.sources import ClassSource
+from trl_weaks.study.config import ClassificationConfig
 from trl_weaks.study.pipeline import launch
+from trl_weaks.study.pipeline.predictions import read_predictions
+from trl_weaks.study.pipeline.run import run as run_task
+from trl_weaks.study.tasks.classification import Classification
 
 TRAINING = {"per_device_train_batch_size": 8, "num_train_epochs": 1, "learning_rate": 2e-3}
 SIZE = {"vocab_size": 420, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 160}
 METHODS = ["single_gpt2", "naive_aux", "bayesian_balanced", "dirichlet_votes"]
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "classification.py"
+
+
+def run(config: ClassificationConfig, command: str) -> None:
+    run_task(config, Classification(config), command)
 
 
 def settings(folder: Path, **changes) -> ClassificationConfig:
@@ -55,7 +59,7 @@ def test_report_has_every_system(finished):
 
 def test_scores_are_those_of_the_predictions(finished):
     results = json.loads((finished / "results.json").read_text())
-    test = ClassSource(settings(finished)).splits(0).test
+    test = [example.id for example in Classification(settings(finished)).splits(0).test]
     for name, row in (results["methods"] | results["weak"]).items():
         if (finished / "seed-0" / "predictions" / name).is_dir():
             accuracies = []

@@ -1,21 +1,24 @@
 """Scores of the classification study by brute force, and what its report says."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from trl_weaks.study.classification import scores
-from trl_weaks.study.classification.figures import plot_disagreement, plot_reliability
-from trl_weaks.study.classification.methods import all_methods, choose, headline
-from trl_weaks.study.classification.results import (
+from trl_weaks.study.methods import choose_methods
+from trl_weaks.study.paper_methods import class_headline, class_methods
+from trl_weaks.study.report import class_scores as scores
+from trl_weaks.study.report.class_results import (
     Predictions,
     compare,
+    extra_scores,
     rank_correlation,
-    systems,
     vacuity_and_disagreement,
 )
+from trl_weaks.study.report.figures import plot_disagreement, plot_reliability
+from trl_weaks.study.report.study import Gathered, report_rows
 from trl_weaks.trainer.weak_classification_config import WeakClassificationConfig
 
 RNG = np.random.default_rng(0)
@@ -56,11 +59,12 @@ def test_rank_correlation_by_scipy():
 
 
 class Run:
-    """What `systems` asks of a run."""
+    """What `report_rows` asks of a run."""
 
     def __init__(self, supervisors):
-        self.config = type("Config", (), {"supervisor_names": supervisors})()
-        self.chosen = choose(["naive", "single_a"], supervisors)
+        self.config = SimpleNamespace(supervisor_names=supervisors)
+        self.methods = choose_methods(["naive", "single_a"], class_methods(supervisors), [], supervisors)
+        self.splits = SimpleNamespace(half_b_has_gold=True)
 
 
 def predictions(seeds: int = 2, rows: int = 30) -> Predictions:
@@ -71,7 +75,9 @@ def predictions(seeds: int = 2, rows: int = 30) -> Predictions:
 
 def test_systems_have_roles_samples_and_scores():
     found = predictions()
-    rows = {row["name"]: row for row in systems([Run(["a", "b"])], found)}
+    samples = {name: table.argmax(-1) == found.labels for name, table in found.probabilities.items()}
+    gathered = Gathered(samples, extra={name: extra_scores(found, name) for name in samples})
+    rows = {row["name"]: row for row in report_rows(Run(["a", "b"]), gathered)}
     assert [rows[n]["role"] for n in ("a", "naive", "ceiling", "mean_vote")] == [
         "weak",
         "method",
@@ -110,13 +116,13 @@ def test_figures_are_drawn(tmp_path):
 
 
 def test_every_method_is_a_valid_configuration(tmp_path):
-    methods = all_methods(["a", "b", "c"])
-    assert len(methods) == 6 + 4 + 3 and set(headline(["a", "b", "c"])) < set(methods)
+    methods = class_methods(["a", "b", "c"])
+    assert len(methods) == 6 + 4 + 3 and set(class_headline(["a", "b", "c"])) < set(methods)
     losses = set()
     for method in methods.values():
-        config = WeakClassificationConfig(str(tmp_path), use_cpu=True, bf16=False, **dict(method.settings))
+        config = WeakClassificationConfig(str(tmp_path), use_cpu=True, bf16=False, **method.over({}))
         losses.add(json.dumps(repr(config.build_loss())))
         assert (config.gamma_max > 0) == ("aux" in method.name or "balanced" in method.name)
     assert len(losses) == 6
     with pytest.raises(ValueError, match="Unknown method 'nave'"):
-        choose(["nave"], ["a"])
+        choose_methods(["nave"], methods, [], ["a"])

@@ -7,9 +7,9 @@ import numpy as np
 import pandas
 import pytest
 
-from trl_weaks.columns import LABEL
-from trl_weaks.study.classification import results
-from trl_weaks.study.classification.scores import dawid_skene
+from trl_weaks.study.report import class_results as results
+from trl_weaks.study.report.class_scores import dawid_skene
+from trl_weaks.study.tasks.base import Example
 
 
 def annotators(rows: int = 300, classes: int = 3, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -81,12 +81,13 @@ def test_without_crowd_kit_the_remedy_is_named_and_the_report_goes_on(monkeypatc
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"crowd-kit.*pip install 'trl-weaks\[crowd\]'"):
         dawid_skene(np.full((2, 3, 2), 0.5))
-    test = [{LABEL: 0}, {LABEL: 1}]
+    test = [Example("0", "no", 0), Example("1", "yes", 1)]
+    task = SimpleNamespace(name="toy", classes=["no", "yes"], label=lambda example: example.target)
     lines = [{"probabilities": [0.6, 0.4], "vacuity": None}, {"probabilities": [0.3, 0.7], "vacuity": None}]
     monkeypatch.setattr(results, "read_predictions", lambda folder, rows: lines)
     config = SimpleNamespace(supervisor_names=["a", "b"], weak_weights=None)
     systems = {name: SimpleNamespace(folder=None) for name in ("a", "b", "ceiling")}
-    run = SimpleNamespace(config=config, systems=systems, splits=SimpleNamespace(test=test))
+    run = SimpleNamespace(config=config, task=task, systems=systems, splits=SimpleNamespace(test=test))
     found = results.collect([run])
     assert "dawid_skene" not in found.probabilities and "mean_vote" in found.probabilities
     (reason,) = found.left_out

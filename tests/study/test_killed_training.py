@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import load_file
 
+from trl_weaks.study.config import SlotFillingConfig
 from trl_weaks.study.data import pretraining
+from trl_weaks.study.pipeline import completion_training as training
 from trl_weaks.study.pipeline.models import ModelFactory
 from trl_weaks.study.pipeline.training import HISTORY, last_whole_checkpoint
-from trl_weaks.study.slot_filling import training
-from trl_weaks.study.slot_filling.config import SlotFillingConfig
 from trl_weaks.study.stages import Stage
 
 TEXTS = [f"play song {word} in the hall" for word in ("one", "two", "three", "four", "five", "six")]

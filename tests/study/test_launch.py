@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
+from trl_weaks.study.config import SlotFillingConfig
 from trl_weaks.study.pipeline.launch import parse
-from trl_weaks.study.slot_filling.config import SlotFillingConfig
 
 
 @pytest.mark.parametrize("arguments", [["--preset", "small"], ["--preset=small"], ["--pres", "small"]])

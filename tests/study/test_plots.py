@@ -6,8 +6,8 @@ matplotlib = pytest.importorskip("matplotlib")
 
 import numpy as np  # noqa: E402
 
-from trl_weaks.study import plots  # noqa: E402
-from trl_weaks.study.results import ACCURACY, calibrate, score_systems  # noqa: E402
+from trl_weaks.study.report import plots  # noqa: E402
+from trl_weaks.study.report.results import ACCURACY, calibrate, score_systems  # noqa: E402
 
 
 def results(weak=0.4):
@@ -95,5 +95,5 @@ def test_importing_the_module_does_not_import_matplotlib():
     import subprocess
     import sys
 
-    code = "import sys, trl_weaks.study.plots; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, trl_weaks.study.report.plots; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from trl_weaks.metrics.agreement import slot_agreement
-from trl_weaks.study import files, markdown
+from trl_weaks.study import files
 from trl_weaks.study.environment import describe_environment
-from trl_weaks.study.report import write_report
-from trl_weaks.study.results import ACCURACY
-from trl_weaks.study.story import Story
+from trl_weaks.study.report import markdown
+from trl_weaks.study.report.results import ACCURACY
+from trl_weaks.study.report.story import Story
+from trl_weaks.study.report.write import write_report
 
 STORY = Story(
     title="A test of reports",

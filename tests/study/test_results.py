@@ -8,7 +8,7 @@ import pytest
 from trl_weaks.metrics.calibration import expected_calibration_error
 from trl_weaks.metrics.pgr import performance_gap_recovered, pgr_interval
 from trl_weaks.metrics.slu_f1 import slu_f1, slu_f1_counts, slu_f1_from_counts
-from trl_weaks.study.results import ACCURACY, calibrate, score_systems
+from trl_weaks.study.report.results import ACCURACY, calibrate, score_systems
 
 GOLD = [[("date", "next friday")], [("time", "five pm"), ("date", "today")], [], [("person", "ann")]] * 15
 

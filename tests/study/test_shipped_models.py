@@ -7,19 +7,18 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_weaks.study import shipped_models
+from trl_weaks.study.config import SlotFillingConfig
 from trl_weaks.study.pipeline.launch import parse
 from trl_weaks.study.pipeline.models import ModelFactory
-from trl_weaks.study.slot_filling.config import SlotFillingConfig
-from trl_weaks.study.slot_filling.pretrain import pretrain_stage, weak_base_stage
-from trl_weaks.study.slot_filling.sources import Source
+from trl_weaks.study.pipeline.pretrain import base_stages
+from trl_weaks.study.tasks.slot_filling import SlotFilling
 
 
 def stages(tmp_path, **changes):
     config = parse(SlotFillingConfig, ["--output_dir", str(tmp_path)])
     for name, value in changes.items():
         setattr(config, name, value)
-    source, factory = Source(config), ModelFactory(config)
-    return [pretrain_stage(config, source, factory), *(weak_base_stage(config, source, factory, i) for i in range(3))]
+    return list(base_stages(config, SlotFilling(config), ModelFactory(config)).values())
 
 
 def test_the_default_run_starts_from_what_is_shipped(tmp_path):

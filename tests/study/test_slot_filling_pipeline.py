@@ -13,14 +13,20 @@ from datasets import load_from_disk
 from transformers import AutoModelForCausalLM
 
 from trl_weaks import columns
-from trl_weaks.study.slot_filling import evaluation, training
-from trl_weaks.study.slot_filling.config import SlotFillingConfig
-from trl_weaks.study.slot_filling.experiment import run
+from trl_weaks.study.config import SlotFillingConfig
+from trl_weaks.study.pipeline import completion_training as training
+from trl_weaks.study.pipeline import predictions
+from trl_weaks.study.pipeline.run import run as run_task
 from trl_weaks.study.stages import STAMP
+from trl_weaks.study.tasks.slot_filling import SlotFilling
 from trl_weaks.study.workers import LOG, possible_workers
 
 STUDENTS = ["single_gpt2", "single_opt", "naive", "joint", "bayesian_aux", "bayesian_joint", "cdpo"]
 ROWS = [*STUDENTS, "ceiling", "strong_on_a", "untrained"]
+
+
+def run(config: SlotFillingConfig, command: str) -> None:
+    run_task(config, SlotFilling(config), command)
 
 
 def minute(output_dir, **overrides) -> SlotFillingConfig:
@@ -107,7 +113,7 @@ def test_the_same_command_again_does_no_work(finished, monkeypatch):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(training, "train", fail)
-    monkeypatch.setattr("trl_weaks.study.slot_filling.pipeline.predict", fail)
+    monkeypatch.setattr("trl_weaks.study.pipeline.completions.predict_completions", fail)
     run(minute(finished, generation_batch_size=3), "again")  # which changes speed alone
 
 
@@ -137,7 +143,7 @@ def test_a_killed_run_continues_where_it_stopped(finished, tmp_path, monkeypatch
 def test_a_changed_setting_redoes_what_depends_on_it(finished, monkeypatch):
     trained = []
     monkeypatch.setattr(training, "train", lambda trainer, folder, tokenizer: trained.append(folder.name))
-    monkeypatch.setattr("trl_weaks.study.slot_filling.pipeline.predict", lambda *a, **k: None)
+    monkeypatch.setattr("trl_weaks.study.pipeline.completions.predict_completions", lambda *a, **k: None)
     settings = minute(finished).student_training | {"learning_rate": 3e-4}
     changed = minute(finished, student_training=settings, stages=["weak", "label", "ceiling"])
     run(changed, "changed")
@@ -150,10 +156,8 @@ def test_the_report_names_stages_that_have_not_run(tmp_path):
 
 
 def test_predictions_of_another_test_split_are_refused(finished, tmp_path):
-    from trl_weaks.study.data.rows import Example
-
     with pytest.raises(ValueError, match="not those of the test split"):
-        evaluation.read_predictions(finished / "seed-0" / "predictions" / "naive", [Example("other", "hi", ())])
+        predictions.read_predictions(finished / "seed-0" / "predictions" / "naive", ["other"])
     stamp = json.loads((finished / "seed-0" / "predictions" / "naive" / STAMP).read_text(encoding="utf-8"))
     assert stamp["complete"]
 

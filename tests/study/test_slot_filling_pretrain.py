@@ -6,12 +6,12 @@ import pytest
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from trl_weaks.study.config import SlotFillingConfig
 from trl_weaks.study.data import pretraining
+from trl_weaks.study.pipeline import completion_training as training
+from trl_weaks.study.pipeline.gold import tokenized
 from trl_weaks.study.pipeline.models import ModelFactory
 from trl_weaks.study.pipeline.training import HISTORY, trainer_settings
-from trl_weaks.study.slot_filling import training
-from trl_weaks.study.slot_filling.config import SlotFillingConfig
-from trl_weaks.study.slot_filling.gold import tokenized
 from trl_weaks.study.tiny_models import build_model, train_tokenizer
 
 

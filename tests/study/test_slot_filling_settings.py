@@ -4,29 +4,35 @@ import pytest
 import yaml
 from datasets import Dataset
 
+from trl_weaks.study.config import SlotFillingConfig
+from trl_weaks.study.methods import choose_methods
+from trl_weaks.study.paper_methods import completion_headline, completion_methods
+from trl_weaks.study.pipeline.label_views import completions_by_supervisor, only_supervisors
 from trl_weaks.study.pipeline.models import ModelFactory
-from trl_weaks.study.slot_filling.config import SlotFillingConfig
-from trl_weaks.study.slot_filling.labels import completions_by_supervisor, only_supervisors
-from trl_weaks.study.slot_filling.methods import all_methods, choose, headline
-from trl_weaks.study.slot_filling.pretrain import pretraining_rows, weak_base_stage
-from trl_weaks.study.slot_filling.sources import Source
+from trl_weaks.study.pipeline.pretrain import base_stages
+from trl_weaks.study.tasks.slot_filling import SlotFilling
 
 NAMES = ["gpt2", "opt", "gpt_neox"]
 
 
 def test_all_methods_are_the_rows_of_tables_4_and_5():
-    methods = all_methods(NAMES)
+    methods = completion_methods(NAMES)
     assert len(methods) == (3 + 4) * 4  # three singles, naive, joint, Bayesian; with and without confidence, auxiliary
-    assert methods["joint_hard_aux"].labels == "joint" and not methods["joint_hard_aux"].soft_labels
-    assert methods["bayesian"].weak_loss == "bayesian" and not methods["bayesian"].auxiliary
+    assert methods["joint_hard_aux"].labels == "joint" and methods["joint_hard_aux"].settings == {"soft_labels": False}
+    assert methods["bayesian"].over({"gamma_max": 0.25, "beta": 1}) == {
+        "weak_loss": "bayesian", "soft_labels": True, "gamma_max": 0.0, "beta": 1,
+    }  # fmt: skip
     assert methods["single_opt"].supervisors == ("opt",)
 
 
 def test_choosing_methods():
-    assert [m.name for m in choose(["headline"], NAMES)] == headline(NAMES)
-    assert [m.name for m in choose(["naive", "ceiling", "naive"], NAMES)] == ["naive"]
+    def choose(names):
+        return [m.name for m in choose_methods(names, completion_methods(NAMES), completion_headline(NAMES), NAMES)]
+
+    assert choose(["headline"]) == completion_headline(NAMES)
+    assert choose(["naive", "ceiling", "naive"]) == ["naive"]
     with pytest.raises(ValueError, match="Unknown method 'nave'.*bayesian_aux"):
-        choose(["nave"], NAMES)
+        choose(["nave"])
 
 
 @pytest.mark.parametrize("preset", ["tiny", "slurp", "small", "paper"])
@@ -82,16 +88,16 @@ def test_a_tiny_model_without_sizes_is_refused():
 def test_a_pretraining_plan_that_means_nothing_is_refused():
     config = SlotFillingConfig(num_gold=5, num_weak=5, num_validation=2, num_test=2, pretraining={"copying": 0})
     with pytest.raises(ValueError, match="asks for no rows"):
-        pretraining_rows(config, Source(config), config.pretraining)
+        SlotFilling(config).pretraining_rows(config.pretraining)
 
 
 def test_pretraining_copies_first_and_never_shows_a_test_sentence(dialogues_dir):
     plan = {"sentences": 50, "copying": 2, "dialogues": 30}
     settings = dict(num_gold=5, num_weak=5, num_validation=2, num_test=200, pretraining=plan)
     config = SlotFillingConfig(**settings, pretrain_dir=str(dialogues_dir))
-    source = Source(config)
-    rows, texts = pretraining_rows(config, source, plan)
-    alone, _ = pretraining_rows(SlotFillingConfig(**settings), source, plan)
+    source = SlotFilling(config)
+    rows, texts = source.pretraining_rows(plan)
+    alone, _ = SlotFilling(SlotFillingConfig(**settings)).pretraining_rows(plan)
     assert rows[: len(alone)] == alone and len(rows) == len(alone) + 30
     tested = {example.text for example in source.splits(0).test}
     assert not tested & {row["prompt"].strip() for row in rows} and not tested & set(texts)
@@ -100,8 +106,8 @@ def test_pretraining_copies_first_and_never_shows_a_test_sentence(dialogues_dir)
 def test_pretraining_reads_first_then_copies_jumble_then_sentences():
     plan = {"sentences": 40, "reading": 2, "jumbled_copying": 30, "copying": 1, "mixed_reading": 0.5, "clean_share": 1}
     config = SlotFillingConfig(num_gold=5, num_weak=5, num_validation=2, num_test=2)
-    source = Source(config)
-    rows, _ = pretraining_rows(config, source, plan)
+    source = SlotFilling(config)
+    rows, _ = source.pretraining_rows(plan)
     copied = ["{" in row["completion"] for row in rows]
     sentences = {f" {text}\n" for text in source.unlabelled(40)}
     reading, rest = sum(not copy for copy in copied[:80]), rows[80 + 30 :]
@@ -116,15 +122,16 @@ def test_supervisors_get_a_base_of_their_own_where_the_plan_says_so():
     training = {"learning_rate": 1e-3, "per_device_train_batch_size": 4}
     plan = {"sentences": 40, "reading": 2, "copying": 3, "training": training}
     config = SlotFillingConfig(**settings, pretraining=plan, weak_pretraining={"reading": 1})
-    source, factory = Source(config), ModelFactory(config)
-    base = weak_base_stage(config, source, factory, 0)
+    bases = base_stages(config, SlotFilling(config), ModelFactory(config))
+    base = bases["opt"]
     assert base.spec["plan"] == {"sentences": 40, "dialogues": 0, "reading": 1, "training": training}
-    assert base.folder.name == "base-opt" and weak_base_stage(config, source, factory, 1) is None
-    assert weak_base_stage(SlotFillingConfig(**settings, pretraining=plan), source, factory, 0) is None
+    assert base.folder.name == "base-opt" and list(bases) == ["student", "opt"]
+    without = SlotFillingConfig(**settings, pretraining=plan)
+    assert list(base_stages(without, SlotFilling(without), ModelFactory(without))) == ["student"]
 
 
 def test_the_test_split_is_the_same_for_every_seed():
-    source = Source(SlotFillingConfig(num_gold=20, num_weak=20, num_validation=5, num_test=20))
+    source = SlotFilling(SlotFillingConfig(num_gold=20, num_weak=20, num_validation=5, num_test=20))
     first, second = source.splits(0), source.splits(1)
     assert first.test == second.test and first.half_a != second.half_a
 
@@ -170,7 +177,7 @@ def test_each_word_has_its_own_confidence_whatever_stands_between_words():
     """Words of one token each, apart by several blanks: by hand, e^-0.1, e^-0.2, e^-0.7."""
     from math import exp
 
-    from trl_weaks.study.slot_filling.reporting import word_confidences
+    from trl_weaks.study.report.completions import word_confidences
 
     completion = '\n\n\n{"a":  "b"\t}'
     spans, logps = [[3, 8], [10, 13], [14, 15], [15, 15]], [-0.1, -0.2, -0.7, 0.0]

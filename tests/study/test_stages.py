@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from trl_weaks.study.pipeline.reporting import stage_seconds
+from trl_weaks.study.report.study import stage_seconds
 from trl_weaks.study.stages import STAMP, Stage, fingerprint
 from trl_weaks.study.workers import run_stages
 

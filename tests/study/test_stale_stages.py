@@ -6,16 +6,10 @@ import shutil
 
 import pytest
 
-from trl_weaks.study.classification import pretrain as class_pretrain
-from trl_weaks.study.classification.config import ClassificationConfig
-from trl_weaks.study.classification.models import ClassifierFactory
-from trl_weaks.study.classification.pipeline import ClassificationRun
-from trl_weaks.study.classification.sources import ClassSource
-from trl_weaks.study.pipeline.models import ModelFactory
-from trl_weaks.study.slot_filling import pretrain
-from trl_weaks.study.slot_filling.config import SlotFillingConfig
-from trl_weaks.study.slot_filling.pipeline import SlotFillingRun
-from trl_weaks.study.slot_filling.sources import Source
+from trl_weaks.study.config import ClassificationConfig, SlotFillingConfig
+from trl_weaks.study.pipeline.run import methods_of, seed_runs
+from trl_weaks.study.tasks.classification import Classification
+from trl_weaks.study.tasks.slot_filling import SlotFilling
 
 SIZES = {"num_gold": 80, "num_weak": 80, "num_validation": 30}
 BASES = {"base", "base-opt"}
@@ -58,6 +52,12 @@ def data(tmp_path):
     return tmp_path
 
 
+def keys_of(config, task, seed):
+    config.seeds = [seed]
+    (run,) = seed_runs(config, task, methods_of(config, task))
+    return {str(stage.folder.relative_to(config.output_dir)): stage.key for stage in run.stages()}
+
+
 def slot_filling(data, seed=0):
     shape = {"vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 96}
     config = SlotFillingConfig(
@@ -65,10 +65,7 @@ def slot_filling(data, seed=0):
         weak_models=["tiny:opt", str(data / "model")], student_model="tiny:llama", methods=["naive"],
         tiny_models={"opt": shape, "llama": shape}, pretraining={"reading": 1}, weak_pretraining={"reading": 1},
     )  # fmt: skip
-    source, factory = Source(config), ModelFactory(config)
-    base = pretrain.pretrain_stage(config, source, factory)
-    stages = [base, *SlotFillingRun(config, source, factory, seed, base).stages()]
-    return {str(stage.folder.relative_to(config.output_dir)): stage.key for stage in stages}
+    return keys_of(config, SlotFilling(config), seed)
 
 
 def classification(data, seed=0):
@@ -77,11 +74,7 @@ def classification(data, seed=0):
         output_dir=str(data / "run"), data_dir=str(data / "slurp"), **SIZES, weak_models=["tiny:opt"],
         student_model="tiny:llama", methods=["naive"], tiny_models={"opt": shape, "llama": shape},
     )  # fmt: skip
-    source = ClassSource(config)
-    factory = ClassifierFactory(config, len(source.classes))
-    base = class_pretrain.pretrain_stage(config, source, factory)
-    stages = [base, *ClassificationRun(config, source, factory, seed, base).stages()]
-    return {str(stage.folder.relative_to(config.output_dir)): stage.key for stage in stages}
+    return keys_of(config, Classification(config), seed)
 
 
 def changed(keys, data, change, seed=0):

@@ -68,7 +68,7 @@ def row_labels(run: SeedRun, names: Iterable[str]) -> dict[str, str]:
     return {name: own.get(name) or LABELS[name] for name in names}
 
 
-def _systems(run: SeedRun, found: Gathered) -> list[dict[str, Any]]:
+def report_rows(run: SeedRun, found: Gathered) -> list[dict[str, Any]]:
     """Every evaluated system as [`write_report`] wants it, in the order of the table."""
     labels, supervisors = row_labels(run, found.samples), run.config.supervisor_names
     own = {method.name: list(method.supervisors) for method in run.methods if method.supervisors}
@@ -103,7 +103,7 @@ def write_study_report(
     if any(run.splits.test != runs[0].splits.test for run in runs):
         raise ValueError("The seeds have different test rows, so they cannot be paired.")
     found = gather(task, runs, Path(config.output_dir))
-    rows = _systems(runs[0], found)
+    rows = report_rows(runs[0], found)
     comparisons = compare_systems({row["name"]: row["samples"] for row in rows}, measure, config.compare)
     notes = [*found.notes, comparison_section(comparisons, measure, {row["name"]: row["label"] for row in rows})]
     notes += [TINY_NOTE] if config.student_model.startswith(TINY) else []

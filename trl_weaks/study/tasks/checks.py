@@ -34,8 +34,8 @@ def check_splits(task: Task, splits: Any) -> Splits:
             other, other_id = texts.setdefault(" ".join(example.text.casefold().split()), (split, example.id))
             if other != split:
                 raise ValueError(
-                    f"{where} ({example.id!r}): its text stands in `{other}` too (example {other_id!r}); what was trained "
-                    "splits would be tested on what was trained. Keep one of them."
+                    f"{where} ({example.id!r}): its text stands in `{other}` too (example {other_id!r}); "
+                    "models would be tested on what they were trained on. Keep one of them."
                 )
     return splits
 

@@ -41,14 +41,19 @@ class SlotFilling(CompletionTask):
 
     def __init__(self, config: SlotFillingConfig):
         self._config = config
-        self._folder = Path(config.data_dir) if config.data_dir else None
-        if config.dataset == "slurp" and self._folder is None:
-            self._folder = slurp_download.download(Path(config.output_dir) / "slurp", SLURP_TYPES)
         self._lead = FILLER_LEAD[config.prompt]
 
     @classmethod
     def from_config(cls, config: SlotFillingConfig) -> "SlotFilling":
         return cls(config)
+
+    @cached_property
+    def _folder(self) -> Path | None:
+        """Where SLURP lies, fetched if need be; None for the grammar."""
+        c = self._config
+        if c.data_dir:
+            return Path(c.data_dir)
+        return slurp_download.download(Path(c.output_dir) / "slurp", SLURP_TYPES) if c.dataset == "slurp" else None
 
     @cached_property
     def slot_types(self) -> list[str]:
