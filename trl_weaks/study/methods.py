@@ -1,6 +1,7 @@
 """Methods of a study as data: one way to train the student on weak labels."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from datasets import Dataset
 from trl_weaks.study.stages import code_digest
 
 ROWS = ("ceiling", "strong_on_a", "untrained", "cdpo", "mean_vote", "majority_vote", "dawid_skene")  # there anyway
+
+
+_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,10 @@ class Method:
     supervisors: Sequence[str] = ()
 
     def __post_init__(self):
-        if not isinstance(self.name, str) or not self.name.replace("_", "").replace("-", "").isalnum():
-            raise ValueError(f"a method's name is made of letters, digits, _ and -; got {self.name!r}.")
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"a method's name is made of letters, digits and _ - . (not in front); got {self.name!r}."
+            )
         if self.name in ROWS:
             raise ValueError(f"a method cannot be called {self.name!r}: the report has a row of that name.")
         for name in ("transform", "loss"):
