@@ -3,6 +3,7 @@
 trl-weaks label --dataset prompts.jsonl --supervisors gpt2-large facebook/opt-1.3b --output_dir labels
 trl-weaks label verify (the same arguments)
 accelerate launch -m trl_weaks.cli label ...
+trl-weaks study --task my_task.py --preset tiny
 trl-weaks report labels --gold gold.csv
 trl-weaks view labels -o view.html
 trl-weaks memory --model meta-llama/Llama-2-7b-hf --zero 3 --gpus 4 --tokens 5.4e6
@@ -39,6 +40,11 @@ COMMANDS = {
         "study.label_options:add_options",
         "study.label_command:run",
     ),
+    "study": Command(
+        "train supervisors, label, train students, and report what they recovered: --task and its settings",
+        "commands.study:add_options",
+        "commands.study:study",
+    ),
     "memory": Command(
         "GPU and host memory that training a model needs, and hours",
         "study.memory:add_arguments",
@@ -72,7 +78,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends with its message, without a traceback."""
-    options = build_parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["study"]:  # its settings depend on the task: it reads its own
+        _load("commands.study:study")(given[1:])
+        return
+    options = build_parser().parse_args(given)
     try:
         _load(COMMANDS[options.command].run)(options)
     except KeyboardInterrupt:

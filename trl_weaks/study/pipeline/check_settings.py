@@ -74,29 +74,26 @@ def check_settings(config: StudyConfig, task: Task, methods: Sequence[Method]) -
                 _check_pretraining("weak_pretraining", weak_plan(config), task, folder)
         if "weak" in stages:
             own = dict(kind.on_gold) | dict(kind.weak)
-            try_settings("weak_training", kind.trainer, config.weak_training or {}, folder, own, decided=own)
+            try_settings("`weak_training`", kind.trainer, config.weak_training or {}, folder, own, decided=own)
         if stages & {"student", "ceiling"}:
             _check_student(config, kind, methods, folder)
         if "preference" in stages:
-            try_settings("preference_training", WeakPreferenceConfig, config.preference_training or {}, folder)
+            try_settings("`preference_training`", WeakPreferenceConfig, config.preference_training or {}, folder)
 
 
 def _check_pretraining(name: str, plan: dict[str, Any], task: Task, folder: Path) -> None:
     in_order = "reading" in task.pretraining_keys
     settings = pretraining_settings(plan, in_order)
     trainer, own = (WeakSupervisionConfig, ON_GOLD) if in_order else (SFTConfig, {})
-    try_settings(f"{name}: training", trainer, settings, folder, own, decided=own)
+    try_settings(f"`{name}: training`", trainer, settings, folder, own, decided=own)
 
 
 def _check_student(config: StudyConfig, kind: Kind, methods: Sequence[Method], folder: Path) -> None:
-    settings, name = config.student_training or {}, "student_training"
+    settings, name = config.student_training or {}, "`student_training`"
     try_settings(name, kind.trainer, settings, folder, decided=kind.decided)
     for method in methods:
         pooling = {"pooling": method.aggregator} if method.aggregator and kind.peft == "SEQ_CLS" else {}
-        try:
-            try_settings(name, kind.trainer, settings, folder, method.over({}) | pooling)
-        except ValueError as error:
-            raise ValueError(f"method {method.name!r}: {error}") from error
+        try_settings(f"method {method.name!r}", kind.trainer, method.over(settings) | pooling, folder)
     try_settings(name, kind.trainer, kind.gold(settings), folder, kind.on_gold)
     _try_lora(config, kind.peft)
 
@@ -128,7 +125,7 @@ def try_settings(
     """Make a trainer's settings as a stage would, inside [`trying`].
 
     Args:
-        name: what the user calls these settings.
+        name: what the user calls these settings, as messages begin.
         config_class: the trainer's.
         settings: the user's.
         folder: a stage's output folder; nothing is written.
@@ -144,16 +141,16 @@ def try_settings(
         if key not in known:
             near = get_close_matches(key, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else f" It takes the settings of {config_class.__name__}."
-            raise ValueError(f"`{name}` has an unknown setting {key!r}.{hint}")
+            raise ValueError(f"{name} has an unknown setting {key!r}.{hint}")
         if key in (*OWN, *decided):
-            raise ValueError(f"`{name}`: {key!r} is decided by the stage or the method; remove it.")
+            raise ValueError(f"{name}: {key!r} is decided by the stage or the method; remove it.")
         if isinstance(value, str) and type(known[key]) in (int, float):
-            raise ValueError(f"`{name}`: {key!r} is the text {value!r}; a number is needed (YAML reads 1e-3 as text).")
+            raise ValueError(f"{name}: {key!r} is the text {value!r}; a number is needed (YAML reads 1e-3 as text).")
     tried = {key: value for key, value in settings.items() if key != "tf32"}  # it would be switched on at once
     try:
         config_class(**trainer_settings({**tried, **(own or {})}, folder, seed=0))
     except Exception as error:
-        raise ValueError(f"`{name}`: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _try_lora(config: StudyConfig, task: str) -> None:

@@ -39,12 +39,13 @@ def parse(config_class: type[Config], arguments: Sequence[str]) -> Config:
     return config
 
 
-def launch(name: str, arguments: Sequence[str] | None = None) -> None:
+def launch(name: str, arguments: Sequence[str] | None = None, command: str | None = None) -> None:
     """Run the study that the command line describes; bad input ends with one line that names it.
 
     Args:
         name: of a task in [`TASKS`], or a file with `TASK = ...`.
         arguments: of the command line; default those of this process.
+        command: what the report says was run; default `accelerate launch` and the command line of this process.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
@@ -59,9 +60,11 @@ def launch(name: str, arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning)
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
-        folder = run(config, task_of(name, config), " ".join(["accelerate launch", *sys.argv]))
+        command = command or " ".join(["accelerate launch", *sys.argv])
+        folder = run(config, task_of(name, config), command)
     except (ValueError, OSError) as error:  # bad input: the message names it; everything done so far is kept
         sys.exit(f"error: {error}")
     if "report" in config.stages:

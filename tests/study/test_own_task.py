@@ -1,0 +1,303 @@
+"""A stranger's task and methods, each an object in one file of theirs: run, resumed, compared, and refused by name."""
+
+import json
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trl_weaks.study import ClassificationTask, CompletionTask, Example, Method, Splits, run_study
+from trl_weaks.study.report.results import score_systems
+from trl_weaks.study.tasks.checks import measure_of
+
+SIZE = {"vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 64}
+SMALL = {
+    "tiny_models": dict.fromkeys(["gpt2", "opt", "llama"], SIZE),
+    "weak_models": ["tiny:gpt2", "tiny:opt"],
+    "workers": 1,
+    "weak_training": {"per_device_train_batch_size": 8, "num_train_epochs": 1, "learning_rate": 5e-3},
+    "student_training": {"per_device_train_batch_size": 8, "max_steps": 2, "learning_rate": 5e-3},
+}
+COMPLETIONS = SMALL | {"num_candidates": 2, "max_new_tokens": 6}
+CAPS = {"num_gold": 24, "num_weak": 16, "num_validation": 4, "num_test": 12}
+
+TASK_FILE = """
+from trl_weaks.study import CompletionTask, Example, Splits
+
+
+class Sums(CompletionTask):
+    name = "sums"
+
+    def splits(self, seed):
+        made = [Example(f"{a}-{b}", f"{a} + {b}", a + b) for a in range(9) for b in range(9)]
+        return Splits(made[:30], made[30:55], made[55:60], made[60:])
+
+    def prompt(self, example):
+        return f"{example.text} =\\n"
+
+    def completion(self, example):
+        return str(example.target)
+
+    def score(self, completion, example):
+        return {"exact_match": float(completion.strip() == str(example.target)), "length": float(len(completion))}
+
+
+TASK = Sums()
+"""
+METHODS_FILE = """
+from trl_weaks.study import Method
+
+
+def squared(logits, targets, progress):
+    return (logits.softmax(-1) - targets).pow(2).sum(-1)
+
+
+def short(labels):
+    return labels.filter(lambda row: len(row["completion"]) % 2 == 0 or row["example_id"].endswith("0"))
+
+
+METHODS = [
+    Method("brier", "Squared error", loss=squared, settings={"gamma_max": 0.0}),
+    Method("short", transform=short, loss="naive", settings={"gamma_max": 0.0}, supervisors=("gpt2",)),
+]
+"""
+
+
+class Sums(CompletionTask):
+    name = "sums"
+
+    def splits(self, seed):
+        made = [Example(f"{a}-{b}", f"{a} + {b}", a + b) for a in range(9) for b in range(9)]
+        return Splits(made[:30], made[30:55], made[55:60], made[60:])
+
+    def prompt(self, example):
+        return f"{example.text} =\n"
+
+    def completion(self, example):
+        return str(example.target)
+
+    def score(self, completion, example):
+        return {"exact_match": float(completion.strip() == str(example.target))}
+
+
+class Parity(ClassificationTask):
+    name, classes = "parity", ("even", "odd")
+
+    def splits(self, seed):
+        made = [Example(str(n), f"Is {n} odd?", "odd" if n % 2 else "even") for n in range(80)]
+        return Splits(made[:30], made[30:55], made[55:60], made[60:])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stranger")
+    (folder / "sums.py").write_text(TASK_FILE)
+    (folder / "mine.py").write_text(METHODS_FILE)
+    (folder / "small.json").write_text(json.dumps(COMPLETIONS | CAPS | {"student_model": "tiny:llama"}))
+    return folder
+
+
+def command(files, *more):
+    options = ["--config", "small.json", "--methods", "naive", "mine.py", "--output_dir", "run"]
+    options += ["--compare", "brier", "naive", "short", "ceiling"]
+    return [sys.executable, "-m", "trl_weaks.cli", "study", "--task", "sums.py", *options, *more]
+
+
+def test_one_command_runs_a_strangers_task_and_methods_and_again_does_nothing(files):
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    run = {"capture_output": True, "text": True, "cwd": files, "env": environment | {"HF_HUB_OFFLINE": "1"}}
+    done = subprocess.run(command(files), **run)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((files / "run" / "results.json").read_text())
+    assert list(results["methods"]) == ["naive", "brier", "short", "ceiling", "strong_on_a"]
+    assert results["measure"] == "exact_match" and results["examples"] == 12
+    assert results["methods"]["short"]["supervisors"] == ["gpt2"] and "length" in results["methods"]["brier"]
+    assert [(pair["first"], pair["second"]) for pair in results["comparisons"]] == [
+        ("brier", "naive"),
+        ("short", "ceiling"),
+    ]
+    report = (files / "run" / "report.md").read_text()
+    assert "## Comparisons" in report and "Squared error" in report and "trl-weaks study --task sums.py" in report
+    stamps = {path: path.stat().st_mtime_ns for path in (files / "run").glob("**/stage.json")}
+    assert subprocess.run(command(files), **run).returncode == 0
+    assert stamps == {path: path.stat().st_mtime_ns for path in (files / "run").glob("**/stage.json")}
+    (files / "mine.py").write_text(METHODS_FILE.replace("% 2 == 0", "% 2 == 1"))
+    assert subprocess.run(command(files), **run).returncode == 0
+    redone = {path for path, time in stamps.items() if path.stat().st_mtime_ns != time}
+    assert {path.parent.relative_to(files / "run" / "seed-0").as_posix() for path in redone} == {
+        "students/short",
+        "predictions/short",
+    }, "code that changed is seen, by what it changes alone"
+
+
+def test_a_study_in_one_call(tmp_path):
+    mine = Method("mine", transform=lambda labels: labels.select(range(10)), loss="naive", settings={"gamma_max": 0.0})
+    settings = COMPLETIONS | CAPS | {"compare": ["mine", "naive"]}
+    found = run_study(Sums(), ["naive", mine], "tiny", tmp_path, **settings)
+    assert found.report.is_file() and 0 <= found["mine"]["exact_match"] <= 1
+    assert found.results["comparisons"][0]["first"] == "mine" and found["gpt2"]["role"] == "weak"
+    with pytest.raises(KeyError, match="no row 'other'; there are"):
+        _ = found["other"]
+
+
+def test_a_classification_task_of_ones_own(tmp_path):
+    kept = Method("first", transform=lambda votes: votes.select(range(12)), loss="naive", settings={"gamma_max": 0.0})
+    found = run_study(
+        Parity(), ["naive", kept], "tiny", tmp_path, **SMALL | CAPS | {"compare": ["first", "mean_vote"]}
+    )
+    assert found.results["classes"] == ["even", "odd"] and found.results["measure"] == "accuracy"
+    assert found["first"]["role"] == "method" and len(found.results["comparisons"]) == 1
+
+
+def test_half_b_without_gold_has_a_ceiling_on_half_a(tmp_path):
+    class Unlabelled(Sums):
+        def splits(self, seed):
+            found = super().splits(seed)
+            return replace(found, half_b=[replace(example, target=None) for example in found.half_b])
+
+        def completion(self, example):
+            assert example.target is not None, "gold of half B was asked for"
+            return super().completion(example)
+
+    found = run_study(Unlabelled(), ["naive"], "tiny", tmp_path, **COMPLETIONS | CAPS | {"num_weak": 10})
+    assert list(found.results["methods"]) == ["naive", "ceiling"] and "half B has none" in found["ceiling"]["label"]
+
+
+class Changed(Sums):
+    """A task with one thing wrong."""
+
+    def __init__(self, change=None, **methods):
+        self.change = change
+        for name, method in methods.items():
+            setattr(self, name, method)
+
+    def splits(self, seed):
+        found = super().splits(seed)
+        return self.change(found) if self.change else found
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("no_task", {}, "Unknown task 'no_task'. Known: slot_filling"),
+        ("slot_fillings", {}, "Did you mean 'slot_filling'"),
+        ("nowhere.py", {}, "no such file: .*nowhere.py"),
+        (Changed(lambda s: None), {}, "task 'sums': `splits` gave a NoneType"),
+        (Changed(lambda s: replace(s, half_b=[])), {}, "task 'sums': `half_b` is empty"),
+        (Changed(lambda s: replace(s, test=[{"id": "1"}])), {}, "`test`, example 0 is a dict; it must be an `Exam"),
+        (Changed(lambda s: replace(s, test=[Example("x", " ", 1)])), {}, "the text ' ' must not be empty"),
+        (Changed(lambda s: replace(s, test=[Example(7, "7", 1)])), {}, "the id 7 must be text"),
+        (Changed(lambda s: replace(s, test=[Example("0-0", "z", 1)])), {}, "id '0-0' is in `half_a` already; ids mus"),
+        (Changed(lambda s: replace(s, test=[Example("x", "0  + 0", 1)])), {}, "stands in `half_a` too .example '0-0'"),
+        (Changed(lambda s: replace(s, test=[Example("x", "z")])), {}, "`test`, example 0 .'x'.: there is no target"),
+        (Changed(score=lambda c, e: {"f": float("nan")}), {}, "example '6-6', the answer '12': the score nan is no f"),
+        (Changed(score=lambda c, e: {}), {}, "it has no score"),
+        (Changed(score=lambda c, e: dict.fromkeys("ab"[: 1 + bool(c)], 1.0)), {}, "the answer '': 1 scores, where"),
+        (Changed(completion=lambda e: 5), {}, "its completion is 5; it must be text"),
+        (Changed(), {"num_gold": 31}, "`num_gold` asks for 31 examples; the task 'sums' has 30 in `half_a`"),
+        (Changed(), {"pretraining": {"sentences": 3}}, "`pretraining`: the task 'sums' has no unlabelled text"),
+        (Changed(), {"compare": ["naive"]}, "`compare` takes rows two by two"),
+        (Changed(), {"compare": ["naive", "other"]}, "`compare`: there is no row 'other'; there are gpt2"),
+        (Changed(), {"weak_models": []}, "`weak_models` is empty"),
+        (Changed(prompt=lambda e: [{"role": "user", "content": e.text}]), {}, "is messages, and the tokenizer of"),
+        (Changed(completion=lambda e: "long " * 60 + e.id), {}, "tokens of prompt and .* of completion: more than th"),
+    ],
+)
+def test_a_task_that_cannot_be_used_is_named_before_any_training(task, settings, message, tmp_path, monkeypatch):
+    def train(*_, **__):
+        raise AssertionError("something was trained")
+
+    monkeypatch.setattr("trl_weaks.study.pipeline.completion_training.train", train)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run_study(task, ["naive"], "tiny", tmp_path, **COMPLETIONS | settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no list METHODS"),
+        ("METHODS = []", "has no list METHODS"),
+        ("METHODS = [3]", r"METHODS\[0\] is a int, not a `Method`"),
+        ("METHODS = [Method('naive', loss='bayesian')]", "two methods are called 'naive'; rename one"),
+        ("METHODS = [Method('a'), Method('a', 'again')]", "two methods are called 'a'"),
+        ("METHODS = [Method('ceiling')]", "cannot be called 'ceiling'"),
+        ("METHODS = [Method('gpt2')]", "has the name of a supervisor"),
+        ("METHODS = [Method('../x')]", "made of letters"),
+        ("METHODS = [Method('a', supervisors=('bob',))]", "there is no supervisor 'bob'; there are"),
+        ("METHODS = [Method('a', transform=3)]", "`transform` is 3, which cannot be called"),
+        ("METHODS = [Method('a', loss='nave')]", "method 'a': .*nave"),
+        ("METHODS = [Method('a', labels='both')]", "method 'a': 'both' is no completion aggregator; known: indep"),
+        (
+            "METHODS = [Method('a', settings={'gama_max': 0})]",
+            "method 'a' has an unknown setting 'gama_max'. Did you mean 'gamma_max'",
+        ),
+        ("1 / 0", "cannot be run: ZeroDivisionError"),
+    ],
+)
+def test_a_file_of_methods_that_cannot_be_used_is_named(text, message, tmp_path):
+    path = tmp_path / "methods.py"
+    path.write_text(f"from trl_weaks.study import Method\n{text}\n")
+    with pytest.raises(ValueError, match=message):
+        run_study(Sums(), ["naive", str(path)], "tiny", tmp_path / "run", **COMPLETIONS)
+
+
+def test_a_transform_must_give_rows(tmp_path):
+    for transform, message in ((lambda rows: None, "gave a NoneType"), (lambda rows: rows.select([]), "left none")):
+        with pytest.raises(ValueError, match=f"method 'mine': `transform` {message}"):
+            run_study(Sums(), [Method("mine", transform=transform)], "tiny", tmp_path, **COMPLETIONS | CAPS)
+
+
+def test_a_score_of_the_whole_test_set_is_no_mean_of_ratios():
+    """Micro-averaged precision: its bootstrap and its value are those of sums, by hand."""
+
+    class Ratio(Sums):
+        def statistics(self, completion, example):
+            return [completion.count("1"), len(completion)]
+
+        def total(self, means):
+            return {"share": np.divide(means[..., 0], means[..., 1])}
+
+    task, example = Ratio(), Example("1-1", "1 + 1", 2)
+    answers = {"weak": ["10", "1"], "ceiling": ["1111", "1"], "mine": ["1000", "1"]}
+    systems = [
+        {"name": name, "label": name, "role": name if name != "mine" else "method",
+         "samples": np.array([[task.statistics(text, example) for text in texts]])}
+        for name, texts in answers.items()
+    ]  # fmt: skip
+    found = score_systems(systems, measure=measure_of(task, example), resamples=50)
+    assert found["methods"]["mine"]["share"] == pytest.approx(2 / 5) and found["weak"]["weak"]["share"] == 2 / 3
+
+
+def rows_of(kind: str, size: int, seed: int) -> list[dict]:
+    found = []
+    for n in random.Random(seed).sample(range(1000), size):
+        own = {"text": f"{seed} {n}", "label": "ab"[n % 2]}
+        own = own if kind == "classes" else {"prompt": f"{seed} {n} ", "completion": str(n % 7)}
+        found.append({"example_id": f"{seed}-{n}"} | own)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["completions", "classes"])
+def test_files_alone_make_a_study(kind, tmp_path):
+    settings = dict(COMPLETIONS if kind == "completions" else SMALL)
+    for number, (name, size) in enumerate({"train_file": 20, "unlabelled_file": 10, "test_file": 8}.items()):
+        path = tmp_path / f"{name}.jsonl"
+        rows = rows_of(kind, size, number)
+        if name == "unlabelled_file":
+            rows = [{k: v for k, v in row.items() if k not in ("label", "completion")} for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        settings[name] = str(path)
+    found = run_study(kind, ["naive"], "tiny", tmp_path / "run", **settings)
+    assert list(found.results["methods"])[:2] == ["naive", "ceiling"]
+    assert found.results["measure"] == ("exact_match" if kind == "completions" else "accuracy")
+    with pytest.raises(ValueError, match="`train_file` is not set"):
+        run_study(kind, ["naive"], "tiny", tmp_path / "run", **settings | {"train_file": ""})
+    with pytest.raises(FileNotFoundError, match="no such file: .*gone.jsonl"):
+        run_study(kind, ["naive"], "tiny", tmp_path / "run", **settings | {"test_file": str(tmp_path / "gone.jsonl")})
+    column = "prompt_column" if kind == "completions" else "text_column"
+    with pytest.raises(ValueError, match=f"row 0: column 'question' is empty or missing.*--{column}"):
+        run_study(kind, ["naive"], "tiny", tmp_path / "run", **settings | {column: "question"})
