@@ -158,12 +158,13 @@ def test_classifiers(tiny):
     seen = {supervisor_fingerprint(one)}
     one.predict(PROMPTS)
     assert seen == {supervisor_fingerprint(one)}
-    for name, value in {"weak_evidence": "exp", "id2label": {0: "no", 1: "yes", 2: "so"}, "weak_prior": 2.0}.items():
+    changes = {"weak_evidence": "exp", "id2label": {0: "no", 1: "yes", 2: "so"}, "weak_prior": 2.0}
+    for name, value in (changes | {"weak_evidence_offset": 1.0}).items():
         setattr(one.model.config, name, value)
         seen.add(supervisor_fingerprint(one))
     with torch.no_grad():
         one.model.score.weight[0, 3] += 1
-    assert len(seen | {supervisor_fingerprint(one)}) == 5
+    assert len(seen | {supervisor_fingerprint(one)}) == 6
 
 
 def steer(module, inputs, output):

@@ -1,5 +1,6 @@
 """The classification trainer: plain cross-entropy as its special case, invariances, checkpoints, predictions."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,7 +11,11 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
+from trl_weaks.losses.auxiliary_confidence import AuxiliaryConfidence
+from trl_weaks.losses.dirichlet_votes import DirichletVotes
+from trl_weaks.losses.evidential import EvidentialLoss
 from trl_weaks.supervisors.class_predictions import ClassPredictions
+from trl_weaks.supervisors.classifier import WeakClassifier
 from trl_weaks.trainer.classification_data import gold_votes
 from trl_weaks.trainer.weak_classification_trainer import WINDOW_FILE, WeakClassificationTrainer
 
@@ -249,6 +254,36 @@ def test_predictions_expose_the_dirichlet(tmp_path):
     assert trainer.model.config.weak_evidence == "softplus"
     plain = ClassPredictions.from_logits(torch.tensor([[0.0, 1.0]]), None)
     assert plain.strength is None and plain.classes.tolist() == [1]
+
+
+@pytest.mark.parametrize("evidence", ["exp", "softplus", "relu"])
+@pytest.mark.parametrize("offset", [0.0, 3.0, -1.5])
+def test_predictions_are_those_that_the_loss_scores(tmp_path, evidence, offset):
+    """Without its divergence the evidential loss of class k is -log of the probability that is predicted for k."""
+    loss = EvidentialLoss(evidence, kl_coef=0.0, evidence_offset=offset)
+    trainer = weak_trainer(tmp_path, weak_dataset(classes=3), classifier(num_labels=3), AuxiliaryConfidence(loss, 0.2))
+    rows = weak_dataset(rows=6, classes=3, seed=9, gold=False)
+    logits = torch.as_tensor(trainer.predict(rows).predictions)
+    found = trainer.predict_classes(rows)
+    for k in range(3):
+        scored = loss(logits, torch.eye(3)[k].expand(6, 3), 1.0)
+        torch.testing.assert_close(-found.probabilities[:, k].log(), scored, rtol=1e-5, atol=1e-6)
+    shifted = logits.double() + offset
+    alpha = {"exp": shifted.exp(), "softplus": (1 + shifted.exp()).log(), "relu": shifted.clamp(min=0)}[evidence] + 1
+    torch.testing.assert_close(found.vacuity.double(), 3 / alpha.sum(-1), rtol=1e-5, atol=1e-6)
+    logged = trainer.evaluate(rows)["eval_weak/vacuity"]
+    assert logged == pytest.approx(float((3 / alpha.sum(-1)).mean()), rel=1e-5)
+    trainer.save_model(str(tmp_path / "saved"))
+    judge = WeakClassifier.from_pretrained(str(tmp_path / "saved"), device="cpu").predict(rows["text"])
+    torch.testing.assert_close(judge.probabilities, found.probabilities, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(judge.vacuity, found.vacuity, rtol=1e-4, atol=1e-6)
+
+
+def test_every_field_of_the_evidential_losses_reaches_predictions_or_concerns_training_alone():
+    """A new field that changes how logits are read must be read in `_dirichlet_of`, and be added here."""
+    read = {"evidence", "evidence_offset", "prior"}
+    training = {"kl_coef", "kl_anneal", "kl_clamp", "kl_target", "precision"}
+    assert {f.name for loss in (EvidentialLoss, DirichletVotes) for f in dataclasses.fields(loss)} == read | training
 
 
 def test_saved_student_has_a_card_and_loads(tmp_path):

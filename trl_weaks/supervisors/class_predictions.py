@@ -7,9 +7,10 @@ from torch import Tensor
 
 from ..dirichlet import Evidence, concentration, expected_probability, log_evidence
 
-# Where a model's config remembers how it was trained: alpha = evidence(logits) + prior
+# Where a model's config remembers how it was trained: alpha = evidence(logits + offset) + prior
 EVIDENCE_KEY = "weak_evidence"
 PRIOR_KEY = "weak_prior"
+OFFSET_KEY = "weak_evidence_offset"
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,13 @@ class ClassPredictions:
     vacuity: Tensor | None = None
 
     @classmethod
-    def from_logits(cls, logits: Tensor, evidence: Evidence | None, prior: float = 1.0) -> "ClassPredictions":
-        """(n, K) logits; `evidence` and `prior` are the student's, None for a plain classifier."""
+    def from_logits(
+        cls, logits: Tensor, evidence: Evidence | None, prior: float = 1.0, offset: float = 0.0
+    ) -> "ClassPredictions":
+        """(n, K) logits; `evidence`, `prior` and `offset` are the student's, evidence None for a plain classifier."""
         if evidence is None:
             return cls(torch.softmax(logits.float(), -1))
+        logits = logits + offset
         found = concentration(logits, evidence).double() - 1
         alpha = found + prior
         if prior == 0:  # all alpha may round to 0: the mean of tiny evidence is that of its logarithms

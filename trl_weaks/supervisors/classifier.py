@@ -13,7 +13,7 @@ from ..inference.padding import forget_lengths, positions_follow_length
 from .adapters import Adapters
 from .chat import rendered
 from .class_names import names_of
-from .class_predictions import EVIDENCE_KEY, PRIOR_KEY, ClassPredictions
+from .class_predictions import EVIDENCE_KEY, OFFSET_KEY, PRIOR_KEY, ClassPredictions
 from .loading import load
 from .messages import Prompt
 from .text import refuse_split_special_tokens
@@ -143,9 +143,8 @@ class WeakClassifier:
                 "or load it in float32."
             )
         config = self.model.config
-        return ClassPredictions.from_logits(
-            logits, getattr(config, EVIDENCE_KEY, None), getattr(config, PRIOR_KEY, 1.0)
-        )
+        evidence, prior = getattr(config, EVIDENCE_KEY, None), getattr(config, PRIOR_KEY, 1.0)
+        return ClassPredictions.from_logits(logits, evidence, prior, getattr(config, OFFSET_KEY, 0.0))
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Indices of like length; of one length where the longest row decides about the others' positions."""

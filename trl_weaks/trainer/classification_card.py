@@ -43,6 +43,7 @@ def classification_card(
         pooling=args.pooling,
         evidence=trainer.evidence,
         prior=trainer.prior,
+        offset=trainer.evidence_offset,
         paper_title=trainer._paper["title"],
         paper_id=trainer._paper["id"],
         citation=trainer._paper["citation"],

@@ -18,7 +18,7 @@ from ..losses.base import WeakLoss
 from ..losses.dirichlet_votes import DirichletVotes
 from ..losses.evidential import EvidentialLoss
 from ..losses.prediction_window import PredictionWindow
-from ..supervisors.class_predictions import EVIDENCE_KEY, PRIOR_KEY, ClassPredictions
+from ..supervisors.class_predictions import EVIDENCE_KEY, OFFSET_KEY, PRIOR_KEY, ClassPredictions
 from ._compat import BaseTrainer, global_then_local_main_first, parallelism
 from .callable_loss import chosen_loss
 from .classification_card import classification_card
@@ -116,9 +116,9 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             if args.gradient_checkpointing:
                 model.enable_input_require_grads()
         refuse_dead_head(model, self.weak_loss)
-        self.evidence, self.prior = _dirichlet_of(self.weak_loss)
-        setattr(model.config, EVIDENCE_KEY, self.evidence)
-        setattr(model.config, PRIOR_KEY, self.prior)
+        self.evidence, self.prior, self.evidence_offset = dirichlet = _dirichlet_of(self.weak_loss)
+        for key, value in zip((EVIDENCE_KEY, PRIOR_KEY, OFFSET_KEY), dirichlet, strict=True):
+            setattr(model.config, key, value)
         self._objective = VoteObjective(self.weak_loss, args.pooling, args.soft_labels)
         self._context = context_length(model, processing_class)
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
@@ -213,7 +213,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         top = target >= target.amax(-1, keepdim=True)
         agree = top.gather(-1, predicted[:, None])[:, 0]
         sums = {"weak/agreement": (agree, one), "accuracy": ((predicted == labels) & known, known)}
-        vacant = ClassPredictions.from_logits(logits, self.evidence, self.prior).vacuity
+        vacant = self._read(logits).vacuity
         if vacant is not None:
             sums["weak/vacuity"] = (vacant, one)
         mode = "train" if self.model.training else "eval"
@@ -247,8 +247,10 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             raise ValueError("`prediction_loss_only=True` keeps no predictions; leave it out to predict classes.")
         found = self.predict(dataset).predictions
         found = found if self.args.eval_do_concat_batches else np.concatenate(found)
-        logits = torch.as_tensor(found)
-        return ClassPredictions.from_logits(logits, self.evidence, self.prior)
+        return self._read(torch.as_tensor(found))
+
+    def _read(self, logits: Tensor) -> ClassPredictions:
+        return ClassPredictions.from_logits(logits, self.evidence, self.prior, self.evidence_offset)
 
     def _save_checkpoint(self, model, trial):
         self.create_model_card(model_name=(self.args.hub_model_id or Path(self.args.output_dir).name).split("/")[-1])
@@ -273,12 +275,14 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             classification_card(self, model_name, dataset_name, tags).save(Path(self.args.output_dir) / "README.md")
 
 
-def _dirichlet_of(loss: Any) -> tuple[str | None, float]:
-    """Evidence and prior of the Dirichlet that this loss fits; no evidence where it fits none that we know."""
+def _dirichlet_of(loss: Any) -> tuple[str | None, float, float]:
+    """Evidence, prior and offset of the Dirichlet that this loss fits; no evidence where it fits none that we know."""
     inner = loss.loss if isinstance(loss, AuxiliaryConfidence) else loss
     if isinstance(inner, DirichletVotes):
-        return inner.evidence, float(inner.prior)
-    return (inner.evidence if isinstance(inner, EvidentialLoss) else None), 1.0
+        return inner.evidence, float(inner.prior), 0.0
+    if isinstance(inner, EvidentialLoss):
+        return inner.evidence, 1.0, float(inner.evidence_offset)
+    return None, 1.0, 0.0
 
 
 def _refuse_parallelism(trainer: BaseTrainer) -> None:
