@@ -82,6 +82,37 @@ def test_two_orders_of_the_same_names_are_refused(tmp_path, own, rows, evaluatio
         train(tmp_path, student(own), rows, evaluation)
 
 
+def labelled(names) -> Dataset:
+    return weak_dataset(rows=5).cast_column("label", ClassLabel(names=list(names))).remove_columns("weak_probs")
+
+
+@pytest.mark.parametrize(
+    "own, sets, message",
+    [
+        (["yes", "no"], {"a": labelled(NAMES)}, "The a dataset lists .*, the student's `id2label` as .*another order"),
+        (None, {"a": labelled(NAMES), "b": labelled(["yes", "no"])}, "The b dataset lists .*, the a dataset as"),
+        (None, {"a": labelled(NAMES), "b": named(["yes", "no"], rows=5)}, "The b dataset lists .*, the a dataset as"),
+    ],
+)
+def test_training_rows_without_names_leave_them_to_others(tmp_path, own, sets, message):
+    """Ids of a set mean what its names say: no two of the student, training and evaluation may list them otherwise."""
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        train(tmp_path, student(own), weak_dataset(), sets)
+    trainer = train(tmp_path, student(own), weak_dataset())
+    for name, rows in list(sets.items())[:-1]:
+        trainer.evaluate(rows, metric_key_prefix=name)
+    with pytest.raises(ValueError, match="dataset lists the classes as"):
+        trainer.predict(list(sets.values())[-1])
+
+
+def test_gold_by_name_is_read_in_the_students_order(tmp_path):
+    rows = weak_dataset(rows=5)  # an odd number: no accuracy is its own mirror image
+    words = rows.map(lambda row: {"gold": ["yes", "no"][row["label"]]}).remove_columns(["label", "weak_probs"])
+    trainer = train(tmp_path, student(["yes", "no"]), weak_dataset())
+    expected = trainer.evaluate(rows.remove_columns("weak_probs"))["eval_accuracy"]
+    assert trainer.evaluate(words.rename_column("gold", "label"))["eval_accuracy"] == expected
+
+
 def test_rows_of_two_orders_are_refused(tmp_path):
     rows = named().to_list()
     rows[5]["weak_classes"] = ["yes", "no"]

@@ -18,6 +18,7 @@ from ..losses.base import WeakLoss
 from ..losses.dirichlet_votes import DirichletVotes
 from ..losses.evidential import EvidentialLoss
 from ..losses.prediction_window import PredictionWindow
+from ..supervisors.class_names import names_of
 from ..supervisors.class_predictions import EVIDENCE_KEY, OFFSET_KEY, PRIOR_KEY, ClassPredictions
 from ._compat import BaseTrainer, global_then_local_main_first, parallelism
 from .callable_loss import chosen_loss
@@ -110,7 +111,9 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         train_dataset = gold_as_ids(train_dataset, self._classes, "train")
         self.num_classes = count_classes(train_dataset, "train")
         set_seed(args.seed)  # the classification head starts at random
+        self._named_by = "the training data"
         model, processing_class = load_student(model, processing_class, self.num_classes, args, self._classes)
+        self._know_classes(names_of(model.config.id2label, self.num_classes), "the student's `id2label`")
         if peft_config is not None:
             model = add_adapters(model, peft_config, args)
             if args.gradient_checkpointing:
@@ -152,10 +155,12 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         if set(PREPARED) <= set(dataset.column_names):
             check_prepared(dataset, name, self.num_classes)
             return dataset
-        dataset = gold_as_ids(dataset, dataset_classes(dataset, name) or self._classes, name)
+        classes = dataset_classes(dataset, name)
+        check_same_classes(classes, self._classes, f"The {name} dataset", self._named_by)
+        self._know_classes(classes, f"the {name} dataset")
+        dataset = gold_as_ids(dataset, self._classes, name)
         column = text_column(dataset.column_names, name)
         check_rows(dataset, name, self.num_classes)
-        check_same_classes(dataset_classes(dataset, name), self._classes, f"The {name} dataset", "the training data")
         if args.pooling == "log_linear":
             check_geometric_pool(dataset, name)
         with global_then_local_main_first():
@@ -173,6 +178,11 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             )
         check_lengths(prepared, name, self._context, tokenizer.pad_token_id)
         return prepared
+
+    def _know_classes(self, classes: list[str] | None, who: str) -> None:
+        """The first to name the classes says in which order all others must have them."""
+        if self._classes is None and classes is not None:
+            self._classes, self._named_by = classes, who
 
     def _set_signature_columns_if_needed(self):
         self._signature_columns = list(PREPARED)
