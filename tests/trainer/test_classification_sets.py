@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict
 sys.path.insert(0, str(Path(__file__).parent))
 from classification_runs import classifier, settings, texts, tokenizer, weak_dataset  # noqa: E402
 
+from trl_weaks.losses.dirichlet_votes import DirichletVotes  # noqa: E402
 from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer  # noqa: E402
 
 PLAIN = {"weak_loss": "naive", "gamma_max": 0.0, "max_steps": 2, "learning_rate": 0.0}
@@ -106,6 +107,24 @@ def test_prepared_columns_of_others_are_checked(tmp_path, column, value, message
     assert "eval_loss" in trainer.evaluate(Dataset.from_list([row]))
     with pytest.raises(ValueError, match=f"The eval dataset, row 1, .*{message}"):
         trainer.evaluate(Dataset.from_list([row, row | {column: value}]))
+
+
+def test_sets_that_another_trainer_prepared_are_refused(tmp_path):
+    """Their ids are another tokenizer's, cut to another length; the trainer's own are known again, in part too."""
+    rows = weak_dataset(rows=5)
+    one, other = build(tmp_path, rows, {"a": rows}, max_length=2), build(tmp_path, rows)
+    assert one.evaluate(one.eval_dataset["a"])["eval_loss"] == one.evaluate(rows)["eval_loss"]
+    one.evaluate(one.eval_dataset["a"].select(range(3)).shuffle(seed=1))
+    for use in (other.evaluate, other.predict, lambda found: build(tmp_path, rows, found)):
+        with pytest.raises(ValueError, match="another trainer prepared its rows.*Pass the rows as they were"):
+            use(one.eval_dataset["a"].select(range(3)))
+    assert rows.info.description in (None, "")
+
+
+@pytest.mark.parametrize("pooling", ["majority", "log_linear"])
+def test_votes_fitted_one_by_one_are_not_pooled(tmp_path, pooling):
+    with pytest.raises(ValueError, match=f"DirichletVotes.*fits every vote by itself.*pooling='{pooling}'"):
+        build(tmp_path, extra={"loss": DirichletVotes()}, pooling=pooling)
 
 
 def test_predicted_classes_whatever_the_settings_of_evaluation(tmp_path):

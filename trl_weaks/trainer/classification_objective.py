@@ -32,6 +32,14 @@ class VoteObjective:
     pooling: str = "linear"
     soft_labels: bool = True
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for votes that are to be pooled before a loss that fits each of them."""
+        if getattr(self.loss, "sees_votes", False) and self.pooling != "linear":
+            raise ValueError(
+                f"`{type(self.loss).__name__}` fits every vote by itself, so `pooling={self.pooling!r}` would not "
+                "reach it: leave `pooling` alone, or choose another loss."
+            )
+
     def target(self, votes: Tensor, weights: Tensor) -> Tensor:
         """The pooled label, (B, N, K), (B, N) -> (B, K)."""
         return POOLS[self.pooling](votes if self.soft_labels else harden(votes), weights)

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
 from datasets import Dataset, Value
 
 from .. import columns
 from ..supervisors.class_names import plain_name
-from .classification_data import LABELS, VOTE_WEIGHTS, VOTES, check_prepared_row
+from .classification_data import INPUT_IDS, LABELS, VOTE_WEIGHTS, VOTES, check_prepared_row
+
+_MARK = "\nPrepared for the classification trainer "
 
 
 def plain_rows(dataset: Any, name: str) -> Dataset:
@@ -48,12 +51,23 @@ def gold_as_ids(dataset: Dataset, classes: Sequence[str] | None, name: str) -> D
     return dataset.remove_columns(columns.LABEL).add_column(columns.LABEL, gold)
 
 
-def check_prepared(dataset: Dataset, name: str, num_classes: int) -> None:
-    """See that rows which come with the prepared columns are rows that this trainer could have prepared.
+def new_mark() -> str:
+    """What a trainer adds to the descriptions of the sets that it prepares; goes along with selections of the rows."""
+    return f"{_MARK}{uuid4().hex}."
+
+
+def check_prepared(dataset: Dataset, name: str, num_classes: int, mark: str) -> None:
+    """See that rows which come with the prepared columns are rows that the trainer of that mark could have prepared.
 
     Raises:
-        ValueError: names dataset, row, column and problem.
+        ValueError: names dataset, row, column and problem; or another trainer prepared them.
     """
+    description = dataset.info.description or ""
+    if _MARK in description and mark not in description:
+        raise ValueError(
+            f"The {name} dataset has the column '{INPUT_IDS}': another trainer prepared its rows, for its own "
+            "tokenizer and lengths. Pass the rows as they were before."
+        )
     for number, row in enumerate(dataset.select_columns([VOTES, VOTE_WEIGHTS, LABELS])):
         try:
             check_prepared_row(row, num_classes)

@@ -41,7 +41,7 @@ from .classification_data import (
 )
 from .classification_model import add_adapters, context_length, load_student, refuse_dead_head
 from .classification_objective import VoteObjective
-from .classification_sets import check_prepared, gold_as_ids, plain_rows
+from .classification_sets import check_prepared, gold_as_ids, new_mark, plain_rows
 from .weak_classification_config import WeakClassificationConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
 
@@ -126,6 +126,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         self._context = context_length(model, processing_class)
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._total_train_tokens = 0
+        self._mark = new_mark()
         self._held_in = 0  # the update whose rows the balanced threshold's window holds
         super().__init__(
             model=model,
@@ -153,7 +154,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         dataset = plain_rows(dataset, name)
         refuse_empty(dataset, name)
         if set(PREPARED) <= set(dataset.column_names):
-            check_prepared(dataset, name, self.num_classes)
+            check_prepared(dataset, name, self.num_classes, self._mark)
             return dataset
         classes = dataset_classes(dataset, name)
         check_same_classes(classes, self._classes, f"The {name} dataset", self._named_by)
@@ -177,6 +178,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
                 desc=f"Tokenizing {name} dataset",
             )
         check_lengths(prepared, name, self._context, tokenizer.pad_token_id)
+        prepared.info.description = (prepared.info.description or "") + self._mark
         return prepared
 
     def _know_classes(self, classes: list[str] | None, who: str) -> None:
