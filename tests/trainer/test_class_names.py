@@ -5,12 +5,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import ClassLabel, Dataset
+from peft import LoraConfig
 from transformers import AutoConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 from classification_runs import classifier, settings, tokenizer, weak_dataset
 
+from trl_weaks.losses.evidential import EvidentialLoss
+from trl_weaks.supervisors.classifier import WeakClassifier
 from trl_weaks.trainer.weak_classification_config import CHOICES
 from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer
 
@@ -48,6 +52,28 @@ def test_a_student_given_by_path_gets_them_too(tmp_path):
     tokenizer().save_pretrained(tmp_path / "model")
     trainer = train(tmp_path, str(tmp_path / "model"), named())
     assert trainer.model.config.id2label == {0: "no", 1: "yes"}
+
+
+@pytest.mark.parametrize("evidence", [None, "softplus"])
+def test_an_adapters_folder_carries_the_names_and_the_dirichlet(tmp_path, evidence):
+    """Three classes on a base that knows none; loaded, the adapter answers as the trainer predicts."""
+    classifier().model.save_pretrained(tmp_path / "base")
+    rows = named(["no", "yes", "so"], classes=3)
+    chosen = {"weak_loss": "bayesian", "evidence": evidence} if evidence else {"weak_loss": "naive"}
+    trainer = WeakClassificationTrainer(
+        str(tmp_path / "base"), settings(tmp_path / "run", max_steps=2, save_strategy="steps", save_steps=2, **chosen),
+        rows, processing_class=tokenizer(), peft_config=LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"]),
+        loss=EvidentialLoss(evidence, evidence_offset=2.0) if evidence else None,
+    )  # fmt: skip
+    trainer.train()
+    found = trainer.predict_classes(rows)
+    loaded = WeakClassifier.from_pretrained(str(tmp_path / "run" / "checkpoint-2"), device="cpu")
+    assert loaded.class_names == ["no", "yes", "so"]
+    answered = loaded.predict(rows["text"])
+    torch.testing.assert_close(answered.probabilities, found.probabilities, rtol=1e-4, atol=1e-6)
+    assert (answered.vacuity is None) == (found.vacuity is None) == (evidence is None)
+    if evidence:
+        torch.testing.assert_close(answered.vacuity, found.vacuity, rtol=1e-4, atol=1e-6)
 
 
 def test_names_of_a_class_label_column_count_as_well(tmp_path):

@@ -8,6 +8,7 @@ from accelerate import PartialState
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..distributed import whole_weights
+from .adapter_notes import read_notes
 
 CLASSIFIES = "ForSequenceClassification"
 
@@ -33,11 +34,14 @@ def load(
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **shared)
         with whole_weights():
-            model = auto.from_pretrained(path, **kwargs)
+            named, noted = read_notes(path, **shared)
+            model = auto.from_pretrained(path, **named | kwargs)
     except (OSError, ValueError, ImportError) as error:
         missing = "/" in path and path[:1] in "./~" and not Path(path).expanduser().exists()
         reason = "no such folder" if missing else str(error).strip().splitlines()[0]
         raise ValueError(f"{path!r} cannot be loaded as a supervisor: {reason}") from error
+    for key, value in noted.items():
+        setattr(model.config, key, value)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ValueError(

@@ -18,9 +18,10 @@ from ..losses.base import WeakLoss
 from ..losses.dirichlet_votes import DirichletVotes
 from ..losses.evidential import EvidentialLoss
 from ..losses.prediction_window import PredictionWindow
+from ..supervisors.adapter_notes import write_notes
 from ..supervisors.class_names import names_of
 from ..supervisors.class_predictions import EVIDENCE_KEY, OFFSET_KEY, PRIOR_KEY, ClassPredictions
-from ._compat import BaseTrainer, global_then_local_main_first, parallelism
+from ._compat import BaseTrainer, global_then_local_main_first, is_peft_model, parallelism
 from .callable_loss import chosen_loss
 from .classification_card import classification_card
 from .classification_collator import WeakClassificationCollator
@@ -263,6 +264,11 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
 
     def _read(self, logits: Tensor) -> ClassPredictions:
         return ClassPredictions.from_logits(logits, self.evidence, self.prior, self.evidence_offset)
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        if self.args.should_save and is_peft_model(self.model):
+            write_notes(self.model.config, output_dir or self.args.output_dir)
 
     def _save_checkpoint(self, model, trial):
         self.create_model_card(model_name=(self.args.hub_model_id or Path(self.args.output_dir).name).split("/")[-1])
