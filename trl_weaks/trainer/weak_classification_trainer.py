@@ -10,7 +10,7 @@ from datasets import Dataset
 from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..losses.auxiliary_confidence import AuxiliaryConfidence
@@ -120,9 +120,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             if args.gradient_checkpointing:
                 model.enable_input_require_grads()
         refuse_dead_head(model, self.weak_loss)
-        self.evidence, self.prior, self.evidence_offset = dirichlet = _dirichlet_of(self.weak_loss)
-        for key, value in zip((EVIDENCE_KEY, PRIOR_KEY, OFFSET_KEY), dirichlet, strict=True):
-            setattr(model.config, key, value)
+        self._take_dirichlet(model.config)
         self._objective = VoteObjective(self.weak_loss, args.pooling, args.soft_labels)
         self._context = context_length(model, processing_class)
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
@@ -143,6 +141,11 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
         self.label_names = [LABELS]
         self.model.add_model_tags(self._tag_names)
+
+    def _take_dirichlet(self, config: PreTrainedConfig) -> None:
+        self.evidence, self.prior, self.evidence_offset = found = _dirichlet_of(self.weak_loss)
+        for key, value in zip((EVIDENCE_KEY, PRIOR_KEY, OFFSET_KEY), found, strict=True):
+            setattr(config, key, value)
 
     def _prepare_eval(self, dataset: Any, tokenizer: PreTrainedTokenizerBase, args: WeakClassificationConfig) -> Any:
         if isinstance(dataset, dict):
