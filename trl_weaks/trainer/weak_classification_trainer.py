@@ -89,6 +89,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     _name = "Weak Classification"
     side_inputs = (VOTES, VOTE_WEIGHTS)
     language_model = False
+    _named_by = "the training data"  # who said in which order the classes are
 
     def __init__(
         self,
@@ -112,7 +113,6 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         train_dataset = gold_as_ids(train_dataset, self._classes, "train")
         self.num_classes = count_classes(train_dataset, "train")
         set_seed(args.seed)  # the classification head starts at random
-        self._named_by = "the training data"
         model, processing_class = load_student(model, processing_class, self.num_classes, args, self._classes)
         self._know_classes(names_of(model.config.id2label, self.num_classes), "the student's `id2label`")
         if peft_config is not None:
