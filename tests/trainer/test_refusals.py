@@ -202,6 +202,10 @@ PREFERENCE = {  # one way to ask for each
     "`pair_weight` with `loss_type` 'aot' or 'aot_unpaired'": {"loss_type": "aot"},
     "`data_collator` of `WeakPreferenceTrainer`": {"given": {"data_collator": print}},
     "a model built in memory without `ref_model`": {"reference": False},
+    "a `PeftModel` that trains another adapter than 'default', without `ref_model`": {
+        "reference": False,
+        "policy": get_peft_model(preference_runs.model(), LoraConfig(target_modules=["q_proj"]), "mine"),
+    },
 }
 
 

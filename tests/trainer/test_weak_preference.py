@@ -3,14 +3,15 @@
 import copy
 import importlib.util
 import inspect
+import itertools
 import math
 import types
 from pathlib import Path
 
 import pytest
 import torch
-from datasets import IterableDataset
-from peft import LoraConfig
+from datasets import IterableDataset, load_from_disk
+from peft import LoraConfig, get_peft_model
 from trl import DPOConfig, DPOTrainer
 
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
@@ -191,6 +192,49 @@ def test_precomputed_reference_trains_like_a_live_one(tmp_path):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
+def test_stored_reference_numbers_are_those_of_the_settings(tmp_path):
+    """One dataset on disk, one setting after the other: none finds the numbers of another in the cache."""
+    runs.pairs().save_to_disk(str(tmp_path / "pairs"))
+    rows, tokenizer, policy = load_from_disk(str(tmp_path / "pairs")), runs.tokenizer(), runs.model()
+    changed = copy.deepcopy(policy)
+    changed.config.rms_norm_eps = 0.1  # other numbers with the same weights
+    for layer in changed.modules():
+        if hasattr(layer, "variance_epsilon"):
+            layer.variance_epsilon = 0.1
+    seen = []
+    for model in (policy, changed):
+        for setting in ({}, {"ld_alpha": 0.3}, {"max_length": 8, "truncation_mode": "keep_end"}, {"bf16": True}):
+            args = WeakPreferenceConfig(
+                **runs.settings(tmp_path / "run", precompute_ref_log_probs=True, **{"max_length": None} | setting)
+            )
+            trainer = WeakPreferenceTrainer(model, None, args, train_dataset=rows, processing_class=tokenizer)
+            stored = torch.tensor(trainer.train_dataset["ref_chosen_logps"][:4])
+            batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+            live = trainer.compute_ref_log_probs(trainer.model, batch)[0]
+            torch.testing.assert_close(stored, live, rtol=0, atol=1e-4)
+            seen.append(stored)
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(seen, 2))
+
+
+@pytest.mark.parametrize("precompute", [False, True])
+def test_a_policy_with_several_adapters_starts_at_its_reference(precompute, tmp_path):
+    """The reference is a copy of the adapter in training; where TRL would copy another, it is refused."""
+    lora = {"task_type": "CAUSAL_LM", "init_lora_weights": False}
+    policy = get_peft_model(runs.model(), LoraConfig(**lora, target_modules=["q_proj"]))
+    policy.add_adapter("other", LoraConfig(**lora, target_modules=["v_proj"]))
+
+    def trainer():
+        args = WeakPreferenceConfig(**runs.settings(tmp_path, precompute_ref_log_probs=precompute))
+        return WeakPreferenceTrainer(policy, None, args, train_dataset=runs.pairs(), processing_class=runs.tokenizer())
+
+    built = trainer()
+    built.train()
+    assert logs(built)[0]["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
+    policy.set_adapter("other")
+    with pytest.raises(ValueError, match="trains the adapter 'other'.*copy of the adapter 'default'"):
+        trainer()
+
+
 @pytest.mark.parametrize("precompute", [False, True])
 def test_peft_needs_no_reference_copy(precompute, tmp_path):
     lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
@@ -277,10 +321,18 @@ def test_the_parts_of_trl_that_are_overridden_are_where_they_were():
         "compute_ref_log_probs": ["self", "model", "inputs"],
         "_prepare_dataset": ["self", "dataset", "processing_class", "args", "dataset_name"],
         "_set_signature_columns_if_needed": ["self"],
+        "_precompute_ref_logps": ["self", "dataset", "name", "batch_size"],
         "log": ["self", "logs", "start_time"],
     }
     for name, parameters in names.items():
         assert list(inspect.signature(getattr(DPOTrainer, name)).parameters) == parameters, name
     source = inspect.getsource(DPOTrainer)
-    for attribute in ("aux_loss_enabled", "router_aux_loss_coef", "ld_alpha", "precompute_ref_logps", "_tp_size"):
+    for attribute in (
+        "aux_loss_enabled",
+        "router_aux_loss_coef",
+        "ld_alpha",
+        "precompute_ref_logps",
+        "_tp_size",
+        "_precompute_model_hash",
+    ):
         assert f"self.{attribute} = " in source, attribute

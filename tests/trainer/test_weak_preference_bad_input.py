@@ -36,6 +36,7 @@ def with_value(column, row, value):
 
 REFUSED_SETTINGS = [
     ({"label_smoothing": 0.5}, r"`label_smoothing`.*\[0, 0.5\); got 0.5"),
+    ({"label_smoothing": 0.4999999999}, r"`label_smoothing`.*\[0, 0.5\); got 0.4999999999"),
     ({"label_smoothing": -0.1}, r"`label_smoothing`.*got -0.1"),
     ({"label_smoothing": float("nan")}, "`label_smoothing`"),
     ({"preference_loss": "ipo"}, "`preference_loss` must be one of cdpo, cw, rdpo, sigmoid; got 'ipo'"),
@@ -83,6 +84,8 @@ def test_config_parses_from_a_command_line_and_explains_itself(tmp_path):
 
 REFUSED_DATA = [
     (lambda: with_value("pair_epsilon", 3, 0.5), r"Row 3 .*`pair_epsilon` = 0.5.*swap the pair"),
+    (lambda: with_value("pair_epsilon", 3, 0.4999999999), r"Row 3 .*`pair_epsilon` = 0.4999999999.*as float32"),
+    (lambda: with_value("pair_weight", 1, 1e39), r"Row 1 .*`pair_weight` = 1e\+39.*as float32"),
     (lambda: with_value("pair_epsilon", 2, None), "Row 2 .*`pair_epsilon` = None"),
     (lambda: with_value("pair_epsilon", 0, float("nan")), "Row 0 .*`pair_epsilon` = nan"),
     (lambda: with_value("pair_weight", 5, -1.0), "Row 5 .*`pair_weight` = -1.0"),
@@ -121,6 +124,7 @@ def test_weights_of_pairs_that_a_loss_sorts(name, tmp_path):
 STREAMED = [
     ("pair_epsilon", 0.9, "`pair_epsilon` = 0.9.*swap the pair"),
     ("pair_epsilon", 0.5, "`pair_epsilon` = 0.5"),
+    ("pair_epsilon", 0.4999999999, "`pair_epsilon` = 0.4999999999.*as float32"),
     ("pair_epsilon", None, "`pair_epsilon` = None"),
     ("pair_weight", float("nan"), "`pair_weight` = nan.*drop the row"),
     ("pair_weight", -1.0, "`pair_weight` = -1.0"),

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
 
 from ..columns import CHOSEN, EXAMPLE_ID, PAIR_EPSILON, PAIR_WEIGHT, PROMPT, REJECTED
+from ._compat import is_peft_model
 
 logger = get_logger(__name__)
 
@@ -42,7 +44,7 @@ def check_pairs(
             values = dataset[column]
             for row, value in enumerate(values):
                 _check_value(value, column, f"Row {row} of the {name} dataset")
-            if column == PAIR_WEIGHT and not any(values):
+            if column == PAIR_WEIGHT and not any(map(as_trained, values)):
                 raise ValueError(f"Every `{column}` of the {name} dataset is 0: no pair would train anything.")
     return dataset
 
@@ -78,11 +80,17 @@ def _checked_row(row: dict, index: int, name: str, demanded: dict[str, bool | No
 
 def _check_value(value: float | None, column: str, where: str) -> None:
     below = 0.5 if column == PAIR_EPSILON else math.inf
-    if value is None or not 0.0 <= value < below:  # also refuses NaN
+    if value is None or isinstance(value, str) or not 0.0 <= as_trained(value) < below:  # also refuses NaN
         remedy = "swap the pair where it is above one half" if column == PAIR_EPSILON else "drop the row"
         raise ValueError(
-            f"{where} has `{column}` = {value}; it must lie in [0, {below}). Correct the row, or {remedy}."
+            f"{where} has `{column}` = {value}; it must lie in [0, {below}), as float32. Correct the row, or {remedy}."
         )
+
+
+def as_trained(value: float) -> float:
+    """The number that a batch holds, float32: 0.4999999999 is ½ there, where rDPO divides by 0, and 1e39 infinite."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
 
 
 def drop_equal_pairs(dataset: Dataset, name: str, max_length: int | None, truncation_mode: str) -> Dataset:
@@ -121,6 +129,17 @@ def check_reference(model: object, ref_model: object, has_adapter: bool, precomp
         raise ValueError(
             "The model was built in memory, so no reference can be reloaded from a path. Pass "
             "`ref_model=copy.deepcopy(model)`, or a `peft_config`, or set `precompute_ref_log_probs=True`."
+        )
+
+
+def check_adapters(model: object, ref_model: object) -> None:
+    """Raises ValueError where the adapter in training is not the one that TRL copies to be the reference."""
+    active = model.active_adapters if ref_model is None and is_peft_model(model) else ["default"]
+    if active != ["default"]:
+        raise ValueError(
+            f"The model trains the adapter {', '.join(map(repr, active))}, and without `ref_model` the reference is a "
+            "copy of the adapter 'default'. Load the one to train as 'default' "
+            "(`PeftModel.from_pretrained(base, path, is_trainable=True)`), or pass `ref_model`."
         )
 
 

@@ -227,6 +227,11 @@ PREFERENCE: tuple[Refusal, ...] = (
         "Pass `ref_model=copy.deepcopy(model)`, or a `peft_config`, or set `precompute_ref_log_probs=True`",
     ),
     Refusal(
+        "a `PeftModel` that trains another adapter than 'default', without `ref_model`",
+        "the reference is a copy of the adapter 'default'",
+        "Load the one to train as 'default'",
+    ),
+    Refusal(
         "a dataset of images",
         "their collator carries no pair columns",
         "train on text, or with `DPOTrainer`",

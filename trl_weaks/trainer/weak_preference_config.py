@@ -9,6 +9,7 @@ from ..losses.dpo_losses import DPO_LOSSES, SORTING
 from ..losses.preference import PREFERENCE_LOSSES
 from .objective_config import check_choices, refuse_settings
 from .parallel_checks import forget_earlier_trainers
+from .preference_checks import as_trained
 
 SMOOTHED = ("robust", "exo_pair", *SORTING)  # TRL's losses that read `label_smoothing`
 
@@ -127,7 +128,7 @@ class WeakPreferenceConfig(DPOConfig):
         plain = self.preference_loss in (None, "sigmoid")
         if self.label_smoothing is None:
             self.label_smoothing = 0.0 if plain else 0.1
-        if not 0.0 <= self.label_smoothing < 0.5:
+        if not 0.0 <= as_trained(self.label_smoothing) < 0.5:
             raise ValueError(
                 f"`label_smoothing` is the probability that a pair is the wrong way round, in [0, 0.5); got "
                 f"{self.label_smoothing}. Above one half, swap chosen and rejected."

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
+from datasets.fingerprint import Hasher
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import DPOTrainer
@@ -15,6 +16,7 @@ from ..losses.dpo_losses import DPO_LOSSES, SORTING, PairBatch, divergence_score
 from ..losses.preference import preference_loss, sequence_logps
 from ._compat import is_peft_model, unbind_fused_head
 from .preference_checks import (
+    check_adapters,
     check_pairs,
     check_reference,
     drop_equal_pairs,
@@ -75,6 +77,7 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
         loaded = not isinstance(model, str)
         has_adapter = kwargs.get("peft_config") is not None or (loaded and is_peft_model(model))
         check_reference(model, ref_model, has_adapter, args.precompute_ref_log_probs)
+        check_adapters(model, ref_model)
         if args.disable_dropout and loaded:
             silence_functional_dropout(model)  # before the reference is read, which super() may do
         super().__init__(model, ref_model, args, **kwargs)
@@ -112,6 +115,18 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
         for column in self.args.pair_columns:
             if column not in self._signature_columns:
                 self._signature_columns.append(column)
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        """As TRL does, which finds them again by rows and weights alone: what else the numbers depend on joins in."""
+        reference = self.accelerator.unwrap_model(self.ref_model or self.model)
+        adapters = {name: config.to_dict() for name, config in getattr(reference, "peft_config", {}).items()}
+        args, weights = self.args, self._precompute_model_hash
+        rest = (args.ld_alpha, args.max_length, args.truncation_mode, self.accelerator.mixed_precision)
+        self._precompute_model_hash = Hasher.hash((weights, *rest, reference.config.to_dict(), adapters))
+        try:
+            return super()._precompute_ref_logps(dataset, name, batch_size)
+        finally:
+            self._precompute_model_hash = weights
 
     def compute_ref_log_probs(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Reference log-probabilities (n,), (n,) of chosen and rejected, nats, as TRL computes them."""
