@@ -17,6 +17,8 @@ Generation. One row per *distinct* completion of a prompt; a stock `SFTTrainer` 
 | `weak_logps`       | list[n][tokens]     | log-probability of those tokens under that supervisor, nats, <= 0        |
 | `weak_score`       | float               | the ensemble's score of the completion, nats per token (joint decoding)  |
 | `weak_finished`    | bool, may be absent | whether the completion ends here; where not, no end is taught            |
+| `confidence_source`| list[str], n, may   | where each log-probability comes from: stated, logprobs, samples,        |
+|                    | be absent           | rescored, or nowhere (None: a hard label)                                |
 """
 
 EXAMPLE_ID = "example_id"
@@ -28,6 +30,7 @@ OFFSETS = "weak_offsets"
 LOGPS = "weak_logps"
 SCORE = "weak_score"
 FINISHED = "weak_finished"
+CONFIDENCE_SOURCE = "confidence_source"
 
 GENERATION = (EXAMPLE_ID, PROMPT, COMPLETION, SUPERVISORS, WEIGHTS, OFFSETS, LOGPS)
 

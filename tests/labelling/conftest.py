@@ -1,5 +1,7 @@
 """Tiny supervisors of several shapes, with tokenizers trained in place; nothing is downloaded."""
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -117,3 +119,22 @@ def reference_logps():
         return [logps[len(prompt_ids) - 1 + t, token].item() for t, token in enumerate(completion_ids)]
 
     return compute
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Starts scripted servers (see `scripted_server`), which are closed afterwards; waits between tries are none."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from scripted_server import SECRET, Server, chat
+
+    monkeypatch.setattr("trl_weaks.supervisors.server.time.sleep", lambda seconds: None)
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    running = []
+
+    def start(reply=lambda body, count: (200, chat()), **settings):
+        running.append(Server(reply, **settings))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.close()

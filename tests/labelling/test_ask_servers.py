@@ -1,81 +1,21 @@
 """A server on the loopback that answers as recorded: retries, nonsense, death, budgets, keys, and what is kept."""
 
-import json
 import math
-import threading
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import sys
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("openai")
 
-from trl_weaks.labelling.ask_servers import ask_servers
-from trl_weaks.labelling.from_completions import labels_from_completions
-from trl_weaks.supervisors.server import ServerError, ServerSupervisor
+sys.path.insert(0, str(Path(__file__).parent))
+from scripted_server import SECRET, chat  # noqa: E402
+
+from trl_weaks.labelling.ask_servers import ask_servers  # noqa: E402
+from trl_weaks.labelling.from_completions import labels_from_completions  # noqa: E402
+from trl_weaks.supervisors.server import ServerError, ServerSupervisor  # noqa: E402
 
 EXAMPLES = [{"example_id": f"e{i}", "prompt": f"prompt {i}"} for i in range(6)]
-SECRET = "sk-very-secret"
-
-
-def chat(text="jazz", tokens=(("ja", -0.1), ("zz", -0.2)), finish="stop", **message) -> dict:
-    logprobs = {"content": [{"token": t, "logprob": p, "bytes": None, "top_logprobs": []} for t, p in tokens]}
-    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text, **message}}
-    choice["logprobs"] = logprobs if tokens else None
-    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
-
-
-class Server:
-    """`reply(body, count)` -> (status, bytes or dict, headers); counts and keeps the requests."""
-
-    def __init__(self, reply):
-        self.requests, self.seen, lock = [], Counter(), threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                asked = body.get("prompt") or body["messages"][-1]["content"]
-                with lock:
-                    outer.seen[asked] += 1
-                    outer.requests.append((self.path, body, self.headers.get("authorization")))
-                    count = outer.seen[asked]
-                status, answer, *headers = reply(body, count)
-                payload = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(payload)))
-                for name, value in headers[0].items() if headers else ():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(payload)
-
-            def log_message(self, *args):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-
-    def close(self):
-        self.http.shutdown()
-        self.http.server_close()
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    monkeypatch.setattr("trl_weaks.supervisors.server.time.sleep", lambda seconds: None)
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    running = []
-
-    def start(reply=lambda body, count: (200, chat())):
-        running.append(Server(reply))
-        return running[-1]
-
-    yield start
-    for server in running:
-        server.close()
 
 
 def test_answers_become_labels_with_their_log_probabilities(serve):

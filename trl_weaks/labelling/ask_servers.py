@@ -127,11 +127,15 @@ def _ask_one(
                     stopped = error
             if not running:
                 break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            try:
+                done = wait(running, return_when=FIRST_COMPLETED).done
+            except KeyboardInterrupt as error:  # what is under way is paid for
+                stopped, done = stopped or error, ()
+            for future in done:
                 key = running.pop(future)
                 try:
                     keep(*key, future.result())
-                except ServerError as error:
+                except Exception as error:  # of the server, or of the disk
                     stopped = stopped or error
     if stopped is not None:
         raise stopped

@@ -1,7 +1,13 @@
-"""The dataset card that travels with the labels."""
+"""The dataset cards that travel with the labels."""
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from datasets import Dataset
+
+from ..columns import CONFIDENCE_SOURCE, EXAMPLE_ID, SUPERVISORS
 from ..files import writing
 from ..fingerprint import supervisor_fingerprint
 from ..supervisors.ensemble import WeakEnsemble
@@ -47,14 +53,47 @@ def write_card(path: Path, ensemble: WeakEnsemble, mode: str, settings: dict, co
         path.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
+def write_answers_card(
+    path: Path, labels: Dataset, sources: Mapping[str, tuple[float, str]], settings: Mapping[str, Any]
+) -> None:
+    """Write what `labels_from_completions` made of answers: by whom, on whose word, and how they were asked for.
+
+    Args:
+        sources: the weight of each supervisor and what it is, without addresses or paths.
+
+    Raises:
+        LabelStoreError: the disk refuses.
+    """
+    count = len(set(labels[EXAMPLE_ID][:]))
+    head = HEAD.format(examples=count, n=len(sources), rows=len(labels))
+    lines = [head.replace("label_completions", "labels_from_completions")]
+    lines += ["| supervisor | weight | model | answers | confidence from |", "|---|---|---|---|---|"]
+    said: dict[str, Counter] = {name: Counter() for name in sources}
+    for row in labels.select_columns([SUPERVISORS, CONFIDENCE_SOURCE]):
+        for name, source in zip(row[SUPERVISORS], row[CONFIDENCE_SOURCE], strict=True):
+            said[name][source or "none: a hard label"] += 1
+    for name, counts in said.items():
+        told = ", ".join(f"{source} ({number})" for source, number in counts.most_common())
+        weight, model = sources[name]
+        lines.append(f"| {name} | {weight:.4g} | {model} | {sum(counts.values())} | {told or '-'} |")
+    lines += ["", "| setting | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in settings.items())]
+    with writing("the dataset card", path):
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def model_of(supervisor: WeakSupervisor) -> str:
+    """What a supervisor is; a folder's name is not published: only what looks like a Hub id is."""
+    config = supervisor.config
+    source = config._name_or_path if config._name_or_path.count("/") == 1 else "local"
+    more = ["", *(supervisor.adapters.names() if supervisor.adapters else ()), *filter(None, [supervisor.variant])]
+    return f"{config.model_type} ({source})" + " + ".join(more)
+
+
 def _row(supervisor: WeakSupervisor, weight: float, counts: Counts) -> str:
     model, config = supervisor.model, supervisor.config
     size, dtype = ("-", supervisor.dtype) if model is None else (f"{_parameters(supervisor):,}", str(model.dtype))
-    # a folder's name is not published: only what looks like a Hub id is
-    source = config._name_or_path if config._name_or_path.count("/") == 1 else "local"
     revision = getattr(config, "_commit_hash", None) or "-"
-    more = ["", *(supervisor.adapters.names() if supervisor.adapters else ()), *filter(None, [supervisor.variant])]
-    parts = (supervisor.name, f"{weight:.4g}", f"{config.model_type} ({source})" + " + ".join(more), revision, size)
+    parts = (supervisor.name, f"{weight:.4g}", model_of(supervisor), revision, size)
     left_out = (str(counted[supervisor.name]) for counted in vars(counts.left_out).values())
     cells = [*parts, dtype.removeprefix("torch."), supervisor_fingerprint(supervisor), *left_out]
     return f"| {' | '.join(cells)} |"

@@ -16,8 +16,10 @@ from .tables import Table, as_confidence, as_dataset, as_id, read_table
 from .token_logprobs import TokenLogprobs, read_logprobs
 
 logger = logging.getLogger(__name__)
-SOURCE = "confidence_source"
-WRITTEN = {*columns.GENERATION, columns.SCORE, columns.FINISHED, SOURCE} - {columns.EXAMPLE_ID, columns.PROMPT}
+WRITTEN = {*columns.GENERATION, columns.SCORE, columns.FINISHED, columns.CONFIDENCE_SOURCE} - {
+    columns.EXAMPLE_ID,
+    columns.PROMPT,
+}
 STATED, LOGPROBS, SAMPLES, RESCORED = "stated", "logprobs", "samples", "rescored"
 
 
@@ -45,6 +47,7 @@ def labels_from_completions(
     gold: Gold | None = None,
     calibration: str = "temperature",
     correct: Callable[[str, str], float] | None = None,
+    labels: Dataset | None = None,
 ) -> Dataset:
     r"""The weak-label dataset of completions that were made elsewhere: what `label_completions` gives, without models.
 
@@ -70,6 +73,8 @@ def labels_from_completions(
             supervisor and source by itself.
         calibration: `"temperature"` or `"isotonic"`, see [`trl_weaks.aggregation.answer_confidence.calibrator`].
         correct: how right `(answer, gold)` is, in [0, 1]; by default equality up to white space at the ends.
+        labels: what other supervisors said of the same examples, such as local models in `label_completions`; an
+            equal completion shares their row.
 
     Raises:
         ValueError: before any work: names the row, the column and the remedy.
@@ -87,7 +92,10 @@ def labels_from_completions(
     (' Paris', [0.5, 0.5], [None, 'stated'])
     """
     prompts = read_examples(examples)
-    given = _answers(answers, prompts)
+    alone = labels is not None and isinstance(answers, list) and not answers
+    given = {} if alone else _answers(answers, prompts)
+    if labels is not None:
+        given = _joined(given, labels, prompts)
     if not given:
         raise ValueError("answers: every answer is empty or an abstention; there is nothing to train on.")
     _check_weights(weights, {a.supervisor for rows in given.values() for a in rows})
@@ -111,7 +119,9 @@ def read_examples(examples: Table) -> dict[str, dict[str, Any]]:
         if not row[columns.PROMPT]:
             raise ValueError(f"examples, row {number} (example_id {example!r}): the prompt is empty.")
         taken = sorted(
-            set(row) & {*columns.GENERATION, columns.SCORE, columns.FINISHED, SOURCE} - {"example_id", "prompt"}
+            set(row)
+            & {*columns.GENERATION, columns.SCORE, columns.FINISHED, columns.CONFIDENCE_SOURCE}
+            - {"example_id", "prompt"}
         )
         if taken:
             raise ValueError(f"examples have a column {taken[0]!r}, which labels write; rename or remove it.")
@@ -146,6 +156,25 @@ def _answers(answers: Table, prompts: Mapping[str, dict]) -> dict[str, list[_Ans
     for example, supervisor in sorted(grouped):
         found.setdefault(example, []).append(_answer(supervisor, grouped[example, supervisor]))
     return {example: found[example] for example in prompts if example in found}
+
+
+def _joined(
+    given: Mapping[str, list[_Answer]], labels: Dataset, prompts: Mapping[str, dict]
+) -> dict[str, list[_Answer]]:
+    """The answers and those that stored labels hold, in the order of the examples and the supervisors' names."""
+    found = {example: list(answers) for example, answers in given.items()}
+    for number, row in enumerate(labels):
+        example, name = row[columns.EXAMPLE_ID], f"labels, row {number} (example_id {row[columns.EXAMPLE_ID]!r})"
+        if example not in prompts:
+            raise ValueError(f"{name}: no example has that id.")
+        text, finished = completion_text(row[columns.COMPLETION], name), row.get(columns.FINISHED) is not False
+        for supervisor, offsets, logps in zip(
+            row[columns.SUPERVISORS], row[columns.OFFSETS], row[columns.LOGPS], strict=True
+        ):
+            if any(answer.supervisor == supervisor for answer in given.get(example, ())):
+                raise ValueError(f"{name}: supervisor {supervisor!r} has an answer to it among `answers` too.")
+            found.setdefault(example, []).append(_Answer(supervisor, text, offsets, logps, LOGPROBS, finished))
+    return {e: sorted(found[e], key=lambda answer: answer.supervisor) for e in prompts if e in found}
 
 
 def _answer(supervisor: str, rows: list[dict[str, Any]]) -> _Answer:
@@ -238,7 +267,7 @@ def _rows(
             columns.OFFSETS: [_ended(a, ends[0])[0] for a in members],
             columns.LOGPS: [_ended(a, ends[0])[1] for a in members],
             columns.FINISHED: finished,
-            SOURCE: [a.source for a in members],
+            columns.CONFIDENCE_SOURCE: [a.source for a in members],
         }
 
 

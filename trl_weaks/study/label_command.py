@@ -5,7 +5,9 @@ import os
 import sys
 from pathlib import Path
 
+from ..commands.label_servers import asked, check_server_options, is_server, label_with_servers
 from ..commands.sources import first_line, refuse_missing, refuse_missing_model, refuse_unknown_model
+from .label_options import add_options
 
 GPU_SHARE = 0.9  # vLLM's own default, shared by all supervisors
 
@@ -38,8 +40,16 @@ def check_options(options: argparse.Namespace) -> None:
     refuse_missing("--dataset", options.dataset)
     if options.config is not None and Path(options.dataset).is_file():
         raise ValueError(f"--config {options.config}: a file has no configurations; leave it out.")
+    check_server_options(options, _defaults())
     for given in options.supervisors:
-        refuse_missing_model("--supervisors", given.partition("@")[0])
+        if not is_server(given):
+            refuse_missing_model("--supervisors", given.partition("@")[0])
+
+
+def _defaults() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return parser.parse_args(["--dataset", "x", "--supervisors", "x", "--output_dir", "x"])
 
 
 def label(options: argparse.Namespace) -> None:
@@ -48,7 +58,10 @@ def label(options: argparse.Namespace) -> None:
     from ..distributed import processes
     from ..labelling.label_completions import label_completions
 
-    labels = label_completions(load_ensemble(options), prompts, **_settings(options))
+    if any(map(is_server, options.supervisors)):
+        labels = label_with_servers(options, prompts, asked(options), load_ensemble, _settings(options))
+    else:
+        labels = label_completions(load_ensemble(options), prompts, **_settings(options))
     if not processes().is_main_process:
         return
     print(f"{len(labels)} rows in {Path(options.output_dir) / 'dataset'}; card in {options.output_dir}/README.md")
@@ -94,6 +107,8 @@ def _inputs(options: argparse.Namespace):
     """The prompts; whether the models are there is asked before their libraries are loaded, which takes seconds."""
     prompts = load_prompts(options)
     for given in options.supervisors:
+        if is_server(given):
+            continue
         source, _, revision = given.partition("@")
         refuse_unknown_model("--supervisors", source, revision or None)
     return prompts

@@ -12,6 +12,7 @@ result is a dataset that a stock TRL SFTTrainer trains on and WeakSupervisionTra
   accelerate launch --num_processes 2 -m trl_weaks.cli label ...       the same arguments; the processes share the work
   torchrun --nproc_per_node 2 -m trl_weaks.cli label ...               the same without GPUs (accelerate starts one)
   trl-weaks label verify ...                                           the same arguments; label a random 1 % again
+  trl-weaks label --supervisors gpt2 http://localhost:8000/v1#model    local models and models behind servers together
 
 A line of prompts.jsonl is {"example_id": "1", "prompt": "USER: wake me at nine ASSISTANT:"}; a prompt may also be a
 list of messages. A killed run goes on with the same command. Where a default comes from stands in brackets: the paper
@@ -20,7 +21,8 @@ is arXiv 2406.03199."""
 EPILOG = """\
 In --output_dir: labels/ (append-only, with checksums), dataset/ (load it with datasets.load_from_disk), and README.md,
 the dataset card. Memory: the models, a batch of --max_tokens_in_flight and, for each model, shared prefixes of at most
-as many tokens again (or the longest one); 100 bytes a prompt."""
+as many tokens again (or the longest one); 100 bytes a prompt. With servers: their answers are in answers/, and
+the labels of local models beside them in local/; confidence_source says where each confidence comes from."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", nargs="?", choices=("run", "verify"), default="run", help=text)
     _add_prompts(parser.add_argument_group("prompts").add_argument)
     _add_supervisors(parser.add_argument_group("supervisors").add_argument)
+    _add_servers(parser.add_argument_group("servers (OpenAI-compatible)").add_argument)
     _add_answers(parser.add_argument_group("answers").add_argument)
     _add_work(parser.add_argument_group("work and output").add_argument)
 
@@ -56,7 +59,8 @@ def _add_prompts(add) -> None:
 
 
 def _add_supervisors(add) -> None:
-    add("--supervisors", nargs="+", required=True, help="Hub ids or folders, each with an optional @revision")
+    sources = "Hub ids or folders, each with an optional @revision; or servers, http://host:8000/v1#model"
+    add("--supervisors", nargs="+", required=True, help=sources)
     add("--names", nargs="+", help="one name for each supervisor (the last part of its path)")
     add("--weights", nargs="+", type=float, help="one weight for each supervisor (equal: ours)")
     types = ("float32", "bfloat16", "float16")
@@ -65,6 +69,24 @@ def _add_supervisors(add) -> None:
     add("--tensor_parallel_size", type=_at_least_one, default=1, help="vllm: GPUs that share each model (1)")
     share = "vllm: share of the GPU for each model (0.9 over the number of supervisors: ours)"
     add("--gpu_memory_utilization", type=float, help=share)
+
+
+def _add_servers(add) -> None:
+    add("--api", choices=("chat", "completions"), default="chat", help="chat: a text prompt becomes a message (chat)")
+    add("--system", help="a system message before every prompt; chat only")
+    add("--samples", type=_at_least_one, default=1, help="answers to each prompt; their shares are confidences (1)")
+    add("--no_logprobs", action="store_true", help="do not ask for log-probabilities")
+    add("--top_logprobs", type=int, default=0, help="alternatives of each token to ask for, at most 20 (0)")
+    add("--concurrency", type=_at_least_one, default=8, help="requests at once to each server (8: ours)")
+    add("--requests_per_minute", type=float, help="to each server (no limit)")
+    add("--retries", type=int, default=5, help="of a request that failed, with waits that double (5: ours)")
+    add("--timeout", type=float, default=120.0, help="seconds until a request counts as failed (120: ours)")
+    add("--max_total_tokens", type=_at_least_one, help="stop when so many are used, of prompts and answers together")
+    add("--max_cost", type=float, help="stop when so much is spent, by the prices given")
+    add("--price_in", type=float, default=0.0, help="of a million tokens of prompts (0)")
+    add("--price_out", type=float, default=0.0, help="of a million tokens of answers (0)")
+    key = "environment variable that holds the key, which is written nowhere (OPENAI_API_KEY)"
+    add("--api_key_env", default="OPENAI_API_KEY", help=key)
 
 
 def _add_answers(add) -> None:

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ LONGEST_WAIT = 60.0  # seconds between two tries, unless the server asks for mor
 TOP_LOGPROBS = 20  # what the protocol allows
 
 
-class ServerError(RuntimeError):
+class ServerError(ConnectionError):
     """The server cannot be used: it refuses the request, is gone, or answers nonsense; says what to do."""
 
 
@@ -50,6 +51,7 @@ class ServerSupervisor:
         api: `"chat"` (messages; a text prompt becomes one user message) or `"completions"` (text alone).
         system: a system message before every prompt; chat only.
         temperature: of the answers. With several samples it must not be 0.
+        top_p: sample from the most probable tokens that together have this probability; 1 for all.
         samples: answers to each prompt; several measure the confidence where there are no log-probabilities.
         max_tokens: of an answer. *paper*
         logprobs: ask for token log-probabilities; a server that has none answers without.
@@ -72,6 +74,7 @@ class ServerSupervisor:
     api: str = "chat"
     system: str | None = None
     temperature: float = 0.0
+    top_p: float = 1.0
     samples: int = 1
     max_tokens: int = 64
     logprobs: bool = True
@@ -97,7 +100,7 @@ class ServerSupervisor:
                 f"variable {self.api_key_env} instead."
             )
         limits = {"samples": (1, 1000), "max_tokens": (1, 10**6), "top_logprobs": (0, TOP_LOGPROBS)}
-        limits |= {"concurrency": (1, 1000), "retries": (0, 100), "temperature": (0, 10)}
+        limits |= {"concurrency": (1, 1000), "retries": (0, 100), "temperature": (0, 10), "top_p": (1e-6, 1)}
         for setting, (low, high) in limits.items():
             if not low <= getattr(self, setting) <= high:
                 raise ValueError(
@@ -115,10 +118,46 @@ class ServerSupervisor:
             raise ValueError(f"supervisor {self.name!r}: requests_per_minute must be above 0.")
         self._turn = _Turn(60 / self.requests_per_minute if self.requests_per_minute else 0.0)
 
+    @classmethod
+    def from_url(cls, url: str, name: str | None = None, **settings: Any) -> "ServerSupervisor":
+        """A supervisor by one address, `http://localhost:8000/v1#model`; its name is the last part of the model's.
+
+        Without `#model` the server is asked what it serves, which must then be one model.
+
+        Args:
+            settings: as for the class.
+
+        Raises:
+            ValueError: as the class; or the server has several models, or none.
+            ServerError: it was asked, and did not say.
+        """
+        base_url, _, model = url.partition("#")
+        server = cls(base_url, model or "?", name, **settings)
+        if not model:
+            server.model = server._only_model()
+        server.name = name or PurePath(server.model).name
+        return server
+
+    def _only_model(self) -> str:
+        openai = _openai()
+        try:
+            models = [model.id for model in self._client().models.list()]
+        except openai.APIStatusError as error:
+            raise ServerError(self._refused(error)) from None  # the request holds the key
+        except (openai.APIError, AttributeError, TypeError, json.JSONDecodeError) as error:
+            raise ServerError(
+                f"{self.base_url} does not say which models it has ({type(error).__name__}): start it, check the "
+                f"address, or name the model, {self.base_url}#model."
+            ) from None
+        if len(models) != 1:
+            raise ValueError(f"{self.base_url} has the models {models}; choose one, {self.base_url}#model.")
+        return models[0]
+
     def identity(self) -> dict[str, Any]:
         """What decides an answer, for the key under which it is stored."""
         kept = ("base_url", "model", "api", "system", "temperature", "max_tokens", "logprobs", "top_logprobs", "seed")
-        return {name: getattr(self, name) for name in kept}
+        narrowed = {"top_p": self.top_p} if self.top_p != 1 else {}
+        return {name: getattr(self, name) for name in kept} | narrowed
 
     def answer(self, prompt: Prompt, sample: int = 0) -> ServerAnswer:
         """The server's answer to one prompt, with retries; may be called from several threads.
@@ -126,21 +165,20 @@ class ServerSupervisor:
         Raises:
             ServerError: the request is refused (401, 404, a setting it does not know), or every try failed.
         """
-        from openai import APIConnectionError, APIError, APIStatusError
-
+        openai = _openai()
         for attempt in range(self.retries + 1):
             self._turn.take()
             wait = min(2.0**attempt, LONGEST_WAIT)
             try:
                 return self._read(self._request(prompt, sample))
-            except APIStatusError as error:
+            except openai.APIStatusError as error:
                 if error.status_code not in (408, 409, 429) and error.status_code < 500:
                     raise ServerError(self._refused(error)) from None  # the request holds the key
                 asked = error.response.headers.get("retry-after", "")
                 wait, reason = (float(asked) if asked.isdigit() else wait), f"status {error.status_code}"
-            except APIConnectionError as error:  # a time-out is one of them
+            except openai.APIConnectionError as error:  # a time-out is one of them
                 reason = f"{type(error).__name__}"
-            except (APIError, json.JSONDecodeError, _Unreadable) as error:
+            except (openai.APIError, json.JSONDecodeError, _Unreadable) as error:
                 reason = f"an answer that cannot be read ({error})"
             if attempt < self.retries:
                 time.sleep(wait)
@@ -152,7 +190,7 @@ class ServerSupervisor:
     def _request(self, prompt: Prompt, sample: int) -> Any:
         client = self._client()
         common = {"model": self.model, "temperature": self.temperature, "max_tokens": self.max_tokens}
-        common["seed"] = self.seed + sample
+        common |= {"seed": self.seed + sample} | ({"top_p": self.top_p} if self.top_p != 1 else {})
         if self.api == "completions":
             if not isinstance(prompt, str):
                 raise ServerError(f"supervisor {self.name!r}: api='completions' takes text, not messages; use chat.")
@@ -167,12 +205,18 @@ class ServerSupervisor:
         return client.chat.completions.create(messages=messages, **common)
 
     def _client(self) -> Any:
-        from openai import OpenAI
-
         key = os.environ.get(self.api_key_env) or "none"
-        return OpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=self.timeout)
+        return _openai().OpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=self.timeout)
 
     def _read(self, response: Any) -> ServerAnswer:
+        try:
+            return self._parts(response)
+        except _Unreadable:
+            raise
+        except (AttributeError, TypeError, ValueError, LookupError, OverflowError) as error:
+            raise _Unreadable(f"{type(error).__name__}: it is not of the protocol's shape") from error
+
+    def _parts(self, response: Any) -> ServerAnswer:
         choices = getattr(response, "choices", None)
         if not choices:
             raise _Unreadable("it has no choices")
@@ -193,6 +237,14 @@ class ServerSupervisor:
         hint = {401: f"set {self.api_key_env}", 403: f"check {self.api_key_env}", 404: "check base_url and model"}
         remedy = hint.get(error.status_code, "check the settings that it names")
         return f"supervisor {self.name!r}: {self.base_url} refuses with {error.status_code}: {detail}; {remedy}."
+
+
+def _openai() -> Any:
+    try:
+        import openai
+    except ImportError as error:
+        raise ImportError("servers are asked with openai's client: pip install 'trl-weaks[servers]'") from error
+    return openai
 
 
 class _Unreadable(ValueError):
