@@ -21,6 +21,7 @@ from trl_weaks.study.stages import STAMP
 from trl_weaks.study.tasks.slot_filling import SlotFilling
 from trl_weaks.study.workers import LOG, possible_workers
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*gold completions have more")
 STUDENTS = ["single_gpt2", "single_opt", "naive", "joint", "bayesian_aux", "bayesian_joint", "cdpo"]
 ROWS = [*STUDENTS, "ceiling", "strong_on_a", "untrained"]
 
