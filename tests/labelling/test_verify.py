@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import Dataset, load_from_disk
 
+from trl_weaks.inference import cascade_attention, prefix_trees
 from trl_weaks.labelling.label_completions import label_completions
+from trl_weaks.labelling.plain_check import other_answers
 from trl_weaks.labelling.verify import verify_labels
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 
@@ -120,3 +123,60 @@ def test_a_lost_column_and_a_lost_folder_are_named(ensemble, labelled):
 def test_other_weights_are_another_dataset(ensemble, labelled):
     turned = WeakEnsemble(ensemble.supervisors, [1, 4])
     assert any("another 'weak_score' than" in line for line in check(turned, labelled).different)
+
+
+def forgetful(query, keys, values, mask, real=cascade_attention._attend):
+    """Beams do not see the first token of their own prompt."""
+    if mask is not None and len(keys) > 1 and mask.shape[-1] > 4:
+        mask = mask.clone()
+        mask[..., mask.shape[-1] // 2] = False
+    return real(query, keys, values, mask)
+
+
+def too_early(tree, real=prefix_trees.Tree.depths):
+    """Tokens far behind the prefix have the position before theirs."""
+    depths = real(tree)
+    return depths - (depths > 8)
+
+
+FAULTS = {
+    "other candidates by plain forward passes": (cascade_attention, "_attend", forgetful),
+    "nats from a plain forward pass": (prefix_trees.Tree, "depths", too_early),
+}
+
+
+@pytest.mark.parametrize("temperature", [None, 1.0])
+@pytest.mark.parametrize("line", FAULTS)
+def test_a_fault_that_labelling_repeats_is_seen(ensemble, tmp_path, monkeypatch, line, temperature):
+    """Planted after the probe has passed the model: made again by the same code, the labels are the same."""
+    run = RUN | {"num_candidates": 4, "max_new_tokens": 8, "temperature": temperature}
+    sound = verify_labels(ensemble, data(), label(ensemble, tmp_path / "sound", run), "joint", **run, share=1.0)
+    assert sound.different == [] and sound.plainly == 3, "one prompt of each batch"
+    assert all(supervisor.sharing.able() for supervisor in ensemble.supervisors)
+    with monkeypatch.context() as planted:
+        planted.setattr(*FAULTS[line])
+        folder = label(ensemble, tmp_path / "wrong", run)
+        found = verify_labels(ensemble, data(), folder, "joint", **run, share=1.0)
+    assert found.worst < 1e-5 and found.different
+    assert all(line in different for different in found.different)
+
+
+def label(ensemble, folder, run):
+    label_completions(ensemble, data(), "joint", output_dir=folder, **run)
+    return folder
+
+
+def test_nearly_equal_beams_are_no_fault(build):
+    """Two tokens that the model cannot tell apart: either order of the beams is right, and a third token is not."""
+    one = build("neox", 1, "a")
+    prompt = "USER: play jazz ASSISTANT:"
+    best = one.generate([prompt], 1, 1)[0][0].token_ids[0]
+    twin = one.tokenizer("q", add_special_tokens=False)["input_ids"][0]
+    with torch.no_grad():
+        head = one.model.get_output_embeddings().weight
+        head[twin] = head[best] * (1 + 1e-7)
+    answers = [(one.tokenizer.decode([token]), False) for token in (best, twin)]
+    ask = {"name": "p", "key": "p", "num_candidates": 2, "max_new_tokens": 1, "sampling": None}
+    assert not other_answers(one, prompt, answers, **ask)
+    assert not other_answers(one, prompt, answers[::-1], **ask)
+    assert other_answers(one, prompt, [answers[0], (" jazz", False)], **ask)

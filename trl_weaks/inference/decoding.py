@@ -49,7 +49,10 @@ def decode(
     def processors(batch: Sequence[int]) -> list:
         check = FiniteLogitsCheck(supervisor, [asked.names[i] for i in batch], candidates)
         keys = [asked.keys[i] for i in batch]
-        return [check, *(asked.sampling.processors(supervisor, keys, candidates, model.device) if drawn else ())]
+        return [
+            check,
+            *(asked.sampling.processors(supervisor, keys, range(candidates), model.device) if drawn else ()),
+        ]
 
     made: list[list[list[int]]] = [[] for _ in asked.ids]
     with inference(model):

@@ -40,9 +40,11 @@ class Sampling:
         """The seed of one candidate of one prompt, in [0, 2^63)."""
         return int(digest(self.seed, supervisor, key, candidate), 16) % 2**63
 
-    def processors(self, supervisor: str, keys: Sequence[str], candidates: int, device: torch.device) -> list:
-        """Logits processors that turn greedy decoding of `candidates` rows for each key into sampling."""
-        seeds = [self.stream(supervisor, key, k) for key in keys for k in range(candidates)]
+    def processors(
+        self, supervisor: str, keys: Sequence[str], candidates: Sequence[int], device: torch.device
+    ) -> list:
+        """Logits processors that turn greedy decoding, one row for each key and candidate number, into sampling."""
+        seeds = [self.stream(supervisor, key, k) for key in keys for k in candidates]
         narrow = [TopPLogitsWarper(self.top_p)] if self.top_p < 1 else []
         return [TemperatureLogitsWarper(float(self.temperature)), *narrow, _Noise(seeds, device)]
 

@@ -24,6 +24,7 @@ from ..supervisors.scores import Scored
 from .card import write_card
 from .export import differences, export
 from .ledger import GENERATE, SCORE
+from .plain_check import other_answers, plain_logps, rounding
 from .progress import bar
 from .run import AnswerRun, rounded, score_texts
 
@@ -81,11 +82,13 @@ class Verification:
         prompts: how many were labelled again.
         worst: the largest difference of a token's log-probability, nats.
         different: what does not agree or is not there, one line each; empty where all is well.
+        plainly: how many of them also by whole forward passes of single rows, see `plain_check`.
     """
 
     prompts: int
     worst: float
     different: list[str]
+    plainly: int = 0
 
 
 class CompletionRun(AnswerRun):
@@ -144,15 +147,17 @@ class CompletionRun(AnswerRun):
             raise ValueError(
                 f"{self.folder} holds no labels of these prompts, supervisors and settings; label them first."
             )
-        chosen = random.Random(self.settings.seed).sample(whole, math.ceil(share * len(whole)))
-        worst = 0.0
+        draw = random.Random(self.settings.seed)
+        chosen = draw.sample(whole, math.ceil(share * len(whole)))
+        worst, plainly = 0.0, 0
         with bar(len(chosen), "verifying", "batch") as shown:
             for number in chosen:
                 worst = max(worst, self._compare(self.batches[number], different, tolerance))
+                plainly += self._compare_plainly(draw.choice(self.batches[number]), different, tolerance)
                 shown.update()
         rows = sorted(row for number in chosen for row in self.batches[number])
         different += differences(self.labels_of, self.dataset, self.folder / "dataset", rows)
-        return Verification(len(rows), worst, different)
+        return Verification(len(rows), worst, different, plainly)
 
     def _candidates(self, row: int) -> dict[str, list[tuple[str, bool]]]:
         records = {name: self.ledger.get(GENERATE, name, row) for name in self.ensemble.names}
@@ -186,6 +191,24 @@ class CompletionRun(AnswerRun):
                     if gap > tolerance:
                         different.append(f"{name}: {supervisor.name!r} differs by {gap:.2g} nats")
         return worst
+
+    def _compare_plainly(self, row: int, different: list[str], tolerance: float) -> bool:
+        """The same for one prompt by the slow path that shares nothing with labelling's; where we run the models."""
+        (prompt,), (name,), (key,) = self.asked([row])
+        ours = [supervisor for supervisor in self.ensemble.supervisors if supervisor.model is not None]
+        for supervisor in ours:
+            stored = self.ledger.get(GENERATE, supervisor.name, row)["candidates"]
+            stored = [(candidate["text"], candidate["finished"]) for candidate in stored]
+            if other_answers(supervisor, prompt, stored, name, key, **decoding(self.settings.decoding)):
+                different.append(f"{name}: {supervisor.name!r} gives other candidates by plain forward passes")
+            kept = self.ledger.get(SCORE, supervisor.name, row)
+            for text, old in zip(kept["texts"], kept["logps"], strict=True):
+                gap = _gap(plain_logps(supervisor, prompt, text, name), old) if old else 0.0
+                if gap > max(tolerance, rounding(supervisor)):
+                    different.append(
+                        f"{name}: {supervisor.name!r} differs by {gap:.2g} nats from a plain forward pass"
+                    )
+        return bool(ours)
 
 
 def _gap(made: Sequence[float], stored: Sequence[float]) -> float:

@@ -28,12 +28,13 @@ def verify_labels(
     """Make a random share of the labels of `label_completions` again, with the same arguments, and compare.
 
     Whole batches are made again, at least one, so that on the same machine the numbers are the same, and their
-    rows in `dataset/` are compared with what the labels give. Labels that are missing or damaged are reported for all
-    prompts. Nothing is written.
+    rows in `dataset/` are compared with what the labels give. One prompt of each is also answered and read without
+    batches, caches and shared prefixes, which would show a fault that labelling and its repetition share. Labels
+    that are missing or damaged are reported for all prompts. Nothing is written.
 
     Args:
         seed: of the draws, and of the choice of batches. `share`: of the prompts, in (0, 1]. `tolerance`: nats per
-            token.
+            token; of plain passes at least what rounding may change in the model's dtype.
 
     Raises:
         ValueError: a share outside (0, 1], or no labels of this configuration in `output_dir`.

@@ -99,6 +99,7 @@ def verify(options: argparse.Namespace) -> None:
 
     report = verify_labels(load_ensemble(options), prompts, share=options.share, **_settings(options))
     print(f"{report.prompts} prompts labelled again; largest difference {report.worst:.2g} nats per token")
+    print(f"{report.plainly} of them also without batches, caches and shared prefixes")
     if report.different:
         sys.exit("\n".join(["trl-weaks: these labels differ:", *report.different]))
 
