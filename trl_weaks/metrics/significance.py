@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import binomtest
 
 
 def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> dict[str, float]:
@@ -26,17 +27,6 @@ def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> dict[str, fl
         if not np.isin(values, (0, 1)).all():
             raise ValueError(f"{name}[{(~np.isin(values, (0, 1))).argmax()}] is neither right (1) nor wrong (0)")
     first_only, second_only = int(((right == 1) & (other == 0)).sum()), int(((right == 0) & (other == 1)).sum())
-    return {
-        "first_only": first_only,
-        "second_only": second_only,
-        "p_value": _two_sided(min(first_only, second_only), first_only + second_only),
-    }
-
-
-def _two_sided(fewer: int, trials: int) -> float:
-    """P(at least this uneven) in exact integer arithmetic."""
-    ways, tail = 1, 1
-    for k in range(1, fewer + 1):
-        ways = ways * (trials - k + 1) // k
-        tail += ways
-    return min(1.0, 2 * tail / 2**trials)
+    differ = first_only + second_only
+    p_value = float(binomtest(min(first_only, second_only), differ).pvalue) if differ else 1.0
+    return {"first_only": first_only, "second_only": second_only, "p_value": p_value}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 
 from trl_weaks.metrics.agreement import label_agreement
 from trl_weaks.metrics.calibration import brier_score, expected_calibration_error
@@ -106,15 +107,10 @@ def disagreement(found: Predictions, supervisors: Sequence[str]) -> np.ndarray:
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     """Spearman's rank correlation, ties at their mean rank; 0 where one side is constant."""
-    ranks = [_ranks(np.asarray(values, dtype=float)) for values in (first, second)]
+    ranks = [rankdata(values) for values in (first, second)]
     if any(np.ptp(r) == 0 for r in ranks):
         return 0.0
     return float(np.corrcoef(*ranks)[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[where]
 
 
 def vacuity_and_disagreement(found: Predictions, supervisors: Sequence[str]) -> Mapping[str, float]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.stats import mannwhitneyu
 
 from trl_weaks.pooling import linear_pool, majority_vote
 
@@ -21,11 +22,9 @@ def auroc(probabilities: np.ndarray, labels: Sequence[int]) -> float | None:
 
 
 def _area(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Mann-Whitney's U from mid-ranks."""
-    values, where, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[where]
-    n = positive.sum()
-    return (ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(scores) - n))
+    # the p-value is not asked for: "asymptotic" spares the exact null distribution
+    found = mannwhitneyu(scores[positive], scores[~positive], method="asymptotic")
+    return float(found.statistic / (positive.sum() * (~positive).sum()))
 
 
 def vote_probabilities(votes: np.ndarray, weights: Sequence[float] | None, kind: str) -> np.ndarray:
