@@ -14,7 +14,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, timeout=280)
 
 
-@pytest.mark.parametrize("name", ["slot_filling.py", "classification.py", "drop_in.py", "label.py"])
+@pytest.mark.parametrize("name", ["slot_filling.py", "classification.py", "drop_in.py", "label.py", "votes.py"])
 def test_help(name, tmp_path):
     result = run(str(ROOT / "examples" / name), "--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -27,6 +27,12 @@ def test_drop_in(script, tmp_path):
     assert result.returncode == 0, result.stderr[-2000:]
     assert "train_loss" in result.stdout
     assert ("weak/confidence" in result.stdout) == (script == "weak")
+
+
+def test_votes(tmp_path):
+    result = run(str(ROOT / "examples" / "votes.py"), "--max_steps", "2", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "student in student, classes {0: 'alarm', 1: 'music', 2: 'weather'}" in result.stdout
 
 
 def test_a_wrong_setting_is_one_clear_line(tmp_path):

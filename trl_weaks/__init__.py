@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which do not 
     from .labelling.ask_servers import ask_servers as ask_servers
     from .labelling.from_comparisons import pairs_from_comparisons as pairs_from_comparisons
     from .labelling.from_completions import labels_from_completions as labels_from_completions
+    from .labelling.from_votes import labels_from_votes as labels_from_votes
     from .labelling.label_classes import label_classes as label_classes
     from .labelling.label_completions import label_completions as label_completions
     from .labelling.preferences import build_preferences as build_preferences
@@ -53,6 +54,7 @@ _MODULES = {
     "label_classes": "labelling.label_classes",
     "build_preferences": "labelling.preferences",
     "labels_from_completions": "labelling.from_completions",
+    "labels_from_votes": "labelling.from_votes",
     "ask_servers": "labelling.ask_servers",
     "pairs_from_comparisons": "labelling.from_comparisons",
     "renormalise_weights": "labelling.weights",

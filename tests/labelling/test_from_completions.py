@@ -188,7 +188,7 @@ BAD = [
     (EXAMPLES[:1] * 2, [answer("007", "a", "x")], {}, "'007' is there twice"),
     ([{"example_id": "1"}], [answer("1", "a", "x")], {}, "examples, row 0: there is no column 'prompt'"),
     ([{"example_id": "", "prompt": "p"}], [answer("1", "a", "x")], {}, "column 'example_id' holds ''"),
-    ([{"example_id": "1", "prompt": ""}], [answer("1", "a", "x")], {}, "the prompt is empty"),
+    ([{"example_id": "1", "prompt": ""}], [answer("1", "a", "x")], {}, "column 'prompt' is empty"),
     ([{"example_id": "1", "prompt": "p", "completion": 1}], [answer("1", "a", "x")], {}, "a column 'completion'"),
     (EXAMPLES, [], {}, "answers: there are no rows"),
     (EXAMPLES, [{"example_id": "7", "completion": "x"}], {}, "answers, row 0: there is no column 'supervisor'"),

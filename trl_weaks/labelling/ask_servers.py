@@ -13,7 +13,7 @@ from .. import columns
 from ..fingerprint import digest
 from ..supervisors.messages import check_prompts
 from ..supervisors.server import ServerAnswer, ServerError, ServerSupervisor
-from .from_completions import read_examples
+from .examples import read_examples
 from .store import LabelStore
 from .tables import Table
 from .token_logprobs import read_logprobs

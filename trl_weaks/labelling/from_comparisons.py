@@ -12,7 +12,7 @@ from datasets import Dataset
 from .. import columns
 from ..aggregation.bradley_terry import Judges, Votes, disagreement, fit_judges, fit_scores, score_covariance
 from ..supervisors.messages import as_completion, completion_text
-from .from_completions import read_examples
+from .examples import read_examples
 from .tables import Table, as_confidence, as_dataset, as_id, read_table
 
 logger = logging.getLogger(__name__)

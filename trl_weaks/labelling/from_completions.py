@@ -11,15 +11,12 @@ from datasets import Dataset
 from .. import alignment, columns
 from ..aggregation.answer_confidence import calibrator, most_frequent
 from ..supervisors.messages import as_completion, completion_text
+from .examples import read_examples
 from .gold import Gold, read_gold
 from .tables import Table, as_confidence, as_dataset, as_id, read_table
 from .token_logprobs import TokenLogprobs, read_logprobs
 
 logger = logging.getLogger(__name__)
-WRITTEN = {*columns.GENERATION, columns.SCORE, columns.FINISHED, columns.CONFIDENCE_SOURCE} - {
-    columns.EXAMPLE_ID,
-    columns.PROMPT,
-}
 STATED, LOGPROBS, SAMPLES, RESCORED = "stated", "logprobs", "samples", "rescored"
 
 
@@ -63,7 +60,8 @@ def labels_from_completions(
     - `None`: none; the answer is trained as a hard label.
 
     Args:
-        examples: `example_id`, `prompt` (text or messages); other columns are carried through.
+        examples: `example_id` (by default the row's number), `prompt` (text or messages); other columns are carried
+            through.
         answers: one row an answer: `example_id`, `supervisor`, `completion` (text, one assistant message, or None for
             an abstention), optionally `confidence`, `logprobs`, and `finish_reason` (`"length"`: the answer was cut,
             and no end is taught).
@@ -108,25 +106,6 @@ def labels_from_completions(
     if without:
         logger.warning("%d of %d examples have no answer and no row.", without, len(prompts))
     return as_dataset(rows, examples)
-
-
-def read_examples(examples: Table) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for number, row in enumerate(read_table(examples, "examples", (columns.EXAMPLE_ID, columns.PROMPT))):
-        example = as_id(row[columns.EXAMPLE_ID], "examples", number, columns.EXAMPLE_ID)
-        if example in found:
-            raise ValueError(f"examples, row {number}: {example!r} is there twice; give every prompt its own id.")
-        if not row[columns.PROMPT]:
-            raise ValueError(f"examples, row {number} (example_id {example!r}): the prompt is empty.")
-        taken = sorted(
-            set(row)
-            & {*columns.GENERATION, columns.SCORE, columns.FINISHED, columns.CONFIDENCE_SOURCE}
-            - {"example_id", "prompt"}
-        )
-        if taken:
-            raise ValueError(f"examples have a column {taken[0]!r}, which labels write; rename or remove it.")
-        found[example] = row | {columns.EXAMPLE_ID: example}
-    return found
 
 
 def _answers(answers: Table, prompts: Mapping[str, dict]) -> dict[str, list[_Answer]]:

@@ -22,6 +22,7 @@ from ..metrics.chance_corrected import (
 )
 from ..metrics.distances import levenshtein, words
 from .gold import Gold, class_id, class_names, read_gold
+from .voters import supervisor_votes
 
 CORRELATED = 0.6  # of the supervisors: below this share of independent ones a warning is due. *ours*
 
@@ -131,8 +132,7 @@ def supervisor_report(
 
 
 def _of_classes(labels: Dataset, gold: Gold | None) -> SupervisorReport:
-    ids, probs = labels[columns.EXAMPLE_ID][:], np.asarray(labels[columns.WEAK_PROBS][:], dtype=float)
-    names = _supervisor_names(labels, probs.shape[1])
+    ids, (names, probs, _) = labels[columns.EXAMPLE_ID][:], supervisor_votes(labels, before_aggregation=True)
     given = ~np.isnan(probs).any(-1)
     votes = np.where(given, np.nan_to_num(probs).argmax(-1), NONE)
     truth = None if gold is None else _aligned(ids, gold, class_names(labels, probs.shape[2]))
@@ -238,19 +238,6 @@ def _warnings(report: SupervisorReport) -> list[str]:
         if share > 0.5:
             found.append(f"{row['supervisor']!r} gave no label for {share:.0%} of the examples.")
     return found
-
-
-def _supervisor_names(labels: Dataset, count: int) -> list[str]:
-    if columns.SUPERVISORS not in labels.column_names:
-        return [f"supervisor {i}" for i in range(count)]
-    lists = labels[columns.SUPERVISORS][:]
-    for row, names in enumerate(lists):
-        if names != lists[0] or len(names) != count:
-            raise ValueError(
-                f"row {row}: column {columns.SUPERVISORS!r} holds {names}, row 0 {lists[0]}; every row must name the "
-                "same supervisors in one order (a NaN vote stands for an abstention)."
-            )
-    return list(lists[0])
 
 
 def _aligned(ids: list[str], gold: Gold, classes: list[Any]) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, Features
 
 from ..columns import EXAMPLE_ID
@@ -38,9 +39,16 @@ def read_table(table: Table, what: str, needed: Sequence[str], optional: Sequenc
                 f"{' and may have ' + ', '.join(optional) if optional else ''}, and has {', '.join(map(str, row))}."
             )
         for name, value in row.items():
-            if isinstance(value, float) and math.isnan(value):
+            if _is_missing(value):
                 row[name] = None
     return rows
+
+
+def _is_missing(value: Any) -> bool:
+    """NaN of any kind, and pandas' own missing values."""
+    if isinstance(value, float | np.floating):
+        return bool(np.isnan(value))
+    return type(value).__name__ in ("NAType", "NaTType")
 
 
 def as_dataset(rows: Sequence[Mapping[str, Any]], examples: Table) -> Dataset:

@@ -12,6 +12,7 @@ from datasets import Dataset
 from .. import columns
 from ..metrics.selective import Threshold, bounded_threshold, coverage_risk_curve
 from .gold import Gold, class_id, class_names, read_gold
+from .voters import supervisor_votes
 
 ACCEPT, WEIGHT, PERSON = "accept", "weight", "person"
 DECISION, CONFIDENCE, AUDIT = "triage", "triage_confidence", "triage_audit"
@@ -181,13 +182,7 @@ def _class_answers(labels: Dataset) -> _Answers:
     if len(set(ids)) != len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
         raise ValueError(f"column {columns.EXAMPLE_ID!r} repeats {twice!r}; give every example one row.")
-    votes = np.asarray(labels[columns.WEAK_PROBS][:], dtype=float)
-    if votes.ndim != 3 or not len(votes):
-        raise ValueError(f"column {columns.WEAK_PROBS!r} has the shape {votes.shape}; it must be (rows, N, K).")
-    weights = np.ones(votes.shape[:2])
-    if columns.WEIGHTS in labels.column_names:
-        weights = np.asarray(labels[columns.WEIGHTS][:], dtype=float)
-    weights = np.where(np.isnan(votes).any(-1), 0.0, weights)  # an abstention
+    _, votes, weights = supervisor_votes(labels)
     total = weights.sum(1)
     if (total <= 0).any():
         row = int((total <= 0).argmax())
@@ -256,4 +251,5 @@ def _isotonic(known: np.ndarray, right: np.ndarray, asked: np.ndarray) -> np.nda
 
 def _for_people(queue: Dataset) -> Dataset:
     kept = [name for name in (columns.EXAMPLE_ID, *TEXTS, PREDICTION, CONFIDENCE, AUDIT) if name in queue.column_names]
-    return queue.select_columns(kept).add_column(columns.LABEL, [""] * len(queue))
+    made = queue.select_columns(kept).add_column("supervisor", ["person"] * len(queue))
+    return made.add_column(columns.LABEL, [""] * len(queue))

@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 
 from .. import alignment, columns
 from ..labelling.gold import Gold, class_id, class_names, read_gold
 from ..labelling.report_card import supervisor_report
+from ..labelling.voters import supervisor_votes
 from ..pooling import linear_pool, pairwise_disagreement
 from .page import Answer, Page, Shown
 
@@ -100,29 +102,28 @@ def _answers(row: Mapping[str, Any], truth: str | None) -> list[Answer]:
 
 
 def _classes(labels: Dataset, gold: Gold | None) -> list[Shown]:
-    probs = torch.tensor(labels[columns.WEAK_PROBS][:], dtype=torch.float64)
-    names = class_names(labels, probs.shape[-1])
+    supervisors, votes, shares = supervisor_votes(labels, before_aggregation=True)
+    _, pooled, weights = supervisor_votes(labels)
+    names = class_names(labels, votes.shape[-1])
     truth = {} if gold is None else read_gold(gold, set(labels[columns.EXAMPLE_ID]))
     text = columns.TEXT if columns.TEXT in labels.column_names else columns.PROMPT
-    supervisors = [f"supervisor {i}" for i in range(probs.shape[1])]
     examples = []
-    for row, votes in zip(labels, probs, strict=True):
+    for i, row in enumerate(labels):
         example = row[columns.EXAMPLE_ID]
         right = None if example not in truth else class_id(truth[example], names, example)
-        who = row.get(columns.SUPERVISORS) or supervisors
-        weights = torch.tensor(row.get(columns.WEIGHTS) or [1.0] * len(who), dtype=torch.float64)
-        given = ~votes.isnan().any(-1)
+        given = ~np.isnan(votes[i]).any(-1)
+        cast = torch.from_numpy(votes[i, given])
         answers = [
-            Answer(name, _ranked(p, names), None, w.item(), p.max().item(), None, _right(p, right))
-            for name, p, w, known in zip(who, votes, weights, given, strict=True)
-            if known
+            Answer(name, _ranked(p, names), None, float(w), p.max().item(), None, _right(p, right))
+            for name, p, w in zip(np.array(supervisors)[given].tolist(), cast, shares[i, given], strict=True)
         ]
-        pooled = linear_pool(votes[given], weights[given]) if given.any() else None
         shown = Shown(example, row.get(text), answers, None if right is None else str(names[right]))
-        if pooled is not None:
-            shown.aggregate = Answer("committee", _ranked(pooled, names), confidence=pooled.max().item())
+        known = ~np.isnan(pooled[i]).any(-1)
+        if known.any():
+            label = linear_pool(torch.from_numpy(pooled[i, known]), torch.from_numpy(weights[i, known]))
+            shown.aggregate = Answer("committee", _ranked(label, names), confidence=label.max().item())
         if int(given.sum()) > 1:
-            shown.disagreement = pairwise_disagreement(votes[given]).item()
+            shown.disagreement = pairwise_disagreement(cast).item()
         examples.append(shown)
     return examples
 
