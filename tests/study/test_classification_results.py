@@ -76,7 +76,7 @@ def predictions(seeds: int = 2, rows: int = 30) -> Predictions:
 def test_systems_have_roles_samples_and_scores():
     found = predictions()
     samples = {name: table.argmax(-1) == found.labels for name, table in found.probabilities.items()}
-    gathered = Gathered(samples, extra={name: extra_scores(found, name) for name in samples})
+    gathered = Gathered(samples, None, extra={name: extra_scores(found, name) for name in samples})
     rows = {row["name"]: row for row in report_rows(Run(["a", "b"]), gathered)}
     assert [rows[n]["role"] for n in ("a", "naive", "ceiling", "mean_vote")] == [
         "weak",

@@ -138,6 +138,10 @@ def test_a_study_in_one_call(tmp_path):
     mine = Method("mine", transform=lambda labels: labels.select(range(10)), loss="naive", settings={"gamma_max": 0.0})
     settings = COMPLETIONS | CAPS | {"compare": ["mine", "naive"]}
     found = run_study(Sums(), ["naive", mine], "tiny", tmp_path, **settings)
+    page = (tmp_path / "view.html").read_text()
+    assert (
+        '"id":"6-6"' in page and '"systems":["naive","mine","ceiling","strong_on_a"]' in page and "12 test ex" in page
+    )
     assert found.report.is_file() and 0 <= found["mine"]["exact_match"] <= 1
     assert found.results["comparisons"][0]["first"] == "mine" and found["gpt2"]["role"] == "weak"
     with pytest.raises(KeyError, match="no row 'other'; there are"):
@@ -149,6 +153,7 @@ def test_a_classification_task_of_ones_own(tmp_path):
     found = run_study(
         Parity(), ["naive", kept], "tiny", tmp_path, **SMALL | CAPS | {"compare": ["first", "mean_vote"]}
     )
+    assert '"text":"odd"' in (tmp_path / "view.html").read_text()
     assert found.results["classes"] == ["even", "odd"] and found.results["measure"] == "accuracy"
     assert found["first"]["role"] == "method" and len(found.results["comparisons"]) == 1
 

@@ -1,6 +1,7 @@
 """`trl-weaks report` and `trl-weaks view`: what stored labels say, as text and as a page."""
 
 import argparse
+import shutil
 from pathlib import Path
 
 from .sources import refuse_missing
@@ -33,6 +34,12 @@ def view(options: argparse.Namespace) -> None:
     """Write the page."""
     if options.limit < 1:
         raise ValueError(f"--limit {options.limit}: show at least one example.")
+    made = options.labels / "view.html"
+    if (options.labels / "results.json").is_file() and made.is_file():  # a study, which wrote its own
+        if options.output.resolve() != made.resolve():
+            shutil.copyfile(made, options.output)
+        print(f"Page: {options.output} (the study's own)")
+        return
     labels, gold = _read(options)
     from ..viewer.from_labels import page_of_labels
 
@@ -41,7 +48,9 @@ def view(options: argparse.Namespace) -> None:
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("labels", type=Path, help="the output folder of a labelling run, or a saved dataset")
+    parser.add_argument(
+        "labels", type=Path, help="the output folder of a labelling run or, to view, of a study; or a saved dataset"
+    )
     parser.add_argument(
         "--gold",
         type=Path,

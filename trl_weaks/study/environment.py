@@ -1,4 +1,4 @@
-"""On what the numbers were made."""
+"""Hardware and library versions behind the results."""
 
 import os
 import platform

@@ -27,6 +27,7 @@ def gather_classes(task: ClassificationTask, runs: Sequence[SeedRun], folder: Pa
     calibrated = "Temperatures were fitted on the validation split." if runs[0].config.calibrate else None
     return Gathered(
         {name: np.stack([right(seed, found.labels) for seed in table]) for name, table in found.probabilities.items()},
+        runs[0].votes(),
         extra={name: results.extra_scores(found, name) for name in found.probabilities},
         agreement=results.agreement(found, supervisors),
         about=[calibrated or "Votes are not calibrated."],

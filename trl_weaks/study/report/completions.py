@@ -41,6 +41,7 @@ def gather_completions(task: CompletionTask, runs: Sequence[SeedRun], folder: Pa
     half_b = runs[0].splits.half_b if runs[0].splits.half_b_has_gold else ()
     return Gathered(
         samples,
+        labels,
         unparsable,
         agreement=supervisor_agreement(task, labels),
         word_confidences=word_confidences(labels, {e.id: task.completion(e) for e in half_b}) if half_b else {},

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from trl_weaks.distributed import processes
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.environment import describe_environment
@@ -12,6 +14,7 @@ from trl_weaks.study.files import json_bytes, write_atomically
 from trl_weaks.study.pipeline.models import TINY
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.report.compare import compare_systems, comparison_section
+from trl_weaks.study.report.page import write_page
 from trl_weaks.study.report.results import Measure
 from trl_weaks.study.report.story import Story
 from trl_weaks.study.report.write import write_report
@@ -47,9 +50,11 @@ class Gathered:
         about, notes: sentences on data and models; sections of their own.
         preference: what the preference stage counted.
         results: further entries of `results.json`.
+        labels: of half B, the first seed's.
     """
 
     samples: Mapping[str, Any]
+    labels: Dataset
     unparsable: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     agreement: Mapping[str, Any] = field(default_factory=dict)
@@ -127,6 +132,7 @@ def write_study_report(
     )
     extra = dict(found.results) | ({"comparisons": comparisons} if comparisons else {})
     write_atomically(Path(config.output_dir) / "results.json", json_bytes(written | extra))
+    write_page(task, runs[0], found.labels, written, Path(config.output_dir))
 
 
 def _about(config: StudyConfig, task: Task, run: SeedRun, more: Sequence[str]) -> list[str]:
