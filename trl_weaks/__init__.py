@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which do not 
     from . import losses as losses
     from . import metrics as metrics
     from . import pooling as pooling
+    from .labelling.alternatives import alternatives_as_rows as alternatives_as_rows
     from .labelling.ask_servers import ask_servers as ask_servers
     from .labelling.from_comparisons import pairs_from_comparisons as pairs_from_comparisons
     from .labelling.from_completions import labels_from_completions as labels_from_completions
@@ -56,6 +57,7 @@ _MODULES = {
     "labels_from_completions": "labelling.from_completions",
     "labels_from_votes": "labelling.from_votes",
     "ask_servers": "labelling.ask_servers",
+    "alternatives_as_rows": "labelling.alternatives",
     "pairs_from_comparisons": "labelling.from_comparisons",
     "renormalise_weights": "labelling.weights",
     "triage": "labelling.triage",

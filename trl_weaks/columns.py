@@ -19,6 +19,8 @@ Generation. One row per *distinct* completion of a prompt; a stock `SFTTrainer` 
 | `weak_finished`    | bool, may be absent | whether the completion ends here; where not, no end is taught            |
 | `confidence_source`| list[str], n, may   | where each log-probability comes from: stated, logprobs, samples,        |
 |                    | be absent           | rescored, or nowhere (None: a hard label)                                |
+| `weak_top_logps`   | list[n][tokens][k], | what else a server would have said in each token's place: `token` (its   |
+|                    | may be absent       | text) and `logp`; None for a supervisor that gave no alternatives        |
 """
 
 EXAMPLE_ID = "example_id"
@@ -31,6 +33,7 @@ LOGPS = "weak_logps"
 SCORE = "weak_score"
 FINISHED = "weak_finished"
 CONFIDENCE_SOURCE = "confidence_source"
+TOP_LOGPS = "weak_top_logps"
 
 GENERATION = (EXAMPLE_ID, PROMPT, COMPLETION, SUPERVISORS, WEIGHTS, OFFSETS, LOGPS)
 

@@ -6,7 +6,7 @@ from typing import Any
 from .. import columns
 from .tables import Table, as_id, read_table
 
-WRITTEN = {*columns.GENERATION, columns.SCORE, columns.FINISHED, columns.CONFIDENCE_SOURCE}
+WRITTEN = {*columns.GENERATION, columns.SCORE, columns.FINISHED, columns.CONFIDENCE_SOURCE, columns.TOP_LOGPS}
 WRITTEN -= {columns.EXAMPLE_ID, columns.PROMPT}
 
 

@@ -14,7 +14,7 @@ from ..supervisors.messages import as_completion, completion_text
 from .examples import read_examples
 from .gold import Gold, read_gold
 from .tables import Table, as_confidence, as_dataset, as_id, read_table
-from .token_logprobs import TokenLogprobs, read_logprobs
+from .token_logprobs import Alternative, TokenLogprobs, read_logprobs
 
 logger = logging.getLogger(__name__)
 STATED, LOGPROBS, SAMPLES, RESCORED = "stated", "logprobs", "samples", "rescored"
@@ -22,7 +22,8 @@ STATED, LOGPROBS, SAMPLES, RESCORED = "stated", "logprobs", "samples", "rescored
 
 @dataclass
 class _Answer:
-    """One supervisor's answer to one example; the text's tokens and their log-probabilities where they are known."""
+    """One supervisor's answer to one example; the text's tokens and their log-probabilities where they are known, and
+    the alternatives of each token."""
 
     supervisor: str
     text: str
@@ -30,6 +31,7 @@ class _Answer:
     logps: list[float]
     source: str | None
     finished: bool = True
+    top: Sequence[Sequence[Alternative]] | None = None
 
     @property
     def confidence(self) -> float:
@@ -58,6 +60,8 @@ def labels_from_completions(
       most frequent answer is used.
     - `"rescored"`: the mean log-probability of each word under `scorers`, local supervisors that read the answer.
     - `None`: none; the answer is trained as a hard label.
+
+    Alternatives of the tokens among the log-probabilities are kept in `weak_top_logps`; see `alternatives_as_rows`.
 
     Args:
         examples: `example_id` (by default the row's number), `prompt` (text or messages); other columns are carried
@@ -102,6 +106,8 @@ def labels_from_completions(
     if gold is not None:
         _calibrate(given, read_gold(gold, prompts), calibration, correct)
     rows = [row for example, found in given.items() for row in _rows(prompts[example], found, weights)]
+    if not any(any(row[columns.TOP_LOGPS]) for row in rows):
+        rows = [{name: value for name, value in row.items() if name != columns.TOP_LOGPS} for row in rows]
     without = len(prompts) - len(given)
     if without:
         logger.warning("%d of %d examples have no answer and no row.", without, len(prompts))
@@ -147,12 +153,13 @@ def _joined(
         if example not in prompts:
             raise ValueError(f"{name}: no example has that id.")
         text, finished = completion_text(row[columns.COMPLETION], name), row.get(columns.FINISHED) is not False
-        for supervisor, offsets, logps in zip(
-            row[columns.SUPERVISORS], row[columns.OFFSETS], row[columns.LOGPS], strict=True
-        ):
+        parts = [row[columns.SUPERVISORS], row[columns.OFFSETS], row[columns.LOGPS]]
+        tops = row.get(columns.TOP_LOGPS) or [None] * len(parts[0])
+        for supervisor, offsets, logps, top in zip(*parts, tops, strict=True):
             if any(answer.supervisor == supervisor for answer in given.get(example, ())):
                 raise ValueError(f"{name}: supervisor {supervisor!r} has an answer to it among `answers` too.")
-            found.setdefault(example, []).append(_Answer(supervisor, text, offsets, logps, LOGPROBS, finished))
+            said = None if top is None else [[(a["token"], a["logp"]) for a in place] for place in top]
+            found.setdefault(example, []).append(_Answer(supervisor, text, offsets, logps, LOGPROBS, finished, said))
     return {e: sorted(found[e], key=lambda answer: answer.supervisor) for e in prompts if e in found}
 
 
@@ -172,7 +179,7 @@ def _answer(supervisor: str, rows: list[dict[str, Any]]) -> _Answer:
         return _whole(supervisor, text, row["confidence"], STATED, finished)
     if row.get("logprobs") is not None:
         read: TokenLogprobs = read_logprobs(row["logprobs"], text, f"answers, row {row['number']}")
-        return _Answer(supervisor, text, read.offsets, read.logps, LOGPROBS, finished)
+        return _Answer(supervisor, text, read.offsets, read.logps, LOGPROBS, finished, read.top)
     if len(rows) > 1:
         return _whole(supervisor, text, share, SAMPLES, finished)
     return _whole(supervisor, text, 1.0, None, finished)
@@ -225,7 +232,7 @@ def _calibrate(
             if before < -1e-9:
                 answer.logps = [logp * after / before for logp in answer.logps]
             else:  # certain before: the doubt has no place of its own
-                answer.offsets, answer.logps = [[0, len(answer.text)]], [after]
+                answer.offsets, answer.logps, answer.top = [[0, len(answer.text)]], [after], None
 
 
 def _rows(
@@ -238,25 +245,29 @@ def _rows(
     for answer in found:
         by_text.setdefault((answer.text, answer.finished), []).append(answer)
     for (text, finished), members in sorted(by_text.items()):
-        ends = [[[len(text)] * 2]] if finished else [[]]
+        spans, logps, tops = zip(*(_ended(answer, finished) for answer in members), strict=True)
         yield example | {
             columns.COMPLETION: as_completion(example[columns.PROMPT], text),
             columns.SUPERVISORS: [a.supervisor for a in members],
             columns.WEIGHTS: [raw[a.supervisor] / total for a in members],
-            columns.OFFSETS: [_ended(a, ends[0])[0] for a in members],
-            columns.LOGPS: [_ended(a, ends[0])[1] for a in members],
+            columns.OFFSETS: list(spans),
+            columns.LOGPS: list(logps),
             columns.FINISHED: finished,
             columns.CONFIDENCE_SOURCE: [a.source for a in members],
+            columns.TOP_LOGPS: list(tops),
         }
 
 
-def _ended(answer: _Answer, end: list[list[int]]) -> tuple[list[list[int]], list[float]]:
-    """Spans and log-probabilities with exactly the end that the row teaches."""
+def _ended(answer: _Answer, finished: bool) -> tuple[list[list[int]], list[float], list | None]:
+    """Spans, log-probabilities and alternatives, with exactly the end that the row teaches."""
     length = len(answer.text)
-    inside = [(s, p) for s, p in zip(answer.offsets, answer.logps, strict=True) if list(s) != [length, length]]
+    kept = [i for i, span in enumerate(answer.offsets) if list(span) != [length, length]]
+    spans, logps = [list(answer.offsets[i]) for i in kept], [answer.logps[i] for i in kept]
+    top = answer.top and [[{"token": t, "logp": p} for t, p in answer.top[i]] for i in kept]
+    if not finished:
+        return spans, logps, top
     after = math.fsum(p for s, p in zip(answer.offsets, answer.logps, strict=True) if list(s) == [length, length])
-    spans, logps = [list(s) for s, _ in inside], [p for _, p in inside]
-    return (spans + end, logps + [after]) if end else (spans, logps)
+    return [*spans, [length, length]], [*logps, after], top and [*top, []]
 
 
 def _check_weights(weights: Mapping[str, float] | None, supervisors: set[str]) -> None:

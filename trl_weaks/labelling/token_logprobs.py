@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+Alternative = tuple[str, float]
 CLOSE = 1e-4  # a log-probability may end this far above 0 by rounding
 
 
@@ -16,17 +17,22 @@ class TokenLogprobs:
     Attributes:
         offsets: [start, end) characters of each token; tokens after the text have the empty span at its end.
         logps: log-probability of each, nats, at most 0.
+        top: for each token the alternatives that the server gave in its place, the token itself mostly among them,
+            most probable first: text and log-probability. Those that are a part of a character are left out. None
+            where no alternative was given at all.
     """
 
     offsets: list[list[int]]
     logps: list[float]
+    top: list[list[Alternative]] | None = None
 
 
 def read_logprobs(logprobs: Any, text: str, name: str) -> TokenLogprobs:
     """Place a server's token log-probabilities in the completion.
 
     Two forms are read: that of chat completions, `{"content": [{"token", "logprob", "bytes"}, ...]}` (or the list
-    alone), and that of completions, `{"tokens": [...], "token_logprobs": [...]}`. A token may hold a part of a
+    alone), and that of completions, `{"tokens": [...], "token_logprobs": [...]}`; in both, `top_logprobs` may hold
+    alternatives. A token may hold a part of a
     character: its bytes are used where they are given. White space at the ends of the answer may have been stripped
     from `text`, and tokens behind it (an end of turn) are read as its end.
 
@@ -39,46 +45,81 @@ def read_logprobs(logprobs: Any, text: str, name: str) -> TokenLogprobs:
         ValueError: another form, values that are no log-probabilities, or tokens that do not spell the text.
     """
     tokens = _tokens(json.loads(logprobs) if isinstance(logprobs, str) else logprobs, name)
-    spelled = b"".join(piece for piece, _ in tokens)
+    spelled = b"".join(piece for piece, _, _ in tokens)
     wanted = text.encode()
     start = spelled.find(wanted) if wanted in spelled else -1
     if start < 0 or spelled[:start].strip():
         shown = spelled.decode(errors="replace")
         raise ValueError(f"{name}: the tokens of the log-probabilities spell {shown!r}, which is not {text!r}.")
     characters = _characters(text)
-    offsets, logps, place = [], [], -start
-    for piece, logp in tokens:
+    offsets, logps, top, place = [], [], [], -start
+    for piece, logp, alternatives in tokens:
         begin, place = place, place + len(piece)
         if place <= 0 < len(piece):  # white space that was stripped
             continue
         last = characters[min(place, len(wanted)) - 1] + 1  # a token may end inside a character
         offsets.append([len(text)] * 2 if begin >= len(wanted) else [characters[max(begin, 0)], last])
         logps.append(min(logp, 0.0))
-    return TokenLogprobs(offsets, logps)
+        top.append(alternatives)
+    return TokenLogprobs(offsets, logps, top if any(top) else None)
 
 
-def _tokens(logprobs: Any, name: str) -> list[tuple[bytes, float]]:
+def _tokens(logprobs: Any, name: str) -> list[tuple[bytes, float, list[Alternative]]]:
     if isinstance(logprobs, Mapping) and isinstance(logprobs.get("content"), list):
         logprobs = logprobs["content"]
     if isinstance(logprobs, list) and all(isinstance(t, Mapping) and {"token", "logprob"} <= set(t) for t in logprobs):
-        pairs = [(bytes(t["bytes"]) if t.get("bytes") is not None else t["token"], t["logprob"]) for t in logprobs]
+        triples = [(_piece(t), t["logprob"], t.get("top_logprobs") or []) for t in logprobs]
     elif isinstance(logprobs, Mapping) and {"tokens", "token_logprobs"} <= set(logprobs):
         if len(logprobs["tokens"]) != len(logprobs["token_logprobs"]):
             raise ValueError(f"{name}: {len(logprobs['tokens'])} tokens but {len(logprobs['token_logprobs'])} values.")
-        pairs = list(zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True))
+        tops = logprobs.get("top_logprobs") or [None] * len(logprobs["tokens"])
+        if len(tops) != len(logprobs["tokens"]):
+            raise ValueError(f"{name}: {len(logprobs['tokens'])} tokens but {len(tops)} lists of alternatives.")
+        triples = list(zip(logprobs["tokens"], logprobs["token_logprobs"], tops, strict=True))
     else:
         raise ValueError(
             f"{name}: column 'logprobs' is in none of the two forms: {{'content': [{{'token', 'logprob'}}, ...]}} or "
             "{'tokens': [...], 'token_logprobs': [...]}."
         )
     found = []
-    for token, logp in pairs:
+    for token, logp, top in triples:
         if not isinstance(token, str | bytes):
             raise ValueError(f"{name}: the token {token!r} is no text.")
         if isinstance(logp, bool) or not isinstance(logp, int | float) or not math.isfinite(logp) or logp > CLOSE:
             raise ValueError(f"{name}: token {token!r} has the log-probability {logp!r}; give a finite one <= 0.")
-        found.append((token.encode() if isinstance(token, str) else token, float(logp)))
+        piece = token.encode() if isinstance(token, str) else token
+        found.append((piece, float(logp), _alternatives(top, token, name)))
     return found
+
+
+def _piece(token: Mapping[str, Any]) -> Any:
+    """The bytes of a token, or its text where they are not given."""
+    return bytes(token["bytes"]) if token.get("bytes") is not None else token["token"]
+
+
+def _alternatives(top: Any, token: str | bytes, name: str) -> list[Alternative]:
+    """Texts and log-probabilities, equal texts added up, most probable first."""
+    if isinstance(top, Mapping):
+        pairs = list(top.items())
+    elif isinstance(top or [], list) and all(
+        isinstance(t, Mapping) and {"token", "logprob"} <= set(t) for t in top or []
+    ):
+        pairs = [(_piece(t), t["logprob"]) for t in top or []]
+    else:
+        raise ValueError(f"{name}: the alternatives of token {token!r} are neither texts nor a list of tokens.")
+    found: dict[str, float] = {}
+    for piece, logp in pairs:
+        if isinstance(logp, bool) or not isinstance(logp, int | float) or not logp <= CLOSE:
+            raise ValueError(f"{name}: an alternative of token {token!r} has the log-probability {logp!r}.")
+        try:
+            text = piece.decode() if isinstance(piece, bytes) else piece
+        except UnicodeDecodeError:  # a part of a character
+            continue
+        if "\N{REPLACEMENT CHARACTER}" not in text and math.isfinite(logp):
+            known = found.get(text, -math.inf)
+            high, low = max(known, logp), min(known, logp)
+            found[text] = min(high + math.log1p(math.exp(low - high)), 0.0)
+    return sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def _characters(text: str) -> list[int]:
