@@ -1,8 +1,9 @@
 """Short digests that say whether two labels were made by the same supervisor under the same settings.
 
 All that changes what a supervisor says belongs into its key, and nothing that does not: weights to the last bit, the
-active adapters and their scaling, configurations, the whole tokenizer, foreign code in the forward pass, and the
-version of the algorithms here. Training mode, caches, folders and adapters that rest do not.
+active adapters and their scaling, configurations, the whole tokenizer, modules and attributes that are not what the
+configuration says, foreign code in the forward pass, and the version of the algorithms here. Training mode, caches,
+folders and adapters that rest do not.
 """
 
 import hashlib
@@ -15,14 +16,19 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .edits import edits
 
 logger = logging.getLogger(__name__)
 
 ALGORITHM = 2  # of scoring and decoding: one more whenever the same supervisor gives other labels than before
 PIECE = 1 << 22  # values of a weight hashed at a time
 # Code of these libraries in a forward pass does not change what a model says, or shows in what is hashed anyway.
-FAMILIAR = ("torch", "transformers", "accelerate", "peft", "trl", "trl_weaks", "deepspeed", "liger_kernel")
+FAMILIAR = ("torch", "transformers", "accelerate", "peft", "trl", "trl_weaks", "deepspeed", "liger_kernel", "torchao")
+FAMILIAR += ("bitsandbytes", "awq", "gptqmodel", "auto_gptq", "hqq", "optimum", "compressed_tensors", "eetq", "aqlm")
+FAMILIAR += ("vptq", "kernels", "flash_attn", "xformers", "fla", "mamba_ssm", "causal_conv1d", "unsloth", "apex")
 
 
 class AdapterState(Protocol):
@@ -62,9 +68,9 @@ def supervisor_fingerprint(supervisor: Labeller) -> str:
     weights = supervisor.identity if model is None else _weights(model, getattr(supervisor, "adapters", None))
     foreign = [] if model is None else foreign_code(model)
     about = json.dumps(config, sort_keys=True, default=str)
-    return digest(
-        ALGORITHM, about, weights, tokenizer_facts(supervisor.tokenizer), foreign, getattr(supervisor, "variant", None)
-    )
+    variant, edited = getattr(supervisor, "variant", None), [] if model is None else edits(model)
+    facts = (about, weights, tokenizer_facts(supervisor.tokenizer), foreign, variant)
+    return digest(ALGORITHM, *facts, *filter(None, [edited]))
 
 
 def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> list:
@@ -77,18 +83,18 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> list:
 
 
 def foreign_code(model: nn.Module) -> list[str]:
-    """Hooks and replaced `forward`s that are neither the model's nor a library's own, such as steering; by name.
+    """Hooks, and modules and `forward`s that are neither the model's nor a library's own, such as steering; by name.
 
     What they do cannot be hashed, only who they are.
     """
-    found = []
+    known = tuple(f"{package}." for package in (*FAMILIAR, type(model).__module__.partition(".")[0]))
+    everywhere = [*_global_forward_pre_hooks.values(), *_global_forward_hooks.values()]
+    found = [("every module", _name(code)) for code in everywhere]
     for path, module in model.named_modules():
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        for code in [*hooks, *filter(None, [vars(module).get("forward")])]:
-            name = _name(code)
-            if not name.startswith(tuple(f"{library}." for library in FAMILIAR)):
-                found.append(f"{path or type(model).__name__}: {name}")
-    return found
+        forward = vars(module).get("forward") or type(module).forward
+        found += [(path or type(model).__name__, _name(code)) for code in (*hooks, forward)]
+    return [f"{where}: {name}" for where, name in found if not name.startswith(known)]
 
 
 def refuse_unknown_code(supervisors: Iterable[Any]) -> None:

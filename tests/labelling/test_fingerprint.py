@@ -7,9 +7,15 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from tokenizers.processors import TemplateProcessing
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils.parametrize import register_parametrization
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 
-from trl_weaks.fingerprint import foreign_code, supervisor_fingerprint
+from trl_weaks.edits import edits
+from trl_weaks.fingerprint import foreign_code, refuse_unknown_code, supervisor_fingerprint
 from trl_weaks.labelling.label_completions import label_completions
 from trl_weaks.supervisors.adapters import adapter_layers
 from trl_weaks.supervisors.classifier import WeakClassifier
@@ -231,3 +237,140 @@ def test_another_end_of_later_is_refused(build):
     one.tokenizer.eos_token = "<pad>"
     with pytest.raises(ValueError, match="eos_token is another one since the supervisor was made"):
         one.generate(PROMPTS, 2, 3)
+
+
+class Scaled(nn.Module):
+    """An output layer that somebody put around the model's."""
+
+    def __init__(self, inner, factor):
+        super().__init__()
+        self.inner, self.factor = inner, factor
+
+    def forward(self, hidden):
+        return self.inner(hidden) * self.factor
+
+    weight = property(lambda self: self.inner.weight)
+
+
+class Parameter(nn.Module):
+    def forward(self, weight):
+        return weight * 0.5
+
+
+def body(model):
+    return model.get_base_model().model
+
+
+EDITS = {
+    "scaling of attention": lambda m: setattr(body(m).layers[0].self_attn, "scaling", 3.0),
+    "epsilon of a norm": lambda m: setattr(body(m).norm, "variance_epsilon", 10.0),
+    "rotary frequencies": lambda m: body(m).rotary_emb.inv_freq.mul_(0.5),
+    "scaling of rotary embeddings": lambda m: setattr(body(m).rotary_emb, "attention_scaling", 0.5),
+    "another activation": lambda m: setattr(body(m).layers[0].mlp, "act_fn", nn.Tanh()),
+    "a scaled head": lambda m: setattr(m.get_base_model(), "lm_head", Scaled(m.get_base_model().lm_head, 0.5)),
+    "another scaled head": lambda m: setattr(m.get_base_model(), "lm_head", Scaled(m.get_base_model().lm_head, 0.1)),
+    "a parametrisation": lambda m: register_parametrization(m.get_base_model().lm_head, "weight", Parameter()),
+    "another class of layer": lambda m: setattr(body(m).layers[0], "__class__", Doubled),
+}
+
+
+class Doubled(LlamaDecoderLayer):
+    def forward(self, *args, **kwargs):
+        return 2 * super().forward(*args, **kwargs)
+
+
+def test_what_was_changed_beside_weights_and_configuration_changes_the_key(supervisor):
+    """Each leaves parameters and configuration as they are, changes the answers, and has a key of its own."""
+    keys = set()
+    one, model = supervisor
+    before, said = supervisor_fingerprint(one), says(one)
+    for change in EDITS.values():
+        edited = copy.deepcopy(model)
+        change(edited)
+        other = WeakSupervisor(edited, one.tokenizer, "s")
+        assert says(other) != said
+        keys.add(supervisor_fingerprint(other))
+        assert supervisor_fingerprint(other) in keys, "twice the same"
+    assert len(keys | {before}) == len(EDITS) + 1
+    model.set_adapter("b")
+    assert edits(model.get_base_model()) == [], "adapters are no edits"
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "opt", "neox", "llama", "qwen2", "gemma", "gemma2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_as_it_was_made_has_no_edits(tiny, tmp_path, shape, dtype):
+    """Nor has a loaded one, one that was cast, trained, put around with adapters, or worked with."""
+    tokenizer = tiny.tokenizer(shape)
+    model = tiny.model(shape, len(tokenizer))
+    state = torch.random.get_rng_state()
+    assert edits(model) == [] and edits(model.to(dtype).train()) == []
+    assert torch.equal(torch.random.get_rng_state(), state)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype)
+    loaded.config.pad_token_id = tokenizer.pad_token_id
+    assert edits(loaded) == []
+    WeakSupervisor(loaded, tokenizer, "s").generate(PROMPTS, 2, 2)
+    loaded.gradient_checkpointing_enable()
+    adapted = get_peft_model(loaded, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    assert edits(adapted.get_base_model()) == []
+
+
+def test_foreign_modules_and_patched_classes_are_foreign_code(build, monkeypatch):
+    """What they do in `forward` cannot be hashed: labels are kept by their `variant` alone."""
+    one = build("llama", seed=1)
+    real = LlamaMLP.forward
+    monkeypatch.setattr(LlamaMLP, "forward", lambda self, hidden: real(self, hidden))
+    assert len(foreign_code(one.model)) == 2, "one in each layer"
+    monkeypatch.undo()
+    with register_module_forward_hook(lambda module, inputs, output: None):
+        assert [line.split(":")[0] for line in foreign_code(one.model)] == ["every module"]
+    assert foreign_code(one.model) == []
+    one.model.lm_head = Scaled(one.model.lm_head, 0.5)
+    with pytest.raises(ValueError, match="lm_head: .*Scaled.forward changes its forward pass.*variant="):
+        refuse_unknown_code([one])
+
+
+LATER = {
+    "split_special_tokens": lambda t: setattr(t, "split_special_tokens", True),
+    "after every text": lambda t: setattr(
+        t.backend_tokenizer,
+        "post_processor",
+        TemplateProcessing(single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", t.eos_token_id)]),
+    ),
+    "no pad token": lambda t: setattr(t, "pad_token", None),
+}
+
+
+@pytest.mark.parametrize("message", LATER)
+def test_what_would_be_refused_is_refused_later_too(build, message):
+    """The checks of the constructor, for a tokenizer that somebody set otherwise afterwards."""
+    one = build("gpt2", seed=1)
+    LATER[message](one.tokenizer)
+    for work in (lambda: one.generate(PROMPTS, 2, 3), lambda: one.score(PROMPTS, ANSWERS)):
+        with pytest.raises(ValueError, match=message):
+            work()
+
+
+def test_end_tokens_of_later_end_answers(build):
+    """They were read when a supervisor was made; its labels under the new settings' key ended with the old ones."""
+    one = build("gpt2", seed=4)
+    (before,) = one.generate(PROMPTS[:1], 1, 12)
+    for holder in (one.model.generation_config, one.model.config):
+        stop = before[0].token_ids[3]
+        holder.eos_token_id = [one.tokenizer.eos_token_id, stop]
+        ((found,),) = one.generate(PROMPTS[:1], 1, 12)
+        fresh = WeakSupervisor(one.model, one.tokenizer, one.name).generate(PROMPTS[:1], 1, 12)[0][0]
+        assert found == fresh and found.token_ids[-1] == stop and found.finished
+        holder.eos_token_id = one.tokenizer.eos_token_id
+        assert one.generate(PROMPTS[:1], 1, 12)[0] == before
+
+
+def test_a_word_that_pads_stays_a_word(build):
+    """`pad_token = "!"` is a habit where there is none; answers lost their exclamation marks."""
+    one = build("gpt2", seed=1)
+    one.tokenizer.pad_token = "!"
+    (prompt,) = one.encode(["hey"], ["p"])
+    said = one.tokenizer("play! jazz!<|endoftext|>", add_special_tokens=False)["input_ids"]
+    assert one.encoder.decode(prompt, said, finished=True) == "play! jazz!"
+    one.tokenizer.add_special_tokens({"additional_special_tokens": ["jazz"]})
+    assert one.encoder.decode(prompt, said, finished=True) == "play! !", "a special token of later is one"

@@ -12,7 +12,13 @@ import torch
 from datasets import Dataset
 from scipy.optimize import minimize_scalar
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForSequenceClassification, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+)
 
 from trl_weaks.aggregation.calibration import fit_temperature
 from trl_weaks.labelling import label_classes as module
@@ -321,3 +327,25 @@ def test_gold_names_that_no_class_has_are_refused(tokenizer):
 def test_models_of_another_problem_are_refused(tokenizer, problem):
     with pytest.raises(ValueError, match=f"problem_type='{problem}'"):
         WeakClassifier(model(0, problem_type=problem), tokenizer, "m")
+
+
+def test_class_names_of_later_are_followed(tiny):
+    """They were read when a classifier was made, and votes were pooled in the old order under the new key."""
+    tokenizer = tiny.tokenizer("gpt2")
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(tokenizer)}
+    members = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        config = GPT2Config(**sizes, pad_token_id=tokenizer.pad_token_id, num_labels=2)
+        members.append(WeakClassifier(GPT2ForSequenceClassification(config).eval(), tokenizer, f"c{seed}"))
+    rows = Dataset.from_dict({"text": ["wake me", "play some jazz"]})
+    raw = [model.predict(rows["text"][:]).probabilities for model in members]
+    members[0].model.config.id2label = {0: "no", 1: "yes"}
+    members[1].model.config.id2label = {0: "yes", 1: "no"}
+    made = label_classes(WeakEnsemble(members), rows)
+    assert made["weak_classes"][0] == ["no", "yes"]
+    expected = torch.stack([raw[0], raw[1].flip(-1)], 1)
+    assert torch.allclose(torch.tensor(made["weak_probs"][:]), expected, atol=1e-6)
+    members[1].model.config.problem_type = "multi_label_classification"
+    with pytest.raises(ValueError, match="problem_type='multi_label_classification'"):
+        members[1].predict(rows["text"][:])

@@ -57,25 +57,7 @@ class WeakClassifier:
         self.max_length, self.batch_size = max_length, batch_size
         refuse_pieces(model, self.name)
         self.num_classes = model.config.num_labels
-        problem = getattr(model.config, "problem_type", None)
-        if problem not in (None, "single_label_classification"):
-            raise ValueError(
-                f"supervisor {self.name!r} was trained with problem_type={problem!r}: its outputs are not "
-                "probabilities of classes that exclude each other. Use a single-label classifier; where this is "
-                "one all the same, set `config.problem_type = None`."
-            )
-        self.class_names = names_of(model.config.id2label, self.num_classes)
-        if self.num_classes < 2:
-            raise ValueError(f"supervisor {self.name!r} has {self.num_classes} label; a classifier needs two or more.")
-        if not tokenizer.is_fast:
-            raise ValueError(f"supervisor {self.name!r}: `{type(tokenizer).__name__}` is slow; use a fast tokenizer.")
-        refuse_split_special_tokens(tokenizer, self.name)
-        if tokenizer.pad_token_id is None or model.config.get_text_config().pad_token_id != tokenizer.pad_token_id:
-            raise ValueError(
-                f"supervisor {self.name!r}: its tokenizer pads with {tokenizer.pad_token_id}, its config says "
-                f"{model.config.get_text_config().pad_token_id}. Set `tokenizer.pad_token` and `config.pad_token_id` "
-                "to the same token: the prediction is read at the last token that is not padding."
-            )
+        self._check()
         self.context = min(
             (
                 limit
@@ -87,6 +69,32 @@ class WeakClassifier:
             ),
             default=None,
         )
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The names of the classes in the model's order, as its configuration has them now; None for `LABEL_n`."""
+        return names_of(self.model.config.id2label, self.num_classes)
+
+    def _check(self) -> None:
+        model, tokenizer = self.model, self.tokenizer
+        problem = getattr(model.config, "problem_type", None)
+        if problem not in (None, "single_label_classification"):
+            raise ValueError(
+                f"supervisor {self.name!r} was trained with problem_type={problem!r}: its outputs are not "
+                "probabilities of classes that exclude each other. Use a single-label classifier; where this is "
+                "one all the same, set `config.problem_type = None`."
+            )
+        if self.num_classes < 2:
+            raise ValueError(f"supervisor {self.name!r} has {self.num_classes} label; a classifier needs two or more.")
+        if not tokenizer.is_fast:
+            raise ValueError(f"supervisor {self.name!r}: `{type(tokenizer).__name__}` is slow; use a fast tokenizer.")
+        refuse_split_special_tokens(tokenizer, self.name)
+        if tokenizer.pad_token_id is None or model.config.get_text_config().pad_token_id != tokenizer.pad_token_id:
+            raise ValueError(
+                f"supervisor {self.name!r}: its tokenizer pads with {tokenizer.pad_token_id}, its config says "
+                f"{model.config.get_text_config().pad_token_id}. Set `tokenizer.pad_token` and `config.pad_token_id` "
+                "to the same token: the prediction is read at the last token that is not padding."
+            )
 
     @classmethod
     def from_pretrained(
@@ -124,6 +132,7 @@ class WeakClassifier:
         Raises:
             ValueError: an empty or too long text, or probabilities that are not finite.
         """
+        self._check()  # model and tokenizer may be set otherwise since
         names = names or [f"text {i}" for i in range(len(texts))]
         ids = [self._encode(text, name) for text, name in zip(texts, names, strict=True)]
         logits = torch.zeros(len(ids), self.num_classes)

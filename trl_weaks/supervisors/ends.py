@@ -22,11 +22,8 @@ def end_ids(settings: Any, config: Any, tokenizer: PreTrainedTokenizerBase, name
         rows: of the embedding; an id beyond cannot be generated.
     """
     found = [tokenizer.eos_token_id]
-    for where, value in (
-        ("generation_config", _ids(settings)),
-        ("config", _ids(config)),
-        ("config", _ids(_text(config))),
-    ):
+    places = ("generation_config", "config", "config")
+    for where, value in zip(places, told_ends(settings, config), strict=True):
         for token in value:
             if token in found or not 0 <= token < rows:
                 continue
@@ -43,6 +40,11 @@ def end_ids(settings: Any, config: Any, tokenizer: PreTrainedTokenizerBase, name
                     tokenizer.eos_token,
                 )
     return found
+
+
+def told_ends(settings: Any, config: Any) -> list[list[int]]:
+    """What the checkpoint's generation settings, its configuration and the configuration's text part say now."""
+    return [_ids(holder) for holder in (settings, config, _text(config))]
 
 
 def _ids(holder: Any) -> list[int]:

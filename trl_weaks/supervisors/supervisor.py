@@ -19,11 +19,11 @@ from ..inference.scoring import Pair, plain_logps
 from ..inference.shared_prefix import Sharing
 from .adapters import Adapters, base_of
 from .eligible import check_model, check_room, has_room
-from .ends import end_ids
+from .ends import end_ids, told_ends
 from .loading import load
 from .messages import Completion, Prompt, check_prompts, completion_text
 from .scores import Candidate, Scored
-from .text import EncodedCompletion, EncodedPrompt, Encoder
+from .text import EncodedCompletion, EncodedPrompt, Encoder, check_tokenizer
 
 
 def _ignore(_: int) -> None:
@@ -53,6 +53,7 @@ class WeakSupervisor:
 
     adapters: Adapters | None = None  # where something else runs the model
     variant: str | None = None
+    _told: list[list[int]] | None = None  # the end tokens that `encoder` knows of
 
     def __init__(
         self,
@@ -72,12 +73,10 @@ class WeakSupervisor:
         self.model, self.adapters, self.variant = base_of(model), Adapters(model, adapter, self.name), variant
         self.config = self.model.config
         self.context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        rows = model.get_input_embeddings().weight.shape[0]
-        settings = getattr(self.model, "generation_config", None)
+        self.tokenizer = tokenizer
         with untouched(tokenizer):
             self.encoder = Encoder(tokenizer, self.name)
-            self.encoder.end_with(end_ids(settings, self.config, tokenizer, self.name, rows))
-        self.tokenizer = tokenizer
+        self._read_ends()
         self.sharing = Sharing(self.model)
         self.max_tokens_in_flight = max_tokens_in_flight
 
@@ -198,6 +197,7 @@ class WeakSupervisor:
                 f"supervisor {self.name!r}: its tokenizer's eos_token is another one since the supervisor was made; "
                 "make the supervisor again."
             )
+        check_tokenizer(self.tokenizer, self.name)  # its settings may be others since
         encoded = self.encoder.prompts(prompts, names)
         for p, name in zip(encoded, names, strict=True):
             if not p.ids:
@@ -281,8 +281,19 @@ class WeakSupervisor:
             ValueError: a setting that labelling does not follow; says which, why, and what to do.
         """
         check_model_config(self.config, self.name)
+        self._read_ends()
         own, pad_id = getattr(self.model, "generation_config", None), self.tokenizer.pad_token_id
         return decoding_config(own, self.name, num_candidates, max_new_tokens, self.encoder.ends(chat), pad_id, drawn)
+
+    def _read_ends(self) -> None:
+        """Which tokens end an answer, read again where somebody has set others since."""
+        own = getattr(self if self.model is None else self.model, "generation_config", None)
+        told = told_ends(own, self.config)
+        if told != self._told:
+            rows = self.model.get_input_embeddings().weight.shape[0] if self.model is not None else None
+            rows = self.config.get_text_config().vocab_size if rows is None else rows
+            self.encoder.end_with(end_ids(own, self.config, self.tokenizer, self.name, rows))
+            self._told = told
 
     def _tokens(self, asked: Decoding) -> list[list[list[int]]]:
         """Token ids of every prompt's candidates, the token that ended one included."""

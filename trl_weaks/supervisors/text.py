@@ -7,7 +7,6 @@ is where training put it: in front of the prompt, never in front of the completi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
@@ -51,12 +50,12 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str):
-        _check_tokenizer(tokenizer, name)
+        check_tokenizer(tokenizer, name)
         self.tokenizer = tokenizer
         self.name = name
         self.eos_ids = {False: tokenizer.eos_token_id}  # by "is the prompt a chat?"; a chat template may have its own
         self._ends = [tokenizer.eos_token_id]
-        self._special = sorted({*tokenizer.all_special_tokens, tokenizer.eos_token}, key=len, reverse=True)
+        self._read: object = None  # the state of the tokenizer in which its special tokens were read
 
     def prompts(self, prompts: Sequence[Prompt], names: Sequence[str] | None = None) -> list[EncodedPrompt]:
         """Tokenise prompts; messages go through the chat template with its generation prompt.
@@ -120,7 +119,7 @@ class Encoder:
         for end in self.ends(prompt.chat):
             if end in self._marks:
                 text = text.split(self.tokenizer.convert_ids_to_tokens(end))[0]
-        for token in self._special:
+        for token in self._special:  # those with a role, longest first
             text = text.replace(token, "")
         return text if finished else text.rstrip("\N{REPLACEMENT CHARACTER}")
 
@@ -147,7 +146,7 @@ class Encoder:
 
     def end_with(self, ids: Sequence[int]) -> None:
         """Tokens that end a generated answer besides those that the tokenizer and its template know, see `end_ids`."""
-        self._ends = list(dict.fromkeys([*self._ends, *ids]))
+        self._ends = list(dict.fromkeys([self.tokenizer.eos_token_id, *ids]))
 
     def ends(self, chat: bool) -> list[int]:
         """All tokens that end a generated answer; the first is the one that `completions` closes a text with."""
@@ -180,11 +179,30 @@ class Encoder:
                 return tail[0]
         return self.tokenizer.eos_token_id
 
-    @cached_property
+    @property
     def _marks(self) -> set[int]:
         """Tokens that are no part of a text: the special ones, whether the tokenizer gives them a role or not."""
-        added = self.tokenizer.added_tokens_decoder
-        return {*self.tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+        return self._reserved()[0]
+
+    @property
+    def _special(self) -> list[str]:
+        return self._reserved()[1]
+
+    def _reserved(self) -> tuple[set[int], list[str]]:
+        """Ids of special tokens, and how those with a role are written; read anew where the tokenizer has changed.
+
+        A word that only pads, as `!` is often told to, is a word all the same.
+        """
+        tokenizer = self.tokenizer
+        state = (len(tokenizer), repr(tokenizer.special_tokens_map))
+        if self._read != state:
+            special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+            roles = {*tokenizer.all_special_ids, tokenizer.eos_token_id}
+            if tokenizer.pad_token_id not in special | {tokenizer.eos_token_id}:
+                roles -= {tokenizer.pad_token_id}
+            written = {tokenizer.convert_ids_to_tokens(i) for i in roles}
+            self._read, self._known = state, (special | roles, sorted(written, key=len, reverse=True))
+        return self._known
 
     def _plain(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -204,7 +222,12 @@ class Encoder:
         return EncodedCompletion([*ids, eos_id], [*covered, (length, length)])
 
 
-def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuse a tokenizer that cannot supervise.
+
+    Raises:
+        ValueError: names the supervisor, the reason and the remedy.
+    """
     where = f"supervisor {name!r}: the tokenizer"
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"{where} is slow and gives no character offsets; load a fast one (use_fast=True).")

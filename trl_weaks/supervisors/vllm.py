@@ -13,7 +13,6 @@ from ..inference.decoding import Decoding
 from ..inference.generation_settings import honoured
 from ..inference.scoring import Pair
 from ..inference.shared_prefix import Sharing
-from .ends import end_ids
 from .supervisor import WeakSupervisor
 from .text import Encoder
 
@@ -78,9 +77,8 @@ class VllmSupervisor(WeakSupervisor):
         self.model, self.sharing = None, Sharing(None)  # prefixes only order the work; vLLM caches by itself
         self.config, self.dtype = AutoConfig.from_pretrained(source, revision=revision), dtype
         self.generation_config, self.tokenizer = _generation_config(source, revision), tokenizer
-        rows = self.config.get_text_config().vocab_size
         self.encoder = Encoder(tokenizer, self.name)
-        self.encoder.end_with(end_ids(self.generation_config, self.config, tokenizer, self.name, rows))
+        self._read_ends()
         limits = [getattr(self.config.get_text_config(), "max_position_embeddings", None), engine.get("max_model_len")]
         self.context = min((n for n in limits if n), default=None)
         if self.context:
