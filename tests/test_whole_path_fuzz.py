@@ -160,7 +160,12 @@ def expected_row(row: dict, tok: PreTrainedTokenizerFast, unit: str) -> dict | N
     logps = {
         i: [sum(lp for s, lp in source if units[of(*s)[0]] == u) for source in sources] for i, u in token_units.items()
     }
-    return {"ids": ids, "labels": [x if i in token_units else -100 for i, x in enumerate(ids)],
+    labels = [x if i in token_units else -100 for i, x in enumerate(ids)]
+    if 0 in token_units:  # nothing predicts it; the other tokens of its unit keep their equal shares
+        unit = token_units.pop(0)
+        left = sum(u == unit for u in token_units.values())
+        logps = {i: [x * left / (left + 1) if token_units[i] == unit else x for x in logps[i]] for i in token_units}
+    return {"ids": ids, "labels": labels,
             "units": token_units, "logps": logps, "weights": row["weak_weights"]}  # fmt: skip
 
 

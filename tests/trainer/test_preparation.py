@@ -2,9 +2,12 @@
 
 import copy
 import json
+import math
 
 import pytest
 from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.trainer.preparation import TEXT, prepare_rows, student_offsets
@@ -29,9 +32,37 @@ def test_a_batch_is_its_rows_one_by_one(student, weak_rows, tokenizer, arguments
         assert ids == together[number]["input_ids"]
         start, end = len(row["prompt"]), len(row["completion"])
         assert found == [tuple(min(max(edge - start, 0), end) for edge in span) for span in offsets]
-        again = prepare_rows(alone, tokenizer, None, "word")
+        again = prepare_rows(alone, tokenizer, None, "word", "confidence")
         assert again["weak_unit_ids"] == [together[number]["weak_unit_ids"]]
         assert again["weak_unit_logps"] == [together[number]["weak_unit_logps"]]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("split", ["uniform", "eq8"])
+def test_a_prompt_without_tokens_leaves_the_first_token_to_nobody(student, arguments, perfect, split, packed):
+    """The tokenizer drops the prompt "\\n": nothing predicts the answer's first token, which counts in no mean.
+
+    Of "abcd" = "ab", "##cd" the second token keeps its own half of -0.6; "ef" has all of its -0.2.
+    """
+    vocabulary = {"<pad>": 0, "<unk>": 1, "<eos>": 2, "ab": 3, "##cd": 4, "ef": 5}
+    raw = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>")
+    rows = [
+        perfect[number] | {"prompt": prompt, "completion": "abcd ef", "weak_offsets": [[[0, 4], [4, 7], [7, 7]]]}
+        for number, prompt in enumerate(["\n", "ef ef "])
+    ]
+    rows = [row | {"weak_logps": [[-0.6, -0.2, -0.4]], "weak_weights": [1.0]} for row in rows]
+    given = arguments | {"confidence_split": split, "max_length": 16, "packing": packed, "confidence_unit": "span"}
+    found = prepared(student, words, given, Dataset.from_list(rows))
+    (first, second) = list(found) if not packed else [
+        {"weak_unit_logps": found[0]["weak_unit_logps"][a:b], "weak_unit_ids": found[0]["weak_unit_ids"][a:b]}
+        for a, b in ((6, 10), (0, 6))
+    ]  # fmt: skip
+    assert first["weak_unit_ids"] == [-1, 0, 1, 2] and second["weak_unit_ids"] == [-1, -1, 0, 0, 1, 2]
+    half = -0.3 if split == "uniform" else -0.6 + math.log(0.5)
+    assert [logps[0] for logps in first["weak_unit_logps"]] == pytest.approx([0.0, half, -0.2, -0.4])
+    assert [logps[0] for logps in second["weak_unit_logps"]] == pytest.approx([0.0, 0.0, -0.6, -0.6, -0.2, -0.4])
 
 
 def test_columns_of_the_user_and_a_selection_of_rows_stay_in_place(student, perfect, tokenizer, arguments):

@@ -91,6 +91,23 @@ def test_cut_perfect_rows_train_as_trls(tokenizer, arguments, perfect, gold, tra
         assert ours == pytest.approx(other, rel=2e-5)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gpt_neox"])
+@pytest.mark.parametrize("batch", [3, 5])
+def test_training_and_evaluation_divide_by_the_tokens_that_are_predicted(tokenizer, arguments, weak_rows, name, batch):
+    """Rows cut at their beginning start with a label that nothing predicts, and transformers counts it for GPT-2."""
+    given = {"max_length": 8, "truncation_mode": "keep_end", "confidence_split": "uniform", "weak_loss": "naive"}
+    given |= {"gamma_max": 0.0, "learning_rate": 0.0, "max_steps": 1, "gradient_accumulation_steps": 100}
+    given |= {"per_device_train_batch_size": batch, "per_device_eval_batch_size": 100}
+    rows = Dataset.from_list(weak_rows)
+    trainer = WeakSupervisionTrainer(
+        shape(name, tokenizer), WeakSupervisionConfig(**arguments | given),
+        train_dataset=rows, eval_dataset=rows, processing_class=tokenizer,
+    )  # fmt: skip
+    trainer.train()
+    assert any(labels[0] != -100 for labels in trainer.train_dataset["labels"])
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(trainer.evaluate()["eval_loss"], rel=1e-5)
+
+
 @pytest.mark.parametrize("overlong, said", [("truncate", "cut (keep_start)"), ("drop", "dropped")])
 def test_what_happened_is_counted_in_the_log(tokenizer, arguments, weak_rows, overlong, said, caplog):
     long = [

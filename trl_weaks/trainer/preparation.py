@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,7 +107,7 @@ def _rendered_chat(
 
 
 def prepare_rows(
-    batch: dict[str, list], tokenizer: PreTrainedTokenizerBase, chat_template: str | None, unit: str
+    batch: dict[str, list], tokenizer: PreTrainedTokenizerBase, chat_template: str | None, unit: str, split: str
 ) -> dict[str, list]:
     """Token-aligned confidence columns of rows that TRL has already tokenised; for `Dataset.map(batched=True)`.
 
@@ -114,6 +116,7 @@ def prepare_rows(
         tokenizer: the student's fast tokenizer.
         chat_template: the template TRL used, `None` for the tokenizer's own.
         unit: `"word"` or `"span"`.
+        split: `confidence_split` of the settings.
 
     Returns:
         `weak_unit_ids`, `weak_unit_logps`, `weak_row_weights` (see the top of this file). With a column
@@ -137,11 +140,42 @@ def prepare_rows(
         if columns.FINISHED in batch:
             row["labels"] = _without_end(row, text, offsets)
             prepared.setdefault("labels", []).append(row["labels"])
-        unit_ids, unit_logps = _on_tokens(row, text, offsets, unit)
-        prepared[UNIT_IDS].append(unit_ids)
-        prepared[UNIT_LOGPS].append(unit_logps)
+        row[UNIT_IDS], row[UNIT_LOGPS] = _on_tokens(row, text, offsets, unit)
+        if row[UNIT_IDS][0] >= 0:  # a prompt without a token of this tokenizer
+            row = cut_row(row, slice(None), split)
+        prepared[UNIT_IDS].append(row[UNIT_IDS])
+        prepared[UNIT_LOGPS].append(row[UNIT_LOGPS])
         prepared[WEIGHTS].append(list(row[columns.WEIGHTS]))
     return prepared
+
+
+def cut_row(row: dict[str, Any], part: slice, split: str) -> dict[str, Any]:
+    """
+    A part of a prepared row.
+
+    A unit (word) that is cut in two keeps, of its log-probability u, what its remaining j of k tokens are entitled to
+    in equal shares, u j/k; what the student's own shares of the other tokens would be is not known without them. How
+    the rest is shared among the remaining tokens is the loss's matter again. With Eq. 8 as printed (`split="eq8"`),
+    where shares multiply the probability, it keeps u + ln(j/k).
+
+    Args:
+        row: with `input_ids`, `labels`, `weak_unit_ids` and `weak_unit_logps`.
+        part: the tokens to keep.
+        split: `confidence_split` of the settings.
+    """
+    units, kept = row[UNIT_IDS], row[UNIT_IDS][part]
+    kept[:1] = [-1]  # nothing predicts the first token of a row
+    whole, left = Counter(units), Counter(kept)
+    logps = []
+    for unit, values in zip(kept, row[UNIT_LOGPS][part], strict=True):
+        share = 1.0 if unit < 0 else left[unit] / whole[unit]
+        if unit < 0:
+            values = [0.0] * len(values)
+        elif share < 1.0:
+            values = [v + math.log(share) if split == "eq8" else v * share for v in values]
+        logps.append(values)
+    ids, labels = row["input_ids"][part], row["labels"][part]
+    return row | {"input_ids": ids, "labels": labels, UNIT_IDS: kept, UNIT_LOGPS: logps}
 
 
 def _without_end(row: dict[str, Any], text: str, offsets: list[tuple[int, int]]) -> list[int]:

@@ -1,47 +1,16 @@
 """Rows longer than the limit are refused, dropped, or cut so that every token keeps its own part of the confidence."""
 
 import logging
-import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from datasets import IterableDataset
 
 from .. import columns
-from .preparation import KEY, UNIT_IDS, UNIT_LOGPS
+from .preparation import KEY, cut_row
 from .weak_supervision_config import WeakSupervisionConfig
 
 logger = logging.getLogger(__name__)
-
-
-def cut_row(row: dict[str, Any], part: slice, split: str) -> dict[str, Any]:
-    """
-    A part of a prepared row.
-
-    A unit (word) that is cut in two keeps, of its log-probability u, what its remaining j of k tokens are entitled to
-    in equal shares, u j/k; what the student's own shares of the other tokens would be is not known without them. How
-    the rest is shared among the remaining tokens is the loss's matter again. With Eq. 8 as printed (`split="eq8"`),
-    where shares multiply the probability, it keeps u + ln(j/k).
-
-    Args:
-        row: with `input_ids`, `labels`, `weak_unit_ids` and `weak_unit_logps`.
-        part: the tokens to keep.
-        split: `confidence_split` of the settings.
-    """
-    units, kept = row[UNIT_IDS], row[UNIT_IDS][part]
-    kept[:1] = [-1]  # nothing predicts the first token of a row
-    whole, left = Counter(units), Counter(kept)
-    logps = []
-    for unit, values in zip(kept, row[UNIT_LOGPS][part], strict=True):
-        share = 1.0 if unit < 0 else left[unit] / whole[unit]
-        if unit < 0:
-            values = [0.0] * len(values)
-        elif share < 1.0:
-            values = [v + math.log(share) if split == "eq8" else v * share for v in values]
-        logps.append(values)
-    ids, labels = row["input_ids"][part], row["labels"][part]
-    return row | {"input_ids": ids, "labels": labels, UNIT_IDS: kept, UNIT_LOGPS: logps}
 
 
 def cut_rows(batch: dict[str, list], limit: int, mode: str, split: str, pieces: bool) -> dict[str, list]:

@@ -34,6 +34,7 @@ class WeakSupervisionCollator(DataCollatorForLanguageModeling):
         batch = super().torch_call(examples)
         if WEIGHTS not in examples[0]:
             return batch
+        batch["labels"][:, 0] = -100  # nothing predicts it; transformers counts it for GPT-2 where it has a label
         return batch | (self._flat if self.padding_free else self._padded)(examples, batch["input_ids"])
 
     def _padded(self, examples: list[dict[str, Any]], input_ids: Tensor) -> dict[str, Tensor]:

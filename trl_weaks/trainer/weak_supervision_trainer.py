@@ -233,7 +233,8 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
 
     def _moved(self, dataset: Any, tokenizer: Any, args: WeakSupervisionConfig, name: str) -> Any:
         """Rows that TRL has tokenized, with the supervisors' confidences on their tokens."""
-        given = {"tokenizer": tokenizer, "chat_template": self.chat_template, "unit": args.confidence_unit}
+        given = {"tokenizer": tokenizer, "chat_template": self.chat_template}
+        given |= {"unit": args.confidence_unit, "split": args.confidence_split}
         if isinstance(dataset, IterableDataset):
             moved = dataset.map(prepare_rows, batched=True, batch_size=1, fn_kwargs=given)
             return moved.select_columns([KEY, "example_id", "input_ids", "labels", *PREPARED])
