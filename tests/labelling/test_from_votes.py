@@ -201,6 +201,9 @@ def test_the_report_and_triage_read_votes_with_gaps():
         rows = supervisor_report(labels, {str(i): ["no", "yes"][i % 2] for i in range(4)}).supervisors
         assert [row["supervisor"] for row in rows] == ["ann", "bob"]
         assert [(row["labelled"], row["abstained"], row["accuracy"]) for row in rows] == [(4, 0, 1.0), (2, 2, 0.5)]
+    assert supervisor_report(labels, {0: "no", 3: "yes"}).supervisors[0]["accuracy"] == 1  # ids as numbers
+    with pytest.raises(ValueError, match="gold has the id '0' as text and as a number"):
+        supervisor_report(labels, {0: "no", "0": "yes"})
     for aggregator in (None, "mean"):
         found = triage(labels_from_votes(examples, given, aggregator, ["no", "yes"]), {"3": "yes"}, risk=0.5)
         assert found.dataset["triage_label"][1:] == ["yes", "no", "yes"]

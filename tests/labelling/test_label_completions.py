@@ -164,7 +164,6 @@ def test_empty_answers_are_left_out_and_counted(build, prompts, caplog):
     "change, message",
     [
         (lambda d: d.remove_columns("prompt"), "no column 'prompt'"),
-        (lambda d: d.remove_columns("example_id"), "no column 'example_id'"),
         (lambda d: d.rename_column("gold", "completion"), "already has a column 'completion'"),
         (lambda d: d.rename_column("gold", "weak_logps"), "already has a column 'weak_logps'"),
         (lambda d: d.rename_column("gold", "weak_finished"), "already has a column 'weak_finished'"),
@@ -172,7 +171,14 @@ def test_empty_answers_are_left_out_and_counted(build, prompts, caplog):
         (lambda d: d.select([]), "no rows"),
         (lambda d: datasets.DatasetDict(train=d), "not a DatasetDict"),
         (lambda d: datasets.concatenate_datasets([d, d]), "rows 0 and 10: column 'example_id' repeats 'e0'"),
-        (lambda d: d.remove_columns("example_id").rename_column("gold", "example_id"), "row 0: .*non-empty string"),
+        (
+            lambda d: d.map(lambda r: {"example_id": r["gold"] / 2}, features=None, remove_columns="example_id"),
+            "row 0: .*holds 0.0; it must be a non-empty string",
+        ),
+        (
+            lambda d: d.map(lambda r: {"messages": [{"role": "assistant", "content": "x"}]}, remove_columns="prompt"),
+            "row 0: column 'messages' has nothing before the assistant's message",
+        ),
         (lambda d: d.map(lambda r: {"prompt": r["prompt"] * (r["gold"] != 3)}), r"row 3 \(example_id 'e3'\): .*empty"),
         (
             lambda d: d.map(lambda r: {"prompt": r["prompt"] + "x" * 240 * (r["gold"] == 4)}),

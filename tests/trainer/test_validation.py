@@ -14,6 +14,8 @@ from trl_weaks.trainer.validation import check_columns, check_rows
 def test_good_rows_pass(weak_rows, perfect):
     check_rows(weak_rows)
     check_rows(perfect)
+    number = {row["example_id"]: i for i, row in enumerate(weak_rows)}
+    check_rows([row | {"example_id": number[row["example_id"]]} for row in weak_rows])  # whole numbers are ids too
 
 
 @pytest.mark.parametrize("column", ["example_id", "weak_supervisors", "weak_weights", "weak_offsets", "weak_logps"])
@@ -31,7 +33,7 @@ def set_first(column, value):
 
 
 CASES = {
-    "an id that is not text": (set_to("example_id", 7), "example_id", "Give every prompt an id"),
+    "an id that is no id": (set_to("example_id", 7.0), "example_id", "Give every prompt an id"),
     "an empty id": (set_to("example_id", ""), "example_id", "Give every prompt an id"),
     "an empty prompt": (set_to("prompt", ""), "prompt", "Drop the row"),
     "an empty completion": (set_to("completion", ""), "completion", "Drop the row"),

@@ -4,6 +4,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from .. import columns
+from ..supervisors.messages import before_last_answer
+from .prompt_columns import MESSAGES
 from .tables import Table, as_id, read_table
 
 WRITTEN = {*columns.GENERATION, columns.SCORE, columns.FINISHED, columns.CONFIDENCE_SOURCE, columns.TOP_LOGPS}
@@ -13,7 +15,10 @@ WRITTEN -= {columns.EXAMPLE_ID, columns.PROMPT}
 def read_examples(
     examples: Table, texts: Sequence[str] = (columns.PROMPT,), written: Collection[str] = WRITTEN
 ) -> dict[str, dict[str, Any]]:
-    """The rows by id, in their order. Where the table has no column `example_id`, the row's number is its id.
+    """The rows by id, in their order.
+
+    Where the table has no column `example_id`, the row's number is its id. Where it has `messages` and no prompt,
+    the last turn of the assistant is what is asked for, and what stands before it becomes the prompt.
 
     Args:
         texts: columns that may hold the text; every row needs the first of them that the table has.
@@ -23,6 +28,8 @@ def read_examples(
         ValueError: no rows, an id that is there twice or is none, a text that is missing or empty, or a taken column.
     """
     rows = read_table(examples, "examples", ())
+    if columns.PROMPT in texts and not any(name in row for row in rows for name in texts):
+        rows = [_asked(row, number) for number, row in enumerate(rows)]
     have_ids = any(columns.EXAMPLE_ID in row for row in rows)
     text = next((name for name in texts if any(name in row for row in rows)), texts[0])
     found: dict[str, dict[str, Any]] = {}
@@ -48,3 +55,10 @@ def read_examples(
             raise ValueError(f"examples have a column {taken[0]!r}, which labels write; rename or remove it.")
         found[example] = {columns.EXAMPLE_ID: example} | row | {columns.EXAMPLE_ID: example}
     return found
+
+
+def _asked(row: dict[str, Any], number: int) -> dict[str, Any]:
+    if MESSAGES not in row:
+        return row
+    asked = before_last_answer(row[MESSAGES], f"examples, row {number}")
+    return {name: value for name, value in row.items() if name != MESSAGES} | {columns.PROMPT: asked}

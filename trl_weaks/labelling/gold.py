@@ -26,10 +26,22 @@ def read_gold(gold: Gold, known: Collection[str]) -> dict[str, Any]:
         gold = _rows(gold)
     if not gold:
         raise ValueError("gold is empty; give labels of a random sample of the examples.")
+    written = [_as_written(example, known) for example in gold]
+    if len(set(written)) < len(written):
+        raise ValueError(
+            f"gold has the id {next(e for e in written if written.count(e) > 1)!r} as text and as a number."
+        )
+    gold = dict(zip(written, gold.values(), strict=True))
     unknown = [example for example in gold if example not in known]
     if unknown:
         raise ValueError(f"gold has the id {unknown[0]!r}, which no label has ({len(unknown)} such ids).")
     return {example: _text(label) for example, label in gold.items()}
+
+
+def _as_written(example: Any, known: Collection[str]) -> Any:
+    """A whole number as labels write it, in digits."""
+    number = isinstance(example, int | np.integer) and not isinstance(example, bool)
+    return str(example) if number and example not in known else example
 
 
 def class_id(label: Any, classes: list[Any], example: str) -> int:

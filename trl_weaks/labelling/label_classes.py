@@ -19,6 +19,7 @@ from ..pooling import temper
 from ..supervisors.class_names import order_like, real_names
 from ..supervisors.classifier import WeakClassifier
 from ..supervisors.ensemble import WeakEnsemble
+from .prompt_columns import with_ids
 from .run import LabelRun
 from .store import LabelStore, StoredLabels
 
@@ -42,7 +43,8 @@ def label_classes(
 
     Args:
         ensemble: a `WeakEnsemble` of `WeakClassifier`s with the same number of classes.
-        dataset: `text` (or `prompt`, text or messages); other columns are carried through.
+        dataset: `text` (or `prompt`, text or messages) and `example_id`, by default the row's number; other columns
+            are carried through.
         calibration: held-out rows with gold `label` (and the same text column), none of them used to train the
             supervisors. Each supervisor's temperature is fitted on it. None leaves the probabilities as they are.
         output_dir: votes are kept here while they are made, and the dataset in its folder `dataset`, beside
@@ -57,7 +59,7 @@ def label_classes(
     """
     if output_dir is None and processes().num_processes > 1:
         raise ValueError("several processes share their work through the disk: give label_classes an output_dir.")
-    num_classes = _check_ensemble(ensemble)
+    num_classes, dataset = _check_ensemble(ensemble), with_ids(dataset)
     if output_dir is not None:
         refuse_unknown_code(ensemble.supervisors)
     classes = _classes(ensemble, dataset, num_classes)

@@ -37,7 +37,9 @@ def label_completions(
     again, and an example with nothing else has no row.
 
     Args:
-        dataset: `example_id` (str, unique) and `prompt` (text or messages); other columns are carried through.
+        dataset: `example_id` (unique; by default the row's number) and `prompt` (text or messages), or whole
+            conversations in `messages`, whose last turn of the assistant is then asked for; other columns are carried
+            through.
         mode: `independent` keeps each supervisor's best completion, or its one draw; `joint` keeps the one completion
             of highest joint score among the candidates of all (Eq. 6 of Cui et al., arXiv 2406.03199); or any other
             name in `aggregation.completions.COMPLETION_AGGREGATORS`.

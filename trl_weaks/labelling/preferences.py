@@ -68,7 +68,9 @@ def build_preferences(
 
     Args:
         student: the model to be trained on the pairs, with its tokenizer.
-        dataset: `example_id` (str, unique) and `prompt` (text or messages); other columns are carried through.
+        dataset: `example_id` (unique; by default the row's number) and `prompt` (text or messages), or whole
+            conversations in `messages`, whose last turn of the assistant is then asked for; other columns are carried
+            through.
         num_candidates: answers of each prompt, at least 2. Default 10: *authors' code*.
         output_dir: candidates and scores are kept here while they are made, and the pairs in its folder `dataset`; the
             same call continues where a killed one stopped. None keeps nothing.

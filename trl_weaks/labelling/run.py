@@ -29,6 +29,7 @@ from .checks import check_dataset
 from .index import Batches
 from .ledger import GENERATE, SCORE, Ledger
 from .progress import Progress
+from .prompt_columns import as_prompts
 from .store import LabelStore, StoredLabels
 
 DECIMALS = 6  # of a log-probability on disk
@@ -95,7 +96,7 @@ class AnswerRun(LabelRun):
     """Prompts answered by `authors`, and every distinct answer scored by every supervisor of the ensemble.
 
     Args:
-        dataset: `example_id` and `prompt`; checked here.
+        dataset: as [`as_prompts`] takes it; checked here.
         settings: has `decoding` (what decides the answers) and `batch_size`.
 
     Raises:
@@ -110,6 +111,7 @@ class AnswerRun(LabelRun):
         settings: Any,
         folder: Path,
     ):
+        dataset = as_prompts(dataset)
         super().__init__(ensemble, dataset, settings, folder)
         self.authors = authors
         others = [s for s in ensemble.supervisors if not any(s is author for author in authors)]

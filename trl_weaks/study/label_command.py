@@ -122,11 +122,13 @@ def load_prompts(options: argparse.Namespace):
     Raises:
         ValueError: a column that is named and not there, or one that labelling cannot carry.
     """
-    from ..labelling.prompt_columns import check_columns
+    from ..labelling.prompt_columns import check_columns, with_prompts
     from .prompt_files import read_dataset
 
     ids, texts = options.id_column or "example_id", options.prompt_column
     data = read_dataset(options.dataset, options.config, options.split, ids, texts)
+    if texts in ("prompt", "messages") and "messages" in data.column_names and "prompt" not in data.column_names:
+        data, texts = with_prompts(data), "prompt"  # whole conversations
     asked = {"--prompt_column": [texts], "--drop_columns": options.drop_columns}
     asked |= {"--id_column": [options.id_column]} if options.id_column else {}
     for option, names in asked.items():

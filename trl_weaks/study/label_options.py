@@ -52,7 +52,11 @@ def _add_prompts(add) -> None:
     add("--dataset", required=True, help="Hub id, folder saved to disk, or a .json, .jsonl, .csv or .parquet file")
     add("--config", help="configuration of a Hub dataset")
     add("--split", default="train", help="split of the dataset (train)")
-    add("--prompt_column", default="prompt", help="text, or lists of messages (prompt)")
+    add(
+        "--prompt_column",
+        default="prompt",
+        help="text, lists of messages, or whole conversations in messages (prompt)",
+    )
     add("--id_column", help="unique ids (example_id; the row number where there is no such column)")
     add("--drop_columns", nargs="*", default=[], help="columns not to carry into the labels, e.g. gold completions")
     add("--limit", type=_at_least_one, help="only the first rows")

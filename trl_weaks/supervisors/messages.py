@@ -42,6 +42,22 @@ def check_prompts(prompts: Sequence[Prompt], names: Sequence[str]) -> None:
             )
 
 
+def before_last_answer(messages: object, name: str) -> list[dict]:
+    """What a whole conversation asks for: all before its last message, where that is the assistant's; else all of it.
+
+    Raises:
+        ValueError: no messages, or nothing before the assistant's.
+    """
+    if not is_messages(messages) or not messages:
+        raise ValueError(
+            f"{name}: column 'messages' holds {messages!r}, not a list of messages with role and content."
+        )
+    asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    if not asked:
+        raise ValueError(f"{name}: column 'messages' has nothing before the assistant's message, so nothing is asked.")
+    return asked
+
+
 def completion_text(completion: Completion, name: str) -> str:
     """The text of a completion: itself, or the content of its single assistant message."""
     if isinstance(completion, str):

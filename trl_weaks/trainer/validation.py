@@ -73,8 +73,15 @@ def check_row(number: int, row: Mapping[str, Any]) -> None:
         ValueError: names row, example, column, problem and remedy.
     """
     example = row[columns.EXAMPLE_ID]
-    if not isinstance(example, str) or not example:
-        _fail(number, example, columns.EXAMPLE_ID, "is not a non-empty string.", "Give every prompt an id.")
+    whole = isinstance(example, int) and not isinstance(example, bool)
+    if not whole and (not isinstance(example, str) or not example):
+        _fail(
+            number,
+            example,
+            columns.EXAMPLE_ID,
+            "is neither a non-empty string nor a whole number.",
+            "Give every prompt an id.",
+        )
     _check_text(number, example, row)
     _check_supervisors(number, example, row)
     _check_confidences(number, example, row)
