@@ -55,13 +55,37 @@ def test_samples_measure_what_has_no_log_probabilities(serve):
     assert math.exp(math.fsum(row["weak_logps"][0])) == pytest.approx(0.75)
 
 
+def choice(**changes) -> dict:
+    made = chat()
+    return made | {"choices": [made["choices"][0] | changes]}
+
+
 BROKEN = {
     "busy": (429, {"error": {"message": "slow down"}}, {"retry-after": "7"}),
+    "busy until a date": (429, b"", {"retry-after": "Wed, 21 Oct 2037 07:28:00 GMT"}),
     "failing": (500, {"error": {"message": "oops"}}),
+    "behind a proxy": (502, b"<html>Bad Gateway</html>", {"content-type": "text/html"}),
+    "overloaded": (503, b""),
+    "timed out": (408, b""),
     "half a JSON": (200, b'{"id": "1", "choices": [{"index"'),
     "no JSON": (200, b"<html>hello</html>"),
+    "no UTF-8": (200, b'{"choices": "\xff\xfe"}'),
+    "nothing": (200, b""),
+    "a stream": (200, b'data: {"choices": []}\n\ndata: [DONE]\n\n'),
+    "an error that says it is none": (200, {"error": {"message": f"no {SECRET}", "code": 500}}),
     "another shape": (200, {"hello": 1}),
+    "a list": (200, [chat()]),
     "no choices": (200, chat() | {"choices": []}),
+    "choices that are none": (200, chat() | {"choices": None}),
+    "choices that are text": (200, chat() | {"choices": "jazz"}),
+    "an empty choice": (200, chat() | {"choices": [None]}),
+    "no message": (200, choice(message=None)),
+    "a message that is text": (200, choice(message="jazz")),
+    "parts of a text": (200, chat([{"type": "text", "text": "jazz"}])),
+    "half a character": (200, chat("jazz \ud83d")),
+    "usage that is no number": (200, chat() | {"usage": {"prompt_tokens": "many", "completion_tokens": 1}}),
+    "gone": "gone",
+    "cut in the middle": "cut",
 }
 
 
@@ -83,14 +107,92 @@ def test_a_server_that_stays_broken_is_named_and_loses_nothing(serve, kind, tmp_
         lambda body, count: BROKEN[kind] if broken and "3" in body["messages"][-1]["content"] else (200, chat())
     )
     supervisor = ServerSupervisor(server.url, "m", concurrency=2, retries=1)
-    with pytest.raises(ServerError, match="'m': http.* failed 2 times, last with .*stored"):
+    with pytest.raises(ServerError, match="'m': http.* failed 2 times, last with .*stored") as raised:
         ask_servers([supervisor], EXAMPLES, tmp_path)
+    assert SECRET not in str(raised.value)
     asked = sum(server.seen.values())
     broken = False
     rows = ask_servers([supervisor], EXAMPLES, tmp_path)
     assert [row["completion"] for row in rows] == ["jazz"] * 6
     assert all(server.seen[f"prompt {i}"] == 1 for i in range(3))
     assert sum(server.seen.values()) < asked + 6
+
+
+def test_a_server_that_says_nothing_is_asked_again(serve):
+    server = serve(lambda body, count: "silent" if count == 1 else (200, chat()))
+    (row,) = ask_servers([ServerSupervisor(server.url, "m", timeout=1.0)], EXAMPLES[:1])
+    assert row["completion"] == "jazz" and server.seen["prompt 0"] >= 2
+
+
+def test_a_server_that_dies_in_the_middle_loses_nothing(serve, tmp_path):
+    answered, alive = [], 3
+    server = serve(lambda body, count: answered.append(body) or ((200, chat()) if len(answered) <= alive else "gone"))
+    supervisor = ServerSupervisor(server.url, "m", concurrency=1, retries=1)
+    with pytest.raises(ServerError, match="failed 2 times, last with APIConnectionError"):
+        ask_servers([supervisor], EXAMPLES, tmp_path)
+    assert len(answered) == 5, "three answers and two tries"
+    alive = 99
+    assert len(ask_servers([supervisor], EXAMPLES, tmp_path)) == 6 and len(answered) == 8
+    assert [server.seen[f"prompt {i}"] for i in range(6)] == [1, 1, 1, 3, 1, 1]
+
+
+def test_a_wait_of_a_day_ends_the_run(serve, tmp_path):
+    server = serve(lambda body, count: (429, {}, {"retry-after": "86400"}))
+    with pytest.raises(ServerError, match="status 429 and asks to wait 86400 seconds. Answers so far are stored"):
+        ask_servers([ServerSupervisor(server.url, "m", concurrency=1)], EXAMPLES, tmp_path)
+    assert len(server.requests) == 1
+
+
+ODD = {
+    "a value above 0": [("jazz", 0.5)],
+    "no number": [("jazz", math.nan)],
+    "no value": [("jazz", None)],
+    "too few tokens": [("ja", -1)],
+    "tokens of another text": [("ro", -1), ("ck", -1)],
+    "no text": [(None, -1)],
+    "bad alternatives": [("jazz", -1, [("jazz", math.nan)])],
+}
+SHAPES = {
+    "text": "jazz",
+    "a number": 3,
+    "a list of texts": {"content": ["ja", "zz"]},
+    "bytes that are text": {"content": [{"token": "jazz", "logprob": -1, "bytes": "jazz"}]},
+    "bytes beyond 255": {"content": [{"token": "jazz", "logprob": -1, "bytes": [300]}]},
+    "tokens that are none": {"tokens": None, "token_logprobs": None},
+    "fewer values than tokens": {"tokens": ["ja", "zz"], "token_logprobs": [-1]},
+}
+
+
+@pytest.mark.parametrize("kind", [*ODD, *SHAPES])
+def test_log_probabilities_that_mean_nothing_are_left_out_and_counted(serve, kind, caplog):
+    """The answer is kept, as a hard label: its text is what the server said."""
+    made = chat("jazz", tokens=ODD[kind]) if kind in ODD else choice(logprobs=SHAPES[kind])
+    server = serve(lambda body, count: (200, made))
+    rows = ask_servers([ServerSupervisor(server.url, "m", retries=0)], EXAMPLES[:2])
+    assert "2 answers have log-probabilities that do not spell their text; left out." in caplog.text
+    labels = labels_from_completions(EXAMPLES[:2], rows)
+    assert labels["completion"][:] == ["jazz"] * 2 and labels["confidence_source"][:] == [[None]] * 2
+
+
+def test_a_missing_reason_and_missing_usage_are_no_fault(serve):
+    made = chat()
+    del made["usage"], made["choices"][0]["finish_reason"]
+    server = serve(lambda body, count: (200, made))
+    (row,) = ask_servers([ServerSupervisor(server.url, "m")], EXAMPLES[:1])
+    assert row["completion"] == "jazz" and row["finish_reason"] is None
+
+
+def test_a_budget_that_cannot_be_kept_is_refused(serve, tmp_path):
+    made = chat()
+    del made["usage"]
+    server = serve(lambda body, count: (200, made))
+    supervisor = ServerSupervisor(server.url, "m", concurrency=1)
+    with pytest.raises(ServerError, match="does not say how many tokens an answer took, so no budget can be kept"):
+        ask_servers([supervisor], EXAMPLES, tmp_path, max_tokens=1000)
+    assert len(server.requests) == 1
+    assert len(ask_servers([supervisor], EXAMPLES, tmp_path)) == 6 and len(server.requests) == 6
+    with pytest.raises(ValueError, match="max_cost=1 needs the servers' prices"):
+        ask_servers([supervisor], EXAMPLES, tmp_path, max_cost=1)
 
 
 def test_a_server_that_is_gone(serve, tmp_path):
@@ -116,6 +218,7 @@ def test_a_refusal_ends_at_once_and_never_shows_the_key(serve, status, remedy, t
         ask_servers([supervisor], EXAMPLES, tmp_path)
     assert len(server.requests) == 1
     assert SECRET not in str(raised.value) and SECRET not in repr(supervisor) and SECRET not in caplog.text
+    assert SECRET not in str(vars(supervisor)) and SECRET not in str(vars(supervisor._client))
     assert raised.value.__cause__ is None
 
 

@@ -50,6 +50,8 @@ def check_server_options(options: argparse.Namespace, defaults: argparse.Namespa
                 "servers, and --supervisors names none" if not servers else "local models, and there are only servers"
             )
             raise ValueError(f"--{name} is for {who}.")
+    if options.max_cost is not None and not (options.price_in or options.price_out):
+        raise ValueError("--max_cost needs the prices, --price_in and --price_out.")
     if servers and options.mode != "independent":
         raise ValueError(
             f"--mode {options.mode}: servers answer, but do not score the answers of others; choose independent."

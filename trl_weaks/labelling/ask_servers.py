@@ -44,21 +44,24 @@ def ask_servers(
         `logprobs`; log-probabilities that do not spell their answer are left out, and counted in a warning.
 
     Raises:
-        ValueError: bad examples, or two servers of one name, before any request.
-        ServerError: a server refuses or is gone, or the budget is used up. What was answered is stored.
+        ValueError: bad examples, two servers of one name, or a cost that no prices add up to, before any request.
+        ServerError: a server refuses or is gone, or the budget is used up, or cannot be kept since the server does
+            not say what it used. What was answered is stored.
     """
     prompts = read_examples(examples)
     names = [server.name for server in servers]
     twice = [name for name in names if names.count(name) > 1]
     if twice or not servers:
         raise ValueError(f"two servers are called {twice[0]!r}; give each a name." if twice else "there is no server.")
+    if max_cost is not None and not any(server.price_in or server.price_out for server in servers):
+        raise ValueError(f"max_cost={max_cost} needs the servers' prices: price_in and price_out.")
     check_prompts([row[columns.PROMPT] for row in prompts.values()], [f"example {e!r}" for e in prompts])
     with tempfile.TemporaryDirectory() as temporary:
         store = LabelStore(Path(output_dir or temporary) / "answers")
         try:
             found, budget = _stored(store, servers, prompts), _Budget(max_tokens, max_cost)
             for record in found.values():
-                budget.add(record["tokens"], record["cost"])
+                budget.add(record["supervisor"], record["tokens"], record["cost"])
             _ask(servers, prompts, store, found, budget)
         finally:
             store.close()
@@ -98,8 +101,8 @@ def _ask(
                 record |= {"config": _config(server, prompts[example]), **vars(answer)}
                 store.append([record])
                 found[server.name, example, sample] = record
-                budget.add(answer.tokens, answer.cost)
                 shown.update()
+                budget.add(server.name, answer.tokens, answer.cost)
 
             _ask_one(server, prompts, todo, keep, budget)
 
@@ -169,7 +172,12 @@ class _Budget:
     def __init__(self, tokens: int | None, cost: float | None):
         self._most, self._used = (tokens, cost), [0, 0.0]
 
-    def add(self, tokens: int, cost: float) -> None:
+    def add(self, name: str, tokens: int, cost: float) -> None:
+        if not tokens and any(most is not None for most in self._most):
+            raise ServerError(
+                f"supervisor {name!r}: the server does not say how many tokens an answer took, so no budget can be "
+                "kept; leave max_tokens and max_cost out. Answers so far are stored."
+            )
         self._used[0] += tokens
         self._used[1] += cost
 

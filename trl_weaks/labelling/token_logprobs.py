@@ -44,7 +44,10 @@ def read_logprobs(logprobs: Any, text: str, name: str) -> TokenLogprobs:
     Raises:
         ValueError: another form, values that are no log-probabilities, or tokens that do not spell the text.
     """
-    tokens = _tokens(json.loads(logprobs) if isinstance(logprobs, str) else logprobs, name)
+    try:
+        tokens = _tokens(json.loads(logprobs) if isinstance(logprobs, str) else logprobs, name)
+    except (TypeError, AttributeError, LookupError) as error:  # inside one of the two forms, anything may be
+        raise ValueError(f"{name}: column 'logprobs' is malformed ({error}).") from error
     spelled = b"".join(piece for piece, _, _ in tokens)
     wanted = text.encode()
     start = spelled.find(wanted) if wanted in spelled else -1

@@ -1,10 +1,10 @@
 """A weak supervisor behind an OpenAI-compatible endpoint: vLLM, llama.cpp, SGLang, or a hosted model."""
 
-import json
 import os
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from .messages import Prompt
 
 LONGEST_WAIT = 60.0  # seconds between two tries, unless the server asks for more. *ours*
+LONGEST_ASKED = 600.0  # of a wait that the server asks for; what is longer ends the run. *ours*
 TOP_LOGPROBS = 20  # what the protocol allows
 
 
@@ -60,7 +61,7 @@ class ServerSupervisor:
         api_key_env: the environment variable that holds the key; servers without keys need none.
         concurrency: requests at once. `requests_per_minute`: None for no limit.
         retries: further tries after 408, 409, 429, 5xx, a broken connection or an answer that cannot be read, with
-            waits that double, or as the server asks. *ours*
+            waits that double, or as the server asks, up to ten minutes. *ours*
         timeout: seconds until a request counts as broken.
         price_in, price_out: for a million tokens, in any currency.
 
@@ -141,10 +142,10 @@ class ServerSupervisor:
     def _only_model(self) -> str:
         openai = _openai()
         try:
-            models = [model.id for model in self._client().models.list()]
+            models = [model.id for model in self._client.models.list(extra_headers=self._key())]
         except openai.APIStatusError as error:
             raise ServerError(self._refused(error)) from None  # the request holds the key
-        except (openai.APIError, AttributeError, TypeError, json.JSONDecodeError) as error:
+        except (openai.APIError, AttributeError, TypeError, ValueError) as error:
             raise ServerError(
                 f"{self.base_url} does not say which models it has ({type(error).__name__}): start it, check the "
                 f"address, or name the model, {self.base_url}#model."
@@ -174,23 +175,37 @@ class ServerSupervisor:
             except openai.APIStatusError as error:
                 if error.status_code not in (408, 409, 429) and error.status_code < 500:
                     raise ServerError(self._refused(error)) from None  # the request holds the key
-                asked = error.response.headers.get("retry-after", "")
-                wait, reason = (float(asked) if asked.isdigit() else wait), f"status {error.status_code}"
+                wait, reason = self._asked_wait(error, wait), f"status {error.status_code}"
             except openai.APIConnectionError as error:  # a time-out is one of them
                 reason = f"{type(error).__name__}"
-            except (openai.APIError, json.JSONDecodeError, _Unreadable) as error:
+            except (openai.APIError, ValueError) as error:  # no JSON, no UTF-8, another shape
                 reason = f"an answer that cannot be read ({error})"
             if attempt < self.retries:
                 time.sleep(wait)
         raise ServerError(
-            f"supervisor {self.name!r}: {self.base_url} failed {self.retries + 1} times, last with {reason}. Answers "
-            "so far are stored: run the same command again when the server is back."
+            f"supervisor {self.name!r}: {self.base_url} failed {self.retries + 1} times, last with "
+            f"{self._without_key(reason)}. Answers so far are stored: run the same command again when the server is "
+            "back."
         )
 
+    def _asked_wait(self, error: Any, otherwise: float) -> float:
+        """Seconds until the next try: what the server asks for, where that is a number."""
+        try:
+            asked = float(error.response.headers.get("retry-after", ""))
+        except ValueError:  # none, or a date
+            return otherwise
+        if not 0 <= asked <= LONGEST_ASKED:
+            raise ServerError(
+                f"supervisor {self.name!r}: {self.base_url} answers with status {error.status_code} and asks to wait "
+                f"{asked:g} seconds. Answers so far are stored: run the same command again then."
+            ) from None
+        return asked
+
     def _request(self, prompt: Prompt, sample: int) -> Any:
-        client = self._client()
+        client = self._client
         common = {"model": self.model, "temperature": self.temperature, "max_tokens": self.max_tokens}
-        common |= {"seed": self.seed + sample} | ({"top_p": self.top_p} if self.top_p != 1 else {})
+        common |= {"extra_headers": self._key(), "seed": self.seed + sample}
+        common |= {"top_p": self.top_p} if self.top_p != 1 else {}
         if self.api == "completions":
             if not isinstance(prompt, str):
                 raise ServerError(f"supervisor {self.name!r}: api='completions' takes text, not messages; use chat.")
@@ -204,39 +219,51 @@ class ServerSupervisor:
             common |= {"logprobs": True} | ({"top_logprobs": self.top_logprobs} if self.top_logprobs else {})
         return client.chat.completions.create(messages=messages, **common)
 
+    @cached_property
     def _client(self) -> Any:
-        key = os.environ.get(self.api_key_env) or "none"
-        return _openai().OpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=self.timeout)
+        return _openai().OpenAI(base_url=self.base_url, api_key="none", max_retries=0, timeout=self.timeout)
+
+    def _key(self) -> dict[str, str]:
+        """The header with the key, for one request: the client does not hold it."""
+        return {"Authorization": f"Bearer {os.environ.get(self.api_key_env) or 'none'}"}
 
     def _read(self, response: Any) -> ServerAnswer:
         try:
-            return self._parts(response)
+            answer = self._parts(response)
+            (answer.text or "").encode()
         except _Unreadable:
             raise
+        except UnicodeEncodeError:
+            raise _Unreadable("its text is no Unicode") from None
         except (AttributeError, TypeError, ValueError, LookupError, OverflowError) as error:
-            raise _Unreadable(f"{type(error).__name__}: it is not of the protocol's shape") from error
+            raise _Unreadable(f"it is not of the protocol's shape, {type(error).__name__}") from error
+        return answer
 
     def _parts(self, response: Any) -> ServerAnswer:
         choices = getattr(response, "choices", None)
         if not choices:
             raise _Unreadable("it has no choices")
         choice = choices[0]
-        text = choice.text if self.api == "completions" else getattr(choice.message, "content", None)
+        text = choice.text if self.api == "completions" else choice.message.content
         if text is not None and not isinstance(text, str):
             raise _Unreadable(f"its text is a {type(text).__name__}")
-        logprobs = choice.logprobs.model_dump() if getattr(choice, "logprobs", None) is not None else None
+        logprobs = getattr(choice, "logprobs", None)
+        logprobs = logprobs.model_dump(warnings=False) if hasattr(logprobs, "model_dump") else logprobs
         usage = getattr(response, "usage", None)
         asked, made = (int(getattr(usage, n, None) or 0) for n in ("prompt_tokens", "completion_tokens"))
         cost = (asked * self.price_in + made * self.price_out) / 1e6
-        return ServerAnswer(text, choice.finish_reason, logprobs, asked + made, cost)
+        return ServerAnswer(text, getattr(choice, "finish_reason", None), logprobs, asked + made, cost)
 
     def _refused(self, error: Any) -> str:
         detail = str(getattr(error, "message", error)).splitlines()[0][:300]
-        key = os.environ.get(self.api_key_env)
-        detail = detail.replace(key, "***") if key else detail
         hint = {401: f"set {self.api_key_env}", 403: f"check {self.api_key_env}", 404: "check base_url and model"}
         remedy = hint.get(error.status_code, "check the settings that it names")
-        return f"supervisor {self.name!r}: {self.base_url} refuses with {error.status_code}: {detail}; {remedy}."
+        said = f"{error.status_code}: {self._without_key(detail)}"
+        return f"supervisor {self.name!r}: {self.base_url} refuses with {said}; {remedy}."
+
+    def _without_key(self, text: str) -> str:
+        key = os.environ.get(self.api_key_env)
+        return text.replace(key, "***") if key else text
 
 
 def _openai() -> Any:
