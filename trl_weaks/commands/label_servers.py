@@ -173,6 +173,7 @@ def _write(
     """The dataset and its card; in the card no address and no path of this machine."""
     from ..files import replaced_folder, writing
     from ..labelling.card import model_of, write_answers_card
+    from ..labelling.export import save
     from ..labelling.from_completions import labels_from_completions
 
     if not answers and labels is None:
@@ -183,7 +184,7 @@ def _write(
     weights = {one.name: one.weight for one in supervisors if one.name in heard}
     made = labels_from_completions(prompts, answers, scorers=readers, weights=weights or None, labels=labels)
     with writing("the dataset", folder), replaced_folder(folder / "dataset") as new:
-        made.save_to_disk(str(new))
+        save(made, new)
     models = {reader.name: model_of(reader) for reader in readers or ()}
     models |= {o.name: f"{PurePath(o.server.model).name}, behind a server" for o in supervisors if o.server}
     total = sum(one.weight for one in supervisors)

@@ -18,6 +18,7 @@ from .index import BLOCK
 from .progress import bar
 
 logger = logging.getLogger(__name__)
+SHARD = 500_000_000  # bytes of a Parquet file before compression, as `datasets` uploads them
 COMPARED = (*GENERATION, SCORE, FINISHED)
 CUT = {
     "no_eos": "no end is taught there (column weak_finished; a stock SFTTrainer would append one)",
@@ -57,9 +58,18 @@ def export(labels: Labels, dataset: Dataset, folder: Path, identity: Sequence, u
                 raise ValueError(_nothing(counts))
             writer.finalize()
         table = Dataset.from_file(str(rows))
-        Dataset(table.data, table.info, fingerprint=digest(*identity, counts.rows)).save_to_disk(str(new))
+        save(Dataset(table.data, table.info, fingerprint=digest(*identity, counts.rows)), new)
     _warn(counts, unfinished)
     return counts
+
+
+def save(dataset: Dataset, folder: Path) -> None:
+    """Write a dataset for `load_from_disk`, and beside it as Parquet files, which `load_dataset` finds from above."""
+    dataset.save_to_disk(str(folder))
+    shards = max(1, -(-dataset.data.nbytes // SHARD))
+    for i in range(shards):
+        part = dataset.shard(shards, i, contiguous=True) if shards > 1 else dataset
+        part.to_parquet(folder / f"train-{i:05d}-of-{shards:05d}.parquet")
 
 
 def differences(labels: Labels, dataset: Dataset, folder: Path, rows: Sequence[int]) -> list[str]:

@@ -19,6 +19,7 @@ from ..pooling import temper
 from ..supervisors.class_names import order_like, real_names
 from ..supervisors.classifier import WeakClassifier
 from ..supervisors.ensemble import WeakEnsemble
+from .export import save
 from .prompt_columns import with_ids
 from .run import LabelRun
 from .store import LabelStore, StoredLabels
@@ -47,9 +48,9 @@ def label_classes(
             are carried through.
         calibration: held-out rows with gold `label` (and the same text column), none of them used to train the
             supervisors. Each supervisor's temperature is fitted on it. None leaves the probabilities as they are.
-        output_dir: votes are kept here while they are made, and the dataset in its folder `dataset`, beside
-            `temperatures.json`; the same call continues where a killed one stopped. None keeps nothing (one
-            process only).
+        output_dir: votes are kept here while they are made, and the dataset in its folder `dataset` (Arrow and
+            Parquet), beside `temperatures.json`; the same call continues where a killed one stopped. None keeps
+            nothing (one process only).
         batch_size: texts per batch of work, the most that a kill can lose. *ours*
 
     Raises:
@@ -147,7 +148,7 @@ class ClassRun(LabelRun):
         with writing("the votes", self.folder):
             (self.folder / TEMPERATURES).write_text(json.dumps(temperatures, indent=1), encoding="utf-8")
             with replaced_folder(self.folder / "dataset") as new:  # an earlier call's dataset may still read the old
-                made.save_to_disk(str(new))
+                save(made, new)
 
     def votes(self, texts: Sequence) -> Tensor:
         """(N, n, K) float64 probabilities from the store, the classes in one order."""

@@ -44,9 +44,10 @@ def label_completions(
             of highest joint score among the candidates of all (Eq. 6 of Cui et al., arXiv 2406.03199); or any other
             name in `aggregation.completions.COMPLETION_AGGREGATORS`.
         num_candidates: beams of each supervisor, all scored in `joint` mode; or draws in `joint` mode. *paper*
-        output_dir: labels are kept here while they are made, and the dataset in its folder `dataset`, with a card; the
-            same call continues where a killed one stopped. Under `accelerate launch` every process takes its share;
-            a later run may have another number of processes. None keeps nothing (one process only).
+        output_dir: labels are kept here while they are made, and the dataset in its folder `dataset`, as Arrow and as
+            Parquet (which `load_dataset(output_dir)` finds), with a card; the same call continues where a killed one
+            stopped. Under `accelerate launch` every process takes its share; a later run may have another number of
+            processes. None keeps nothing (one process only).
         max_new_tokens: tokens of a completion. *paper*
         batch_size: prompts per batch of work, the most that a kill can lose. *ours*
         temperature: None searches beams (*paper*); a number samples at that temperature instead (*ours*). A draw

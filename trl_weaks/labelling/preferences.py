@@ -29,6 +29,7 @@ from ..supervisors.messages import as_completion
 from ..supervisors.scores import Scored
 from ..supervisors.supervisor import WeakSupervisor
 from .checks import prefixes_forgotten
+from .export import save
 from .ledger import GENERATE, SCORE
 from .run import AnswerRun, rounded
 
@@ -199,7 +200,7 @@ class PreferenceRun(AnswerRun):
         _report(preference_report(self.pairs))
         folder = self.folder / "dataset"
         with writing("the pairs", folder), replaced_folder(folder) as new:
-            self.pairs.save_to_disk(str(new))
+            save(self.pairs, new)
 
     def _ranked(self) -> Dataset:
         """All pairs, with the counts as JSON in `info.description`."""

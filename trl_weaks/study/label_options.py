@@ -19,10 +19,11 @@ list of messages. A killed run goes on with the same command. Where a default co
 is arXiv 2406.03199."""
 
 EPILOG = """\
-In --output_dir: labels/ (append-only, with checksums), dataset/ (load it with datasets.load_from_disk), and README.md,
-the dataset card. Memory: the models, a batch of --max_tokens_in_flight and, for each model, shared prefixes of at most
-as many tokens again (or the longest one); 100 bytes a prompt. With servers: their answers are in answers/, and
-the labels of local models beside them in local/; confidence_source says where each confidence comes from."""
+In --output_dir: labels/ (append-only, with checksums), dataset/ (Arrow and Parquet: datasets.load_from_disk of it, or
+load_dataset of --output_dir), and README.md, the dataset card. Memory: the models, a batch of --max_tokens_in_flight
+and, for each model, shared prefixes of at most as many tokens again (or the longest one); 100 bytes a prompt. With
+servers: their answers are in answers/, and the labels of local models beside them in local/; confidence_source says
+where each confidence comes from."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
