@@ -92,3 +92,14 @@ def test_an_aggregator_that_chooses_what_it_was_not_given_or_nothing_is_named():
 def test_the_example_in_the_module_runs():
     assert doctest.testmod(module, extraglobs={}).attempted == 3
     assert doctest.testmod(module).failed == 0
+
+
+def test_a_cut_answer_that_its_supervisor_reads_as_no_token_is_empty():
+    """White space alone, where the chat template trims it: nothing but its end could be taught, and it has none."""
+    scores = {name: {"\t": ([(1, 1)], [-0.5])} for name in WEIGHTS}
+    scores["c"]["\t"] = ([(0, 1), (1, 1)], [-0.25, -0.5])
+    given = Answered(WEIGHTS, {"a": [("\t", False)], "b": [("\t", True)], "c": [("\t", False)]}, scores)
+    rows, left_out = made("independent", given=given)
+    assert [(r["weak_finished"], r["weak_supervisors"]) for r in rows] == [(False, ["c"]), (True, ["b"])]
+    assert rows[0]["weak_logps"] == [[-0.25]] and rows[1]["weak_logps"] == [[-0.5]]
+    assert left_out.empty == {"a": 1, "b": 0, "c": 0}

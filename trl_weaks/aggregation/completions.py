@@ -118,8 +118,9 @@ def rows_of(
 ) -> Iterator[dict]:
     """One row for each completion of a prompt that the aggregator chooses.
 
-    The weights of the supervisors in an example's rows are normalised to sum to one. Empty answers are left out, and
-    those too long for some supervisor's context, and counted in `left_out` under the supervisor's name.
+    The weights of the supervisors in an example's rows are normalised to sum to one. Left out, and counted in
+    `left_out` under the supervisor's name: empty answers, cut ones in which their supervisor reads no token, and those
+    too long for some supervisor's context.
 
     An answer that was cut before it ended (at `max_new_tokens`) is another one than the same text with its end. Scores
     are those of the text with an end in either case, which tells against an answer that was cut.
@@ -185,7 +186,10 @@ def _given(
     given: dict[tuple[str, bool], list[str]] = {}
     for name, text, done in found:
         whole = done or text in ended or unfinished == "keep"
-        if whole or unfinished == "no_eos":
+        if not whole and len(answered.scores[name][text][1]) == 1:
+            # white space that a chat template trims: the supervisor reads no token but the end, which is not taught
+            left_out.empty[name] += unfinished == "no_eos"
+        elif whole or unfinished == "no_eos":
             names = given.setdefault((text, whole), [])
             names += [name] * (name not in names)
     return given
