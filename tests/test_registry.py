@@ -50,6 +50,16 @@ def test_a_second_object_of_one_name_is_refused_and_the_same_file_read_twice_is_
     assert fruits["plum"] is again
 
 
+def test_a_registry_is_filled_and_emptied_like_a_dict():
+    fruits = registry()
+    fruits["plum"] = len
+    with pytest.raises(ValueError, match="a fruit 'plum' already"):
+        fruits["plum"] = min
+    assert fruits.pop("plum") is len and "plum" not in fruits
+    fruits["plum"] = min
+    assert fruits["plum"] is min and fruits.names() == ["pear", "apple", "plum"]
+
+
 @pytest.mark.parametrize("name", ["two words", "1st", "a,b", 3])
 def test_a_name_is_a_plain_word(name):
     with pytest.raises(ValueError, match="under a plain word"):

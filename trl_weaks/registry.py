@@ -1,17 +1,18 @@
 """Registries: what a user's file adds under a name, and the library builds by that name."""
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-class Registry(Mapping[str, T]):
+class Registry(MutableMapping[str, T]):
     """
     Named objects of one kind, in the order in which they were registered.
 
-    `choices` is live: a config or a parser that holds it sees what is registered later.
+    `register` is a decorator; `REGISTRY[name] = entry` does the same, and `del REGISTRY[name]` frees a name. `choices`
+    is live: a config or a parser that holds it sees what is registered later.
 
     ```python
     >>> COLOURS = Registry("colour")
@@ -85,6 +86,12 @@ class Registry(Mapping[str, T]):
 
     def __getitem__(self, name: str) -> T:
         return self._entries[name]
+
+    def __setitem__(self, name: str, entry: T) -> None:
+        self.register(name)(entry)
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

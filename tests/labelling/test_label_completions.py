@@ -239,7 +239,9 @@ def test_a_disk_too_full_for_the_card_is_reported_as_such(ensemble, prompts, tmp
 
 
 def test_bad_mode(ensemble, prompts):
-    with pytest.raises(ValueError, match="mode='vote'"):
+    with pytest.raises(
+        ValueError, match="mode='vote': no completion aggregator 'vote'.* Choose one of independent, joint"
+    ):
         label_completions(ensemble, prompts, mode="vote")
     with pytest.raises(ValueError, match="batch_size=0"):
         label_completions(ensemble, prompts, batch_size=0)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..columns import COMPLETION, FINISHED, LOGPS, OFFSETS, SCORE, SUPERVISORS, WEIGHTS
+from ..registry import Registry
 
 UNFINISHED = ("no_eos", "keep", "drop")
 
@@ -63,10 +64,9 @@ def highest_joint_score(candidates: Sequence[Candidate]) -> list[Candidate]:
     return [min(candidates, key=lambda candidate: (-candidate.score, candidate.text, candidate.finished))]
 
 
-COMPLETION_AGGREGATORS: dict[str, CompletionAggregator] = {
-    "independent": CompletionAggregator(every_best, best_only=True),
-    "joint": CompletionAggregator(highest_joint_score),
-}
+COMPLETION_AGGREGATORS: Registry[CompletionAggregator] = Registry("completion aggregator")
+COMPLETION_AGGREGATORS["independent"] = CompletionAggregator(every_best, best_only=True)
+COMPLETION_AGGREGATORS["joint"] = CompletionAggregator(highest_joint_score)
 
 
 def completion_aggregator(name: str) -> CompletionAggregator:
@@ -76,7 +76,7 @@ def completion_aggregator(name: str) -> CompletionAggregator:
         ValueError: there is none; names those that there are.
     """
     if name not in COMPLETION_AGGREGATORS:
-        raise ValueError(f"mode={name!r} is not one of {tuple(COMPLETION_AGGREGATORS)}.")
+        raise ValueError(f"mode={name!r}: {COMPLETION_AGGREGATORS.unknown(name)}")
     return COMPLETION_AGGREGATORS[name]
 
 
