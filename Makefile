@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN = TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 ARGS ?=
 
-.PHONY: help demo test test-slow test-distributed test-peer test-browser test-servers test-wheel docs lint format benchmarks clean
+.PHONY: help demo test test-slow test-distributed test-peer test-crowd test-browser test-servers test-wheel docs lint format benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -42,6 +42,10 @@ test-slow: $(VENV)/.testable ## the tests that take minutes
 test-distributed: $(VENV)/.testable ## every test that starts several processes: the whole matrix of strategies
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m "matrix or distributed" $(ARGS)
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -m "not matrix" tests/distributed $(ARGS)
+
+test-crowd: $(VENV)/.testable ## the aggregators of crowd-kit against crowd-kit, which the extra `crowd` brings
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[crowd]'
+	$(RUN) $(BIN)/python -m pytest tests/aggregation $(ARGS)
 
 test-browser: $(VENV)/.testable ## the viewer in a headless Chromium (Debian: apt-get install chromium chromium-driver)
 	$(BIN)/python -m pip install --quiet 'selenium>=4.20'

@@ -2,16 +2,20 @@
 
 import numpy as np
 
+from .base import AGGREGATORS, Aggregator, checked_votes, shares
+
 _FLOOR = 1e-10  # of a probability, so that its logarithm is finite; crowd-kit's
 
 
-class DawidSkene:
+@AGGREGATORS.register("dawid_skene")
+class DawidSkene(Aggregator):
     r"""
     Dawid and Skene (1979), equations 2.3 to 2.5: q(y) is proportional to prior(y) prod_i C_i[y, vote_i].
 
     Votes `(rows, voters, K)` count as fractions of a vote for each class (one-hot rows are the paper's votes; soft
     ones are *ours*); a voter that did not vote on a row has NaN there. Starts from the mean vote. Voters that never
-    differ say nothing about each other's errors: the mean vote is the answer then.
+    differ say nothing about each other's errors: the mean vote is the answer then. A voter's weight, relative to the
+    mean weight of those that voted on the row, counts its votes that many times (*ours*).
 
     Args:
         steps: of EM, at most. *ours*
@@ -21,16 +25,25 @@ class DawidSkene:
         prior: `(K,)`, after `fit`, as are the others.
         confusion: `(voters, K, K)`, the probability of a vote (last) given the class.
         log_likelihood: nats, after each step; it never falls.
+
+    Example:
+
+    >>> good, poor = np.repeat([0, 0, 1, 1], 25), np.tile([0, 1], 50)
+    >>> votes = np.eye(2)[np.stack([good, good, poor], 1)]
+    >>> fitted = DawidSkene().fit(votes)
+    >>> fitted.confusion[:, 0, 0].round(2)
+    array([1. , 1. , 0.5])
+    >>> fitted(votes[:1]).round(2)
+    array([[1., 0.]])
     """
 
     def __init__(self, steps: int = 1000, tolerance: float = 1e-10):
         self.steps, self.tolerance = steps, tolerance
 
-    def fit(self, votes: np.ndarray) -> "DawidSkene":
+    def fit(self, votes: np.ndarray, weights: np.ndarray | None = None) -> "DawidSkene":
         """Raises ValueError: votes that are not `(rows, voters, K)`, or a row without any."""
-        counts, belief = _checked(votes)
-        present = counts.sum(-1, keepdims=True) > 0
-        self.agree = bool(np.abs(np.where(present, counts - belief[:, None], 0)).max() < 1e-12)
+        votes, counts, belief = _counted(votes, weights)
+        self.agree = bool(np.nanmax(np.abs(votes - belief[:, None])) < 1e-12)
         self.log_likelihood = []
         for _ in range(self.steps):
             self.prior = belief.mean(0).clip(_FLOOR)
@@ -42,10 +55,12 @@ class DawidSkene:
                 break
         return self
 
-    def predict_proba(self, votes: np.ndarray) -> np.ndarray:
+    def __call__(self, votes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Probabilities of the classes of rows by the fitted voters, `(rows, voters, K)` -> `(rows, K)`."""
-        counts, mean = _checked(votes)
+        _, counts, mean = _counted(votes, weights)
         return mean if self.agree else self._expect(counts)[0]
+
+    predict_proba = __call__
 
     def _expect(self, counts: np.ndarray) -> tuple[np.ndarray, float]:
         logs = np.log(self.prior) + np.einsum("rvk,vyk->ry", counts, np.log(self.confusion))
@@ -54,12 +69,12 @@ class DawidSkene:
         return np.exp(logs - top) / sums, float((top + np.log(sums)).sum())
 
 
-def _checked(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    votes = np.asarray(votes, dtype=np.float64)
-    if votes.ndim != 3 or not votes.size:
-        raise ValueError(f"votes must be (rows, voters, K), not {votes.shape}.")
+def _counted(votes: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The votes, how often each counts for each class, and their mean."""
+    votes, weights = checked_votes(votes, weights)
     counts = np.nan_to_num(votes)
-    total = counts.sum((1, 2))
-    if (total <= 0).any():
-        raise ValueError(f"row {int((total <= 0).argmax())} has no vote. Drop the row.")
-    return counts, counts.sum(1) / total[:, None]
+    if weights is not None:
+        share = shares(votes, weights)
+        votes = np.where(share[..., None] > 0, votes, np.nan)
+        counts = counts * (share * (share > 0).sum(-1, keepdims=True))[..., None]
+    return votes, counts, counts.sum(1) / counts.sum((1, 2))[:, None]

@@ -96,7 +96,7 @@ def _add_servers(add) -> None:
 
 def _add_answers(add) -> None:
     modes = "independent: each supervisor's best answer; joint: the one answer all score highest (independent: ours)"
-    add("--mode", choices=tuple(COMPLETION_AGGREGATORS), default="independent", help=modes)
+    add("--mode", choices=COMPLETION_AGGREGATORS.choices, default="independent", help=modes)
     add(
         "--num_candidates",
         type=_at_least_one,

@@ -1,0 +1,55 @@
+"""Aggregators that look at one row at a time: the pools of `trl_weaks.pooling`, over the votes that are there."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..pooling import linear_pool, log_linear_pool, majority_vote
+from .base import AGGREGATORS, shares
+
+
+def _pooled(pool: Callable[[Tensor, Tensor], Tensor], votes: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    # a gap is a uniform vote of weight 0, which no pool sees
+    filled = np.where(np.isnan(votes), 1 / votes.shape[-1], votes)
+    return pool(torch.from_numpy(filled), torch.from_numpy(shares(votes, weights))).numpy()
+
+
+@AGGREGATORS.register("mean")
+def mean(votes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Weighted mean of the votes (Eq. 2 and 4 of arXiv 2406.03199).
+
+    Example:
+
+    >>> mean(np.array([[[0.5, 0.5], [1.0, 0.0], [np.nan, np.nan]]]), np.array([3.0, 1.0, 9.0]))
+    array([[0.625, 0.375]])
+    """
+    return _pooled(linear_pool, votes, weights)
+
+
+@AGGREGATORS.register("majority")
+def majority(votes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """The class with the most (weighted) votes; classes that tie share evenly.
+
+    Example:
+
+    >>> majority(np.array([[[0.5, 0.5], [0.9, 0.1], [np.nan, np.nan]]]))
+    array([[1., 0.]])
+    """
+    return _pooled(majority_vote, votes, weights)
+
+
+@AGGREGATORS.register("log_linear")
+def log_linear(votes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Normalised weighted geometric mean of the votes (*ours*).
+
+    Raises:
+        ValueError: a row in which every class has probability 0 under some supervisor.
+
+    Example:
+
+    >>> log_linear(np.array([[[0.5, 0.5], [0.9, 0.1], [np.nan, np.nan]]])).round(3)
+    array([[0.75, 0.25]])
+    """
+    return _pooled(log_linear_pool, votes, weights)
