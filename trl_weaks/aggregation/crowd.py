@@ -9,7 +9,6 @@ import warnings
 from types import ModuleType
 
 import numpy as np
-from scipy.special import expit, softmax
 
 from .base import AGGREGATORS, Aggregator, checked_votes, shares
 
@@ -116,7 +115,7 @@ class MACE(CrowdKit):
         habitual = self.spamming[:, 0] * self.habit[voters, hard]
         known = self.spamming[:, 1, None] * (hard[..., None] == np.arange(num_classes))
         logs = np.log((habitual[..., None] + known).clip(_FLOOR))
-        return softmax(np.where(hard[..., None] >= 0, logs, 0).sum(1), -1)
+        return _normalised(np.where(hard[..., None] >= 0, logs, 0).sum(1))
 
 
 @AGGREGATORS.register("glad")
@@ -147,10 +146,17 @@ class GLAD(CrowdKit):
     def _expect(self, hard: np.ndarray, num_classes: int) -> np.ndarray:
         if np.array_equal(hard, self.known[0]):
             return self.known[1]
-        right = expit(self.ability * np.e)  # the prior's mean of the logarithm of the inverse difficulty is 1
+        right = 1 / (
+            1 + np.exp(-np.e * self.ability)
+        )  # the prior's mean of the logarithm of the inverse difficulty is 1
         match = hard[..., None] == np.arange(num_classes)
         logs = np.log(np.where(match, right[:, None], (1 - right[:, None]) / (num_classes - 1)).clip(_FLOOR))
-        return softmax(np.where(hard[..., None] >= 0, logs, 0).sum(1), -1)
+        return _normalised(np.where(hard[..., None] >= 0, logs, 0).sum(1))
+
+
+def _normalised(logs: np.ndarray) -> np.ndarray:
+    likely = np.exp(logs - logs.max(-1, keepdims=True))
+    return likely / likely.sum(-1, keepdims=True)
 
 
 def _by_appearance(names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

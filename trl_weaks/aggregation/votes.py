@@ -1,19 +1,18 @@
 """Aggregators that look at one row at a time: the pools of `trl_weaks.pooling`, over the votes that are there."""
 
-from collections.abc import Callable
-
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..pooling import linear_pool, log_linear_pool, majority_vote
 from .base import AGGREGATORS, shares
 
 
-def _pooled(pool: Callable[[Tensor, Tensor], Tensor], votes: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+def _pooled(pool: str, votes: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    import torch  # takes seconds, and a command's help lists the aggregators
+
+    from .. import pooling
+
     # a gap is a uniform vote of weight 0, which no pool sees
     filled = np.where(np.isnan(votes), 1 / votes.shape[-1], votes)
-    return pool(torch.from_numpy(filled), torch.from_numpy(shares(votes, weights))).numpy()
+    return getattr(pooling, pool)(torch.from_numpy(filled), torch.from_numpy(shares(votes, weights))).numpy()
 
 
 @AGGREGATORS.register("mean")
@@ -25,7 +24,7 @@ def mean(votes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     >>> mean(np.array([[[0.5, 0.5], [1.0, 0.0], [np.nan, np.nan]]]), np.array([3.0, 1.0, 9.0]))
     array([[0.625, 0.375]])
     """
-    return _pooled(linear_pool, votes, weights)
+    return _pooled("linear_pool", votes, weights)
 
 
 @AGGREGATORS.register("majority")
@@ -37,7 +36,7 @@ def majority(votes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray
     >>> majority(np.array([[[0.5, 0.5], [0.9, 0.1], [np.nan, np.nan]]]))
     array([[1., 0.]])
     """
-    return _pooled(majority_vote, votes, weights)
+    return _pooled("majority_vote", votes, weights)
 
 
 @AGGREGATORS.register("log_linear")
@@ -52,4 +51,4 @@ def log_linear(votes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarr
     >>> log_linear(np.array([[[0.5, 0.5], [0.9, 0.1], [np.nan, np.nan]]])).round(3)
     array([[0.75, 0.25]])
     """
-    return _pooled(log_linear_pool, votes, weights)
+    return _pooled("log_linear_pool", votes, weights)
