@@ -129,7 +129,7 @@ def test_checking_deepspeed_settings_leaves_no_trace(tmp_path):
 
 @pytest.mark.parametrize(
     ("config_class", "preset"),
-    [(SlotFillingConfig, name) for name in ("tiny", "slurp", "small", "paper")]
+    [(SlotFillingConfig, name) for name in ("tiny", "tiny_full", "slurp", "small", "paper")]
     + [(ClassificationConfig, name) for name in ("tiny", "slurp", "paper")],
 )
 def test_presets_are_settings_that_trainers_take(config_class, preset, tmp_path):

@@ -38,6 +38,7 @@ def minute_settings() -> dict:
     settings = yaml.safe_load(SlotFillingConfig.preset_path("tiny").read_text(encoding="utf-8"))
     settings |= {
         "workers": 1,
+        "methods": ["headline"],
         "num_gold": 24,
         "num_weak": 12,
         "num_validation": 6,
