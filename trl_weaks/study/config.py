@@ -213,7 +213,7 @@ class SlotFillingConfig(CompletionStudyConfig):
     preset: str | None = field(
         default=None,
         metadata={
-            "help": "tiny or tiny_full (two CPU cores), slurp (--data_dir), small (one GPU) or paper; not with --config. "
+            "help": "tiny, tiny_full (two CPU cores), slurp (--data_dir), small (one GPU), paper; or use --config. "
             "Default: tiny."
         },
     )
