@@ -6,6 +6,7 @@ with the package; of a tokenizer it takes ids and offsets alone.
 """
 
 import logging
+import math
 import re
 from collections import Counter
 from functools import cache
@@ -133,7 +134,7 @@ def atoms(text: str, unit: str):
     return of, len(words)
 
 
-def expected_row(row: dict, tok: PreTrainedTokenizerFast, unit: str) -> dict | None:
+def expected_row(row: dict, tok: PreTrainedTokenizerFast, unit: str, split: str = "confidence") -> dict | None:
     """Ids, labels, and for each trained token (unit, log-probability of the unit under each supervisor)."""
     prompt, text = row["prompt"], row["completion"]
     whole = prompt + text + ("" if text.endswith(tok.eos_token) else tok.eos_token)
@@ -164,7 +165,9 @@ def expected_row(row: dict, tok: PreTrainedTokenizerFast, unit: str) -> dict | N
     if 0 in token_units:  # nothing predicts it; the other tokens of its unit keep their equal shares
         unit = token_units.pop(0)
         left = sum(u == unit for u in token_units.values())
-        logps = {i: [x * left / (left + 1) if token_units[i] == unit else x for x in logps[i]] for i in token_units}
+        part = left / (left + 1)
+        own = {i: [x + math.log(part) if split == "eq8" else x * part for x in logps[i]] for i in token_units}
+        logps = {i: own[i] if u == unit else logps[i] for i, u in token_units.items()}
     return {"ids": ids, "labels": labels,
             "units": token_units, "logps": logps, "weights": row["weak_weights"]}  # fmt: skip
 
