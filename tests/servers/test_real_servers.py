@@ -5,6 +5,7 @@ What a server says of its tokens, placed in the words of its answer, is what the
 
 import math
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -23,8 +24,11 @@ from trl_weaks.units import assign_units
 
 pytestmark = pytest.mark.servers
 BUILD = Path(os.environ.get("SERVERS", "build/servers")).absolute()
+VLLM = BUILD.with_name("vllm") / "bin" / "python"
 WEIGHTS = BUILD / "smollm2.gguf"
-CLOSE = 1e-4  # nats of a word
+QUIET = {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+QUIET |= {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+CLOSE = 1e-4  # of a word's confidence, and of its logarithm in nats where that is above -1, or in proportion
 EXAMPLES = [
     {"example_id": "1", "prompt": "The capital of France is"},
     {"example_id": "2", "prompt": "Three colours of the rainbow are"},
@@ -81,6 +85,22 @@ def llama_cpp(tmp_path_factory):
     yield from started([*command, "--model_alias", "smollm2"], tmp_path_factory.mktemp("llama") / "log", 120)
 
 
+@pytest.fixture(scope="module")
+def vllm(local, tmp_path_factory):
+    """vLLM's build for CPUs, from the same weights as safetensors."""
+    if not VLLM.exists():
+        pytest.skip("vllm-cpu is not installed")
+    folder = tmp_path_factory.mktemp("vllm")
+    model, saved = local.model, folder / "smollm2"
+    del model.config.quantization_config  # of the file that it came from; otherwise it is not saved
+    model.hf_quantizer, model.is_quantized = None, False
+    model.save_pretrained(saved), local.tokenizer.save_pretrained(saved)
+    options = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "4"]
+    command = [str(VLLM), "-m", "vllm.entrypoints.openai.api_server", "--model", str(saved), *options]
+    yield from started([*command, "--served-model-name", "smollm2"], folder / "log", 400, **QUIET)
+    shutil.rmtree(saved)
+
+
 def words(text: str, offsets, logps) -> list[float]:
     """log P of each word of a text, the end of sequence left out."""
     inside = [(span, p) for span, p in zip(offsets, logps, strict=True) if span[0] < len(text)]
@@ -90,17 +110,21 @@ def words(text: str, offsets, logps) -> list[float]:
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])
-def test_words_of_llama_cpp_are_those_of_the_local_model(llama_cpp, local, api):
-    server = ServerSupervisor(llama_cpp, "smollm2", api=api, max_tokens=24, concurrency=1, top_logprobs=5)
+@pytest.mark.parametrize("kind", ["llama_cpp", "vllm"])
+def test_words_of_a_server_are_those_of_the_local_model(request, local, kind, api):
+    url = request.getfixturevalue(kind)
+    server = ServerSupervisor.from_url(url, api=api, max_tokens=24, concurrency=1, top_logprobs=5)
     labels = labels_from_completions(EXAMPLES, ask_servers([server], EXAMPLES))
     assert labels["confidence_source"][:] == [["logprobs"]] * 3
     compared = 0
     for row in labels:
+        assert len(row["weak_top_logps"][0]) == len(row["weak_offsets"][0]) and len(row["weak_top_logps"][0][0]) >= 5
         asked = row["prompt"] if api == "completions" else [{"role": "user", "content": row["prompt"]}]
         (ours,) = local.score([asked], [row["completion"]])
         theirs = words(row["completion"], row["weak_offsets"][0], row["weak_logps"][0])
         mine = words(row["completion"], ours.offsets, ours.logps)
         assert len(theirs) == len(mine)
-        assert all(math.isclose(a, b, abs_tol=CLOSE) for a, b in zip(theirs, mine, strict=True)), (theirs, mine)
+        for a, b in zip(theirs, mine, strict=True):
+            assert math.exp(a) == pytest.approx(math.exp(b), abs=CLOSE) and a == pytest.approx(b, abs=CLOSE, rel=CLOSE)
         compared += len(mine)
     assert compared >= 12
