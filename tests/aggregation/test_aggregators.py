@@ -1,6 +1,7 @@
 """Every registered aggregator keeps the contract; crowd-kit's formulas are crowd-kit's."""
 
 import doctest
+import subprocess
 import sys
 import warnings
 
@@ -201,3 +202,14 @@ def test_what_an_aggregator_of_ones_own_gives_is_checked(function, message):
 def test_examples_in_docstrings_run(module):
     found = doctest.testmod(module)
     assert found.attempted and not found.failed
+
+
+def test_the_package_gives_every_name_and_a_full_registry():
+    from trl_weaks import aggregation
+
+    assert sorted(aggregation.__all__) == sorted(aggregation._MODULES) == dir(aggregation)
+    for name in aggregation.__all__:
+        assert getattr(aggregation, name) is not None
+    fresh = "from trl_weaks.aggregation import AGGREGATORS; print(*AGGREGATORS)"
+    out = subprocess.run([sys.executable, "-c", fresh], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["mean", "majority", "log_linear", "dawid_skene", "wawa", "mace", "glad"]

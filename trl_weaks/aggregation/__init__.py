@@ -1,14 +1,34 @@
 """From what several supervisors say to what a student is taught: no models, no disk.
 
-Whoever imports `AGGREGATORS` from here finds all aggregators of the library in it.
+Names are resolved on first use. Whoever takes `AGGREGATORS` from here finds all aggregators of the library in it.
 """
 
-# ruff: noqa: I001 - the order of the imports is that of the registry
-from trl_weaks.aggregation.base import AGGREGATORS, Aggregator, aggregate, make_aggregator
-from trl_weaks.aggregation.votes import log_linear, majority, mean
-from trl_weaks.aggregation.dawid_skene import DawidSkene
-from trl_weaks.aggregation.crowd import GLAD, MACE, Wawa
-from trl_weaks.aggregation.completions import COMPLETION_AGGREGATORS, CompletionAggregator
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trl_weaks.aggregation.base import AGGREGATORS, Aggregator, aggregate, make_aggregator
+    from trl_weaks.aggregation.completions import COMPLETION_AGGREGATORS, CompletionAggregator
+    from trl_weaks.aggregation.crowd import GLAD, MACE, Wawa
+    from trl_weaks.aggregation.dawid_skene import DawidSkene
+    from trl_weaks.aggregation.votes import log_linear, majority, mean
+
+_MODULES = {
+    "AGGREGATORS": "base",
+    "Aggregator": "base",
+    "aggregate": "base",
+    "make_aggregator": "base",
+    "mean": "votes",
+    "majority": "votes",
+    "log_linear": "votes",
+    "DawidSkene": "dawid_skene",
+    "GLAD": "crowd",
+    "MACE": "crowd",
+    "Wawa": "crowd",
+    "COMPLETION_AGGREGATORS": "completions",
+    "CompletionAggregator": "completions",
+}
+_REGISTERING = ("votes", "dawid_skene", "crowd")  # in the order of the registry
 
 __all__ = [
     "AGGREGATORS",
@@ -25,3 +45,15 @@ __all__ = [
     "make_aggregator",
     "mean",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for module in _REGISTERING if _MODULES[name] == "base" else ():
+        importlib.import_module(f".{module}", __name__)
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
