@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import datasets
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from scipy.optimize import minimize_scalar
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -349,3 +349,22 @@ def test_class_names_of_later_are_followed(tiny):
     members[1].model.config.problem_type = "multi_label_classification"
     with pytest.raises(ValueError, match="problem_type='multi_label_classification'"):
         members[1].predict(rows["text"][:])
+
+
+@pytest.mark.parametrize("written", [[" No", "YES", "no"], ClassLabel(names=["YES", "no "])])
+def test_gold_of_the_calibration_is_compared_as_names_are(tiny, written):
+    """Without regard to case and white space, as everywhere; a row without gold (-1) is named."""
+    tokenizer = tiny.tokenizer("gpt2")
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(tokenizer)}
+    config = GPT2Config(**sizes, pad_token_id=tokenizer.pad_token_id, num_labels=2, id2label={0: "no", 1: "yes"})
+    member = WeakClassifier(GPT2ForSequenceClassification(config).eval(), tokenizer, "c")
+    texts, rows = ["a", "b", "c"], Dataset.from_dict({"text": ["wake me"]})
+    plain = Dataset.from_dict({"text": texts, "label": [0, 1, 0]})
+    gold = Dataset.from_dict({"text": texts, "label": written if isinstance(written, list) else [1, 0, 1]})
+    if isinstance(written, ClassLabel):
+        gold = gold.cast_column("label", written)
+        without = gold.map(lambda row, i: {"label": -1 if i == 1 else 0}, with_indices=True)
+        with pytest.raises(ValueError, match="row 1: label -1 is not"):
+            label_classes(WeakEnsemble([member]), rows, without)
+    expected = label_classes(WeakEnsemble([member]), rows, plain)["weak_probs"][:]
+    assert label_classes(WeakEnsemble([member]), rows, gold)["weak_probs"][:] == expected

@@ -115,3 +115,12 @@ def test_columns_are_checked_before_a_model_is_loaded(tmp_path, monkeypatch, opt
         main([*run, *options])
     kept = read(tmp_path / "data.jsonl", "--drop_columns", "completion", "gold")
     assert kept.column_names == ["example_id", "prompt"]
+
+
+@pytest.mark.parametrize("first, last, ids", [("7", '"007"', ["7", "007"]), ('"a"', "1e3", ["a", "1e3"])])
+def test_an_id_far_into_a_file_is_as_written(tmp_path, first, last, ids):
+    """The reader takes 10 MiB at a time and the first piece's type for all: 007 became 7, and 1e3 became 1000.0."""
+    texts = ["p" * (11 << 20), "q"]
+    lines = [f'{{"example_id": {i}, "prompt": "{t}"}}' for i, t in zip((first, last), texts, strict=True)]
+    (tmp_path / "data.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert read(tmp_path / "data.jsonl")["example_id"] == ids

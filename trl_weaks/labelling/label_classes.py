@@ -16,7 +16,7 @@ from ..distributed import processes
 from ..files import replaced_folder, writing
 from ..fingerprint import digest, refuse_unknown_code, supervisor_fingerprint
 from ..pooling import temper
-from ..supervisors.class_names import order_like, real_names
+from ..supervisors.class_names import order_like, plain_name, real_names
 from ..supervisors.classifier import WeakClassifier
 from ..supervisors.ensemble import WeakEnsemble
 from .export import save
@@ -246,14 +246,15 @@ def _gold_ids(calibration: Dataset, num_classes: int, classes: list[str] | None)
     feature, gold = calibration.features[columns.LABEL], list(calibration[columns.LABEL])
     if isinstance(feature, ClassLabel) and classes is not None and real_names(feature.names):
         order = order_like(feature.names, classes, "the calibration set", "the labels")
-        return [order.index(label) for label in gold]
+        gold = [label if label is None or label < 0 else order.index(label) for label in gold]  # -1: none, see below
     if classes is not None and all(isinstance(label, str) for label in gold):
-        unknown = [row for row, label in enumerate(gold) if label not in classes]
+        known, gold_names = [plain_name(name) for name in classes], [plain_name(label) for label in gold]
+        unknown = [row for row, name in enumerate(gold_names) if name not in known]
         if unknown:
             raise ValueError(
                 f"The calibration set, row {unknown[0]}: label {gold[unknown[0]]!r} is none of the classes {classes}."
             )
-        return [classes.index(label) for label in gold]
+        return [known.index(name) for name in gold_names]
     for row, label in enumerate(gold):
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < num_classes:
             raise ValueError(f"The calibration set, row {row}: label {label!r} is not from 0 to {num_classes - 1}.")

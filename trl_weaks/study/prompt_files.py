@@ -74,10 +74,13 @@ def _from_file(path: Path, split: str, as_text: Sequence[str]) -> Dataset:
 
 
 def _as_written(data: Dataset, path: Path, id_column: str) -> Dataset:
-    """Columns whose types were guessed wrongly, read again: ids that are numbers, and texts taken for dates."""
+    """Columns whose types may have been guessed wrongly, read again: ids, and texts taken for dates.
+
+    A file is read in pieces, and the first decides: after numbers, a later "007" is 7 without an error.
+    """
+    names = data.column_names
     for name, feature in data.features.items():
-        exact = str(getattr(feature, "dtype", "")).startswith(("string", "int"))
-        is_id = name == id_column and not exact
+        is_id = name == id_column
         if not is_id and not any(kind in str(feature) for kind in TEMPORAL):
             continue
         values = [row.get(name) if isinstance(row, dict) else None for row in _json_rows(path, numbers=not is_id)]
@@ -86,7 +89,7 @@ def _as_written(data: Dataset, path: Path, id_column: str) -> Dataset:
         if is_id:
             values = [_id(value, f"--dataset {path}, row {row}", name) for row, value in enumerate(values)]
         data = data.remove_columns(name).add_column(name, values)
-    return data
+    return data.select_columns(names)
 
 
 def _json_rows(path: Path, numbers: bool) -> Iterator[Any]:
