@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset
 from transformers import HfArgumentParser
 from trl import SFTConfig
 
-from trl_weaks.trainer.preference_checks import share_moved
+from trl_weaks.trainer.preference_checks import check_adapters, share_moved
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
 from trl_weaks.trainer.weak_preference_trainer import WeakPreferenceTrainer
 
@@ -208,3 +208,7 @@ def test_share_of_weights_moved_by_the_papers_step():
     assert share_moved(layer, 2e-7, sample=10**6) == pytest.approx(0.0025, abs=0.001)
     assert share_moved(layer, 8e-5, sample=10**6) == pytest.approx(0.88, abs=0.03)
     assert share_moved(layer.float(), 2e-7) is None
+
+
+def test_a_model_given_by_its_path_has_no_adapters_to_check():
+    check_adapters("some/model", None)

@@ -134,6 +134,8 @@ def check_reference(model: object, ref_model: object, has_adapter: bool, precomp
 
 def check_adapters(model: object, ref_model: object) -> None:
     """Raises ValueError where the adapter in training is not the one that TRL copies to be the reference."""
+    if isinstance(model, str):  # loaded from a path: adapters come from `peft_config`
+        return
     active = model.active_adapters if ref_model is None and is_peft_model(model) else ["default"]
     if active != ["default"]:
         raise ValueError(
