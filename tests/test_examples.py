@@ -14,7 +14,10 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, timeout=280)
 
 
-@pytest.mark.parametrize("name", ["slot_filling.py", "classification.py", "drop_in.py", "label.py", "votes.py"])
+@pytest.mark.parametrize(
+    "name",
+    ["slot_filling.py", "classification.py", "drop_in.py", "label.py", "votes.py", "api_answers.py", "judges.py"],
+)
 def test_help(name, tmp_path):
     result = run(str(ROOT / "examples" / name), "--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -29,10 +32,19 @@ def test_drop_in(script, tmp_path):
     assert ("weak/confidence" in result.stdout) == (script == "weak")
 
 
-def test_votes(tmp_path):
-    result = run(str(ROOT / "examples" / "votes.py"), "--max_steps", "2", cwd=tmp_path)
+@pytest.mark.parametrize(
+    "name, printed",
+    [
+        ("votes.py", "student in made, classes {0: 'alarm', 1: 'music', 2: 'weather'}"),
+        ("api_answers.py", "confidences by source: {'samples': 8, 'stated': 8, 'None': 4}"),
+        ("judges.py", '"one_sided": true'),
+    ],
+)
+def test_each_source_of_supervision_trains_a_student(name, printed, tmp_path):
+    result = run(str(ROOT / "examples" / name), "--max_steps", "2", "--output_dir", "made", cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert "student in student, classes {0: 'alarm', 1: 'music', 2: 'weather'}" in result.stdout
+    assert printed in result.stdout and "student in made" in result.stdout
+    assert (tmp_path / "made" / "model.safetensors").is_file()
 
 
 def test_a_wrong_setting_is_one_clear_line(tmp_path):

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import ClassLabel, Dataset
 
 from .. import columns
-from ..aggregation.dawid_skene import DawidSkene
-from ..pooling import linear_pool, log_linear_pool, majority_vote
+from ..aggregation import Aggregator, aggregate, make_aggregator
 from ..supervisors.class_names import plain_name, real_names
 from .examples import read_examples
 from .tables import Table, as_confidence, as_dataset, as_id, read_table
@@ -26,7 +24,7 @@ Vote = tuple[str, str, int, float]  # example, supervisor, class, confidence
 def labels_from_votes(
     examples: Table,
     votes: Table,
-    aggregator: str | None = "mean",
+    aggregator: str | Aggregator | None = "mean",
     classes: Sequence[str] | None = None,
 ) -> Dataset:
     r"""Labels of texts that people, models or other programs voted on: what `label_classes` gives, without models.
@@ -45,9 +43,9 @@ def labels_from_votes(
         votes: one row a vote: `example_id`, `supervisor`, `label` (the name of a class, its case and white space at
             the ends aside, or its place among the classes, from 0; None for an abstention), optionally `confidence` in
             (0, 1], the supervisor's own probability that its vote is right. Not everybody needs to vote on everything.
-        aggregator: a name of [`trl_weaks.aggregation.AGGREGATORS`], such as `"mean"`, `"majority"`, `"log_linear"` or
-            `"dawid_skene"`. None keeps the votes apart, one in `weak_probs` for each supervisor, for losses and
-            poolings that look at each.
+        aggregator: an [`Aggregator`], or a name of [`trl_weaks.aggregation.AGGREGATORS`], such as `"mean"`,
+            `"majority"`, `"log_linear"` or `"dawid_skene"`. None keeps the votes apart, one in `weak_probs` for each
+            supervisor, for losses and poolings that look at each.
         classes: their names in order. By default those of a `ClassLabel` column `label` of the votes or the examples,
             else the names that were voted for, sorted (numbers by their size).
 
@@ -66,8 +64,8 @@ def labels_from_votes(
     >>> labels[0]["weak_classes"], labels[0]["weak_probs"]
     (['alarm', 'music'], [[0.625, 0.375]])
     """
-    if aggregator is not None and aggregator not in _AGGREGATORS:
-        raise ValueError(f"aggregator={aggregator!r} is not one of {tuple(_AGGREGATORS)}, nor None.")
+    if isinstance(aggregator, str):
+        make_aggregator(aggregator)  # what it refuses, before work
     texts = read_examples(examples, (columns.TEXT, columns.PROMPT), WRITTEN)
     rows = _read(votes, texts)
     names = _names(classes, votes, examples, rows)
@@ -219,10 +217,15 @@ def _table(cast: Iterable[Vote], voted: Sequence[str], people: Sequence[str], co
 
 
 def _labels(
-    table: np.ndarray, voted: Sequence[str], people: Sequence[str], names: Sequence[str], aggregator: str | None
+    table: np.ndarray,
+    voted: Sequence[str],
+    people: Sequence[str],
+    names: Sequence[str],
+    aggregator: str | Aggregator | None,
 ) -> dict[str, dict[str, Any]]:
     """The columns of each example."""
     pooled = None if aggregator is None else _pooled(table, voted, aggregator).tolist()
+    name = aggregator if isinstance(aggregator, str) else type(aggregator).__name__
     labels = {}
     for i, example in enumerate(voted):
         present = np.flatnonzero(~np.isnan(table[i, :, 0]))
@@ -230,35 +233,13 @@ def _labels(
         if pooled is None:
             made = {columns.WEAK_PROBS: what, columns.WEIGHTS: [1 / len(who)] * len(who), columns.SUPERVISORS: who}
         else:
-            made = {columns.WEAK_PROBS: [pooled[i]], columns.WEIGHTS: [1.0], columns.SUPERVISORS: [aggregator]}
+            made = {columns.WEAK_PROBS: [pooled[i]], columns.WEIGHTS: [1.0], columns.SUPERVISORS: [name]}
             made |= {columns.VOTERS: who, columns.VOTES: what}
         labels[example] = made | {columns.CLASSES: list(names)}
     return labels
 
 
-def _dawid_skene(votes: np.ndarray) -> np.ndarray:
-    return DawidSkene().fit(votes).predict_proba(votes)
-
-
-def _with_gaps(pool):
-    """A pool of tensors (rows, N, K) and weights (rows, N) as one of arrays in which NaN is no vote."""
-
-    def pooled(votes: np.ndarray) -> np.ndarray:
-        given = torch.from_numpy(~np.isnan(votes[..., 0])).double()
-        return pool(torch.from_numpy(np.nan_to_num(votes, nan=1 / votes.shape[-1])), given).numpy()
-
-    return pooled
-
-
-_AGGREGATORS = {
-    "mean": _with_gaps(linear_pool),
-    "majority": _with_gaps(majority_vote),
-    "log_linear": _with_gaps(log_linear_pool),
-    "dawid_skene": _dawid_skene,
-}
-
-
-def _pooled(table: np.ndarray, voted: Sequence[str], aggregator: str) -> np.ndarray:
+def _pooled(table: np.ndarray, voted: Sequence[str], aggregator: str | Aggregator) -> np.ndarray:
     """(rows, supervisors, K) -> (rows, K)."""
     if aggregator == "log_linear":
         for example, row in zip(voted, np.nan_to_num(table, nan=1.0), strict=True):
@@ -267,4 +248,4 @@ def _pooled(table: np.ndarray, voted: Sequence[str], aggregator: str) -> np.ndar
                     f"votes, example {example!r}: every class is ruled out by some supervisor, so their geometric "
                     "mean is empty. State confidences below 1, or choose another aggregator."
                 )
-    return _AGGREGATORS[aggregator](table)
+    return aggregate(aggregator, table)
