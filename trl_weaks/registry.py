@@ -110,14 +110,18 @@ class Choices(list):
     Args:
         registry: Whose names.
         first: Names that come before them, such as a choice that is not registered.
+        where: Which objects are meant; default all.
     """
 
-    def __init__(self, registry: Registry, first: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, registry: Registry, first: tuple[str, ...] = (), where: Callable[[Any], bool] = lambda entry: True
+    ) -> None:
         super().__init__()
-        self._registry, self._first = registry, first
+        self._registry, self._first, self._where = registry, first, where
 
     def _now(self) -> list[str]:
-        return [*self._first, *(name for name in self._registry.names() if name not in self._first)]
+        found = [name for name, entry in self._registry.items() if self._where(entry)]
+        return [*self._first, *(name for name in found if name not in self._first)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._now())

@@ -11,7 +11,7 @@ from trl_weaks.heads.projection import LogitTransform
 from trl_weaks.heads.rows import chunk_rows
 from trl_weaks.heads.tokens import Tokens
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
-from trl_weaks.losses.vocabulary.closed_form import closed_form_plan
+from trl_weaks.losses.base import closed_form_plan
 
 N, V, H = 4, 7, 3
 DIVERGENCE = {"kl_coef": 0.05, "kl_anneal": 0.0}

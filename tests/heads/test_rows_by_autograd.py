@@ -11,9 +11,8 @@ from trl_weaks.heads import WeakHeadRequest, by_autograd
 from trl_weaks.heads.by_autograd import soft_labels
 from trl_weaks.heads.rows import chunk_rows
 from trl_weaks.heads.tokens import Tokens
-from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
-from trl_weaks.losses.vocabulary.closed_form import closed_form_plan
-from trl_weaks.trainer.callable_loss import CallableLoss
+from trl_weaks.losses import AuxiliaryConfidence, CallableLoss, EvidentialLoss, NaiveLoss
+from trl_weaks.losses.base import closed_form_plan
 from trl_weaks.trainer.classification_objective import VoteObjective
 
 N, V = 12, 23
@@ -131,7 +130,8 @@ def test_a_subclass_with_its_own_formula_is_not_given_the_closed_form_of_its_par
 def test_a_subclass_without_its_own_formula_keeps_the_closed_form():
     assert closed_form_plan(Renamed(), True, torch.float32) == EvidentialLoss().token_form_plan(True, torch.float32)
     assert closed_form_plan(Hundredfold(), True, torch.float32) is None
-    assert closed_form_plan(lambda *given: given, True, torch.float32) is None
+    assert closed_form_plan(CallableLoss(lambda *given: given), True, torch.float32) is None
+    assert (Renamed.has_closed_form, Hundredfold.has_closed_form) == (True, False)
 
 
 def summed(logits, targets, progress):

@@ -122,5 +122,5 @@ def test_the_prior_of_the_evidential_loss_would_be_a_trap():
 def test_bad_settings_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         DirichletVotes(**bad)
-    with pytest.raises(ValueError, match="prior must be above 0 with relu"):
+    with pytest.raises(ValueError, match="needs evidence above 0, or a prior above 0 with relu"):
         DirichletVotes("relu")

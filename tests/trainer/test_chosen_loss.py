@@ -8,9 +8,8 @@ import torch
 from datasets import Dataset
 
 from trl_weaks import WeakClassificationTrainer, WeakSupervisionConfig, WeakSupervisionTrainer
-from trl_weaks.losses import LOSSES, AuxiliaryConfidence, EvidentialLoss, NaiveLoss
+from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss, as_weak_loss
 from trl_weaks.losses.dirichlet_votes import DirichletVotes
-from trl_weaks.trainer.callable_loss import as_weak_loss
 from trl_weaks.trainer.model_card import describe_loss
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -47,22 +46,11 @@ def test_a_name_is_the_weak_loss_of_the_other_settings(student, weak_rows, token
     assert trajectory(named) == trajectory(described)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_named_loss_can_be_chosen(student, weak_rows, tokenizer, arguments, tmp_path, name):
-    settings = {"gamma_max": 0.0, "kl_coef": 0.5, "evidence": "softplus"}
-    token_loss = trainer_of(student, weak_rows, tokenizer, arguments, name, **settings)[0].weak_loss
-    class_loss = classifier_trainer(tmp_path, name, **settings).weak_loss
-    for loss in (token_loss, class_loss):
-        assert type(loss) is LOSSES[name]
-        if name != "naive":
-            assert (loss.kl_coef, loss.evidence) == (0.5, "softplus")
-
-
 @pytest.mark.parametrize(
     "loss, message",
     [
-        ("bayes", "`loss` must be one of naive, bayesian, or a function; got 'bayes'"),
-        ("dirichlet_votes", "must be one of naive, bayesian"),
+        ("bayes", "`loss` must be one of naive, bayesian, .*or a function; got 'bayes'"),
+        ("dirichlet_votes", "must be one of naive, bayesian.*; got 'dirichlet_votes'"),
         (3, "callable .* got a `int`"),
         (DirichletVotes(), "`DirichletVotes` reads the class votes.*WeakClassificationTrainer"),
         (AuxiliaryConfidence(NaiveLoss(), threshold="balanced"), "`threshold='balanced'` is for classification"),
@@ -77,7 +65,7 @@ def test_a_loss_that_cannot_be_used_is_refused(student, weak_rows, tokenizer, ar
 @pytest.mark.parametrize(
     "loss, message",
     [
-        ("bayes", "`loss` must be one of naive, bayesian, dirichlet_votes, or a function; got 'bayes'"),
+        ("bayes", "`loss` must be one of naive, bayesian, .*dirichlet_votes.*or a function; got 'bayes'"),
         ("dirichlet_votes", "set `gamma_max=0`"),
         (3, "callable .* got a `int`"),
     ],
@@ -148,7 +136,7 @@ def test_the_default_is_what_the_settings_describe(student, weak_rows, tokenizer
     "loss, text",
     [
         (cross_entropy, "cross_entropy"),
-        (as_weak_loss(cross_entropy), "CallableLoss(function=cross_entropy)"),
+        (as_weak_loss(cross_entropy), "CallableLoss(function=cross_entropy, linear_in_targets=False)"),
         (
             AuxiliaryConfidence(cross_entropy, threshold="balanced"),
             "AuxiliaryConfidence(loss=cross_entropy, gamma_max=0.25, warmup=0.25, threshold='balanced', "

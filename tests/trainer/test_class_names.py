@@ -154,7 +154,9 @@ def test_a_geometric_pool_without_any_class_left_names_its_row(tmp_path):
 
 
 COMBINATIONS = list(
-    itertools.product(CHOICES["weak_loss"], CHOICES["pooling"], [True, False], CHOICES["threshold"], [0.0, 0.5])
+    itertools.product(
+        ["naive", "bayesian", "dirichlet_votes"], CHOICES["pooling"], [True, False], CHOICES["threshold"], [0.0, 0.5]
+    )
 )
 
 

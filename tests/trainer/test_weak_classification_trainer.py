@@ -280,7 +280,7 @@ def test_predictions_are_those_that_the_loss_scores(tmp_path, evidence, offset):
 
 
 def test_every_field_of_the_evidential_losses_reaches_predictions_or_concerns_training_alone():
-    """A new field that changes how logits are read must be read in `_dirichlet_of`, and be added here."""
+    """A new field that changes how logits are read belongs into the loss's `dirichlet`, and is added here."""
     read = {"evidence", "evidence_offset", "prior"}
     training = {"kl_coef", "kl_anneal", "kl_clamp", "kl_target", "precision"}
     assert {f.name for loss in (EvidentialLoss, DirichletVotes) for f in dataclasses.fields(loss)} == read | training

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from ..losses.base import WeakLoss
+from ..losses.base import WeakLoss, as_weak_loss
 
 Split = Literal["confidence", "uniform", "eq8"]
 
@@ -19,7 +19,7 @@ class WeakHeadRequest:
     S supervisors of a row at most. Label-shaped tensors are aligned with `input_ids`; the head does the shift.
 
     Args:
-        loss: The loss, called with the vocabulary as its classes.
+        loss: The loss, called with the vocabulary as its classes; a plain function becomes a `WeakLoss` here.
         progress: Fraction of the training done, in [0, 1].
         weights: Weight of each supervisor of the row, `(B, S)` float32; 0 pads rows with fewer supervisors. Where a
             row packs several texts, `(B, L, S)`, repeated on every token of a text.
@@ -60,7 +60,8 @@ class WeakHeadRequest:
             raise ValueError(f"weights must be (rows, [length,] supervisors), not {tuple(self.weights.shape)}")
         if self.unit_logps is not None and self.unit_ids is None:
             raise ValueError("unit_logps need unit_ids: which tokens share a unit")
-        if getattr(self.loss, "window", None) is not None:
+        object.__setattr__(self, "loss", as_weak_loss(self.loss))
+        if self.loss.window is not None:
             raise ValueError('threshold="balanced" is for classification; use threshold="argmax" over a vocabulary')
 
     def without_prompt(self, labels: Tensor) -> Tensor:

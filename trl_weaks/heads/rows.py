@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..losses.vocabulary.closed_form import closed_form_plan
+from ..losses.base import closed_form_plan
 from ..losses.vocabulary.token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows, split_rows
 from .by_autograd import loss_by_autograd
 from .request import WeakHeadRequest

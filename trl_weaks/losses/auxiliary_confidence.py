@@ -6,16 +6,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .base import WeakLoss
+from .base import DirichletReading, WeakLoss, as_weak_loss, closed_form_plan
 from .prediction_window import PredictionWindow
-from .vocabulary.closed_form import closed_form_plan
 from .vocabulary.token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows
 
 Threshold = Literal["argmax", "balanced"]
 
 
 @dataclass
-class AuxiliaryConfidence:
+class AuxiliaryConfidence(WeakLoss):
     """
     Eq. 1 and Eq. 5 of Cui et al. (arXiv 2406.03199), after Burns et al. (2023), over any weak loss:
     `(1 - gamma) loss(weak label) + gamma loss(own predicted class)`. The prediction is hardened and detached.
@@ -37,6 +36,15 @@ class AuxiliaryConfidence:
             call itself are balanced; while its first rows are on hold, `"argmax"` stands in, since thresholds of one
             micro-batch would make the gradient depend on how the update was cut. Default: a `PredictionWindow()`.
 
+    ```python
+    >>> import torch
+    >>> from trl_weaks.losses import AuxiliaryConfidence, NaiveLoss
+    >>> logits, targets = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    >>> AuxiliaryConfidence(NaiveLoss(), gamma_max=0.5, warmup=0.2)(logits, targets, 0.1)  # gamma = 0.25
+    tensor([1.6269])
+
+    ```
+
     Raises:
         ValueError: For numbers outside [0, 1], an unknown threshold, a window without `"balanced"`, or a loss that is
             no function of logits and one target per row.
@@ -49,10 +57,8 @@ class AuxiliaryConfidence:
     window: PredictionWindow | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        if not callable(self.loss):
-            raise ValueError(f"loss must be callable as (logits, targets, progress) -> (n,), not {self.loss!r}")
-        if getattr(self.loss, "sees_votes", False):
-            raise ValueError(f"{type(self.loss).__name__} takes all votes of a row; a prediction is only one")
+        if self._inner.needs_votes:
+            raise ValueError(f"{self._inner.title} takes all votes of a row; a prediction is only one")
         for name in ("gamma_max", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
@@ -64,9 +70,27 @@ class AuxiliaryConfidence:
             raise ValueError('a window is only used with threshold="balanced"')
 
     @property
+    def _inner(self) -> WeakLoss:
+        return as_weak_loss(self.loss)
+
+    @property
     def linear_in_targets(self) -> bool:
         """As the inner loss says; of a plain function nothing is assumed."""
-        return getattr(self.loss, "linear_in_targets", False)
+        return self._inner.linear_in_targets
+
+    @property
+    def dirichlet(self) -> DirichletReading | None:
+        """That of the inner loss."""
+        return self._inner.dirichlet
+
+    @property
+    def title(self) -> str:
+        """That of the inner loss: its values are what can be wrong."""
+        return self._inner.title
+
+    def logged(self, progress: float) -> dict[str, float]:
+        """`weak/gamma`, the weight of the own prediction, beside what the inner loss logs."""
+        return self._inner.logged(progress) | {"weak/gamma": float(self.gamma(progress))}
 
     def gamma(self, progress: float) -> float:
         """Weight of the own prediction at this fraction of the training: linear, then flat."""
@@ -85,7 +109,7 @@ class AuxiliaryConfidence:
     def token_form_plan(self, hard: bool, dtype: torch.dtype) -> TokenFormPlan | None:
         """The closed form of the inner loss, if it has one, with the student's own top token found on the way."""
         argmax = self.window is None and type(self).predict is AuxiliaryConfidence.predict
-        plan = closed_form_plan(self.loss, hard, dtype) if argmax else None
+        plan = closed_form_plan(self._inner, hard, dtype) if argmax else None
         return None if plan is None else replace(plan, rival=True)
 
     def token_form(
@@ -96,13 +120,13 @@ class AuxiliaryConfidence:
         if gamma:
             own = TokenLabel(gamma * sum(label.scales for label in labels), own=True)
             labels = [*(replace(label, scales=(1 - gamma) * label.scales) for label in labels), own]
-        return self.loss.token_form(rows, labels, progress, needs_grad)
+        return self._inner.token_form(rows, labels, progress, needs_grad)
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> Tensor:
         """`(n, K)`, `(n, K)`, fraction of the training -> nats `(n,)`."""
         gamma = self.gamma(progress)
-        weak = self.loss(logits, targets, progress)
+        weak = self._inner(logits, targets, progress)
         if not gamma:
             return weak
         own = torch.zeros_like(targets).scatter_(-1, self.predict(logits, targets)[:, None], 1)
-        return (1 - gamma) * weak + gamma * self.loss(logits, own, progress)
+        return (1 - gamma) * weak + gamma * self._inner(logits, own, progress)

@@ -2,24 +2,33 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from .base import WeakLoss, register_loss
 from .vocabulary.token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows
 
 
+@register_loss("naive")
 @dataclass(frozen=True)
-class NaiveLoss:
+class NaiveLoss(WeakLoss):
     """
     Cross-entropy of the weak label, Eq. 2 of Cui et al. (arXiv 2406.03199) for one supervisor: `-sum_k y_k log p_k`.
 
     Linear in the target, so the weighted sum over supervisors is the loss of the weighted mean label.
+
+    ```python
+    >>> import torch
+    >>> from trl_weaks.losses import NaiveLoss
+    >>> NaiveLoss()(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.75, 0.25]]))  # log(1 + e^-2) + 0.25 * 2
+    tensor([0.6269])
+
+    ```
     """
 
-    @property
-    def linear_in_targets(self) -> bool:
-        return True
+    linear_in_targets: ClassVar[bool] = True
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float = 0.0) -> Tensor:
         """`(n, K)`, `(n, K)` -> nats `(n,)`; `progress` is not used."""

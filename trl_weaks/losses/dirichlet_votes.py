@@ -1,19 +1,22 @@
 """A Dirichlet fitted to the votes themselves: the loss that sees how far the supervisors disagree."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from torch import Tensor
 
 from ..dirichlet import Evidence, concentration, log_evidence
+from .base import DirichletReading, WeakLoss, register_loss
 
 _SMALLEST_VOTE = 1e-12  # log p of a vote of exactly 0 at infinite precision
 
 
+@register_loss("dirichlet_votes")
 @dataclass(frozen=True)
-class DirichletVotes:
+class DirichletVotes(WeakLoss):
     r"""
     `-sum_i w_i log Dir(p_i; alpha)`, alpha = evidence(logits) + prior, over the votes p_i of N supervisors (*ours*).
 
@@ -36,6 +39,17 @@ class DirichletVotes:
         prior: Concentration without evidence, at least 0; above 0 with `"relu"`.
         precision: Observations a vote is worth, > 0; 100 is *ours*.
 
+    ```python
+    >>> import torch
+    >>> from trl_weaks.losses.dirichlet_votes import DirichletVotes
+    >>> agree, differ = torch.tensor([[[0.5, 0.5], [0.5, 0.5]]]), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    >>> strong = torch.log(torch.tensor([[50.0, 50.0]]))  # much evidence for neither class
+    >>> loss = DirichletVotes()
+    >>> bool(loss(strong, agree, 1.0) < loss(strong, differ, 1.0))
+    True
+
+    ```
+
     Raises:
         ValueError: For an unknown evidence, a precision that is not positive, a negative prior, or relu without one.
     """
@@ -43,7 +57,7 @@ class DirichletVotes:
     evidence: Evidence = "exp"
     precision: float = 100.0
     prior: float = 0.0
-    sees_votes: ClassVar[bool] = True
+    needs_votes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.evidence not in get_args(Evidence):
@@ -53,7 +67,18 @@ class DirichletVotes:
         if not 0 <= self.prior < math.inf:
             raise ValueError(f"prior must be at least 0, not {self.prior}")
         if self.evidence == "relu" and self.prior == 0:
-            raise ValueError("prior must be above 0 with relu evidence, which can be 0: a Dirichlet needs alpha > 0")
+            raise ValueError(
+                "needs evidence above 0, or a prior above 0 with relu: set `evidence` to 'exp' or 'softplus'"
+            )
+
+    @property
+    def dirichlet(self) -> DirichletReading:
+        return DirichletReading(self.evidence, float(self.prior))
+
+    @classmethod
+    def from_config(cls, settings: Any, given: Mapping[str, Any] | None = None, **instead: Any) -> Self:
+        """`precision` is the setting `vote_precision`."""
+        return super().from_config(settings, given, precision=settings.vote_precision, **instead)
 
     def __call__(self, logits: Tensor, votes: Tensor, progress: float, weights: Tensor | None = None) -> Tensor:
         """

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..dirichlet import NO_EVIDENCE, Evidence, class_term, kl_from_log_evidence, kl_strength_term, log_evidence
+from .base import DirichletReading, WeakLoss, register_loss
 from .vocabulary.evidential_parts import Penalty
 from .vocabulary.evidential_tokens import evidential_token_form
 from .vocabulary.token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows
@@ -15,8 +16,10 @@ from .vocabulary.token_rows import LogitGradient, TokenFormPlan, TokenLabel, Tok
 KLTarget = Literal["soft", "expected"]
 
 
+# "bayesian" is what the paper calls the evidential loss of several supervisors
+@register_loss("bayesian", "evidential")
 @dataclass(frozen=True)
-class EvidentialLoss:
+class EvidentialLoss(WeakLoss):
     """
     Eq. 3 and App. B of Cui et al. (arXiv 2406.03199), after Sensoy et al. (2018). With concentration
     `alpha = evidence(logits + evidence_offset) + 1` of strength S:
@@ -42,6 +45,17 @@ class EvidentialLoss:
             evidence together is small beside the number of classes, the K ones in S hide it, and with it nearly all of
             the gradient; the logits of small models are like that. As the offset grows the first term becomes the
             cross-entropy.
+
+    ```python
+    >>> import torch
+    >>> from trl_weaks.losses import EvidentialLoss
+    >>> logits, targets = torch.log(torch.tensor([[8.0, 1.0]])), torch.tensor([[1.0, 0.0]])  # alpha = (9, 2)
+    >>> EvidentialLoss(kl_coef=0)(logits, targets, 0.5)  # log 11 - log 9
+    tensor([0.2007])
+    >>> EvidentialLoss(kl_coef=1)(logits, targets, 0.5)  # and half of KL(Dir(1, 2) || Dir(1, 1)) = log 2 - 1/2
+    tensor([0.2972])
+
+    ```
 
     Raises:
         ValueError: For an unknown name, a negative number, `kl_anneal` above 1, or an offset that is not finite.
@@ -71,6 +85,10 @@ class EvidentialLoss:
     @property
     def linear_in_targets(self) -> bool:
         return self.kl_target == "expected" or self.kl_coef == 0
+
+    @property
+    def dirichlet(self) -> DirichletReading:
+        return DirichletReading(self.evidence, offset=float(self.evidence_offset))
 
     def kl_weight(self, progress: float) -> float:
         """Weight of the divergence at this fraction of the training: linear, then flat."""

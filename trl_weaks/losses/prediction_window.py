@@ -19,6 +19,17 @@ class PredictionWindow:
 
     The window lives on the CPU, and its thresholds are computed once after each change.
 
+    ```python
+    >>> import torch
+    >>> from trl_weaks.losses import PredictionWindow
+    >>> window = PredictionWindow()
+    >>> probs = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])  # an argmax would say 0 four times
+    >>> window.update(probs, torch.tensor([[0.5, 0.5]]).expand(4, 2))
+    >>> window.predict(probs.log()).tolist()
+    [0, 0, 1, 1]
+
+    ```
+
     Args:
         size: Rows remembered, at least 1. 256 is *ours*: a window as small as a micro-batch of 1 would always
             predict class 0.

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import torch
 from peft import PeftConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer import disable_dropout_in_model
 
+from ..losses.base import WeakLoss
 from ..supervisors.class_names import names_of
 from ._compat import create_model_from_path, is_peft_model, suppress_seqcls_warning
 from .classification_data import check_same_classes
@@ -107,21 +109,22 @@ def add_adapters(model: PreTrainedModel, peft_config: PeftConfig, args: WeakClas
     return get_peft_model(model, peft_config, autocast_adapter_dtype=not zero3)
 
 
-def refuse_dead_head(model: nn.Module, loss: Any) -> None:
+def refuse_dead_head(model: nn.Module, loss: WeakLoss) -> None:
     """`relu` evidence has no gradient where no logit is positive: a head that starts at zero would never move.
 
     Raises:
         ValueError: the loss uses relu evidence and the classification head is all zero.
     """
-    inner = getattr(loss, "loss", loss)
-    if getattr(inner, "evidence", None) != "relu":
+    read = loss.dirichlet
+    if read is None or read.evidence != "relu":
         return
     base = model.get_base_model() if is_peft_model(model) else model
     linears = [m for m in base.modules() if isinstance(m, nn.Linear) and m.out_features == base.config.num_labels]
     if not linears:
         return
     weight, bias = linears[-1].weight, linears[-1].bias
-    if not weight.any() and (bias is None or (bias <= 0).all()):
+    start = read.offset if bias is None else read.offset + bias
+    if not weight.any() and (torch.as_tensor(start) <= 0).all():
         raise ValueError(
             "`evidence='relu'` on a classification head that starts at zero: every logit is 0, where relu has no "
             "gradient, so training would never start. Use 'exp' or 'softplus', or give the head a random start."

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..losses.base import checked_values
+from ..losses.base import as_weak_loss, checked_values
 from ..pooling import harden, linear_pool, log_linear_pool, majority_vote
 
 POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -23,7 +23,7 @@ class VoteObjective:
     Where the loss is linear in its target that is the loss of the mean vote, which is then computed once.
 
     Args:
-        loss: A `WeakLoss`, or a loss with `sees_votes = True` that is called with all votes.
+        loss: A `WeakLoss`, called with all votes where it `needs_votes`; a function becomes one here.
         pooling: `"linear"`; `"log_linear"` or `"majority"` pool the votes into one target first.
         soft_labels: Use the votes as they are, or each one's largest class.
     """
@@ -34,9 +34,10 @@ class VoteObjective:
 
     def __post_init__(self) -> None:
         """Raises ValueError for votes that are to be pooled before a loss that fits each of them."""
-        if getattr(self.loss, "sees_votes", False) and self.pooling != "linear":
+        object.__setattr__(self, "loss", as_weak_loss(self.loss))
+        if self.loss.needs_votes and self.pooling != "linear":
             raise ValueError(
-                f"`{type(self.loss).__name__}` fits every vote by itself, so `pooling={self.pooling!r}` would not "
+                f"`{self.loss.title}` fits every vote by itself, so `pooling={self.pooling!r}` would not "
                 "reach it: leave `pooling` alone, or choose another loss."
             )
 
@@ -52,9 +53,9 @@ class VoteObjective:
             ValueError: the loss did not return one number per row, or they have no gradient.
         """
         votes = votes if self.soft_labels else harden(votes)
-        if getattr(self.loss, "sees_votes", False):
+        if self.loss.needs_votes:
             return checked_values(self.loss, self.loss(logits, votes, progress, weights), logits)
-        if self.pooling != "linear" or getattr(self.loss, "linear_in_targets", False):
+        if self.pooling != "linear" or self.loss.linear_in_targets:
             pooled = POOLS[self.pooling](votes, weights)
             return checked_values(self.loss, self.loss(logits, pooled, progress), logits)
         rows, supervisors, classes = votes.shape

@@ -1,13 +1,11 @@
 """Settings of the weak losses that the trainers of completions and of classes share, and checks of settings."""
 
 import copy
+from collections.abc import Container
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from ..losses import LOSSES
-from ..losses.base import WeakLoss
-from ..losses.cross_entropy import NaiveLoss
-from ..losses.evidential import EvidentialLoss
+from ..losses.base import LOSSES, WeakLoss
 from .parallel_checks import forget_earlier_trainers
 
 EVIDENCE = ("exp", "softplus", "relu")
@@ -34,6 +32,9 @@ class ObjectiveConfig:
     kl_anneal: float = field(
         default=1.0, metadata={"help": "Fraction of training over which the KL weight rises from 0. Authors' code."}
     )
+    loss_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Arguments of the `weak_loss` that are no settings here, as JSON."}
+    )
 
     def __post_init__(self):
         forget_earlier_trainers()
@@ -57,22 +58,44 @@ class ObjectiveConfig:
             ValueError: no such loss, or one that the other settings do not go with.
         """
         choices = next(f for f in fields(self) if f.name == "weak_loss").metadata["choices"]
-        known = "bayesian" if LOSSES.get(name) is EvidentialLoss else name
-        if known not in choices:
+        if name not in choices:
             raise ValueError(f"`loss` must be one of {', '.join(choices)}, or a function; got {name!r}.")
         settings = copy.copy(self)
-        settings.weak_loss = known
+        settings.weak_loss = name
         settings.check_objective()
         return settings
 
-    def _supervised_loss(self, **evidential: Any) -> WeakLoss:
-        """`weak_loss` without the auxiliary loss; `evidential` are further fields of the evidential one."""
-        if self.weak_loss == "naive":
-            return NaiveLoss()
-        return EvidentialLoss(evidence=self.evidence, kl_coef=self.kl_coef, kl_anneal=self.kl_anneal, **evidential)
+    def build_loss(self) -> WeakLoss:
+        """The loss that these settings describe."""
+        raise NotImplementedError
+
+    def check_loss(self) -> None:
+        """Raises ValueError where the other settings do not go with `weak_loss`, which is one of its choices."""
+        if isinstance(self.loss_kwargs, str):
+            raise ValueError(
+                f"`loss_kwargs` must be a JSON object, such as '{{\"alpha\": 1.0}}'; got {self.loss_kwargs!r}."
+            )
+        kind = LOSSES[self.weak_loss]
+        if kind.needs_votes and self.gamma_max > 0.0:
+            raise ValueError(
+                f"`weak_loss={self.weak_loss!r}` fits every vote by itself: set `gamma_max=0` (a student's hardened "
+                "label is no vote)."
+            )
+        if kind.trusts_student and self.gamma_max > 0.0:
+            raise ValueError(
+                f"`weak_loss={self.weak_loss!r}` trains on the student's own prediction already: set `gamma_max=0`."
+            )
+        try:
+            self.build_loss()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`weak_loss={self.weak_loss!r}`: {error}") from error
+
+    def _supervised_loss(self, **instead: Any) -> WeakLoss:
+        """`weak_loss` without the auxiliary loss; `instead` as in `WeakLoss.from_config`."""
+        return LOSSES[self.weak_loss].from_config(self, self.loss_kwargs, **instead)
 
 
-def check_choices(settings: Any, choices: dict[str, tuple[str, ...]]) -> None:
+def check_choices(settings: Any, choices: dict[str, Container[str]]) -> None:
     """Raises ValueError where a setting is none of its choices."""
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:

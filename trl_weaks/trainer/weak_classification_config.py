@@ -4,14 +4,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..losses.auxiliary_confidence import AuxiliaryConfidence
-from ..losses.base import WeakLoss
-from ..losses.dirichlet_votes import DirichletVotes
+from ..losses.base import LOSSES, WeakLoss
 from ..losses.prediction_window import PredictionWindow
 from ._compat import BaseConfig
 from .objective_config import EVIDENCE, ObjectiveConfig, check_choices, check_positive, refuse_settings
 
 CHOICES = {
-    "weak_loss": ("naive", "bayesian", "dirichlet_votes"),
+    "weak_loss": LOSSES.choices,
     "pooling": ("linear", "log_linear", "majority"),
     "evidence": EVIDENCE,
     "threshold": ("argmax", "balanced"),
@@ -48,7 +47,10 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
         weak_loss (`str`, *optional*, defaults to `"bayesian"`):
             `"naive"`: cross-entropy to the weak labels (Eq. 2). `"bayesian"`: evidential loss (Eq. 3, 4, Appendix B).
             Equations are those of arXiv 2406.03199. `"dirichlet_votes"`: a Dirichlet fitted to the supervisors' votes,
-            which alone sees their disagreement (ours).
+            which alone sees their disagreement (ours). Or any other name of `trl_weaks.losses.LOSSES`, which
+            [`register_loss`] gives to a loss of your own.
+        loss_kwargs (`dict[str, Any]`, *optional*):
+            Arguments of that loss that are no settings here, such as `{"kl_clamp": 20.0}`.
         soft_labels (`bool`, *optional*, defaults to `True`):
             Use the supervisors' class probabilities (paper). `False` hardens each vote to its largest class.
         pooling (`str`, *optional*, defaults to `"linear"`):
@@ -86,7 +88,7 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
     > `gradient_checkpointing` `True` and `bf16` `True` as everywhere in TRL, and `learning_rate` 1e-5 (paper).
     """
 
-    _VALID_DICT_FIELDS = BaseConfig._VALID_DICT_FIELDS + ["model_init_kwargs"]
+    _VALID_DICT_FIELDS = BaseConfig._VALID_DICT_FIELDS + ["model_init_kwargs", "loss_kwargs"]
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Initial learning rate. Paper."})
     model_init_kwargs: dict[str, Any] | str | None = field(
@@ -109,8 +111,9 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
     weak_loss: str = field(
         default="bayesian",
         metadata={
-            "help": "'naive' cross-entropy (paper, Eq. 2), 'bayesian' evidential loss (paper, Eq. 3-4), or "
-            "'dirichlet_votes', a Dirichlet fitted to the votes (ours).",
+            "help": "Loss on the weak labels: %(choices)s. 'naive' is cross-entropy (paper, Eq. 2), 'bayesian' the "
+            "evidential loss (paper, Eq. 3-4), 'dirichlet_votes' a Dirichlet fitted to the votes (ours); losses of "
+            "your own are registered by `trl_weaks.losses.register_loss`.",
             "choices": CHOICES["weak_loss"],
         },
     )
@@ -158,25 +161,17 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
                 "`threshold='balanced'` belongs to the auxiliary loss, which `gamma_max=0` turns off: leave "
                 "`threshold` unset."
             )
-        if self.weak_loss == "dirichlet_votes" and (self.gamma_max > 0.0 or self.pooling != "linear"):
-            raise ValueError(
-                "`weak_loss='dirichlet_votes'` fits every vote by itself: set `gamma_max=0` (a student's hardened "
-                "label has no density under its own Dirichlet) and leave `pooling` alone."
-            )
+        if LOSSES[self.weak_loss].needs_votes and self.pooling != "linear":
+            raise ValueError(f"`weak_loss={self.weak_loss!r}` fits every vote by itself: leave `pooling` alone.")
         if self.pooling == "log_linear" and not self.soft_labels:
             raise ValueError(
                 "`pooling='log_linear'` of hardened votes (`soft_labels=False`) is empty wherever two supervisors "
                 "differ: keep `soft_labels=True`, or choose 'linear' or 'majority'."
             )
-        if self.weak_loss == "dirichlet_votes" and self.evidence == "relu":
-            raise ValueError(
-                "`weak_loss='dirichlet_votes'` needs evidence above 0: set `evidence` to 'exp' or 'softplus'."
-            )
+        self.check_loss()
 
-    def build_loss(self) -> WeakLoss | DirichletVotes:
+    def build_loss(self) -> WeakLoss:
         """The loss that these settings describe."""
-        if self.weak_loss == "dirichlet_votes":
-            return DirichletVotes(evidence=self.evidence, precision=self.vote_precision)
         # Eq. 4 as printed: the loss of each class, weighted by its probability
         loss = self._supervised_loss(kl_clamp=None, kl_target="expected")
         if self.gamma_max == 0.0:

@@ -13,10 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..losses.auxiliary_confidence import AuxiliaryConfidence
 from ..losses.base import WeakLoss
-from ..losses.dirichlet_votes import DirichletVotes
-from ..losses.evidential import EvidentialLoss
 from ..losses.prediction_window import PredictionWindow
 from ..supervisors.adapter_notes import write_notes
 from ..supervisors.class_names import names_of
@@ -143,8 +140,10 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         self.model.add_model_tags(self._tag_names)
 
     def _take_dirichlet(self, config: PreTrainedConfig) -> None:
-        self.evidence, self.prior, self.evidence_offset = found = _dirichlet_of(self.weak_loss)
-        for key, value in zip((EVIDENCE_KEY, PRIOR_KEY, OFFSET_KEY), found, strict=True):
+        found = self.weak_loss.dirichlet
+        read = (None, 1.0, 0.0) if found is None else (found.evidence, found.prior, found.offset)
+        self.evidence, self.prior, self.evidence_offset = read
+        for key, value in zip((EVIDENCE_KEY, PRIOR_KEY, OFFSET_KEY), read, strict=True):
             setattr(config, key, value)
 
     def _prepare_eval(self, dataset: Any, tokenizer: PreTrainedTokenizerBase, args: WeakClassificationConfig) -> Any:
@@ -209,7 +208,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
 
     @property
     def _window(self) -> PredictionWindow | None:
-        return self.weak_loss.window if isinstance(self.weak_loss, AuxiliaryConfidence) else None
+        return self.weak_loss.window
 
     def _observe(self, logits: Tensor, target: Tensor) -> None:
         """Hold the rows of all processes for the balanced threshold, which learns of them in the next update."""
@@ -239,7 +238,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             counted = rows.isfinite() if self.args.logging_nan_inf_filter else one
             sums["loss"] = (rows.where(counted.bool(), 0.0), counted)
         self.add_sums(sums)
-        self._record_gamma(mode)
+        self._record_schedule(mode)
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -294,16 +293,6 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         if self.is_world_process_zero():
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             classification_card(self, model_name, dataset_name, tags).save(Path(self.args.output_dir) / "README.md")
-
-
-def _dirichlet_of(loss: Any) -> tuple[str | None, float, float]:
-    """Evidence, prior and offset of the Dirichlet that this loss fits; no evidence where it fits none that we know."""
-    inner = loss.loss if isinstance(loss, AuxiliaryConfidence) else loss
-    if isinstance(inner, DirichletVotes):
-        return inner.evidence, float(inner.prior), 0.0
-    if isinstance(inner, EvidentialLoss):
-        return inner.evidence, 1.0, float(inner.evidence_offset)
-    return None, 1.0, 0.0
 
 
 def _refuse_parallelism(trainer: BaseTrainer) -> None:

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from trl import SFTConfig
 
 from ..losses.auxiliary_confidence import AuxiliaryConfidence
-from ..losses.base import WeakLoss
+from ..losses.base import LOSSES, WeakLoss
+from ..registry import Choices
 from .objective_config import EVIDENCE, ObjectiveConfig, check_choices, check_positive
 
 CHOICES = {
-    "weak_loss": ("naive", "bayesian"),
+    "weak_loss": Choices(LOSSES, where=lambda loss: not loss.needs_votes),  # completions have no votes on classes
     "confidence_unit": ("word", "span"),
     "confidence_split": ("confidence", "uniform", "eq8"),
     "evidence": EVIDENCE,
@@ -27,7 +28,10 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
 
         weak_loss (`str`, *optional*, defaults to `"bayesian"`):
             `"naive"`: cross-entropy to the weak labels (Eq. 2). `"bayesian"`: evidential loss, a Dirichlet over the
-            vocabulary (Eq. 3, Appendix B). Equations are those of arXiv 2406.03199.
+            vocabulary (Eq. 3, Appendix B). Equations are those of arXiv 2406.03199. Or any other name of
+            `trl_weaks.losses.LOSSES`, which [`register_loss`] gives to a loss of your own.
+        loss_kwargs (`dict[str, Any]`, *optional*):
+            Arguments of that loss that are no settings here, such as `{"kl_clamp": 5.0}`.
         soft_labels (`bool`, *optional*, defaults to `True`):
             Use the supervisors' confidences as soft labels (§4.2). `False` trusts every weak token fully.
         gamma_max (`float`, *optional*, defaults to `0.25`):
@@ -86,10 +90,13 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
     and refused where it does not (OPT).
     """
 
+    _VALID_DICT_FIELDS = SFTConfig._VALID_DICT_FIELDS + ["loss_kwargs"]
+
     weak_loss: str = field(
         default="bayesian",
         metadata={
-            "help": "Loss on the weak labels, paper: 'naive' cross-entropy (Eq. 2) or 'bayesian' evidential (Eq. 3).",
+            "help": "Loss on the weak labels: %(choices)s. 'naive' is cross-entropy (paper, Eq. 2), 'bayesian' the "
+            "evidential loss (paper, Eq. 3); losses of your own are registered by `trl_weaks.losses.register_loss`.",
             "choices": CHOICES["weak_loss"],
         },
     )
@@ -158,10 +165,11 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
         super().check_objective()
         check_choices(self, CHOICES)
         check_positive(self, ("loss_chunk_size",))
+        self.check_loss()
 
     def build_loss(self) -> WeakLoss:
         """The loss that these settings describe."""
-        loss = self._supervised_loss(evidence_offset=self.evidence_offset)
+        loss = self._supervised_loss()
         if self.gamma_max > 0.0:
             loss = AuxiliaryConfidence(loss, gamma_max=self.gamma_max, warmup=self.gamma_warmup)
         return loss

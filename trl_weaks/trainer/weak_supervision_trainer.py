@@ -14,7 +14,7 @@ from ..heads import WeakHeadRequest, add_weak_head
 from ..losses.base import WeakLoss
 from ..losses.vocabulary.cpu_kernels import load_kernels
 from ._compat import global_then_local_main_first, is_peft_model, unbind_fused_head
-from .callable_loss import as_weak_loss, chosen_loss
+from .callable_loss import chosen_loss, refuse_over_tokens
 from .model_card import Supervision, weak_supervision_section
 from .packing_checks import refuse_packing
 from .preparation import KEY, PREPARED, TEXT, UNIT_IDS, UNIT_LOGPS, WEIGHTS, ends_without_mark, gold_rows, prepare_rows
@@ -57,8 +57,8 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             Configuration; those of TRL and transformers keep their values, as in TRL.
         loss ([`WeakLoss`] or `str`, *optional*):
             A loss to use instead of the one `args` describes: any callable
-            `(logits (n, V), targets (n, V), progress) -> (n,)` in nats, see [`trl_weaks.losses`]; or a name
-            (`"naive"`, `"bayesian"`), which stands for `weak_loss` in `args`; the other settings stay.
+            `(logits (n, V), targets (n, V), progress) -> (n,)` in nats, see [`trl_weaks.losses`]; or a name of
+            [`trl_weaks.losses.LOSSES`], which stands for `weak_loss` in `args`; the other settings stay.
         kwargs:
             Everything else that [`~trl.SFTTrainer`] takes. Datasets may be streams, whose rows are checked one by one.
             `formatting_func` of weak rows returns text that ends with the completion. Few things cannot be honoured
@@ -90,8 +90,8 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             if args.device.type != "cpu":
                 raise ValueError(f"`use_cpu_kernels` is for training on a CPU, not on {args.device}; remove it.")
             load_kernels()
-        args, chosen = chosen_loss(args, loss)
-        self.weak_loss = as_weak_loss(chosen)
+        args, self.weak_loss = chosen_loss(args, loss)
+        refuse_over_tokens(self.weak_loss)
         config = student_config(model, args)
         refuse_student(config)
         self._context = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -318,7 +318,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         theirs = {"entropy": (entropy, tokens), "mean_token_accuracy": (correct, tokens)}
         self.add_sums(ours if mode == "train" else ours | theirs)
         metrics = self._metrics[mode]
-        self._record_gamma(mode)
+        self._record_schedule(mode)
         if mode == "train":  # as TRL means them: the mean over micro-batches
             total = self.accelerator.reduce(per_row[:, :3].sum(0), "sum").tolist()
             for name, value in zip(theirs, total[1:], strict=True):

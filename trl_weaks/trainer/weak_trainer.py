@@ -10,7 +10,6 @@ from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from trl.models import unwrap_model_for_generation
 
-from ..losses.auxiliary_confidence import AuxiliaryConfidence
 from ._compat import get_peak_flops_per_device, is_peft_model
 from .parallel_checks import ParallelChecks, note_marks, refuse_launch, refuse_other_strategy, refuse_split_model
 from .resumed_tokens import ResumedTokens
@@ -148,10 +147,10 @@ class WeakTrainer(ResumedTokens, ParallelChecks):
         precision = {"bf16": "bfloat16", "fp16": "float16"}.get(self.accelerator.mixed_precision)
         return get_peak_flops_per_device(self.accelerator, precision or str(self.model.dtype).removeprefix("torch."))
 
-    def _record_gamma(self, mode: str) -> None:
-        """The weight of the auxiliary confidence loss; a loss of the user's may have a `gamma` of its own."""
-        if isinstance(self.weak_loss, AuxiliaryConfidence):
-            self._metrics[mode]["weak/gamma"].append(float(self.weak_loss.gamma(self._progress())))
+    def _record_schedule(self, mode: str) -> None:
+        """What the loss says of itself: `weak/gamma`, the weight of the auxiliary confidence loss."""
+        for name, value in self.weak_loss.logged(self._progress()).items():
+            self._metrics[mode][name].append(value)
 
     def _progress(self) -> float:
         """Share of training done, in [0, 1], from the trainer's state, so that resuming keeps it; 1 in evaluation."""

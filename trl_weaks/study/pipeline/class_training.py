@@ -13,7 +13,7 @@ from trl_weaks.trainer.classification_data import gold_votes
 from trl_weaks.trainer.weak_classification_config import WeakClassificationConfig
 from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer
 
-ON_GOLD = {"weak_loss": "naive", "gamma_max": 0.0, "threshold": "argmax"}
+ON_GOLD = {"weak_loss": "naive", "loss_kwargs": None, "gamma_max": 0.0, "threshold": "argmax"}
 
 
 def train_on_votes(

@@ -24,8 +24,8 @@ from trl_weaks.trainer.weak_supervision_trainer import WeakSupervisionTrainer
 
 PAIRS = "pairs.json"  # what the preference stage counted
 OF_WEAK_LOSSES = {"gamma_max", "gamma_warmup", "kl_coef", "kl_anneal", "evidence", "evidence_offset"}
-OF_WEAK_LOSSES |= {"confidence_unit", "confidence_split"}
-ON_GOLD = {"weak_loss": "naive", "soft_labels": False, "gamma_max": 0.0}
+OF_WEAK_LOSSES |= {"confidence_unit", "confidence_split", "loss_kwargs"}
+ON_GOLD = {"weak_loss": "naive", "loss_kwargs": None, "soft_labels": False, "gamma_max": 0.0}
 KEEP_BEST = {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
 
 
