@@ -16,7 +16,7 @@ from trl_weaks.cli import COMMANDS, build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("torch", "transformers", "trl", "accelerate", "peft")
-LIBRARIES = (*MODELS, "datasets", "pandas", "numpy", "scipy")
+LIBRARIES = (*MODELS, "datasets", "pandas", "scipy", "matplotlib")
 RUN = """
 import json, sys
 from trl_weaks.cli import main

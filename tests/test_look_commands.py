@@ -32,9 +32,33 @@ def test_view_writes_the_page(stored, capsys):
     assert '"id":"007"' in (stored / "out" / "view.html").read_text()
 
 
+def test_triage_prints_its_bound_and_writes_the_queue(tmp_path, capsys):
+    examples = [{"example_id": str(i), "prompt": f"play {i}"} for i in range(60)]
+    answers = [
+        {"example_id": str(i), "supervisor": s, "completion": " jazz" if s != "cem" or i % 2 else " rock"}
+        for i in range(60)
+        for s in ("ann", "bob", "cem")
+    ]
+    labels_from_completions(examples, answers).save_to_disk(tmp_path / "labels" / "dataset")
+    rows = ["example_id,completion", *(f"{i}, jazz" if i % 2 else f"{i}, rock" for i in range(60))]
+    (tmp_path / "gold.csv").write_text("\n".join(rows) + "\n")
+    asked = ["triage", str(tmp_path / "labels"), "--gold", str(tmp_path / "gold.csv"), "--risk", "0.3"]
+    main([*asked, "--budget", "10", "--audit", "0", "-o", str(tmp_path / "queue.csv")])
+    printed = capsys.readouterr().out
+    assert "30 of 60 labels (50.0%) are accepted" in printed and "10 go to a person" in printed
+    written = (tmp_path / "queue.csv").read_text().splitlines()
+    assert len(written) == 11 and written[0].startswith("example_id")
+    main([*asked, "-o", str(tmp_path / "tasks.json"), "--tool", "label_studio"])
+    assert '"predictions"' in (tmp_path / "tasks.json").read_text()
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (["triage", "{folder}/labels"], "how often the committee is right: give --gold"),
+        (["triage", "{folder}/labels", "--gold", "x", "-o", "queue.xls"], "-o queue.xls: write a .csv or .jsonl"),
+        (["triage", "{folder}/labels", "--gold", "x", "--tool", "argilla"], "give a file, -o"),
+        (["report", "{folder}/labels", "--gold", "{folder}/gold.csv", "--gold_column", "x"], "no column 'x', only"),
         (["view", "nowhere"], "no such folder: nowhere"),
         (["report", "{folder}"], "holds no dataset"),
         (["view", "{folder}/labels", "--limit", "0"], "--limit 0"),

@@ -5,6 +5,7 @@ trl-weaks label verify (the same arguments)
 accelerate launch -m trl_weaks.cli label ...
 trl-weaks study --task my_task.py --preset tiny
 trl-weaks report labels --gold gold.csv
+trl-weaks triage labels --gold gold.csv --risk 0.1 -o queue.csv
 trl-weaks view labels -o view.html
 trl-weaks memory --model meta-llama/Llama-2-7b-hf --zero 3 --gpus 4 --tokens 5.4e6
 
@@ -40,6 +41,11 @@ COMMANDS = {
         "study.label_options:add_options",
         "study.label_command:run",
     ),
+    "verify": Command(
+        "make a share of the labels again and compare: the same as label verify",
+        "study.label_options:add_verify_options",
+        "study.label_command:run_verify",
+    ),
     "study": Command(
         "train supervisors, label, train students, and report what they recovered: --task and its settings",
         "commands.study:add_options",
@@ -54,6 +60,11 @@ COMMANDS = {
         "how good, how sure and how alike the supervisors are",
         "commands.look:add_report_options",
         "commands.look:report",
+    ),
+    "triage": Command(
+        "which labels to accept, under a bound on their errors, and which to show to a person",
+        "commands.triage:add_options",
+        "commands.triage:triage",
     ),
     "view": Command(
         "a page to look at labels: every answer, word by word", "commands.look:add_view_options", "commands.look:view"

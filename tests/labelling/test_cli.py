@@ -50,7 +50,7 @@ def test_label_then_verify(arguments, tmp_path, capsys, folder):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| gpt2 | 0.25 | gpt2 (local) |" in card and "| max_new_tokens | 4 |" in card
     assert str(folder) not in card, "no path of this machine is published"
-    main([arguments[0], "verify", *arguments[1:], "--share", "1"])
+    main(["verify", *arguments[1:], "--share", "1"])
     assert "6 prompts labelled again; largest difference" in capsys.readouterr().out
 
 

@@ -8,19 +8,19 @@ from .sources import refuse_missing
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
-    _add_shared(parser)
+    add_labels_and_gold(parser)
     parser.add_argument("--figure", type=Path, help="also draw accuracy and agreement to this PNG")
 
 
 def add_view_options(parser: argparse.ArgumentParser) -> None:
-    _add_shared(parser)
+    add_labels_and_gold(parser)
     parser.add_argument("-o", "--output", type=Path, default=Path("view.html"), help="the page to write")
     parser.add_argument("--limit", type=int, default=10_000, help="most examples on the page")
 
 
 def report(options: argparse.Namespace) -> None:
     """Print the supervisors' report card."""
-    labels, gold = _read(options)
+    labels, gold = read_labels(options)
     from ..labelling.report_card import supervisor_report
 
     card = supervisor_report(labels, gold)
@@ -40,14 +40,15 @@ def view(options: argparse.Namespace) -> None:
             shutil.copyfile(made, options.output)
         print(f"Page: {options.output} (the study's own)")
         return
-    labels, gold = _read(options)
+    labels, gold = read_labels(options)
     from ..viewer.from_labels import page_of_labels
 
     page = page_of_labels(labels, gold, title=f"Weak labels: {options.labels.name}", limit=options.limit)
     print(f"Page: {page.write(options.output)} ({page.about})")
 
 
-def _add_shared(parser: argparse.ArgumentParser) -> None:
+def add_labels_and_gold(parser: argparse.ArgumentParser) -> None:
+    """The options that `read_labels` reads."""
     parser.add_argument(
         "labels", type=Path, help="the output folder of a labelling run or, to view, of a study; or a saved dataset"
     )
@@ -59,7 +60,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gold_column", help="of the gold answers in that file (label, else completion)")
 
 
-def _read(options: argparse.Namespace):
+def read_labels(options: argparse.Namespace):
     """The labels, and gold labels by id where there are some."""
     folder = options.labels
     if not folder.is_dir():

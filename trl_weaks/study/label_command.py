@@ -18,6 +18,12 @@ def run(options: argparse.Namespace) -> None:
     (verify if options.action == "verify" else label)(options)
 
 
+def run_verify(options: argparse.Namespace) -> None:
+    """`trl-weaks verify`, which is `trl-weaks label verify`."""
+    options.action = "verify"
+    run(options)
+
+
 def check_options(options: argparse.Namespace) -> None:
     """All that is wrong with the options themselves, and with what they name.
 

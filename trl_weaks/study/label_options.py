@@ -39,6 +39,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_work(parser.add_argument_group("work and output").add_argument)
 
 
+def add_verify_options(parser: argparse.ArgumentParser) -> None:
+    """The same for `trl-weaks verify`."""
+    add_options(parser)
+    parser.description = "Make a share of the labels again and compare; the arguments are those that made them."
+
+
 def _at_least_one(text: str) -> int:
     value = int(text)
     if value < 1:
