@@ -14,6 +14,7 @@ from datasets import IterableDataset, load_from_disk
 from peft import LoraConfig, get_peft_model
 from trl import DPOConfig, DPOTrainer
 
+from trl_weaks.losses.preference import PREFERENCE_LOSSES, preference_loss
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
 from trl_weaks.trainer.weak_preference_trainer import WeakPreferenceTrainer
 
@@ -259,6 +260,21 @@ def test_metrics_of_doubt_and_weight(tmp_path):
     assert entry["weak/optimum_margin"] == pytest.approx(sum(optima) / len(optima), rel=1e-5)
     pull = [w * (1 - 2 * e) for e, w in zip(epsilon, weight, strict=True)]
     assert entry["weak/effective_pairs"] == pytest.approx(sum(pull) ** 2 / sum(u * u for u in pull), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", PREFERENCE_LOSSES)
+def test_effective_pairs_count_the_slopes_of_the_loss_itself(tmp_path, name):
+    """At margin 0, where the policy is its own reference: rDPO pulls hardest at the pairs in doubt."""
+    rows, policy = runs.pairs(epsilon=name != "sigmoid"), runs.model()
+    changes = {"preference_loss": name, "per_device_train_batch_size": 8, "max_steps": 1}
+    trainer = build(tmp_path, rows, policy, copy.deepcopy(policy), **changes)
+    trainer.train()
+    epsilon = torch.tensor(rows["pair_epsilon"] if "pair_epsilon" in rows.column_names else [0.0] * 8).double()
+    margins = torch.zeros(8, dtype=torch.float64, requires_grad=True)
+    (slopes,) = torch.autograd.grad(preference_loss(name, margins, epsilon).sum(), margins)
+    pull = torch.tensor(rows["pair_weight"]).double() * slopes
+    expected = pull.sum() ** 2 / pull.square().sum()
+    assert logs(trainer)[0]["weak/effective_pairs"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_cdpo_comes_to_rest_at_its_optimum_margin(tmp_path):

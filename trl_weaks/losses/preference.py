@@ -58,6 +58,13 @@ def preference_loss(name: str, margins: torch.Tensor, epsilon: torch.Tensor | fl
     raise ValueError(f"unknown preference loss {name!r}: choose one of {', '.join(PREFERENCE_LOSSES)}")
 
 
+def initial_pull(name: str, epsilon: torch.Tensor) -> torch.Tensor:
+    """How hard the loss pulls a pair at margin 0, (n,) -> (n,), relative to plain DPO, whose slope there is -½: 1 - 2ε
+    for `cdpo` and `cw`; 1 / (1 - 2ε) for `rdpo`, which pulls hardest at the pairs in doubt."""
+    certainty = 1 - 2 * epsilon
+    return 1 / certainty if name == "rdpo" else certainty if name in ("cdpo", "cw") else torch.ones_like(epsilon)
+
+
 def optimum_margin(epsilon: torch.Tensor, beta: float) -> torch.Tensor:
     """The h (nats) at which cDPO is smallest: log((1 - epsilon) / epsilon) / beta; infinite at epsilon = 0."""
     return (torch.log1p(-epsilon) - torch.log(epsilon)) / beta

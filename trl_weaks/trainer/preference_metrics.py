@@ -56,8 +56,8 @@ class EffectivePairs:
     """
     Kish's effective number of pairs, (sum u)^2 / sum u^2, since it was last read.
 
-    u is a pair's initial pull, weight * (1 - 2 epsilon): the slope of cDPO at margin 0 relative to a certain pair of
-    weight 1. Equal pulls give the number of pairs; one pair that outweighs all others gives 1.
+    u is a pair's weight * `initial_pull`: the slope of the loss at margin 0 relative to a certain pair of weight 1,
+    for cDPO weight * (1 - 2 epsilon). Equal pulls give the number of pairs; one that outweighs all others gives 1.
     """
 
     def __init__(self):

@@ -13,7 +13,7 @@ from trl import DPOTrainer
 
 from ..columns import PAIR_EPSILON, PAIR_WEIGHT
 from ..losses.dpo_losses import DPO_LOSSES, SORTING, PairBatch, divergence_score
-from ..losses.preference import preference_loss, sequence_logps
+from ..losses.preference import initial_pull, preference_loss, sequence_logps
 from ._compat import is_peft_model, unbind_fused_head
 from .preference_checks import (
     check_adapters,
@@ -225,8 +225,8 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
         if mode == "train":
             self._total_train_tokens += total_tokens(self.accelerator, inputs["attention_mask"])
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
-        pull = 1 - 2 * epsilon if self.args.preference_loss else torch.ones_like(weight)
-        self._effective_pairs[mode].add(self.accelerator, weight * pull, drop_repeated=mode == "eval")
+        pull = weight * initial_pull(self.args.preference_loss or "sigmoid", epsilon)
+        self._effective_pairs[mode].add(self.accelerator, pull, drop_repeated=mode == "eval")
 
     def evaluation_loop(
         self,
