@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which do not 
     from .labelling.report_card import supervisor_report as supervisor_report
     from .labelling.reward import WeakEnsembleReward as WeakEnsembleReward
     from .labelling.triage import triage as triage
+    from .labelling.trust import trust_weights as trust_weights
     from .labelling.weights import renormalise_weights as renormalise_weights
     from .supervisors.classifier import WeakClassifier as WeakClassifier
     from .supervisors.ensemble import WeakEnsemble as WeakEnsemble
@@ -60,6 +61,7 @@ _MODULES = {
     "alternatives_as_rows": "labelling.alternatives",
     "pairs_from_comparisons": "labelling.from_comparisons",
     "renormalise_weights": "labelling.weights",
+    "trust_weights": "labelling.trust",
     "triage": "labelling.triage",
     "supervisor_report": "labelling.report_card",
 }

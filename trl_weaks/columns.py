@@ -42,6 +42,7 @@ LABEL = "label"
 WEAK_PROBS = "weak_probs"  # list[N][K], rows sum to 1
 VOTERS = "vote_supervisors"  # list[n] of str: who voted, where the votes of a row were aggregated; may be absent
 VOTES = "vote_probs"  # list[n][K]: their votes, in the order of `vote_supervisors`; may be absent
+TRUST = "weak_trust"  # list[N]: probability that each vote is right, by its supervisor's trust head; may be absent
 CLASSES = "weak_classes"  # list[K] of str, the same in every row: what the classes are called; may be absent
 
 CHOSEN = "chosen"

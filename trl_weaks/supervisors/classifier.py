@@ -5,6 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..distributed import refuse_pieces
@@ -134,17 +135,10 @@ class WeakClassifier:
         """
         self._check()  # model and tokenizer may be set otherwise since
         names = names or [f"text {i}" for i in range(len(texts))]
-        ids = [self._encode(text, name) for text, name in zip(texts, names, strict=True)]
-        logits = torch.zeros(len(ids), self.num_classes)
-        with self.adapters.in_use(), inference(self.model):
-            for rows in self._batches([len(row) for row in ids]):
-                forget_lengths(self.model)
-                batch = self.tokenizer.pad(
-                    {"input_ids": [ids[i] for i in rows]}, padding_side="right", return_tensors="pt"
-                ).to(self.model.device)
-                out = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-                logits[rows] = out.float().cpu()
-                advance(len(rows))
+        logits = torch.zeros(len(texts), self.num_classes)
+        for rows, _, out in self._passes(texts, names):
+            logits[rows] = out.float().cpu()
+            advance(len(rows))
         bad = (~logits.isfinite()).any(-1).nonzero()
         if len(bad):
             raise ValueError(
@@ -154,6 +148,46 @@ class WeakClassifier:
         config = self.model.config
         evidence, prior = getattr(config, EVIDENCE_KEY, None), getattr(config, PRIOR_KEY, 1.0)
         return ClassPredictions.from_logits(logits, evidence, prior, getattr(config, OFFSET_KEY, 0.0))
+
+    @borrowed_tokenizer
+    def hidden_states(self, texts: Sequence[Prompt], names: Sequence[str] | None = None) -> torch.Tensor:
+        """What the classification head reads of each text, (n, d) float32 on the CPU: the supervisor's last state.
+
+        Raises:
+            ValueError: an empty or too long text, or a model without a linear layer for its classes.
+        """
+        names = names or [f"text {i}" for i in range(len(texts))]
+        linears = [m for n, m in self.model.named_modules() if isinstance(m, nn.Linear) and "lora_" not in n]
+        heads = [module for module in linears if module.out_features == self.num_classes]
+        if not heads:
+            raise ValueError(f"supervisor {self.name!r} has no linear layer for its {self.num_classes} classes.")
+        read: list[torch.Tensor] = []
+        hook = heads[-1].register_forward_pre_hook(lambda _, given: read.append(given[0]))
+        states = torch.zeros(len(texts), heads[-1].in_features)
+        try:
+            for rows, mask, _ in self._passes(texts, names):
+                state = read.pop()
+                if state.dim() == 3:  # decoders classify every position, and take the last that is not padding
+                    state = state[torch.arange(len(rows), device=state.device), mask.sum(-1) - 1]
+                states[rows] = state.float().cpu()
+                read.clear()
+        finally:
+            hook.remove()
+        return states
+
+    def _passes(
+        self, texts: Sequence[Prompt], names: Sequence[str]
+    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """Places of the texts of a batch, its attention mask and its logits."""
+        ids = [self._encode(text, name) for text, name in zip(texts, names, strict=True)]
+        with self.adapters.in_use(), inference(self.model):
+            for rows in self._batches([len(row) for row in ids]):
+                forget_lengths(self.model)
+                batch = self.tokenizer.pad(
+                    {"input_ids": [ids[i] for i in rows]}, padding_side="right", return_tensors="pt"
+                ).to(self.model.device)
+                mask = batch["attention_mask"]
+                yield rows, mask, self.model(input_ids=batch["input_ids"], attention_mask=mask).logits
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Indices of like length; of one length where the longest row decides about the others' positions."""
