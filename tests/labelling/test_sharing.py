@@ -142,3 +142,24 @@ def test_recurrent_models_are_never_padded(build):
         alone = [plain_logps(model, [pair], 0, 1000, bool)[0] for pair in pairs]
     for one, other in zip(together, alone, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
+
+
+def by_place(module, inputs, output):
+    """Steering that depends on the place in the row, which padding and packed trees move."""
+    hidden = output[0] if isinstance(output, tuple) else output
+    steered = hidden * (1 + 0.2 * torch.arange(hidden.shape[1])[None, :, None])
+    return (steered, *output[1:]) if isinstance(output, tuple) else steered
+
+
+def test_a_model_that_is_changed_is_asked_again(build, reference_logps):
+    """A hook of later; what was found out before it would hold for the rest of the process."""
+    supervisor = build("llama", seed=1)
+    prompts, texts = ["USER: play jazz at nine"] * 3, ["no jazz today", "no rock today", "yes"]
+    assert supervisor.sharing.able() and supervisor.score(prompts, texts)
+    with supervisor.model.model.layers[0].register_forward_hook(by_place):
+        (prompt,) = supervisor.encode(prompts[:1], ["p"])
+        for read in supervisor.score(prompts, texts):
+            assert read.logps == pytest.approx(reference_logps(supervisor, prompt.ids, read.token_ids), abs=1e-4)
+        assert not supervisor.sharing.able()
+    supervisor.score(prompts, texts)
+    assert supervisor.sharing.able()

@@ -20,7 +20,7 @@ SHORT, LONG = ((3, 5, 7), (9, 11)), (tuple(range(3, 23)), (4, 6))  # prompt and 
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]  # prompt ids, completion ids
 
-_asked: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
+_asked: "weakref.WeakKeyDictionary[nn.Module, tuple[int, bool]]" = weakref.WeakKeyDictionary()
 
 
 def accepted(model: torch.nn.Module, name: str) -> bool:
@@ -94,13 +94,28 @@ def forget_lengths(model: nn.Module) -> None:
             setattr(module, name, module.original_max_seq_len)
 
 
+def forward_state(model: nn.Module) -> int:
+    """A number that changes with the code of a forward pass: hooks, replaced methods and modules, kinds of attention.
+
+    What a model was found to do on made-up tokens holds as long as it stays the same.
+    """
+    config = model.config.get_text_config()
+    parts = [str(getattr(config, name, None)) for name in ("sliding_window", "use_sliding_window", "layer_types")]
+    modules = [
+        (type(m), id(vars(m).get("forward")), tuple(m._forward_hooks), tuple(m._forward_pre_hooks))
+        for m in model.modules()
+    ]
+    return hash((model.dtype, *parts, *modules))
+
+
 def one_length_only(model: nn.Module) -> bool:
     """Whether padding beside longer rows changes what the model says; call without gradients and dropout."""
     if is_recurrent(model) or positions_follow_length(model):
         return True
-    if model not in _asked:
-        _asked[model] = not _padding_is_harmless(model)
-    return _asked[model]
+    state = forward_state(model)
+    if _asked.get(model, (None,))[0] != state:
+        _asked[model] = state, not _padding_is_harmless(model)
+    return _asked[model][1]
 
 
 def leading_of_one_length(model: nn.Module, lengths: Sequence[int]) -> int:

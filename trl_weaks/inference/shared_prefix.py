@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from .cascade_attention import Level
 from .packed_scoring import prefix_levels
+from .padding import forward_state
 from .prefixes import Ids, longest_match, shared_prefixes
 from .probe import can_share
 
@@ -21,7 +22,8 @@ class Sharing:
     def __init__(self, model: PreTrainedModel | None):
         self.model = model
         self.prefixes: list[Ids] = []
-        self._able: bool | None = None
+        self._able: bool = False
+        self._asked: int | None = None  # the state of the model that was asked
         self._levels: dict[Ids, list[Level]] = {}
         self._weights: int = 0
 
@@ -32,8 +34,9 @@ class Sharing:
 
     def able(self) -> bool:
         """Whether the model fits the fast paths at all; call without gradients and dropout."""
-        if self._able is None:
-            self._able = can_share(self.model)
+        state = forward_state(self.model)
+        if self._asked != state:
+            self._asked, self._able = state, can_share(self.model)
         return self._able
 
     def groups(
