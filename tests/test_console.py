@@ -61,7 +61,9 @@ def folder(tmp_path):
     """Prompts, and a folder that looks like a model's from afar."""
     rows = [{"example_id": "1", "prompt": "play", "number": 3, "completion": "jazz"}]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (tmp_path / "model").mkdir(), (tmp_path / "empty").mkdir()
+    for name in ("model", "bare", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "model" / "model.safetensors").touch(), (tmp_path / "bare" / "config.json").touch()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "nothing"}')
     labels = {"example_id": ["1"], "completion": ["a"]}
     Dataset.from_dict(labels).save_to_disk(tmp_path / "labels" / "dataset")
@@ -75,6 +77,7 @@ def folder(tmp_path):
         ([*LABEL, "--dataset", "./data"], "--dataset: no such file or folder: ./data"),
         ([*LABEL, "--supervisors", "model", "models/x/y"], "--supervisors: no such file or folder: models/x/y"),
         ([*LABEL, "--supervisors", "empty"], "--supervisors: empty is no folder of a model: it has no config.json"),
+        ([*LABEL, "--supervisors", "bare"], "--supervisors: bare has no weights: there is no .safetensors file in it"),
         ([*LABEL, "--names", "a", "b"], "2 --names for 1 --supervisors"),
         ([*LABEL, "--weights", "1", "2"], "2 --weights for 1 --supervisors"),
         ([*LABEL, "--top_p", "0.5"], "give a temperature too"),

@@ -11,6 +11,7 @@ pytest.importorskip("openai")
 sys.path.insert(0, str(Path(__file__).parent))
 from scripted_server import SECRET, chat  # noqa: E402
 
+import trl_weaks.labelling.ask_servers as ask_module  # noqa: E402
 from trl_weaks.labelling.ask_servers import ask_servers  # noqa: E402
 from trl_weaks.labelling.from_completions import labels_from_completions  # noqa: E402
 from trl_weaks.supervisors.server import ServerError, ServerSupervisor  # noqa: E402
@@ -134,6 +135,35 @@ def test_a_server_that_dies_in_the_middle_loses_nothing(serve, tmp_path):
     alive = 99
     assert len(ask_servers([supervisor], EXAMPLES, tmp_path)) == 6 and len(answered) == 8
     assert [server.seen[f"prompt {i}"] for i in range(6)] == [1, 1, 1, 3, 1, 1]
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), None])
+def test_what_is_under_way_when_a_run_is_stopped_is_kept(serve, tmp_path, monkeypatch, end):
+    """Answers that were asked for are paid for: by Ctrl-C, or by a fault that is not the server's."""
+    real, calls = ask_module.wait, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    server = serve()
+    supervisor = ServerSupervisor(server.url, "m", concurrency=2)
+    if end is None:
+        fault = RuntimeError("a fault of ours")
+        answer = supervisor.answer
+        supervisor.answer = lambda prompt, sample: (_ for _ in ()).throw(fault) if "2" in prompt else answer(prompt)
+    else:
+        monkeypatch.setattr(ask_module, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt if end else RuntimeError):
+        ask_servers([supervisor], EXAMPLES, tmp_path)
+    asked = sum(server.seen.values())
+    assert 2 <= asked < 6
+    again = ServerSupervisor(server.url, "m")
+    monkeypatch.setattr(ask_module, "wait", real)
+    assert len(ask_servers([again], EXAMPLES, tmp_path)) == 6
+    assert sum(server.seen.values()) == 6, "nothing is asked twice"
 
 
 def test_a_wait_of_a_day_ends_the_run(serve, tmp_path):

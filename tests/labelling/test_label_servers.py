@@ -160,7 +160,8 @@ def test_a_budget_stops_and_the_same_command_goes_on(serve, label):
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_what_is_refused_before_anything_is_asked(serve, label, tmp_path, arguments, message):
-    (tmp_path / "model").mkdir(), (tmp_path / "model" / "config.json").touch()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch(), (tmp_path / "model" / "model.safetensors").touch()
     server, two, gone = serve(), serve(models=("a", "b")), serve()
     gone.http.server_close()
     words = {"url": server.url, "local": tmp_path / "model", "two": two.url, "gone": gone.url}

@@ -27,8 +27,11 @@ def refuse_missing(option: str, source: str) -> None:
         raise FileNotFoundError(f"{option}: no such file or folder: {source}")
 
 
-def refuse_missing_model(option: str, source: str) -> None:
+def refuse_missing_model(option: str, source: str, weights: bool = False) -> None:
     """Refuse a path at which there is no model; what may be a Hub id passes.
+
+    Args:
+        weights: whether more than its configuration is needed; they are read from safetensors alone.
 
     Raises:
         FileNotFoundError: names the option and the path.
@@ -36,6 +39,8 @@ def refuse_missing_model(option: str, source: str) -> None:
     refuse_missing(option, source)
     if Path(source).exists() and not any((Path(source) / name).is_file() for name in CONFIGS):
         raise FileNotFoundError(f"{option}: {source} is no folder of a model: it has no {CONFIGS[0]}.")
+    if weights and Path(source).exists() and not any(Path(source).glob("*.safetensors")):
+        raise FileNotFoundError(f"{option}: {source} has no weights: there is no .safetensors file in it.")
 
 
 def refuse_unknown_model(option: str, source: str, revision: str | None = None) -> None:

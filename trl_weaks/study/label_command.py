@@ -49,7 +49,7 @@ def check_options(options: argparse.Namespace) -> None:
     check_server_options(options, _defaults())
     for given in options.supervisors:
         if not is_server(given):
-            refuse_missing_model("--supervisors", given.partition("@")[0])
+            refuse_missing_model("--supervisors", given.partition("@")[0], options.backend != "vllm")
 
 
 def _defaults() -> argparse.Namespace:
