@@ -20,6 +20,7 @@ from ..inference.shared_prefix import Sharing
 from .adapters import Adapters, base_of
 from .eligible import check_model, check_room, has_room
 from .ends import end_ids, told_ends
+from .hidden_states import last_states
 from .loading import load
 from .messages import Completion, Prompt, check_prompts, completion_text
 from .scores import Candidate, Scored
@@ -187,6 +188,25 @@ class WeakSupervisor:
         made = self._scored(*([values[i] for i in fit] for values in (encoded, read, names)))
         found = dict(zip(fit, made, strict=True))
         return [found.get(i) for i in range(len(encoded))]
+
+    @borrowed_tokenizer
+    def hidden_states(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], names: Sequence[str] | None = None
+    ) -> torch.Tensor:
+        """The last layer's state at each completion's last token, its end, (n, d) float32 on the CPU.
+
+        Raises:
+            ValueError: as `score`; or something else runs the model and does not show its states.
+        """
+        if self.adapters is None:
+            raise ValueError(f"supervisor {self.name!r} is run elsewhere, and its hidden states are not to be had.")
+        names = names or [f"prompt {i}" for i in range(len(prompts))]
+        encoded, read = self._tokenise(prompts, completions, names)
+        rows: list[list[int]] = []
+        for p, c, name in zip(encoded, read, names, strict=True):
+            check_room(self.context, self.name, len(p.ids), len(c.ids), name, "the completion")
+            rows.append([*p.ids, *c.ids])
+        return last_states(self.model, self.adapters, rows, self.max_tokens_in_flight)
 
     @borrowed_tokenizer
     def encode(self, prompts: Sequence[Prompt], names: Sequence[str], room: int = 0) -> list[EncodedPrompt]:
