@@ -92,3 +92,13 @@ def test_crowd_kit_agrees_where_it_is_installed():
     theirs = crowdkit.DawidSkene(n_iter=300, tol=-math.inf).fit_predict_proba(table).sort_index()[[0, 1, 2]]
     ours = DawidSkene(steps=300, tolerance=-math.inf).fit(votes).predict_proba(votes)
     np.testing.assert_allclose(ours, theirs.to_numpy(), atol=1e-6)
+
+
+def test_a_class_without_votes_gets_nothing():
+    """Its confusion is unknown, hence flat; a flat class once explained rows whose voters contradict each other."""
+    rng = np.random.default_rng(1)
+    gold = rng.integers(0, 3, 300)
+    hard = np.stack([np.where(rng.random(300) < p, gold, (gold + 1) % 3) for p in (0.95, 0.7, 0.65, 0.8, 0.75)], 1)
+    with_it, without = (DawidSkene().fit(np.eye(k)[hard])(np.eye(k)[hard]) for k in (4, 3))
+    np.testing.assert_array_equal(with_it[:, 3], 0)
+    np.testing.assert_allclose(with_it[:, :3], without, atol=1e-12)

@@ -46,7 +46,7 @@ class DawidSkene(Aggregator):
         self.agree = bool(np.nanmax(np.abs(votes - belief[:, None])) < 1e-12)
         self.log_likelihood = []
         for _ in range(self.steps):
-            self.prior = belief.mean(0).clip(_FLOOR)
+            self.prior = belief.mean(0)  # a class that nobody ever votes for stays at 0: nothing can speak for it
             self.confusion = np.einsum("ry,rvk->vyk", belief, counts).clip(_FLOOR)
             self.confusion /= self.confusion.sum(-1, keepdims=True)
             belief, total = self._expect(counts)
@@ -63,7 +63,9 @@ class DawidSkene(Aggregator):
     predict_proba = __call__
 
     def _expect(self, counts: np.ndarray) -> tuple[np.ndarray, float]:
-        logs = np.log(self.prior) + np.einsum("rvk,vyk->ry", counts, np.log(self.confusion))
+        with np.errstate(divide="ignore"):
+            prior = np.log(self.prior)
+        logs = prior + np.einsum("rvk,vyk->ry", counts, np.log(self.confusion))
         top = logs.max(-1, keepdims=True)
         sums = np.exp(logs - top).sum(-1, keepdims=True)
         return np.exp(logs - top) / sums, float((top + np.log(sums)).sum())

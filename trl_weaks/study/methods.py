@@ -3,14 +3,16 @@
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from trl_weaks.study.stages import code_digest
+from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
+from trl_weaks.losses import LOSSES
+from trl_weaks.study.stages import code_digest, code_module
 
 ROWS = ("ceiling", "strong_on_a", "untrained", "cdpo", "mean_vote", "majority_vote", "dawid_skene")  # there anyway
 
@@ -79,7 +81,16 @@ class Method:
         }
         plain = {name: getattr(self, name) for name in ("name", "labels", "aggregator")}
         loss = {"loss": self.loss} if isinstance(self.loss, str) else {}
+        code |= {f"{name}, registered": digest for name, digest in self._registered()}
         return plain | loss | code | {"settings": dict(self.settings), "supervisors": list(self.supervisors)}
+
+    def _registered(self) -> Iterator[tuple[str, str]]:
+        """What the user registered under the names that this method uses: its code counts as the method's own."""
+        aggregator = self.aggregator or self.labels
+        for registry, name in ((LOSSES, self.loss), (AGGREGATORS, aggregator), (COMPLETION_AGGREGATORS, aggregator)):
+            found = registry.get(name, None) if isinstance(name, str) else None
+            if found is not None and not code_module(found).startswith("trl_weaks."):
+                yield name, code_digest(found)
 
 
 def choose_methods(

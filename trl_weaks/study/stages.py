@@ -40,6 +40,18 @@ def code_digest(thing: Any) -> str:
     return fingerprint([source, [_plain(value) for value in held]])
 
 
+def code_module(thing: Any) -> str:
+    """The module where a callable of the user's, or the function that an object holds, was written."""
+    held = (
+        next((value for value in vars(thing).values() if inspect.isroutine(value)), thing) if _holds(thing) else thing
+    )
+    return getattr(held, "__module__", None) or type(held).__module__
+
+
+def _holds(thing: Any) -> bool:
+    return not (inspect.isroutine(thing) or inspect.isclass(thing)) and hasattr(thing, "__dict__")
+
+
 def _plain(value: Any) -> Any:
     if callable(value):
         return code_digest(value)

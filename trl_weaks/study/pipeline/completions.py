@@ -21,7 +21,7 @@ from trl_weaks.study.pipeline.models import TINY, Loaded
 from trl_weaks.study.pipeline.predictions import predict_completions
 from trl_weaks.study.pipeline.room import check_room
 from trl_weaks.study.pipeline.seed_run import SeedRun
-from trl_weaks.study.stages import Stage
+from trl_weaks.study.stages import Stage, code_digest
 from trl_weaks.study.tasks.base import Example
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 from trl_weaks.supervisors.supervisor import WeakSupervisor
@@ -93,6 +93,7 @@ class CompletionRun(SeedRun):
                     self._export(self._ensemble(weak), mode, labels.folder, folder / mode)
 
                 spec = self.common() | self.label_spec() | {"mode": mode}
+                spec["code"] = code_digest(COMPLETION_AGGREGATORS[mode])
                 found[mode] = Stage(f"weak labels, {mode}", folder, spec, action, (labels,))
         return found
 

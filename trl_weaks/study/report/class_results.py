@@ -24,15 +24,11 @@ DAWID_SKENE = "dawid_skene"
 
 @dataclass(frozen=True)
 class Predictions:
-    """Per system: (seeds, rows, K) probabilities and, where there is evidence, (seeds, rows) vacuity.
-
-    `left_out` says why a system is missing that a full environment would have.
-    """
+    """Per system: (seeds, rows, K) probabilities and, where there is evidence, (seeds, rows) vacuity."""
 
     labels: np.ndarray
     probabilities: dict[str, np.ndarray]
     vacuity: dict[str, np.ndarray]
-    left_out: tuple[str, ...] = ()
 
     def stated(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Probability of each predicted class and whether it is right, over all seeds."""
@@ -58,12 +54,8 @@ def collect(runs: Sequence[SeedRun]) -> Predictions:
     votes = np.stack([probabilities[name] for name in config.supervisor_names], axis=2)  # (seeds, rows, N, K)
     for kind in VOTES:
         probabilities[kind] = np.stack([vote_probabilities(seed, config.weak_weights, kind) for seed in votes])
-    left_out = ()
-    try:
-        probabilities[DAWID_SKENE] = np.stack([dawid_skene(seed) for seed in votes])
-    except ImportError as error:
-        left_out = (f"Dawid-Skene was left out: {error}.",)
-    return Predictions(gold, probabilities, vacuity, left_out)
+    probabilities[DAWID_SKENE] = np.stack([dawid_skene(seed) for seed in votes])
+    return Predictions(gold, probabilities, vacuity)
 
 
 def extra_scores(found: Predictions, name: str) -> dict[str, float | None]:

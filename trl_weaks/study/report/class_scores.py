@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from scipy.stats import mannwhitneyu
 
+from trl_weaks.aggregation import aggregate
 from trl_weaks.pooling import linear_pool, majority_vote
 
 
@@ -34,24 +35,8 @@ def vote_probabilities(votes: np.ndarray, weights: Sequence[float] | None, kind:
 
 
 def dawid_skene(votes: np.ndarray) -> np.ndarray:
-    """Dawid and Skene's estimate (1979) from the supervisors' hard votes, (n, N, K) -> (n, K); crowd-kit's.
-
-    Raises:
-        ImportError: crowd-kit is not installed; names the extra that brings it.
-    """
-    try:
-        import pandas
-        from crowdkit.aggregation import DawidSkene
-    except ImportError as error:
-        raise ImportError(
-            f"Dawid-Skene needs crowd-kit, which could not be imported ({error}); install the extra `crowd`: "
-            "pip install 'trl-weaks[crowd]'"
-        ) from error
-    n, supervisors, classes = votes.shape
-    rows, workers = np.divmod(np.arange(n * supervisors), supervisors)
-    table = pandas.DataFrame({"task": rows, "worker": workers, "label": votes.argmax(-1).ravel()})
-    found = DawidSkene(n_iter=100).fit_predict_proba(table)
-    return found.reindex(index=range(n), columns=range(classes), fill_value=0.0).to_numpy()
+    """Dawid and Skene's estimate (1979) from the supervisors' hard votes on these rows, (n, N, K) -> (n, K)."""
+    return aggregate("dawid_skene", np.eye(votes.shape[-1])[votes.argmax(-1)])
 
 
 def right(probabilities: np.ndarray, labels: Sequence[int]) -> np.ndarray:

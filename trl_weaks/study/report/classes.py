@@ -31,7 +31,7 @@ def gather_classes(task: ClassificationTask, runs: Sequence[SeedRun], folder: Pa
         extra={name: results.extra_scores(found, name) for name in found.probabilities},
         agreement=results.agreement(found, supervisors),
         about=[calibrated or "Votes are not calibrated."],
-        notes=[_mcnemar(pairs, labels), *figures, *found.left_out],
+        notes=[_mcnemar(pairs, labels), *figures],
         results={
             "mcnemar": pairs,
             "vacuity_disagreement_correlation": correlations,
