@@ -107,6 +107,7 @@ def test_wrong_values_and_what_is_not_there_load_no_library(folder, arguments, m
             ["--drop_columns", "completion", "--supervisors", "no/model@v1"],
             "--supervisors: no/model@v1 is no folder here",
         ),
+        (["--dataset", "no/data"], "--dataset: no/data is no file or folder here, and the Hub does not give it: "),
         (["--prompt_column", "text"], "--prompt_column: the dataset has no column 'text', only ["),
         (["--id_column", "key"], "--id_column: the dataset has no column 'key'"),
         (["--drop_columns", "gold"], "--drop_columns: the dataset has no column 'gold'"),

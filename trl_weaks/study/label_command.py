@@ -129,10 +129,9 @@ def load_prompts(options: argparse.Namespace):
         ValueError: a column that is named and not there, or one that labelling cannot carry.
     """
     from ..labelling.prompt_columns import check_columns, with_prompts
-    from .prompt_files import read_dataset
 
     ids, texts = options.id_column or "example_id", options.prompt_column
-    data = read_dataset(options.dataset, options.config, options.split, ids, texts)
+    data = _read(options, ids, texts)
     if texts in ("prompt", "messages") and "messages" in data.column_names and "prompt" not in data.column_names:
         data, texts = with_prompts(data), "prompt"  # whole conversations
     asked = {"--prompt_column": [texts], "--drop_columns": options.drop_columns}
@@ -163,6 +162,20 @@ def load_prompts(options: argparse.Namespace):
     if not isinstance(first, str | list):
         raise ValueError(f"--prompt_column {texts}: row 0 holds {first!r}, where a prompt is text or messages.")
     return data
+
+
+def _read(options: argparse.Namespace, ids: str, texts: str):
+    from .prompt_files import read_dataset
+
+    try:
+        return read_dataset(options.dataset, options.config, options.split, ids, texts)
+    except OSError as error:  # of the Hub
+        if Path(options.dataset).exists():
+            raise
+        raise ValueError(
+            f"--dataset: {options.dataset} is no file or folder here, and the Hub does not give it: "
+            f"{first_line(error)}"
+        ) from error
 
 
 def load_ensemble(options: argparse.Namespace):
