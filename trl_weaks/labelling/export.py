@@ -69,7 +69,8 @@ def save(dataset: Dataset, folder: Path) -> None:
     shards = max(1, -(-dataset.data.nbytes // SHARD))
     for i in range(shards):
         part = dataset.shard(shards, i, contiguous=True) if shards > 1 else dataset
-        part.to_parquet(folder / f"train-{i:05d}-of-{shards:05d}.parquet")
+        path = folder / f"train-{i:05d}-of-{shards:05d}.parquet"
+        part.to_parquet(path, batch_size=BLOCK)  # rows held at a time
 
 
 def differences(labels: Labels, dataset: Dataset, folder: Path, rows: Sequence[int]) -> list[str]:
