@@ -54,6 +54,18 @@ def test_no_end_is_taught_where_none_was_said(student, tokenizer, arguments, per
         assert sum(sums.values()) == pytest.approx(sum(said))
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_an_end_token_written_into_the_text_is_an_end(student, tokenizer, arguments, perfect, finished):
+    """TRL appends none to such a text, and an answer that was cut teaches none either."""
+    row = dict(perfect[0])
+    text = row["completion"] + "<eos>"
+    row |= {"completion": text, "weak_finished": finished, "weak_logps": [[-0.5, -0.25]]}
+    row["weak_offsets"] = [[[0, len(text) - 5], [len(text) - 5, len(text)]]]
+    (made,) = prepared([row], student, tokenizer, arguments, False, confidence_unit="span")
+    learned = [label for label in made["labels"] if label != -100]
+    assert tokenizer.decode(learned) == (text if finished else text.removesuffix("<eos>"))
+
+
 def test_all_finished_is_as_without_the_column(student, tokenizer, arguments, weak_rows):
     marked = [row | {"weak_finished": True} for row in weak_rows]
     for ours, plain in zip(

@@ -138,7 +138,7 @@ def prepare_rows(
                 "confidences cannot be placed. Do not change the tokenizer between preparation and training."
             )
         if columns.FINISHED in batch:
-            row["labels"] = _without_end(row, text, offsets)
+            row["labels"] = _without_end(row, text.removesuffix(tokenizer.eos_token), offsets)
             prepared.setdefault("labels", []).append(row["labels"])
         row[UNIT_IDS], row[UNIT_LOGPS] = _on_tokens(row, text, offsets, unit)
         if row[UNIT_IDS][0] >= 0:  # a prompt without a token of this tokenizer
@@ -179,6 +179,7 @@ def cut_row(row: dict[str, Any], part: slice, split: str) -> dict[str, Any]:
 
 
 def _without_end(row: dict[str, Any], text: str, offsets: list[tuple[int, int]]) -> list[int]:
+    """Labels of a row; where it is unfinished without what follows `text`, which has no end token written out."""
     if row[columns.FINISHED]:
         return row["labels"]
     ends = [start >= len(text) for start, _ in offsets]
