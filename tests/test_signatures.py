@@ -29,6 +29,10 @@ SIGNATURES = {
         "ensemble": NONE, "dataset": NONE, "mode": "independent", "num_candidates": 5, "output_dir": None
     },
     "label_classes": {"ensemble": NONE, "dataset": NONE},
+    "labels_from_votes": {"examples": NONE, "votes": NONE, "aggregator": "mean", "classes": None},
+    "labels_from_completions": {"examples": NONE, "answers": NONE, "scorers": None},
+    "pairs_from_comparisons": {"examples": NONE, "comparisons": NONE},
+    "trust_weights": {"ensemble": NONE, "labels": NONE, "known": NONE, "gold": NONE},
     "build_preferences": {
         "student": NONE, "ensemble": NONE, "dataset": NONE, "num_candidates": 10, "output_dir": None
     },

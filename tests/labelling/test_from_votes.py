@@ -235,6 +235,20 @@ def test_a_student_trains_and_carries_the_names(tmp_path, aggregator):
     assert all(math.isfinite(log["loss"]) for log in trainer.state.log_history if "loss" in log)
 
 
+def test_a_loss_of_all_votes_refuses_one_label(tmp_path):
+    from trl_weaks import WeakClassificationTrainer
+
+    def train(labels):
+        args = settings(tmp_path, max_steps=1, weak_loss="dirichlet_votes", gamma_max=0.0)
+        return WeakClassificationTrainer(classifier(num_labels=3), args, labels, processing_class=tokenizer()).train()
+
+    with pytest.raises(ValueError, match="its votes were aggregated into one label.*aggregator=None"):
+        train(labels_from_votes(TEXTS, VOTES, classes=CLASSES))
+    labels = labels_from_votes(TEXTS, VOTES, None, CLASSES)
+    labels.save_to_disk(tmp_path / "labels" / "dataset")
+    assert train(labels).training_loss == train(str(tmp_path / "labels")).training_loss
+
+
 BAD = {
     "no rows": (TEXTS, [], {}, "votes: there are no rows"),
     "no supervisor": (TEXTS, [{"example_id": "7", "label": "a"}], {}, "votes, row 0: there is no column 'supervisor'"),

@@ -9,16 +9,18 @@ from datasets import Dataset, Value
 from .. import columns
 from ..supervisors.class_names import plain_name
 from .classification_data import INPUT_IDS, LABELS, VOTE_WEIGHTS, VOTES, check_prepared_row
+from .label_paths import at_path
 
 _MARK = "\nPrepared for the classification trainer "
 
 
 def plain_rows(dataset: Any, name: str) -> Dataset:
-    """The dataset with plain Python values, whatever format it was given.
+    """The dataset, or that at a path, with plain Python values, whatever format it was given.
 
     Raises:
         ValueError: a stream, which cannot be checked before training, or a dataset with a transform of the user's.
     """
+    dataset = at_path(dataset)
     if not isinstance(dataset, Dataset):
         raise ValueError(
             f"The {name} dataset must be a `datasets.Dataset`, got {type(dataset).__name__}; all rows are checked "
@@ -29,6 +31,16 @@ def plain_rows(dataset: Any, name: str) -> Dataset:
             f"The {name} dataset has a transform (`set_transform`), which hides its columns. Apply it with `map`."
         )
     return dataset if dataset.format["type"] is None else dataset.with_format(None)
+
+
+def refuse_aggregated(dataset: Dataset, name: str) -> None:
+    """Raises ValueError for votes that became one label before, where the loss looks at each."""
+    if columns.VOTES in dataset.column_names:
+        raise ValueError(
+            f"The {name} dataset, column '{columns.WEAK_PROBS}': its votes were aggregated into one label, and the "
+            "loss reads each of them. Make the labels with `labels_from_votes(..., aggregator=None)`, or choose "
+            "another loss."
+        )
 
 
 def gold_as_ids(dataset: Dataset, classes: Sequence[str] | None, name: str) -> Dataset:

@@ -39,7 +39,7 @@ from .classification_data import (
 )
 from .classification_model import add_adapters, context_length, load_student, refuse_dead_head
 from .classification_objective import VoteObjective
-from .classification_sets import check_prepared, gold_as_ids, new_mark, plain_rows
+from .classification_sets import check_prepared, gold_as_ids, new_mark, plain_rows, refuse_aggregated
 from .weak_classification_config import WeakClassificationConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
 
@@ -63,7 +63,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]): The student, any `*ForSequenceClassification`.
         args ([`WeakClassificationConfig`], *optional*): Configuration.
-        train_dataset ([`~datasets.Dataset`]): Rows with votes.
+        train_dataset ([`~datasets.Dataset`] or path): Rows with votes, or the folder of a labelling run.
         eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*): Rows with votes, gold, or both.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*): The student's tokenizer.
         loss ([`WeakLoss`] or `str`, *optional*): Used instead of the one `args` describes: any
@@ -165,6 +165,8 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         dataset = gold_as_ids(dataset, self._classes, name)
         column = text_column(dataset.column_names, name)
         check_rows(dataset, name, self.num_classes)
+        if self._objective.loss.needs_votes:
+            refuse_aggregated(dataset, name)
         if args.pooling == "log_linear":
             check_geometric_pool(dataset, name)
         with global_then_local_main_first():

@@ -15,6 +15,7 @@ from ..losses.base import WeakLoss
 from ..losses.vocabulary.cpu_kernels import load_kernels
 from ._compat import global_then_local_main_first, is_peft_model, unbind_fused_head
 from .callable_loss import chosen_loss, refuse_over_tokens
+from .label_paths import at_path
 from .model_card import Supervision, weak_supervision_section
 from .packing_checks import refuse_packing
 from .preparation import KEY, PREPARED, TEXT, UNIT_IDS, UNIT_LOGPS, WEIGHTS, ends_without_mark, gold_rows, prepare_rows
@@ -22,7 +23,6 @@ from .refusals import LOSS_ALONE, refuse, refuse_student, refuse_tokenizer
 from .tree_rows import take_forest, tree_inputs, why_rows
 from .truncation import fit
 from .weak_dataset import (
-    at_path,
     checked,
     for_trl,
     is_weak,

@@ -1,0 +1,31 @@
+"""Labels given by their path."""
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_from_disk
+
+
+def at_path(dataset: Any) -> Any:
+    """The dataset itself; of a path, the labels there: what labelling wrote, a saved dataset, or Parquet files.
+
+    Raises:
+        ValueError: nothing of the kind is there; says what was looked for.
+    """
+    if not isinstance(dataset, str | Path):
+        return dataset
+    folder = Path(dataset)
+    for place in (folder / "dataset", folder):
+        if (place / "dataset_info.json").is_file():
+            return load_from_disk(str(place))
+    for place in (folder / "dataset", folder / "data", folder):
+        files = sorted(place.glob("train-*.parquet")) if place.is_dir() else []
+        if files:
+            return Dataset.from_parquet([str(file) for file in files])
+    if folder.suffix == ".parquet" and folder.is_file():
+        return Dataset.from_parquet(str(folder))
+    raise ValueError(
+        f"{dataset!r} holds no labels: neither it nor its folder `dataset` is a saved dataset or has "
+        "files train-*.parquet. Give the output folder "
+        "of a labelling run that has ended, or load a dataset of the Hub with `datasets.load_dataset`."
+    )
