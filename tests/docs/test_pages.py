@@ -44,6 +44,7 @@ def server():
             message = {"role": "assistant", "content": "four"}
             choice = {"index": 0, "finish_reason": "stop", "message": message, "logprobs": None}
             made = {"id": "1", "object": "chat.completion", "created": 1, "model": "small", "choices": [choice]}
+            made["usage"] = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
             body = json.dumps(made).encode()
             self.send_response(200)
             self.send_header("content-type", "application/json")

@@ -167,3 +167,21 @@ def test_a_student_of_another_tokenizer_learns_what_the_server_said(build, tmp_p
     for text, p in server.items():
         (scored,) = read.score(["play"], [text])
         assert math.exp(math.fsum(scored.logps[:-1])) == pytest.approx(p / 0.95, abs=0.02), text
+
+
+def test_they_train_beside_the_labels(build, tmp_path):
+    """The stored column is carried past the trainer, and both kinds of rows are one dataset."""
+    from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
+
+    student = build("gpt2")
+    labels = labels_from_completions(EXAMPLES, [answer(), answer("2")])
+    settings = WeakSupervisionConfig(
+        str(tmp_path), max_steps=1, use_cpu=True, bf16=False, report_to="none", save_strategy="no", logging_steps=1
+    )
+    both = concatenate_datasets([labels, alternatives_as_rows(labels)])
+    trainer = WeakSupervisionTrainer(
+        model=student.model, args=settings, train_dataset=both, processing_class=student.tokenizer
+    )
+    assert len(trainer.train_dataset) == len(both) == 8
+    trainer.train()
+    assert math.isfinite(trainer.state.log_history[0]["loss"])
