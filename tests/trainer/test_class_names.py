@@ -153,11 +153,9 @@ def test_a_geometric_pool_without_any_class_left_names_its_row(tmp_path):
         train(tmp_path, student(), Dataset.from_list(rows), pooling="log_linear")
 
 
-COMBINATIONS = list(
-    itertools.product(
-        ["naive", "bayesian", "dirichlet_votes"], CHOICES["pooling"], [True, False], CHOICES["threshold"], [0.0, 0.5]
-    )
-)
+LOSSES = ("naive", "bayesian", "dirichlet_votes")
+POOLINGS = ("linear", "log_linear", "majority", "dawid_skene")  # each aggregator: test_pooled_votes.py
+COMBINATIONS = list(itertools.product(LOSSES, POOLINGS, [True, False], CHOICES["threshold"], [0.0, 0.5]))
 
 
 @pytest.mark.parametrize("loss, pooling, soft, threshold, gamma", COMBINATIONS)

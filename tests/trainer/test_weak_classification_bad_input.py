@@ -104,7 +104,7 @@ def test_messages_are_rendered(tmp_path):
     "changes, message",
     [
         ({"weak_loss": "bayes"}, "weak_loss"),
-        ({"pooling": "mean"}, "pooling"),
+        ({"pooling": "average"}, "`pooling` must be one of linear, .*dawid_skene.*; got 'average'"),
         ({"evidence": "square"}, "evidence"),
         ({"threshold": "median"}, "threshold"),
         ({"gamma_max": 1.0}, "gamma_max"),

@@ -20,7 +20,7 @@ def classification_card(
     base = base if base and not Path(base).is_dir() else None
     extra = [tags] if isinstance(tags, str) else list(tags or [])
     args, votes = trainer.args, trainer.train_dataset[VOTES]
-    counts = sorted({len(row) for row in votes})
+    counts = sorted({len(row) for row in votes} if trainer._pool is None else trainer._pool.votes)
     return ModelCard.from_template(
         ModelCardData(
             library_name="transformers",

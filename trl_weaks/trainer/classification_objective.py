@@ -24,7 +24,8 @@ class VoteObjective:
 
     Args:
         loss: A `WeakLoss`, called with all votes where it `needs_votes`; a function becomes one here.
-        pooling: `"linear"`; `"log_linear"` or `"majority"` pool the votes into one target first.
+        pooling: `"linear"`; `"log_linear"` or `"majority"` pool the votes into one target first. Under any other name
+            the votes come pooled already.
         soft_labels: Use the votes as they are, or each one's largest class.
     """
 
@@ -41,9 +42,12 @@ class VoteObjective:
                 "reach it: leave `pooling` alone, or choose another loss."
             )
 
+    def _pool(self, votes: Tensor, weights: Tensor) -> Tensor:
+        return POOLS.get(self.pooling, linear_pool)(votes, weights)
+
     def target(self, votes: Tensor, weights: Tensor) -> Tensor:
         """The pooled label, (B, N, K), (B, N) -> (B, K)."""
-        return POOLS[self.pooling](votes if self.soft_labels else harden(votes), weights)
+        return self._pool(votes if self.soft_labels else harden(votes), weights)
 
     def __call__(self, logits: Tensor, votes: Tensor, weights: Tensor, progress: float) -> Tensor:
         """
@@ -56,7 +60,7 @@ class VoteObjective:
         if self.loss.needs_votes:
             return checked_values(self.loss, self.loss(logits, votes, progress, weights), logits)
         if self.pooling != "linear" or self.loss.linear_in_targets:
-            pooled = POOLS[self.pooling](votes, weights)
+            pooled = self._pool(votes, weights)
             return checked_values(self.loss, self.loss(logits, pooled, progress), logits)
         rows, supervisors, classes = votes.shape
         repeated = logits.unsqueeze(1).expand(-1, supervisors, -1).reshape(-1, classes)

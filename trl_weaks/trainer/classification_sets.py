@@ -68,8 +68,11 @@ def new_mark() -> str:
     return f"{_MARK}{uuid4().hex}."
 
 
-def check_prepared(dataset: Dataset, name: str, num_classes: int, mark: str) -> None:
+def check_prepared(dataset: Dataset, name: str, num_classes: int, mark: str, aggregator: str | None = None) -> None:
     """See that rows which come with the prepared columns are rows that the trainer of that mark could have prepared.
+
+    Args:
+        aggregator: that pools the votes when they are prepared, if one does.
 
     Raises:
         ValueError: names dataset, row, column and problem; or another trainer prepared them.
@@ -79,6 +82,11 @@ def check_prepared(dataset: Dataset, name: str, num_classes: int, mark: str) -> 
         raise ValueError(
             f"The {name} dataset has the column '{INPUT_IDS}': another trainer prepared its rows, for its own "
             "tokenizer and lengths. Pass the rows as they were before."
+        )
+    if aggregator is not None and mark not in description:
+        raise ValueError(
+            f"The {name} dataset has the column '{INPUT_IDS}', prepared before `pooling={aggregator!r}` could pool "
+            "its votes. Pass the rows as they were before."
         )
     for number, row in enumerate(dataset.select_columns([VOTES, VOTE_WEIGHTS, LABELS])):
         try:

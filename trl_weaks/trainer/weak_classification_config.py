@@ -3,15 +3,17 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..aggregation import AGGREGATORS
 from ..losses.auxiliary_confidence import AuxiliaryConfidence
 from ..losses.base import LOSSES, WeakLoss
 from ..losses.prediction_window import PredictionWindow
+from ..registry import Choices
 from ._compat import BaseConfig
 from .objective_config import EVIDENCE, ObjectiveConfig, check_choices, check_positive, refuse_settings
 
 CHOICES = {
     "weak_loss": LOSSES.choices,
-    "pooling": ("linear", "log_linear", "majority"),
+    "pooling": Choices(AGGREGATORS, first=("linear", "log_linear", "majority")),
     "evidence": EVIDENCE,
     "threshold": ("argmax", "balanced"),
 }
@@ -55,7 +57,9 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
             Use the supervisors' class probabilities (paper). `False` hardens each vote to its largest class.
         pooling (`str`, *optional*, defaults to `"linear"`):
             How the votes become one label: `"linear"`, the weighted mean, which is Eq. 2 and 4; `"log_linear"`, the
-            weighted geometric mean (ours); `"majority"`, the class with the most votes.
+            weighted geometric mean (ours); `"majority"`, the class with the most votes. Any other name of
+            `trl_weaks.aggregation.AGGREGATORS`, such as `"dawid_skene"` or one of your own, is fitted once to the
+            training rows before training; evaluation rows are read by what was fitted.
         gamma_max (`float`, *optional*, defaults to `0.5`):
             Final weight of the auxiliary confidence loss (Eq. 1, 5); 0 turns it off. Burns et al.; the paper does not
             say for classification.
@@ -120,7 +124,8 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
     pooling: str = field(
         default="linear",
         metadata={
-            "help": "How the votes become one label: 'linear' mean (paper), 'log_linear' mean (ours) or 'majority'.",
+            "help": "How the votes become one label: 'linear' mean (paper), 'log_linear' mean (ours), 'majority', or "
+            "an aggregator that is fitted before training, such as 'dawid_skene'.",
             "choices": CHOICES["pooling"],
         },
     )

@@ -38,8 +38,9 @@ from .classification_data import (
     text_column,
 )
 from .classification_model import add_adapters, context_length, load_student, refuse_dead_head
-from .classification_objective import VoteObjective
+from .classification_objective import POOLS, VoteObjective
 from .classification_sets import check_prepared, gold_as_ids, new_mark, plain_rows, refuse_aggregated
+from .pooled_votes import PooledVotes
 from .weak_classification_config import WeakClassificationConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
 
@@ -118,7 +119,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
                 model.enable_input_require_grads()
         refuse_dead_head(model, self.weak_loss)
         self._take_dirichlet(model.config)
-        self._objective = VoteObjective(self.weak_loss, args.pooling, args.soft_labels)
+        self._pool, self._objective = _pool_and_objective(self.weak_loss, args)
         self._context = context_length(model, processing_class)
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._total_train_tokens = 0
@@ -157,7 +158,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         dataset = plain_rows(dataset, name)
         refuse_empty(dataset, name)
         if set(PREPARED) <= set(dataset.column_names):
-            check_prepared(dataset, name, self.num_classes, self._mark)
+            check_prepared(dataset, name, self.num_classes, self._mark, args.pooling if self._pool else None)
             return dataset
         classes = dataset_classes(dataset, name)
         check_same_classes(classes, self._classes, f"The {name} dataset", self._named_by)
@@ -169,6 +170,8 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             refuse_aggregated(dataset, name)
         if args.pooling == "log_linear":
             check_geometric_pool(dataset, name)
+        if self._pool is not None:
+            dataset = self._pool(dataset, name)
         with global_then_local_main_first():
             prepared = dataset.map(
                 prepare_row,
@@ -295,6 +298,13 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         if self.is_world_process_zero():
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             classification_card(self, model_name, dataset_name, tags).save(Path(self.args.output_dir) / "README.md")
+
+
+def _pool_and_objective(loss: WeakLoss, args: WeakClassificationConfig) -> tuple[PooledVotes | None, VoteObjective]:
+    """What pools the votes when a set is prepared, where it is not done batch by batch; and the loss of what comes."""
+    if args.pooling in POOLS:
+        return None, VoteObjective(loss, args.pooling, args.soft_labels)
+    return PooledVotes(args.pooling, args.soft_labels), VoteObjective(loss, args.pooling)  # hardened when pooled
 
 
 def _refuse_parallelism(trainer: BaseTrainer) -> None:
