@@ -49,7 +49,21 @@ class Sums(CompletionTask):
 TASK = Sums()
 """
 METHODS_FILE = """
+from trl_weaks.aggregation import COMPLETION_AGGREGATORS, CompletionAggregator
+from trl_weaks.losses import register_loss
 from trl_weaks.study import Method
+
+
+def shortest(candidates):
+    return [min(candidates, key=lambda candidate: (len(candidate.text), candidate.text, candidate.finished))]
+
+
+COMPLETION_AGGREGATORS["shortest"] = CompletionAggregator(shortest)
+
+
+@register_loss("absolute")
+def absolute(logits, targets, progress):
+    return (logits.softmax(-1) - targets).abs().sum(-1)
 
 
 def squared(logits, targets, progress):
@@ -62,6 +76,7 @@ def short(labels):
 
 METHODS = [
     Method("brier", "Squared error", loss=squared, settings={"gamma_max": 0.0}),
+    Method("shortest", aggregator="shortest", loss="absolute", settings={"gamma_max": 0.0}),
     Method("short", transform=short, loss="naive", settings={"gamma_max": 0.0}, supervisors=("gpt2",)),
 ]
 """
@@ -113,7 +128,7 @@ def test_one_command_runs_a_strangers_task_and_methods_and_again_does_nothing(fi
     done = subprocess.run(command(files), **run)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((files / "run" / "results.json").read_text())
-    assert list(results["methods"]) == ["naive", "brier", "short", "ceiling", "strong_on_a"]
+    assert list(results["methods"]) == ["naive", "brier", "shortest", "short", "ceiling", "strong_on_a"]
     assert results["measure"] == "exact_match" and results["examples"] == 12
     assert results["methods"]["short"]["supervisors"] == ["gpt2"] and "length" in results["methods"]["brier"]
     assert [(pair["first"], pair["second"]) for pair in results["comparisons"]] == [
@@ -125,12 +140,15 @@ def test_one_command_runs_a_strangers_task_and_methods_and_again_does_nothing(fi
     stamps = {path: path.stat().st_mtime_ns for path in (files / "run").glob("**/stage.json")}
     assert subprocess.run(command(files), **run).returncode == 0
     assert stamps == {path: path.stat().st_mtime_ns for path in (files / "run").glob("**/stage.json")}
-    (files / "mine.py").write_text(METHODS_FILE.replace("% 2 == 0", "% 2 == 1"))
+    changed = METHODS_FILE.replace("% 2 == 0", "% 2 == 1").replace(".abs().sum(-1)", ".abs().mul(2).sum(-1)")
+    (files / "mine.py").write_text(changed)
     assert subprocess.run(command(files), **run).returncode == 0
     redone = {path for path, time in stamps.items() if path.stat().st_mtime_ns != time}
     assert {path.parent.relative_to(files / "run" / "seed-0").as_posix() for path in redone} == {
         "students/short",
         "predictions/short",
+        "students/shortest",
+        "predictions/shortest",
     }, "code that changed is seen, by what it changes alone"
 
 

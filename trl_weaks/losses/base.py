@@ -220,7 +220,7 @@ def _class_of(function: Callable[..., Tensor]) -> type[WeakLoss]:
     """A class whose instances are `function`, so that the registry holds classes alone."""
     loss = as_weak_loss(function)
     base, linear = type(loss), loss.linear_in_targets
-    own = {"__module__": function.__module__, "__doc__": function.__doc__}
+    own = {"__module__": function.__module__, "__doc__": function.__doc__, "__wrapped__": function}
     return type(loss.title, (base,), {**own, "__init__": lambda self: base.__init__(self, function, linear)})
 
 

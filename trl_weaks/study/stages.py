@@ -30,6 +30,7 @@ def code_digest(thing: Any) -> str:
 
     What the code calls in turn is not seen; a changed helper needs a changed name or another output folder.
     """
+    thing = getattr(thing, "__wrapped__", thing)  # a class made of a function
     code = thing if inspect.isroutine(thing) or inspect.isclass(thing) else type(thing)
     try:
         source = inspect.getsource(code)
