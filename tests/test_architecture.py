@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # First matching prefix decides. 0 maths, 1 losses, 2 models at work and what they share, 3 supervisors, 4 labelling,
 # 5 trainers, 6 study and command line.
 FLOORS = {
+    "trl_weaks.aggregation.transforms": 4,  # of data sets; the rest of its room is maths
     "trl_weaks.losses": 1,
     "trl_weaks.inference": 2,
     "trl_weaks.heads": 2,

@@ -1,0 +1,84 @@
+"""Transforms of labels against lists by hand; what they leave is labels still, weights summing to 1."""
+
+import doctest
+import math
+
+import pytest
+from datasets import Dataset
+
+from trl_weaks.aggregation import transforms
+from trl_weaks.aggregation.transforms import Filter, KeepBest, Relabel, Reweight, compose
+
+CLASSES = Dataset.from_dict(
+    {
+        "text": list("abcd"),
+        "weak_probs": [[[0.9, 0.1], [0.1, 0.9]], [[0.8, 0.2], [0.8, 0.2]], [[0.5, 0.5]] * 2, [[0.0, 1.0]] * 2],
+        "weak_weights": [[0.75, 0.25], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]],
+    }
+)
+TEXTS = Dataset.from_dict(
+    {
+        "example_id": ["1", "1", "2"],
+        "prompt": ["p", "p", "q"],
+        "completion": ["x", "y", "z"],
+        "weak_supervisors": [["a"], ["b"], ["a", "b"]],
+        "weak_weights": [[0.5], [0.5], [0.5, 0.5]],
+        "weak_offsets": [[[[0, 1], [1, 1]]], [[[0, 1], [1, 1]]], [[[0, 1], [1, 1]]] * 2],
+        "weak_logps": [[[-0.1, -0.1]], [[-2.0, -2.0]], [[-1.0, -1.0]] * 2],
+        "weak_score": [-0.1, -2.0, -1.0],
+    }
+)
+
+
+def test_sure_rows_stay_and_weights_sum_to_one_again():
+    assert [round(transforms.confidence(row), 9) for row in CLASSES] == [0.7, 0.8, 0.5, 1.0]
+    assert Filter(0.7)(CLASSES)["text"][:] == ["a", "b", "d"]
+    found = Filter(0.3)(TEXTS)
+    assert found["completion"][:] == ["x", "z"] and found["weak_weights"][:] == [[1.0], [0.5, 0.5]]
+    assert KeepBest(0.5)(CLASSES)["text"][:] == ["b", "d"] and KeepBest(0.01)(TEXTS)["completion"][:] == ["x"]
+    assert KeepBest(1.0)(CLASSES).to_list() == CLASSES.to_list()
+    assert compose(KeepBest(0.75), Filter(0.75))(CLASSES)["text"][:] == ["b", "d"]
+
+
+def test_relabelled_rows_are_sure_and_others_stay():
+    found = Relabel(lambda row: [0.25, 0.75] if row["text"] == "c" else None)(CLASSES)
+    assert found[2]["weak_probs"] == [[0.25, 0.75]] and found[2]["weak_weights"] == [1.0]
+    assert found.select([0, 1, 3]).to_list() == CLASSES.select([0, 1, 3]).to_list()
+    found = Relabel(lambda row: "new" if row["completion"] == "y" else None)(TEXTS)
+    assert found[1] == TEXTS[1] | {
+        "completion": "new", "weak_supervisors": ["relabelled"], "weak_offsets": [[[0, 3], [3, 3]]],
+        "weak_logps": [[0.0, 0.0]], "weak_score": 0.0,
+    }  # fmt: skip
+    assert found.features == TEXTS.features and found[0] == TEXTS[0]
+
+
+def test_factors_multiply_weights():
+    found = Reweight(lambda row: 3.0 if row["completion"] == "x" else 1.0)(TEXTS)["weak_weights"][:]
+    assert found == [[0.75], [0.25], [0.5, 0.5]]
+    assert Reweight(lambda row: [1.0, 3.0])(CLASSES)["weak_weights"][1:] == [[0.25, 0.75]] * 3
+
+
+@pytest.mark.parametrize(
+    ("make", "labels", "message"),
+    [
+        (lambda: Filter(1.5), None, "min_confidence=1.5"),
+        (lambda: KeepBest(0.0), None, "share=0.0"),
+        (lambda: Filter(math.nan), None, "min_confidence=nan"),
+        (lambda: Filter(0.99), TEXTS, "the surest of 3 rows has 0.905; no row is left"),
+        (lambda: Relabel(lambda row: [0.5, 0.6]), CLASSES, "Relabel, row 0: .*sum to 1"),
+        (lambda: Relabel(lambda row: "b"), CLASSES, "Relabel, row 0"),
+        (lambda: Relabel(lambda row: [1.0]), TEXTS, "Relabel, row 0: .*give a text"),
+        (lambda: Reweight(lambda row: 2.0), CLASSES, "one factor for all would change nothing"),
+        (lambda: Reweight(lambda row: [1.0]), CLASSES, "Reweight, row 0: .* for 2 weights"),
+        (lambda: Reweight(lambda row: -1.0), TEXTS, "Reweight, row 0"),
+        (lambda: Reweight(lambda row: 1.0), TEXTS.remove_columns("weak_weights"), "no column 'weak_weights'"),
+    ],
+)
+def test_bad_numbers_and_labels_are_named(make, labels, message):
+    with pytest.raises(ValueError, match=message):
+        make()(labels)
+
+
+def test_the_example_runs():
+    found = doctest.testmod(transforms)
+    assert found.attempted == 5 and found.failed == 0

@@ -1,0 +1,209 @@
+"""Transforms of labels, `Dataset -> Dataset`: filter, keep the best, relabel, reweight, one after another.
+
+Each takes what `label_completions`, `label_classes` or `labels_from_votes` give and leaves labels of the same kind:
+the weights that remain sum to 1 again. A study's `Method(transform=...)` takes any of them, or a function of your own.
+
+    >>> from datasets import Dataset
+    >>> labels = Dataset.from_dict({
+    ...     "text": ["a", "b", "c"], "weak_weights": [[1.0], [1.0], [1.0]],
+    ...     "weak_probs": [[[0.9, 0.1]], [[0.5, 0.5]], [[0.3, 0.7]]],
+    ... })
+    >>> compose(Filter(0.6), KeepBest(0.5))(labels)["text"][:]
+    ['a']
+    >>> Relabel(lambda row: [1.0, 0.0] if row["text"] == "b" else None)(labels)["weak_probs"][:2]
+    [[[0.9, 0.1]], [[1.0, 0.0]]]
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+
+from .. import columns
+from ..labelling.weights import renormalise_weights
+
+Transform = Callable[[Dataset], Dataset]
+Row = Mapping[str, Any]
+RELABELLED = "relabelled"  # who gave a completion that `Relabel` put in
+
+
+def confidence(row: Row) -> float:
+    """How sure a row's label is, in [0, 1].
+
+    Of class labels the largest probability of the weighted mean vote; of a completion `exp(weak_score)`, the geometric
+    mean of its tokens' probabilities under the ensemble (which is 0 where there is no score).
+
+    Example:
+
+    >>> confidence({"weak_probs": [[0.9, 0.1], [0.2, 0.8]], "weak_weights": [0.5, 0.5]})
+    0.55
+    """
+    if columns.WEAK_PROBS in row:
+        votes = row[columns.WEAK_PROBS]
+        weights = row.get(columns.WEIGHTS) or [1.0] * len(votes)
+        pooled = [math.fsum(w * p for w, p in zip(weights, of, strict=True)) for of in zip(*votes, strict=True)]
+        return max(pooled) / math.fsum(weights)
+    score = row.get(columns.SCORE)
+    return 0.0 if score is None else math.exp(score)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """
+    Keeps the rows that are sure enough.
+
+    Args:
+        min_confidence: in [0, 1], the least `confidence` of a row that stays. *ours*, as are all numbers here
+    """
+
+    min_confidence: float
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a number outside [0, 1]."""
+        _share("min_confidence", self.min_confidence, 0 <= self.min_confidence <= 1)
+
+    def __call__(self, labels: Dataset) -> Dataset:
+        """Raises ValueError where no row is that sure."""
+        sure = [confidence(row) for row in _plain(labels)]
+        kept = [number for number, value in enumerate(sure) if value >= self.min_confidence]
+        return _left(labels, kept, f"{self}: the surest of {len(sure)} rows has {max(sure, default=0):.3g}")
+
+
+@dataclass(frozen=True)
+class KeepBest:
+    """
+    Keeps the share of the rows that are surest, in their order; of equally sure ones the first. At least one stays.
+
+    Args:
+        share: in (0, 1], rounded up to whole rows.
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a number outside (0, 1]."""
+        _share("share", self.share, 0 < self.share <= 1)
+
+    def __call__(self, labels: Dataset) -> Dataset:
+        """Raises ValueError for labels without rows."""
+        sure = [confidence(row) for row in _plain(labels)]
+        best = sorted(range(len(sure)), key=lambda number: -sure[number])
+        return _left(labels, sorted(best[: math.ceil(self.share * len(sure))]), f"{self}: there is none")
+
+
+@dataclass(frozen=True)
+class Relabel:
+    """
+    Replaces labels.
+
+    Args:
+        label: a row -> its new label, None to leave it. Of class labels a list of K probabilities, the one vote of the
+            row from then on; of completions a text, taught as sure (`weak_supervisors` is then `["relabelled"]`).
+    """
+
+    label: Callable[[Row], Sequence[float] | str | None]
+
+    def __call__(self, labels: Dataset) -> Dataset:
+        """Raises ValueError for a label of another kind, or probabilities that are none; names the row."""
+        found = []
+        for number, row in enumerate(_plain(labels)):
+            new = self.label(row)
+            found.append(row if new is None else row | _relabelled(row, new, number))
+        return _weighted(Dataset.from_list(found, features=labels.features, info=labels.info))
+
+
+@dataclass(frozen=True)
+class Reweight:
+    """
+    Multiplies weights: of a completion against the other completions of its example, of votes against each other.
+
+    Args:
+        factor: a row -> a number, or a list with one for each of its supervisors; at least 0. Weights sum to 1 over an
+            example's completions and over a row's votes, so a single number changes only the former.
+    """
+
+    factor: Callable[[Row], float | Sequence[float]]
+
+    def __call__(self, labels: Dataset) -> Dataset:
+        """Raises ValueError for a factor that is no number of at least 0, or of another length; names the row."""
+        if columns.WEIGHTS not in labels.column_names:
+            raise ValueError(
+                f"Reweight: the labels have no column {columns.WEIGHTS!r}; they have {labels.column_names}."
+            )
+        weights = []
+        for number, row in enumerate(_plain(labels)):
+            old, factors = row[columns.WEIGHTS], self.factor(row)
+            if not isinstance(factors, Sequence):
+                if columns.WEAK_PROBS in row:
+                    raise ValueError(
+                        f"Reweight, row {number}: a row's votes have weights that sum to 1, so one factor for all "
+                        "would change nothing. Give a list with one for each vote."
+                    )
+                factors = [factors] * len(old)
+            if len(factors) != len(old) or not all(math.isfinite(f) and f >= 0 for f in factors):
+                raise ValueError(
+                    f"Reweight, row {number}: {factors!r} for {len(old)} weights; give numbers from 0 on."
+                )
+            weights.append([w * f for w, f in zip(old, factors, strict=True)])
+        order = labels.column_names
+        made = labels.remove_columns(columns.WEIGHTS).add_column(columns.WEIGHTS, weights)
+        return _weighted(made.select_columns(order))
+
+
+@dataclass(frozen=True)
+class Composed:
+    """Transforms one after another; see [`compose`]."""
+
+    transforms: tuple[Transform, ...]
+
+    def __call__(self, labels: Dataset) -> Dataset:
+        for transform in self.transforms:
+            labels = transform(labels)
+        return labels
+
+
+def compose(*transforms: Transform) -> Composed:
+    """The transform that does these one after another, the first first."""
+    return Composed(transforms)
+
+
+def _plain(labels: Dataset) -> Dataset:
+    return labels.with_format(None)
+
+
+def _share(name: str, value: float, holds: bool) -> None:
+    if not holds:
+        raise ValueError(f"{name}={value} is no share of 1.")
+
+
+def _left(labels: Dataset, rows: list[int], problem: str) -> Dataset:
+    if not rows:
+        raise ValueError(f"{problem}; no row is left to train on.")
+    return _weighted(labels.select(rows))
+
+
+def _weighted(labels: Dataset) -> Dataset:
+    return renormalise_weights(labels) if columns.WEIGHTS in labels.column_names else labels
+
+
+def _relabelled(row: Row, new: Sequence[float] | str, number: int) -> dict[str, Any]:
+    one = {columns.WEIGHTS: [1.0], columns.SUPERVISORS: [RELABELLED]}
+    if columns.WEAK_PROBS in row:
+        values = None if isinstance(new, str) else [float(p) for p in new]
+        classes = len(row[columns.WEAK_PROBS][0])
+        if values is None or len(values) != classes or min(values) < 0 or not abs(math.fsum(values) - 1) < 1e-3:
+            raise ValueError(f"Relabel, row {number}: {new!r} holds no {classes} probabilities that sum to 1.")
+        changed = one | {columns.WEAK_PROBS: [values]}
+    else:
+        if not isinstance(new, str) or not new or not isinstance(row[columns.COMPLETION], str):
+            raise ValueError(
+                f"Relabel, row {number}: {new!r} for {row[columns.COMPLETION]!r}; give a text for a text."
+            )
+        # one word that is sure, and its end: log-probability 0 for every token of any student
+        spans = [[0, len(new)], [len(new), len(new)]]
+        share = math.fsum(row.get(columns.WEIGHTS) or [1.0])
+        changed = one | {columns.WEIGHTS: [share], columns.COMPLETION: new, columns.OFFSETS: [spans]}
+        changed |= {columns.LOGPS: [[0.0, 0.0]], columns.SCORE: 0.0, columns.FINISHED: True}
+    return {name: value for name, value in changed.items() if name in row}
