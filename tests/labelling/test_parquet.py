@@ -50,3 +50,10 @@ def test_large_labels_are_cut_into_files(labelled, tmp_path, monkeypatch):
     assert len(list((tmp_path / "many" / "dataset").glob("train-*-of-00003.parquet"))) == 3
     read = load_dataset(str(tmp_path / "many"), cache_dir=str(tmp_path / "cache"), split="train")
     assert read.to_list() == load_from_disk(str(tmp_path / "many" / "dataset")).to_list() == labels.to_list()
+
+
+def test_columns_that_parquet_lacks_leave_arrow_alone(tmp_path, caplog):
+    labels = Dataset.from_list([{"example_id": "a", "tags": {}}, {"example_id": "b", "tags": {}}])
+    export.save(labels, tmp_path / "dataset")
+    assert load_from_disk(str(tmp_path / "dataset")).to_list() == at_path(tmp_path).to_list() == labels.to_list()
+    assert not list((tmp_path / "dataset").glob("*.parquet")) and "Parquet cannot hold these labels" in caplog.text

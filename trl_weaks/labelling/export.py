@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 from datasets import Dataset, Features, List, Value, load_from_disk
 from datasets.arrow_writer import ArrowWriter
 
@@ -64,13 +65,22 @@ def export(labels: Labels, dataset: Dataset, folder: Path, identity: Sequence, u
 
 
 def save(dataset: Dataset, folder: Path) -> None:
-    """Write a dataset for `load_from_disk`, and beside it as Parquet files, which `load_dataset` finds from above."""
+    """Write a dataset for `load_from_disk`, and beside it as Parquet files, which `load_dataset` finds from above.
+
+    Where a column of the user's has a type that Parquet lacks, such as a struct without fields, Arrow alone is
+    written, with a warning.
+    """
     dataset.save_to_disk(str(folder))
     shards = max(1, -(-dataset.data.nbytes // SHARD))
-    for i in range(shards):
-        part = dataset.shard(shards, i, contiguous=True) if shards > 1 else dataset
-        path = folder / f"train-{i:05d}-of-{shards:05d}.parquet"
-        part.to_parquet(path, batch_size=BLOCK)  # rows held at a time
+    try:
+        for i in range(shards):
+            part = dataset.shard(shards, i, contiguous=True) if shards > 1 else dataset
+            path = folder / f"train-{i:05d}-of-{shards:05d}.parquet"
+            part.to_parquet(path, batch_size=BLOCK)  # rows held at a time
+    except pa.ArrowException as error:  # of the disk it is an OSError
+        for file in folder.glob("train-*.parquet"):
+            file.unlink()
+        logger.warning("Parquet cannot hold these labels (%s): read them with `load_from_disk` alone.", error)
 
 
 def differences(labels: Labels, dataset: Dataset, folder: Path, rows: Sequence[int]) -> list[str]:
