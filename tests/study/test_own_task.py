@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trl_weaks.aggregation import AGGREGATORS
+from trl_weaks.losses import LOSSES
 from trl_weaks.study import ClassificationTask, CompletionTask, Example, Method, Splits, run_study
+from trl_weaks.study.field_methods import OF_THE_PAPER, class_field, completion_field, field_comparisons
 from trl_weaks.study.report.results import score_systems
 from trl_weaks.study.tasks.checks import measure_of
 
@@ -324,3 +327,23 @@ def test_files_alone_make_a_study(kind, tmp_path):
     column = "prompt_column" if kind == "completions" else "text_column"
     with pytest.raises(ValueError, match=f"row 0: column 'question' is empty or missing.*--{column}"):
         run_study(kind, ["naive"], "tiny", tmp_path / "run", **settings | {column: "question"})
+
+
+def test_every_registered_aggregator_and_loss_is_a_row_of_the_field(tmp_path):
+    """What is registered later is one too; each is compared with the naive student, Holm-adjusted."""
+
+    @AGGREGATORS.register("toy_first")
+    def toy_first(votes, weights):
+        return votes[:, 0]
+
+    try:
+        rows = class_field()
+        assert {"naive", "on_dawid_skene", "on_log_linear", "on_majority", "on_toy_first"} <= set(rows)
+        assert set(rows) >= {f"loss_{name}" for name in LOSSES if name not in OF_THE_PAPER}
+        settings = SMALL | CAPS | {"methods": ["field"]}
+        chosen = ["field"] if len(rows) < 8 else ["naive", "on_dawid_skene", "on_toy_first"]
+        found = run_study(Parity(), chosen, "tiny", tmp_path, **{k: v for k, v in settings.items() if k != "methods"})
+        assert {"on_dawid_skene", "on_toy_first"} <= set(found.results["methods"])
+    finally:
+        del AGGREGATORS["toy_first"]
+    assert field_comparisons(list(completion_field().values()))[:2] == ["on_joint", "naive"]

@@ -26,7 +26,7 @@ class StudyConfig:
     stages: list[str] = field(default_factory=list, metadata={"help": "Stages to run."})
     methods: list[str] = field(
         default_factory=lambda: ["headline"],
-        metadata={"help": "headline, all, names of table rows, or files with METHODS = [...] of your own."},
+        metadata={"help": "headline, all, field, names of table rows, or files with METHODS = [...]."},
     )
     compare: list[str] = field(
         default_factory=list, metadata={"help": "Rows to compare, two by two: paired difference, interval, p value."}

@@ -98,28 +98,32 @@ def choose_methods(
     known: Mapping[str, Method],
     headline: Sequence[str],
     supervisors: Collection[str] = (),
+    field: Mapping[str, Method] | None = None,
 ) -> list[Method]:
-    """Methods by name, each once; `all` and `headline` stand for their lists, `*.py` for a file's `METHODS`.
+    """Methods by name, each once; `headline`, `all` and `field` stand for their lists, `*.py` for a file's `METHODS`.
 
     Args:
         names: what the user asked for; a [`Method`] stands for itself.
-        known: every method by name.
+        known: every method of `all`, by name.
         headline: names of the rows a first run shows.
         supervisors: names that a method's `supervisors` may have.
+        field: methods of `field`, by name.
 
     Raises:
         ValueError: a name is unknown (lists the known ones), two methods have one name, a method names a supervisor
             that the study has not.
     """
+    field = field or {}
     wanted: dict[str, Method] = {}
     for name in names:
         given = [name] if isinstance(name, Method) else _read_methods(name) if name.endswith(".py") else None
         if given is None:
-            group = known if name == "all" else headline if name == "headline" else [name]
-            given = [known[one] for one in group if one in known]
-            unknown = [one for one in group if one not in known and one not in ROWS]
+            group = {"all": known, "field": field, "headline": headline}.get(name, [name])
+            given = [{**field, **known}[one] for one in group if one in known or one in field]
+            unknown = [one for one in group if one not in known and one not in field and one not in ROWS]
             if unknown:
-                raise ValueError(f"Unknown method {unknown[0]!r}. Known: headline, all, {', '.join([*known, *ROWS])}.")
+                names = ", ".join(dict.fromkeys([*known, *field, *ROWS]))
+                raise ValueError(f"Unknown method {unknown[0]!r}. Known: headline, all, field, {names}.")
         for method in given:
             if method.name in supervisors:
                 raise ValueError(f"the method {method.name!r} has the name of a supervisor; choose another.")

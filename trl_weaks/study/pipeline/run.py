@@ -1,11 +1,12 @@
 """A study from its settings to its report."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from trl_weaks.study.config import StudyConfig
+from trl_weaks.study.field_methods import class_field, completion_field, field_comparisons
 from trl_weaks.study.methods import Method, choose_methods
 from trl_weaks.study.paper_methods import class_headline, class_methods, completion_headline, completion_methods
 from trl_weaks.study.pipeline.check_settings import check_settings
@@ -28,12 +29,13 @@ class _Kind:
     run: type[SeedRun]
     methods: Callable[[Sequence[str]], dict[str, Method]]
     headline: Callable[[Sequence[str]], list[str]]
+    field: Callable[[], dict[str, Method]]
     gather: Callable[..., Any]
 
 
 KINDS = {
-    "completions": _Kind(CompletionRun, completion_methods, completion_headline, gather_completions),
-    "classes": _Kind(ClassRun, class_methods, class_headline, gather_classes),
+    "completions": _Kind(CompletionRun, completion_methods, completion_headline, completion_field, gather_completions),
+    "classes": _Kind(ClassRun, class_methods, class_headline, class_field, gather_classes),
 }
 
 
@@ -44,7 +46,7 @@ def methods_of(config: StudyConfig, task: Task, own: Sequence[Method] = ()) -> l
         ValueError: from [`choose_methods`].
     """
     names, kind = config.supervisor_names, KINDS[task.kind]
-    return choose_methods([*config.methods, *own], kind.methods(names), kind.headline(names), names)
+    return choose_methods([*config.methods, *own], kind.methods(names), kind.headline(names), names, kind.field())
 
 
 def seed_runs(config: StudyConfig, task: Task, methods: Sequence[Method]) -> list[SeedRun]:
@@ -74,6 +76,8 @@ def run(config: StudyConfig, task: Task, command: str, methods: Sequence[Method]
     if not config.weak_models:
         raise ValueError("`weak_models` is empty. Choose a preset, or name the supervisors.")
     chosen = methods_of(config, task, methods)
+    if "field" in config.methods and not config.compare:
+        config = replace(config, compare=field_comparisons(chosen))
     check_settings(config, task, chosen)
     runs = seed_runs(config, task, chosen)
     for one in runs:

@@ -1,0 +1,57 @@
+"""Methods of the field beside the paper's, for `--methods field`: every registered aggregator and loss has a row."""
+
+from importlib.util import find_spec
+
+from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
+from trl_weaks.losses import LOSSES
+from trl_weaks.study.methods import Method
+
+REFERENCE = "naive"  # what the rows are compared with
+OF_THE_PAPER = ("naive", "bayesian", "evidential", "dirichlet_votes")  # losses whose rows are those of the paper
+SAME_AS_NAIVE = ("mean",)  # the naive loss is linear in its target: the mean vote is what it sees
+LABELS = {
+    "dawid_skene": "Student on Dawid and Skene's labels",
+    "log_linear": "Student on the log-linear mean of the votes",
+    "majority": "Student on the majority vote",
+    "glad": "Student on GLAD's labels",
+    "mace": "Student on MACE's labels",
+    "wawa": "Student on Wawa's labels",
+}
+
+
+def class_field() -> dict[str, Method]:
+    """Rows of a classification task, by name; those of crowd-kit where it is installed."""
+    found = [Method(REFERENCE, "Naive multi-weak", loss="naive", settings={"gamma_max": 0.0})]
+    for name in AGGREGATORS:
+        needs_crowd = AGGREGATORS[name].__module__.endswith(".crowd")
+        if name not in SAME_AS_NAIVE and (not needs_crowd or find_spec("crowdkit") is not None):
+            label = LABELS.get(name, f"Student on the labels of {name}")
+            found.append(Method(f"on_{name}", label, loss="naive", aggregator=name, settings={"gamma_max": 0.0}))
+    return {method.name: method for method in [*found, *_losses({})]}
+
+
+def completion_field() -> dict[str, Method]:
+    """Rows of a completion task, by name."""
+    plain = {"soft_labels": True, "gamma_max": 0.0}
+    found = [Method(REFERENCE, "Naive multi-weak + confidence", loss="naive", settings=plain)]
+    for name in COMPLETION_AGGREGATORS:
+        if name != "independent":
+            found.append(
+                Method(f"on_{name}", f"Student on the answers of {name}", labels=name, loss="naive", settings=plain)
+            )
+    return {method.name: method for method in [*found, *_losses({"soft_labels": True}, votes=False)]}
+
+
+def _losses(settings: dict, votes: bool = True) -> list[Method]:
+    """A row for every registered loss that the paper has not; without the auxiliary loss."""
+    return [
+        Method(f"loss_{name}", f"Loss: {name}", loss=name, settings=settings | {"gamma_max": 0.0})
+        for name, loss in LOSSES.items()
+        if name not in OF_THE_PAPER and (votes or not loss.needs_votes)
+    ]
+
+
+def field_comparisons(methods: list[Method]) -> list[str]:
+    """Every row of the field against the naive one, as `compare` takes them."""
+    names = [method.name for method in methods if method.name.startswith(("on_", "loss_"))]
+    return [name for first in names for name in (first, REFERENCE)]
