@@ -109,6 +109,11 @@ def test_messages(build):
     assert row["prompt"] == chat and row["completion"][0]["role"] == "assistant"
     (read,) = supervisor.score(["<user>play jazz<assistant>"], [row["completion"][0]["content"]])
     assert row["weak_logps"][0][1:] != [] and len(row["weak_logps"][0]) == len(read.logps)
+    talk = [*chat, {"role": "assistant", "content": "no"}]
+    whole = datasets.Dataset.from_dict({"example_id": ["x"], "messages": [talk]})
+    options = {"num_candidates": 3, "max_new_tokens": 4, "unfinished": "keep"}
+    (again,) = label_completions(WeakEnsemble([supervisor]), whole, **options)
+    assert again == row  # the last turn is asked for, and does not travel along
 
 
 def test_second_call_computes_nothing(ensemble, prompts, tmp_path, monkeypatch, independent):
