@@ -10,6 +10,7 @@ from trl_weaks.aggregation import completions as module
 from trl_weaks.aggregation.completions import (
     COMPLETION_AGGREGATORS,
     Answered,
+    Candidate,
     CompletionAggregator,
     LeftOut,
     rows_of,
@@ -57,6 +58,27 @@ def test_independent_keeps_each_best_answer_and_tells_cut_ones_from_whole_ones()
     assert [r["weak_supervisors"] for r in made("independent", "drop")[0]] == [["a"], ["c"]]
 
 
+def test_minimum_bayes_risk_by_brute_force():
+    def edits(a, b):
+        if not a or not b:
+            return len(a) + len(b)
+        return min(edits(a[1:], b) + 1, edits(a, b[1:]) + 1, edits(a[1:], b[1:]) + (a[0] != b[0]))
+
+    draw = random.Random(0)
+    for _ in range(30):
+        texts = sorted({" ".join(draw.choices("abc", k=draw.randint(1, 4))) for _ in range(4)})
+        given = [Candidate(t, True, list("uvw")[: draw.randint(1, 3)], {}, -draw.random()) for t in texts]
+        risks = {}
+        for one in given:
+            said = [other.text for other in given for _ in other.supervisors]
+            pairs = [(one.text.split(), text.split()) for text in said]
+            risks[one.text] = math.fsum(edits(a, b) / max(len(a), len(b)) for a, b in pairs)
+        (found,) = COMPLETION_AGGREGATORS["mbr"].choose(given)
+        least = min(risks.values())
+        ties = [one for one in given if risks[one.text] < least + 1e-9]
+        assert found is max(ties, key=lambda one: one.score)
+
+
 @pytest.mark.parametrize("mode", COMPLETION_AGGREGATORS)
 def test_what_is_registered_gives_weights_of_one_and_does_not_depend_on_order(mode):
     first, _ = made(mode)
@@ -90,7 +112,7 @@ def test_an_aggregator_that_chooses_what_it_was_not_given_or_nothing_is_named():
 
 
 def test_the_example_in_the_module_runs():
-    assert doctest.testmod(module, extraglobs={}).attempted == 3
+    assert doctest.testmod(module, extraglobs={}).attempted == 5
     assert doctest.testmod(module).failed == 0
 
 
