@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_weaks.inference import token_trees
-from trl_weaks.inference.token_trees import SMALL, plant
+from trl_weaks.inference.token_trees import SMALL, prefix_trees
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=8)
 
@@ -19,21 +19,21 @@ def padded(rows):
 
 
 def always(rows, length, width=64):
-    """A forest even where it saves nothing."""
+    """Trees even where it saves nothing."""
     before, token_trees.GAIN = token_trees.GAIN, 0.0
     try:
-        return plant(rows, length, width)
+        return prefix_trees(rows, length, width)
     finally:
         token_trees.GAIN = before
 
 
-def check(rows, forest):
+def check(rows, packed):
     ids, length = padded(rows)
-    size = forest.first.shape[1]
-    tokens, positions = forest.tokens(ids).flatten(), forest.positions().flatten()
-    visible = forest.visible()[:, 0]
-    assert forest.ends.min() > 0 and visible.any(-1).all()  # nobody attends to nothing
-    for row, nodes in zip(rows, forest.nodes.tolist(), strict=True):
+    size = packed.first.shape[1]
+    tokens, positions = packed.tokens(ids).flatten(), packed.positions().flatten()
+    visible = packed.visible()[:, 0]
+    assert packed.ends.min() > 0 and visible.any(-1).all()  # nobody attends to nothing
+    for row, nodes in zip(rows, packed.nodes.tolist(), strict=True):
         path = nodes[: max(1, len(row) - 1)]
         assert tokens[path].tolist() == row[: len(path)]
         assert positions[path].tolist() == list(range(len(path)))
@@ -53,11 +53,11 @@ def test_every_node_sees_its_own_row_up_to_itself(rows):
 @given(ROWS)
 def test_one_tree_holds_every_distinct_prefix_once(rows):
     """A width at which attention costs nothing makes one tree of everything."""
-    forest = always(rows, padded(rows)[1], width=10**6)
+    packed = always(rows, padded(rows)[1], width=10**6)
     distinct = {tuple(row[:n]) for row in rows for n in range(1, max(1, len(row) - 1) + 1)}
-    if len(forest.first) == 1:
-        assert forest.first.shape[1] == len(distinct)
-    check(rows, forest)
+    if len(packed.first) == 1:
+        assert packed.first.shape[1] == len(distinct)
+    check(rows, packed)
 
 
 @settings(max_examples=100, deadline=None)
@@ -84,9 +84,9 @@ def batch(prompts, completions, instruction, seed=0):
 
 def test_a_shared_instruction_is_computed_once():
     rows = batch(4, 3, 400)
-    forest = plant(rows, 427, 768)
-    assert forest.first.shape == (1, 400 + 4 * (12 + 3 * 14))
-    check(rows, forest)
+    packed = prefix_trees(rows, 427, 768)
+    assert packed.first.shape == (1, 400 + 4 * (12 + 3 * 14))
+    check(rows, packed)
 
 
 @pytest.mark.parametrize(
@@ -104,16 +104,16 @@ def test_a_shared_instruction_is_computed_once():
     ],
 )
 def test_trees_only_where_they_save_work(rows, width, used):
-    assert (plant(rows, max(map(len, rows)), width) is not None) == used
+    assert (prefix_trees(rows, max(map(len, rows)), width) is not None) == used
 
 
 def test_the_stated_rule():
     """`G Q (6 H + Q)` against `B L (6 H + L)`, at the margin."""
     rows = [[1] * shared + [10 + i] * (40 - shared) + [0] for shared in [20] for i in range(2)]
     work = {"rows": 2 * 41 * (6 * 64 + 41), "tree": 60 * (6 * 64 + 60)}
-    assert plant(rows, 41, 64) is not None and work["rows"] > token_trees.GAIN * work["tree"]
+    assert prefix_trees(rows, 41, 64) is not None and work["rows"] > token_trees.GAIN * work["tree"]
     rows = [[1] * 10 + [10 + i] * 30 + [0] for i in range(2)]
-    assert plant(rows, 41, 64) is None and 2 * 41 * (6 * 64 + 41) < token_trees.GAIN * 70 * (6 * 64 + 70)
+    assert prefix_trees(rows, 41, 64) is None and 2 * 41 * (6 * 64 + 41) < token_trees.GAIN * 70 * (6 * 64 + 70)
 
 
 @pytest.mark.parametrize("width", [16, 64, 4096])
@@ -121,8 +121,8 @@ def test_a_large_batch_is_cut_into_trees_that_need_no_more_memory_than_its_rows(
     rows = [row for seed in range(6) for row in batch(8, 4, 60, seed)]  # six instructions
     random.Random(1).shuffle(rows)
     length = max(map(len, rows))
-    forest = plant(rows, length, width)
-    check(rows, forest)
-    trees, size = forest.first.shape
+    packed = prefix_trees(rows, length, width)
+    check(rows, packed)
+    trees, size = packed.first.shape
     assert trees > 1 and trees * size < len(rows) * length
     assert trees * size**2 <= max(SMALL, len(rows) * length**2)

@@ -14,7 +14,7 @@ from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.heads import WeakHeadRequest, add_weak_head
 from trl_weaks.inference import token_trees
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
-from trl_weaks.trainer.tree_rows import FOREST, forest_columns, take_forest, tree_inputs, why_rows
+from trl_weaks.trainer.tree_rows import TREES, forest_columns, take_trees, tree_inputs, why_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
 from shapes import one_step, relative_error, shape, watch_gradients  # noqa: E402
@@ -82,7 +82,7 @@ def test_random_trees_give_the_loss_and_the_gradients_of_rows(name, seed, tokeni
     draw = torch.Generator().manual_seed(seed)
     labels = ids.masked_fill((mask == 0) | (torch.rand(ids.shape, generator=draw) < 0.3), -100)
     columns = forest_columns(texts, length, 32)
-    forest = take_forest(columns)
+    packed = take_trees(columns)
     results = []
     for trees in (False, True):
         request = WeakHeadRequest(
@@ -92,10 +92,10 @@ def test_random_trees_give_the_loss_and_the_gradients_of_rows(name, seed, tokeni
             unit_ids=torch.arange(length)[None].expand_as(ids),
             unit_logps=-torch.rand(*ids.shape, 2, generator=torch.Generator().manual_seed(2)),
             chunk_size=5,
-            nodes=forest.nodes if trees else None,
+            nodes=packed.nodes if trees else None,
         )
         model.zero_grad()
-        inputs = tree_inputs(model, forest, ids) if trees else {"input_ids": ids, "attention_mask": mask}
+        inputs = tree_inputs(model, packed, ids) if trees else {"input_ids": ids, "attention_mask": mask}
         output = model(**inputs, labels=labels, weak_head=request)
         output.loss.backward()
         gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -183,10 +183,10 @@ def test_rows_with_little_in_common_stay_rows(perfect, tokenizer, arguments):
     run = trainer(shape("llama", tokenizer), list(perfect), tokenizer, arguments, True)
     alike, apart = [dict(run.train_dataset[0])] * 2, [dict(run.train_dataset[0]) for _ in range(2)]
     apart[1]["input_ids"] = [token + 1 for token in apart[1]["input_ids"]]
-    assert set(FOREST) <= set(run.data_collator(alike))
-    assert not set(FOREST) & set(run.data_collator(apart))
+    assert set(TREES) <= set(run.data_collator(alike))
+    assert not set(TREES) & set(run.data_collator(apart))
     plain = trainer(shape("llama", tokenizer), list(perfect), tokenizer, arguments, False).data_collator
-    assert not set(FOREST) & set(plain(alike))
+    assert not set(TREES) & set(plain(alike))
     for name, value in plain(alike).items():  # the batch of rows is in the batch with trees, untouched
         assert torch.equal(value, run.data_collator(alike)[name]), name
 

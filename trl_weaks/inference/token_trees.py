@@ -16,7 +16,7 @@ SMALL = 1 << 20  # attention entries that never count as too many
 
 
 @dataclass(frozen=True)
-class Forest:
+class PrefixTrees:
     """
     G trees that stand for B rows padded on the right to L tokens.
 
@@ -45,7 +45,7 @@ class Forest:
         return ((place[None, :] <= place[:, None]) & (place[:, None] < self.ends[:, None, :]))[:, None]
 
 
-def plant(rows: Sequence[Sequence[int]], length: int, width: int) -> Forest | None:
+def prefix_trees(rows: Sequence[Sequence[int]], length: int, width: int) -> PrefixTrees | None:
     """
     Trees for a batch of rows, or nothing where they save too little.
 
@@ -95,7 +95,9 @@ def _cut(lengths: np.ndarray, shared: np.ndarray, capacity: int) -> tuple[list[r
     return [*groups, range(start, len(lengths))], largest
 
 
-def _grow(paths: list[np.ndarray], order: list[int], shared: np.ndarray, groups: list[range], length: int) -> Forest:
+def _grow(
+    paths: list[np.ndarray], order: list[int], shared: np.ndarray, groups: list[range], length: int
+) -> PrefixTrees:
     trees, nodes = [], np.zeros((len(paths), length), dtype=np.int64)
     for group in groups:
         size = sum(len(paths[order[i]]) - (int(shared[i]) if i > group.start else 0) for i in group)
@@ -117,4 +119,4 @@ def _grow(paths: list[np.ndarray], order: list[int], shared: np.ndarray, groups:
         padding = np.arange(len(first), size)
         trees[g] = np.append(first, np.full(len(padding), first[0])), np.append(ends, padding + 1)
     first, ends = (torch.from_numpy(np.stack(part)) for part in zip(*trees, strict=True))
-    return Forest(torch.from_numpy(nodes), first, ends)
+    return PrefixTrees(torch.from_numpy(nodes), first, ends)

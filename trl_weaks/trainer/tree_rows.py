@@ -8,11 +8,11 @@ from transformers import PreTrainedModel
 
 from ..inference.made_up_tokens import made_up_tokens
 from ..inference.scoring import accepted, narrow_attention
-from ..inference.token_trees import Forest, plant
+from ..inference.token_trees import PrefixTrees, prefix_trees
 from .layout_probe import tried
 from .weak_supervision_config import WeakSupervisionConfig
 
-FOREST = ("tree_nodes", "tree_first", "tree_ends")  # the batch's names for the fields of a `Forest`
+TREES = ("tree_nodes", "tree_first", "tree_ends")  # the batch's names for the fields of a `PrefixTrees`
 EXACT = ("gpt2", "gpt_neox", "llama", "opt")  # proved by tests/trainer/test_token_trees.py; others are tried at start
 
 
@@ -49,24 +49,24 @@ def why_rows(model: nn.Module, args: WeakSupervisionConfig, aux_loss: bool) -> s
 
 
 def forest_columns(input_ids: list[list[int]], length: int, width: int) -> dict[str, Tensor]:
-    """The forest of a batch as tensors beside its rows; nothing where trees save too little."""
-    forest = plant(input_ids, length, width)
-    return {} if forest is None else dict(zip(FOREST, (forest.nodes, forest.first, forest.ends), strict=True))
+    """The prefix trees of a batch as tensors beside its rows; nothing where trees save too little."""
+    packed = prefix_trees(input_ids, length, width)
+    return {} if packed is None else dict(zip(TREES, (packed.nodes, packed.first, packed.ends), strict=True))
 
 
-def take_forest(inputs: dict[str, Any]) -> Forest | None:
-    """Remove the forest from a batch, which is then an ordinary batch of rows."""
-    fields = [inputs.pop(name, None) for name in FOREST]
-    return None if fields[0] is None else Forest(*fields)
+def take_trees(inputs: dict[str, Any]) -> PrefixTrees | None:
+    """Remove the prefix trees from a batch, which is then an ordinary batch of rows."""
+    fields = [inputs.pop(name, None) for name in TREES]
+    return None if fields[0] is None else PrefixTrees(*fields)
 
 
-def tree_inputs(model: nn.Module, forest: Forest, input_ids: Tensor) -> dict[str, Tensor]:
+def tree_inputs(model: nn.Module, packed: PrefixTrees, input_ids: Tensor) -> dict[str, Tensor]:
     """Arguments of the model's forward: `(G, Q)` tokens and positions, `(G, 1, Q, Q)` mask."""
-    mask = forest.visible()
+    mask = packed.visible()
     config = model.get_base_model().config if hasattr(model, "get_base_model") else model.config
     if config.get_text_config()._attn_implementation == "eager":  # which adds the mask to its scores
         mask = torch.zeros_like(mask, dtype=model.dtype).masked_fill_(~mask, torch.finfo(model.dtype).min)
-    return {"input_ids": forest.tokens(input_ids), "position_ids": forest.positions(), "attention_mask": mask}
+    return {"input_ids": packed.tokens(input_ids), "position_ids": packed.positions(), "attention_mask": mask}
 
 
 def _dropout(model: nn.Module) -> str | None:
@@ -88,5 +88,5 @@ def _tried(model: PreTrainedModel) -> str | None:
     first = torch.tensor([[*range(9), *range(9 + 6, 9 + 9)]], device=model.device)
     ends = torch.tensor([[12] * 6 + [9] * 3 + [12] * 3], device=model.device)
     places = [range(9), [*range(6), *range(9, 12)]]
-    forest = Forest(torch.tensor([list(p) for p in places], device=model.device), first, ends)
-    return tried(model, tree_inputs(model, forest, torch.cat(rows)), rows, places, EXACT)
+    packed = PrefixTrees(torch.tensor([list(p) for p in places], device=model.device), first, ends)
+    return tried(model, tree_inputs(model, packed, torch.cat(rows)), rows, places, EXACT)

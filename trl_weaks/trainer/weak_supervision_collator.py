@@ -25,7 +25,7 @@ class WeakSupervisionCollator(DataCollatorForLanguageModeling):
 
     Args:
         tree_width (`int`, *optional*): Hidden size of a student that is trained on token trees: batches in which rows
-            begin alike then carry a [`Forest`], beside everything an ordinary batch holds.
+            begin alike then carry a [`PrefixTrees`], beside everything an ordinary batch holds.
     """
 
     tree_width: int | None = None

@@ -20,7 +20,7 @@ from .model_card import Supervision, weak_supervision_section
 from .packing_checks import refuse_packing
 from .preparation import KEY, PREPARED, TEXT, UNIT_IDS, UNIT_LOGPS, WEIGHTS, ends_without_mark, gold_rows, prepare_rows
 from .refusals import LOSS_ALONE, refuse, refuse_student, refuse_tokenizer
-from .tree_rows import take_forest, tree_inputs, why_rows
+from .tree_rows import take_trees, tree_inputs, why_rows
 from .truncation import fit
 from .weak_dataset import (
     checked,
@@ -255,7 +255,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         if WEIGHTS not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = dict(inputs)
-        forest, samples = take_forest(inputs), inputs.pop(SAMPLES, None)
+        packed, samples = take_trees(inputs), inputs.pop(SAMPLES, None)
         weights = inputs.pop(WEIGHTS)
         unit_logps = inputs.pop(UNIT_LOGPS)
         # The same reduction as SFTTrainer's: tokens of every rank and accumulation step, DDP averages the gradients.
@@ -270,14 +270,14 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             unit_logps=unit_logps if self.args.soft_labels else None,
             split=self.args.confidence_split,
             chunk_size=self.args.loss_chunk_size,
-            nodes=None if forest is None else forest.nodes,
+            nodes=None if packed is None else packed.nodes,
             divisor=torch.as_tensor(count).clamp(min=1) / ranks,
             cpu_kernels=self.args.use_cpu_kernels,
         )
         inputs["use_cache"] = False
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
-        trees = {} if forest is None else tree_inputs(self.model, forest, inputs["input_ids"])
+        trees = {} if packed is None else tree_inputs(self.model, packed, inputs["input_ids"])
         outputs = model(**inputs | trees, weak_head=request)
         loss = outputs.loss
         if self.aux_loss_enabled:
