@@ -45,7 +45,7 @@ test-distributed: $(VENV)/.testable ## every test that starts several processes:
 
 test-crowd: $(VENV)/.testable ## the aggregators of crowd-kit against crowd-kit, which the extra `crowd` brings
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[crowd]'
-	$(RUN) $(BIN)/python -m pytest tests/aggregation $(ARGS)
+	$(RUN) $(BIN)/python -m pytest tests/aggregation tests/trainer/test_pooled_votes.py $(ARGS)
 
 test-browser: $(VENV)/.testable ## the viewer in a headless Chromium (Debian: apt-get install chromium chromium-driver)
 	$(BIN)/python -m pip install --quiet 'selenium>=4.20'
