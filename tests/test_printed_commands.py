@@ -66,6 +66,16 @@ def made(tmp_path_factory):
         model.save_pretrained(folder / name), tokenizer.save_pretrained(folder / name)
     prompts = [{"example_id": str(i), "prompt": f"play {w}"} for i, w in enumerate(("jazz", "some", "nine"))]
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
+    ids = [(row["example_id"], name) for row in prompts for name in ("ann", "bob")]
+    answers = [{"example_id": e, "supervisor": s, "completion": " jazz", "confidence": 0.5} for e, s in ids]
+    (folder / "answers.jsonl").write_text("\n".join(map(json.dumps, answers)))
+    votes = [{"example_id": e, "supervisor": s, "completion_a": " jazz", "completion_b": " no"} for e, s in ids]
+    votes = [vote | {"preferred": "b" if i == 0 else "a"} for i, vote in enumerate(votes)]
+    (folder / "votes.jsonl").write_text("\n".join(map(json.dumps, votes)))
+    classes = [f"{e},{s},{'odd' if int(e) % 2 else 'even'}" for e, s in ids]
+    (folder / "votes.csv").write_text("\n".join(["example_id,supervisor,label", *classes]) + "\n")
+    texts = [f"{row['example_id']},{row['prompt']}" for row in prompts]
+    (folder / "texts.csv").write_text("\n".join(["example_id,text", *texts]) + "\n")
     weak = {"weak_supervisors": ["a"], "weak_weights": [1.0], "weak_offsets": [[[0, 5]]], "weak_logps": [[-0.1]]}
     rows = [row | {"completion": " jazz"} | weak for row in prompts]
     (folder / "weak").mkdir(), (folder / "pairs").mkdir()
@@ -78,7 +88,12 @@ def made(tmp_path_factory):
 def local(command: str) -> list[str]:
     """The command's words for this Python, with the models and data made here."""
     words = shlex.split(command.replace("...", "--dataset prompts.jsonl --supervisors gpt2 opt --output_dir shared"))
-    names = {"MODEL": "llama", "facebook/opt-125m": "opt", "meta-llama/Llama-2-7b-hf": "llama"}
+    names = {
+        "MODEL": "llama",
+        "my-strong-model": "llama",
+        "facebook/opt-125m": "opt",
+        "meta-llama/Llama-2-7b-hf": "llama",
+    }
     names["DATASET"] = "pairs" if "preference" in command else "weak"
     words = [names.get(word, word) for word in words]
     script = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
