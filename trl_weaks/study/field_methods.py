@@ -27,7 +27,14 @@ def class_field() -> dict[str, Method]:
         if name not in SAME_AS_NAIVE and (not needs_crowd or find_spec("crowdkit") is not None):
             label = LABELS.get(name, f"Student on the labels of {name}")
             found.append(Method(f"on_{name}", label, loss="naive", aggregator=name, settings={"gamma_max": 0.0}))
-    return {method.name: method for method in [*found, *_losses({})]}
+    trusted = Method(
+        "trusted",
+        "Votes weighted by trust heads",
+        labels="trusted",
+        loss="naive",
+        settings={"gamma_max": 0.0},
+    )
+    return {method.name: method for method in [*found, trusted, *_losses({})]}
 
 
 def completion_field() -> dict[str, Method]:
@@ -53,5 +60,5 @@ def _losses(settings: dict, votes: bool = True) -> list[Method]:
 
 def field_comparisons(methods: list[Method]) -> list[str]:
     """Every row of the field against the naive one, as `compare` takes them."""
-    names = [method.name for method in methods if method.name.startswith(("on_", "loss_"))]
+    names = [method.name for method in methods if method.name.startswith(("on_", "loss_", "trusted"))]
     return [name for first in names for name in (first, REFERENCE)]

@@ -28,7 +28,8 @@ class Method:
         name: key in `results.json`, and of the folder.
         label: what the report calls it; default the name.
         labels: of completions: `"independent"` (each supervisor's best completion), `"joint"` (Eq. 6), or another
-            registered completion aggregator.
+            registered completion aggregator. Of classes: `"independent"`, or `"trusted"` (votes weighted by trust
+            heads that learn on the validation split).
         transform: the labels as a `Dataset` -> the labels to train on: filtered, relabelled or reweighted. The weights
             of what is left are made to sum to one again.
         aggregator: how the supervisors' answers become one label: a registered name; of completions the same as

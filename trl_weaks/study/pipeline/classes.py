@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from datasets import Dataset, load_from_disk
 
 from trl_weaks.columns import EXAMPLE_ID, LABEL, SUPERVISORS, TEXT, WEAK_PROBS, WEIGHTS
+from trl_weaks.distributed import processes
 from trl_weaks.labelling.label_classes import label_classes
+from trl_weaks.labelling.trust import trust_weights
 from trl_weaks.study.methods import Method
 from trl_weaks.study.pipeline import class_training as training
 from trl_weaks.study.pipeline.completions import transformed
@@ -20,6 +23,8 @@ from trl_weaks.study.tasks.base import Example
 from trl_weaks.study.tasks.checks import label_index
 from trl_weaks.supervisors.classifier import WeakClassifier
 from trl_weaks.supervisors.ensemble import WeakEnsemble
+
+TRUSTED = "trusted"  # votes weighted by trust heads
 
 
 @dataclass
@@ -48,18 +53,44 @@ class ClassRun(SeedRun):
         return {"weights": self.config.weak_weights, "calibrate": self.config.calibrate}
 
     def label(self, weak: Sequence[Stage], folder: Path) -> None:
-        c = self.config
+        held_out = Dataset.from_list(self.rows(self.splits.validation)) if self.config.calibrate else None
+        unlabelled = Dataset.from_list(self.unlabelled_rows(self.splits.half_b))
+        label_classes(self._ensemble(weak), unlabelled, held_out, folder)
+
+    def _ensemble(self, weak: Sequence[Stage]) -> WeakEnsemble:
         supervisors = [
             WeakClassifier(*self.factory.trained(stage.folder), name=name)
-            for name, stage in zip(c.supervisor_names, weak, strict=True)
+            for name, stage in zip(self.config.supervisor_names, weak, strict=True)
         ]
-        held_out = Dataset.from_list(self.rows(self.splits.validation)) if c.calibrate else None
-        unlabelled = Dataset.from_list(self.unlabelled_rows(self.splits.half_b))
-        label_classes(WeakEnsemble(supervisors, c.weak_weights), unlabelled, held_out, folder)
+        return WeakEnsemble(supervisors, self.config.weak_weights)
 
-    def votes(self, supervisors: Sequence[str] = ()) -> Dataset:
+    def label_views(self, labels: Stage, weak: Sequence[Stage]) -> dict[str, Stage]:
+        """The labels weighted by trust heads, where a method asks for them (`labels="trusted"`)."""
+        asked = {method.labels for method in self.methods} - {"independent"}
+        if asked - {TRUSTED}:
+            raise ValueError(
+                f"`labels={sorted(asked - {TRUSTED})[0]!r}`: votes of classes are 'independent' or {TRUSTED!r}; what "
+                "makes one label of them is the method's `aggregator`."
+            )
+        if not asked:
+            return {}
+        folder = self.root / f"labels-{TRUSTED}"
+        spec = self.common() | self.label_spec()
+        action = partial(self._label_trusted, weak)
+        return {TRUSTED: Stage("weak labels, weighted by trust", folder, spec, action, (labels, *weak))}
+
+    def _label_trusted(self, weak: Sequence[Stage], folder: Path) -> None:
+        """Trust heads learn on the validation split, whose gold no supervisor was trained on."""
+        ensemble, rows = self._ensemble(weak), self.rows(self.splits.validation)
+        known = label_classes(ensemble, Dataset.from_list(self.unlabelled_rows(self.splits.validation)), None, folder)
+        weighted = trust_weights(ensemble, self.votes(), known, {row[EXAMPLE_ID]: row[LABEL] for row in rows})
+        if processes().is_main_process:
+            weighted.save_to_disk(str(folder / TRUSTED))
+
+    def votes(self, supervisors: Sequence[str] = (), labels: str = "independent") -> Dataset:
         """The labelled half B, with the votes of all supervisors or of the ones named."""
-        votes = load_from_disk(str(self.labels_folder / "dataset"))
+        folder = self.labels_folder / "dataset" if labels != TRUSTED else self.root / f"labels-{TRUSTED}" / TRUSTED
+        votes = load_from_disk(str(folder))
         if not supervisors:
             return votes
         keep = [votes[0][SUPERVISORS].index(name) for name in supervisors]
@@ -69,7 +100,7 @@ class ClassRun(SeedRun):
         settings = method.over(self.config.student_training or {})
         if method.aggregator:
             settings["pooling"] = method.aggregator
-        votes = transformed(self.votes(method.supervisors), method)
+        votes = transformed(self.votes(method.supervisors, method.labels), method)
         student = self._untrained_student()
         training.train_on_votes(student, votes, settings, folder, self.seed, self.lora, method.custom_loss)
 

@@ -29,7 +29,7 @@ def write_page(task: Task, run: SeedRun, labels: Dataset, results: Mapping[str, 
     """
     supervisors = run.config.supervisor_names
     systems = [name for name in run.systems if name not in supervisors]
-    gold = _gold(task, run)
+    gold = half_b_gold(task, run)
     labelled = page_of_labels(labels, gold or None, limit=MOST)
     tested = _tested(task, run, supervisors, systems)
     about = (
@@ -50,7 +50,8 @@ def write_page(task: Task, run: SeedRun, labels: Dataset, results: Mapping[str, 
     return page.write(folder / PAGE)
 
 
-def _gold(task: Task, run: SeedRun) -> dict[str, Any]:
+def half_b_gold(task: Task, run: SeedRun) -> dict[str, Any]:
+    """Example id -> gold of half B; empty where there is none."""
     if not run.splits.half_b_has_gold:
         return {}
     if task.kind == "classes":

@@ -8,13 +8,14 @@ from typing import Any
 from datasets import Dataset
 
 from trl_weaks.distributed import processes
+from trl_weaks.labelling.report_card import supervisor_report
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.environment import describe_environment
 from trl_weaks.study.files import json_bytes, write_atomically
 from trl_weaks.study.pipeline.models import TINY
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.report.compare import compare_systems, comparison_section
-from trl_weaks.study.report.page import write_page
+from trl_weaks.study.report.page import half_b_gold, write_page
 from trl_weaks.study.report.results import Measure
 from trl_weaks.study.report.story import Story
 from trl_weaks.study.report.write import write_report
@@ -110,7 +111,11 @@ def write_study_report(
     found = gather(task, runs, Path(config.output_dir))
     rows = report_rows(runs[0], found)
     comparisons = compare_systems({row["name"]: row["samples"] for row in rows}, measure, config.compare)
-    notes = [*found.notes, comparison_section(comparisons, measure, {row["name"]: row["label"] for row in rows})]
+    notes = [
+        *found.notes,
+        _report_card(task, runs[0], found.labels),
+        comparison_section(comparisons, measure, {row["name"]: row["label"] for row in rows}),
+    ]
     notes += [TINY_NOTE] if config.student_model.startswith(TINY) else []
     written = write_report(
         config.output_dir,
@@ -133,6 +138,12 @@ def write_study_report(
     extra = dict(found.results) | ({"comparisons": comparisons} if comparisons else {})
     write_atomically(Path(config.output_dir) / "results.json", json_bytes(written | extra))
     write_page(task, runs[0], found.labels, written, Path(config.output_dir))
+
+
+def _report_card(task: Task, run: SeedRun, labels: Dataset) -> str:
+    """How good, how sure and how alike the supervisors are on half B of the first seed."""
+    card = supervisor_report(labels, half_b_gold(task, run) or None).markdown()
+    return f"## Report card of the supervisors\n\nOn half B of the first seed, chance-corrected.\n\n{card.strip()}"
 
 
 def _about(config: StudyConfig, task: Task, run: SeedRun, more: Sequence[str]) -> list[str]:
