@@ -60,6 +60,7 @@ _MODULES = {
     "ask_servers": "labelling.ask_servers",
     "alternatives_as_rows": "labelling.alternatives",
     "pairs_from_comparisons": "labelling.from_comparisons",
+    "push_labels": "labelling.push",
     "renormalise_weights": "labelling.weights",
     "trust_weights": "labelling.trust",
     "triage": "labelling.triage",

@@ -72,19 +72,26 @@ def hub(monkeypatch):
     sent = SimpleNamespace(calls=[], public=set())
 
     class Api:
+        def __init__(self, token=None):
+            pass
+
         def create_repo(self, repo_id, *, repo_type, private, exist_ok):
             sent.calls.append(("repository", repo_id, repo_type, private, exist_ok))
+            return SimpleNamespace(repo_id=repo_id)
+
+        def file_exists(self, repo_id, filename, *, repo_type):
+            return False
 
         def repo_info(self, repo_id, *, repo_type):
             return SimpleNamespace(private=repo_id not in sent.public)
 
         def upload_file(self, *, path_or_fileobj, path_in_repo, repo_id, repo_type):
-            sent.calls.append((path_in_repo, repo_id, repo_type, Path(path_or_fileobj).read_text()))
+            sent.calls.append((path_in_repo, repo_id, repo_type, path_or_fileobj.decode()))
 
-    def push(self, repo_id, private):
+    def push(self, repo_id, private, **kwargs):
         sent.calls.append(("labels", repo_id, private, len(self)))
 
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr("trl_weaks.labelling.push.HfApi", Api)
     monkeypatch.setattr(Dataset, "push_to_hub", push)
     return sent
 

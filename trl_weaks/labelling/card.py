@@ -11,6 +11,7 @@ from ..columns import CONFIDENCE_SOURCE, EXAMPLE_ID, SUPERVISORS
 from ..files import writing
 from ..fingerprint import supervisor_fingerprint
 from ..supervisors.ensemble import WeakEnsemble
+from ..supervisors.loading import hub_id
 from ..supervisors.supervisor import WeakSupervisor
 from .export import Counts
 
@@ -84,7 +85,7 @@ def write_answers_card(
 def model_of(supervisor: WeakSupervisor) -> str:
     """What a supervisor is; a folder's name is not published: only what looks like a Hub id is."""
     config = supervisor.config
-    source = config._name_or_path if config._name_or_path.count("/") == 1 else "local"
+    source = hub_id(config._name_or_path) or "local"
     more = ["", *(supervisor.adapters.names() if supervisor.adapters else ()), *filter(None, [supervisor.variant])]
     return f"{config.model_type} ({source})" + " + ".join(more)
 

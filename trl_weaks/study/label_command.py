@@ -77,7 +77,7 @@ def label(options: argparse.Namespace) -> None:
 
 
 def upload(labels, card: Path, repository: str, private: bool | None) -> None:
-    """The card first, so that `datasets` adds its description of the files to it instead of being overwritten.
+    """Labels and card (`push_labels`).
 
     Args:
         private: whether a new repository is; None as the account's or the organisation's default is.
@@ -85,17 +85,9 @@ def upload(labels, card: Path, repository: str, private: bool | None) -> None:
     Raises:
         ValueError: a private repository was asked for, and it exists and is public; nothing is uploaded.
     """
-    from huggingface_hub import HfApi
+    from ..labelling.push import push_labels
 
-    api = HfApi()
-    api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
-    if private and not api.repo_info(repository, repo_type="dataset").private:
-        raise ValueError(
-            f"--hub_private_repo: {repository} exists and is public. Nothing was uploaded; make it private in its "
-            "settings, or choose another name."
-        )
-    api.upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id=repository, repo_type="dataset")
-    labels.push_to_hub(repository, private=private)
+    push_labels(labels, repository, card, private=private)
 
 
 def verify(options: argparse.Namespace) -> None:

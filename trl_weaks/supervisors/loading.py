@@ -5,12 +5,23 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..distributed import whole_weights
 from .adapter_notes import read_notes
 
 CLASSIFIES = "ForSequenceClassification"
+
+
+def hub_id(name: str | None) -> str | None:
+    """The name where it can be a model's on the Hub; None for a folder's: cards publish no path of this machine."""
+    try:
+        validate_repo_id(name or "/")
+    except HFValidationError:
+        return None
+    return None if Path(name).exists() else name
 
 
 def load(

@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from .._version import __version__
 from .classification_data import VOTES
-from .model_card import describe_loss
+from .model_card import base_model, describe_loss
 
 TEMPLATE = Path(__file__).parent / "templates" / "classification_card.md"
 
@@ -16,8 +16,7 @@ def classification_card(
     trainer: Any, model_name: str | None, dataset_name: str | None, tags: str | list[str] | None
 ) -> ModelCard:
     """The card, from what the trainer knows."""
-    base = trainer.model.config._name_or_path
-    base = base if base and not Path(base).is_dir() else None
+    base = base_model(trainer)
     extra = [tags] if isinstance(tags, str) else list(tags or [])
     args, votes = trainer.args, trainer.train_dataset[VOTES]
     counts = sorted({len(row) for row in votes} if trainer._pool is None else trainer._pool.votes)
@@ -31,7 +30,7 @@ def classification_card(
         ),
         template_path=str(TEMPLATE),
         model_name=model_name or Path(args.output_dir).name,
-        hub_model_id=trainer.hub_model_id if args.push_to_hub else None,
+        hub_model_id=trainer.hub_model_id,
         dataset_name=dataset_name,
         base_model=base,
         version=__version__,

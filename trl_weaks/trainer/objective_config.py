@@ -7,12 +7,13 @@ from typing import Any, Self
 
 from ..losses.base import LOSSES, WeakLoss
 from .parallel_checks import forget_earlier_trainers
+from .publishing import PublicSettings
 
 EVIDENCE = ("exp", "softplus", "relu")
 
 
 @dataclass
-class ObjectiveConfig:
+class ObjectiveConfig(PublicSettings):
     """
     Mixin for configurations, before TRL's in the bases. A subclass has `weak_loss`, `gamma_max`, `gamma_warmup` and
     `kl_coef` with defaults of its own, and documents these fields beside them.

@@ -293,11 +293,9 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         if self._window is not None and file.is_file():
             self._window.load_state_dict(load_file(file))
 
-    def create_model_card(self, model_name=None, dataset_name=None, tags=None):
-        """A card that says who supervised the classifier, and how."""
-        if self.is_world_process_zero():
-            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
-            classification_card(self, model_name, dataset_name, tags).save(Path(self.args.output_dir) / "README.md")
+    def _draft_card(self, model_name: str | None, dataset_name: str | None, tags: Any) -> None:
+        Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+        classification_card(self, model_name, dataset_name, tags).save(Path(self.args.output_dir) / "README.md")
 
 
 def _pool_and_objective(loss: WeakLoss, args: WeakClassificationConfig) -> tuple[PooledVotes | None, VoteObjective]:

@@ -10,6 +10,7 @@ from ..losses.preference import PREFERENCE_LOSSES
 from .objective_config import check_choices, refuse_settings
 from .parallel_checks import forget_earlier_trainers
 from .preference_checks import as_trained
+from .publishing import PublicSettings
 
 SMOOTHED = ("robust", "exo_pair", *SORTING)  # TRL's losses that read `label_smoothing`
 
@@ -34,7 +35,7 @@ TRL_ONLY = {
 
 
 @dataclass
-class WeakPreferenceConfig(DPOConfig):
+class WeakPreferenceConfig(PublicSettings, DPOConfig):
     r"""
     Configuration of [`WeakPreferenceTrainer`]. Inherited fields keep TRL's meaning.
 

@@ -15,6 +15,7 @@ from ..columns import PAIR_EPSILON, PAIR_WEIGHT
 from ..losses.dpo_losses import DPO_LOSSES, SORTING, PairBatch, divergence_score
 from ..losses.preference import initial_pull, preference_loss, sequence_logps
 from ._compat import is_peft_model, unbind_fused_head
+from .model_card import weak_preference_section
 from .preference_checks import (
     check_adapters,
     check_pairs,
@@ -109,6 +110,9 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
                 raise ValueError(f"`{PAIR_WEIGHT}` of the {dataset_name} dataset cannot be used: {UNWEIGHTED}")
         dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         return drop_equal_pairs(dataset, dataset_name, args.max_length, args.truncation_mode)
+
+    def _supervision_section(self) -> str:
+        return weak_preference_section(self.args, self.train_dataset)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

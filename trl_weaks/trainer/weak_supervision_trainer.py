@@ -330,11 +330,9 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         if self.aux_loss_enabled:
             metrics["aux_loss"].append(self.accelerator.reduce(outputs.aux_loss.detach(), "mean").item())
 
-    def create_model_card(self, model_name=None, dataset_name=None, tags=None):
-        """TRL's model card, with a section on the supervision where there was one."""
-        super().create_model_card(model_name=model_name, dataset_name=dataset_name, tags=tags)
-        if self._supervision is not None and self.is_world_process_zero():
-            weak_supervision_section(self.args, self.weak_loss, self._supervision).append_to(self.args.output_dir)
+    def _supervision_section(self) -> str | None:
+        found = self._supervision
+        return None if found is None else weak_supervision_section(self.args, self.weak_loss, found)
 
 
 def _description(dataset: Any) -> str:

@@ -12,6 +12,7 @@ from trl.models import unwrap_model_for_generation
 
 from ._compat import get_peak_flops_per_device, is_peft_model
 from .parallel_checks import ParallelChecks, note_marks, refuse_launch, refuse_other_strategy, refuse_split_model
+from .publishing import Publishing
 from .resumed_tokens import ResumedTokens
 from .running_sums import Ratio, RunningSums
 from .throughput import MFU, PER_DEVICE, PER_SECOND, Throughput, model_flops_utilisation
@@ -19,7 +20,7 @@ from .throughput import MFU, PER_DEVICE, PER_SECOND, Throughput, model_flops_uti
 Settings = TypeVar("Settings", bound=TrainingArguments)
 
 
-class WeakTrainer(ResumedTokens, ParallelChecks):
+class WeakTrainer(Publishing, ResumedTokens, ParallelChecks):
     """Mixin for trainers under weak supervision; stands before the trainer of TRL that it extends.
 
     Attributes:

@@ -1,0 +1,90 @@
+"""Models and labels go to a Hub and come back the same; their cards are true, and nothing private goes along."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+HERE = Path(__file__).parent
+TOKEN = "hf_SecretSecretSecretSecretSecret1234"
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory):
+    """The hub after the run, what the run compared, and its room."""
+    spec = importlib.util.spec_from_file_location("local_hub", HERE / "local_hub.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    room = tmp_path_factory.mktemp("private-room")
+    with module.running() as hub:
+        where = {"HF_ENDPOINT": hub.url, "HF_HOME": str(room / "home"), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+        plain = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")}
+        quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "CI": "1", "NO_PROXY": "127.0.0.1"}
+        run = subprocess.run(
+            [sys.executable, str(HERE / "round_trip.py"), str(room), TOKEN],
+            env=plain | where | quiet,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert run.returncode == 0, run.stderr[-4000:]
+        yield hub, json.loads(run.stdout.splitlines()[-1]), room
+
+
+def card(hub, repository: str) -> tuple[dict, str]:
+    head, text = hub.repositories[repository]["README.md"].decode().split("---\n", 2)[1:]
+    return yaml.safe_load(head), text
+
+
+def test_what_was_pushed_comes_back_the_same(pushed):
+    _, found, _ = pushed
+    for name in ("labels", "one", "student", "tokenizer", "classifier", "aligned", "token_stays"):
+        assert found[name] is True, name
+    assert found["reloaded_eval_loss"] == found["eval_loss"]
+    assert found["code"] >= 3, "the code of the cards ran"
+
+
+def test_nothing_private_goes_along(pushed):
+    """Every byte that went out: no token, no path of this machine, in files that cards and checkpoints consist of."""
+    hub, _, room = pushed
+    secrets = [TOKEN, str(room), room.name, str(Path.home()) + "/"]
+    for repository, files in hub.repositories.items():
+        for path, content in files.items():
+            for secret in secrets:
+                assert secret.encode() not in content, f"{repository}: {path} holds {secret}"
+    assert "training_args.bin" in hub.repositories["models/me/student"], "else this test looks at too little"
+
+
+def test_the_students_card_is_true(pushed):
+    hub, found, _ = pushed
+    head, text = card(hub, "models/me/student")
+    assert head["license"] == "apache-2.0" and "licence" not in head and "base_model" not in head
+    assert head["datasets"] == ["me/labels"] or head["datasets"] == "me/labels"
+    (result,) = head["model-index"][0]["results"]
+    metrics = {metric["type"]: metric for metric in result["metrics"]}
+    assert metrics["loss"]["value"] == pytest.approx(found["eval_loss"], rel=1e-4)
+    assert metrics["pgr"]["value"] == 0.43 and metrics["pgr"]["args"] == {"interval_95": [0.33, 0.52]}
+    assert "[None]" not in text and '"None"' not in text and "not on the Hub" in text
+    assert "| weak supervisors | `ann`, `bob` |" in text and "not by people" not in text
+    head, text = card(hub, "models/me/grandchild")
+    assert head["base_model"] == "me/student" and "license" not in head and "[me/student](" in text
+    head, text = card(hub, "models/me/aligned")
+    assert head["base_model"] == "me/student" and "| pairs | 4 |" in text
+    head, text = card(hub, "models/me/classifier")
+    assert head["license"] == "mit" and "not by people" not in text and 'model="me/classifier"' in text
+
+
+def test_the_labels_card_says_what_each_column_is(pushed):
+    hub, _, _ = pushed
+    head, text = card(hub, "datasets/me/labels")
+    assert head["license"] == "cc-by-4.0" and {c["config_name"] for c in head["configs"]} == {"people", "one"}
+    assert "pypi.org" not in text, "a page that may not be there"
+    assert "| `weak_weights` |" in text and "| `weak_probs` |" not in text
+    assert text.count('load_dataset("me/labels", "people", split="train")') == 1
+    assert text.count("## Labels `people`") == 1 and text.count("## Labels `one`") == 1
+    assert '"completion": " yes"' in text or '"completion": " no"' in text
