@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["trl-weaks"]
+# ///
 """
 A TRL script, and the same script under several weak supervisors. What differs is the import, the configuration's class
 and the dataset's columns.

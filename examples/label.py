@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["trl-weaks"]
+# ///
 """Label a file of prompts with several weak supervisors, then look at the labels.
 
     python examples/label.py --dataset prompts.jsonl --supervisors gpt2 facebook/opt-125m --output_dir labels

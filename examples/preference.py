@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["trl-weaks"]
+# ///
 """An existing DPO script with weak preferences: two names change, and the pairs may carry the ensemble's doubt.
 
     # before                                        # after

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["trl-weaks[plots]"]
+# ///
 """
 The weak-to-strong experiment on slot filling, from weak supervisors to the report.
 

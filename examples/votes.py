@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["trl-weaks"]
+# ///
 """
 Votes of people and a model on intents, one of the voters always wrong in the same way; a student trained on them.
 

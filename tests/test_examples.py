@@ -1,8 +1,10 @@
 """The examples as a user starts them."""
 
 import importlib.util
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,18 @@ def test_help(name, tmp_path):
     result = run(str(ROOT / "examples" / name), "--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "usage" in result.stdout
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_the_header_says_what_the_script_needs(example):
+    """PEP 723: `uv run examples/drop_in.py` and its like read it."""
+    (block,) = re.findall(r"^# /// script\n((?:#.*\n)+?)# ///$", example.read_text(encoding="utf-8"), re.M)
+    found = tomllib.loads("".join(line[2:] for line in block.splitlines(keepends=True)))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert found["requires-python"] == project["requires-python"]
+    (needed,) = found["dependencies"]
+    name, *extras = re.split(r"[\[\],]+", needed.rstrip("]"))
+    assert name == project["name"] and set(extras) <= set(project["optional-dependencies"])
 
 
 @pytest.mark.parametrize("script", ["plain", "weak"])
