@@ -93,8 +93,9 @@ benchmarks: $(VENV)/.testable ## speed and memory against the plain loops, small
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/logit_passes.py --rounds 5
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/labelling.py --layers 4 --width 384 --prompts 8 --rounds 3
 
-lint: $(VENV)/.testable ## ruff
+lint: $(VENV)/.testable ## ruff, and the types of the maths
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(VENV)/.testable ## ruff, fixing
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -98,7 +98,8 @@ def _merge(ranges: list[list[tuple[int, int]]], num_atoms: int) -> list[int]:
         for first, last in tokens:
             glued[first + 1 : last + 1] = [True] * (last - first)
             present[first].add(which)
-    unit_of, seen = [], set()
+    unit_of: list[int] = []
+    seen: set[int] = set()
     unit = 0
     for atom in range(num_atoms):
         if not glued[atom] and len(seen) == len(ranges):

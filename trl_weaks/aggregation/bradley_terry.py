@@ -157,7 +157,7 @@ def _one_sided(votes: Votes, judges: int) -> np.ndarray:
     """Judges of at least `FEWEST` votes that all go to what is shown first, or all to what is shown second."""
     towards = np.where(votes.shown_first > 0, votes.preferred, 1 - votes.preferred)
     towards = np.where(votes.shown_first == 0, np.nan, towards)
-    found = np.zeros(judges, bool)
+    found: np.ndarray = np.zeros(judges, bool)
     for j in range(judges):
         sides = towards[votes.judge == j]
         sides = sides[np.isfinite(sides)]

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 
 def label_agreement(labels: Mapping[str, Sequence[Hashable]]) -> dict:
@@ -16,7 +17,7 @@ def label_agreement(labels: Mapping[str, Sequence[Hashable]]) -> dict:
         ValueError: fewer than two supervisors, no example, or lengths differ.
     """
     _check(labels)
-    pairs = []
+    pairs: list[dict[str, Any]] = []
     for first, second in combinations(labels, 2):
         same = sum(a == b for a, b in zip(labels[first], labels[second], strict=True))
         pairs.append({"first": first, "second": second, "exact_match": same / len(labels[first])})

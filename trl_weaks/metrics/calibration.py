@@ -68,7 +68,7 @@ def brier_score(probabilities: Any, outcomes: Sequence[int]) -> float:
     return float(((table - np.eye(table.shape[1])[label.astype(int)]) ** 2).sum(1).mean())
 
 
-def _checked(confidences: Sequence[float], correct: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
+def _checked(confidences: Sequence[float], correct: Sequence[bool] | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     confidence, right = np.asarray(confidences, dtype=float), np.asarray(correct, dtype=float)
     if confidence.ndim != 1 or confidence.shape != right.shape or not len(confidence):
         raise ValueError(f"confidences {confidence.shape} and correct {right.shape}: give two lists of one length")

@@ -86,11 +86,11 @@ def capa(first: np.ndarray, second: np.ndarray, gold: Sequence[int]) -> float:
         first, second: probabilities (n, K); one-hot for hard votes.
         gold: class ids, (n,).
     """
-    a, b, gold = np.asarray(first, float), np.asarray(second, float), np.asarray(gold, int)
-    if a.shape != b.shape or a.ndim != 2 or gold.shape != a.shape[:1] or not len(a):
-        raise ValueError(f"probabilities {a.shape} and {b.shape} with gold {gold.shape}: give (n, K) twice and (n,).")
-    rows, classes = np.arange(len(gold)), a.shape[1]
-    right_a, right_b = a[rows, gold].mean(), b[rows, gold].mean()
+    a, b, right = np.asarray(first, float), np.asarray(second, float), np.asarray(gold, int)
+    if a.shape != b.shape or a.ndim != 2 or right.shape != a.shape[:1] or not len(a):
+        raise ValueError(f"probabilities {a.shape} and {b.shape} with gold {right.shape}: give (n, K) twice and (n,).")
+    rows, classes = np.arange(len(right)), a.shape[1]
+    right_a, right_b = a[rows, right].mean(), b[rows, right].mean()
     expected = right_a * right_b + (1 - right_a) * (1 - right_b) / (classes - 1)
     return _beyond((a * b).sum(1).mean(), expected)
 

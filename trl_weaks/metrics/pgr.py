@@ -4,6 +4,7 @@ Source: Burns et al., 2023 (arXiv 2312.09390); Cui et al. (arXiv 2406.03199), Eq
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from trl_weaks.metrics.bootstrap import Score, as_table, bootstrap_scores, limit
 
 _RELATIVE_ROUNDING = 1e-9  # equal scores summed in another order differ by less; their gap is closed
 
-Samples = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
+Samples: TypeAlias = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
 
 def performance_gap_recovered(
@@ -44,7 +45,7 @@ def performance_gap_recovered(
     return float(np.mean([(student - value) / (ceiling - value) for value in scores.values()]))
 
 
-def _named_scores(weak: float | Sequence[float] | Mapping[str, float]) -> Mapping[str, float]:
+def _named_scores(weak: Any) -> Mapping[str, float]:
     if isinstance(weak, Mapping):
         return weak
     if np.ndim(weak):
@@ -114,6 +115,7 @@ def undefined_share(draws: np.ndarray) -> float:
 
 
 def _systems(weak: Samples, student: np.ndarray, ceiling: np.ndarray) -> dict[str, np.ndarray]:
+    named: dict[str, Any]
     if isinstance(weak, Mapping):
         named = {f"weak supervisor {name}": samples for name, samples in weak.items()}
     elif isinstance(weak, list | tuple) and len(weak) and all(np.ndim(samples) for samples in weak):

@@ -98,7 +98,7 @@ def coverage_risk_curve(
     order = np.argsort(-scores, kind="stable")
     scores, wrong = scores[order], np.cumsum(~right[order])
     last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-    counts = last + 1
+    counts: np.ndarray = last + 1
     return {
         "threshold": scores[last].tolist(),
         "coverage": (counts / len(scores)).tolist(),
