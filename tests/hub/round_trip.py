@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, load_dataset
-from huggingface_hub import hf_hub_download
+from huggingface_hub import ModelCard, hf_hub_download
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from trl_weaks import (
@@ -77,6 +77,7 @@ def generation(made: Dataset, tokenizer, found: dict) -> None:
     child = WeakSupervisionTrainer("me/student", more, train_dataset=theirs)
     found["reloaded_eval_loss"] = child.evaluate(made)["eval_loss"]
     child.push_to_hub()
+    found["no_licence"] = ModelCard.load("me/grandchild").data.license is None
     found["code"] = blocks + run_code("me/labels", "dataset")
     for block in CODE.findall(PAGE.read_text(encoding="utf-8").replace('"me/', '"me/page-')):
         exec(compile(block, PAGE.name, "exec"), {"labels": made, "trainer": child})

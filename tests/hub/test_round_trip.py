@@ -43,7 +43,7 @@ def card(hub, repository: str) -> tuple[dict, str]:
 
 def test_what_was_pushed_comes_back_the_same(pushed):
     _, found, _ = pushed
-    for name in ("labels", "one", "student", "tokenizer", "classifier", "aligned", "token_stays"):
+    for name in ("labels", "one", "student", "tokenizer", "classifier", "aligned", "token_stays", "no_licence"):
         assert found[name] is True, name
     assert found["reloaded_eval_loss"] == found["eval_loss"]
     assert found["code"] >= 3, "the code of the cards ran"
@@ -72,7 +72,7 @@ def test_the_students_card_is_true(pushed):
     assert "[None]" not in text and '"None"' not in text and "not on the Hub" in text
     assert "| weak supervisors | `ann`, `bob` |" in text and "not by people" not in text
     head, text = card(hub, "models/me/grandchild")
-    assert head["base_model"] == "me/student" and "license" not in head and "[me/student](" in text
+    assert head["base_model"] == "me/student" and head["license"] == "apache-2.0" and "[me/student](" in text
     head, text = card(hub, "models/me/aligned")
     assert head["base_model"] == "me/student" and "| pairs | 4 |" in text
     head, text = card(hub, "models/me/classifier")

@@ -7,6 +7,7 @@ is fitted of the supervisors is crowd-kit's; other rows are read by the same for
 
 import warnings
 from types import ModuleType
+from typing import Self
 
 import numpy as np
 
@@ -23,7 +24,7 @@ class CrowdKit(Aggregator):
     def __init__(self) -> None:
         self.kit = _crowd_kit()
 
-    def fit(self, votes: np.ndarray, weights: np.ndarray | None = None) -> "CrowdKit":
+    def fit(self, votes: np.ndarray, weights: np.ndarray | None = None) -> Self:
         """Raises ValueError: weights that differ, which these methods know nothing of."""
         votes, hard = self._read(votes, weights)
         rows, voters = np.nonzero(hard >= 0)
@@ -128,7 +129,7 @@ class GLAD(CrowdKit):
         ability: `(supervisors heard,)`, after `fit`.
     """
 
-    def fit(self, votes: np.ndarray, weights: np.ndarray | None = None) -> "GLAD":
+    def fit(self, votes: np.ndarray, weights: np.ndarray | None = None) -> Self:
         self.known: tuple[np.ndarray, np.ndarray] | None = None
         return super().fit(votes, weights)
 
@@ -144,11 +145,10 @@ class GLAD(CrowdKit):
         self.known = hard[places], fitted.probas_.loc[places, list(range(num_classes))].to_numpy()
 
     def _expect(self, hard: np.ndarray, num_classes: int) -> np.ndarray:
-        if np.array_equal(hard, self.known[0]):
+        if self.known is not None and np.array_equal(hard, self.known[0]):
             return self.known[1]
-        right = 1 / (
-            1 + np.exp(-np.e * self.ability)
-        )  # the prior's mean of the logarithm of the inverse difficulty is 1
+        # the prior's mean of the logarithm of the inverse difficulty is 1
+        right = 1 / (1 + np.exp(-np.e * self.ability))
         match = hard[..., None] == np.arange(num_classes)
         logs = np.log(np.where(match, right[:, None], (1 - right[:, None]) / (num_classes - 1)).clip(_FLOOR))
         return _normalised(np.where(hard[..., None] >= 0, logs, 0).sum(1))
