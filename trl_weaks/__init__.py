@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which do not 
     from .labelling.label_classes import label_classes as label_classes
     from .labelling.label_completions import label_completions as label_completions
     from .labelling.preferences import build_preferences as build_preferences
+    from .labelling.push import push_labels as push_labels
     from .labelling.report_card import supervisor_report as supervisor_report
     from .labelling.reward import WeakEnsembleReward as WeakEnsembleReward
     from .labelling.triage import triage as triage
