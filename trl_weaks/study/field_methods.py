@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
+from trl_weaks.aggregation.transforms import KeepBest
 from trl_weaks.losses import LOSSES
 from trl_weaks.study.methods import Method
 
@@ -34,7 +35,7 @@ def class_field() -> dict[str, Method]:
         loss="naive",
         settings={"gamma_max": 0.0},
     )
-    return {method.name: method for method in [*found, trusted, *_losses({})]}
+    return {method.name: method for method in [*found, trusted, _surer_half({}), *_losses({})]}
 
 
 def completion_field() -> dict[str, Method]:
@@ -46,7 +47,19 @@ def completion_field() -> dict[str, Method]:
             found.append(
                 Method(f"on_{name}", f"Student on the answers of {name}", labels=name, loss="naive", settings=plain)
             )
-    return {method.name: method for method in [*found, *_losses({"soft_labels": True}, votes=False)]}
+    soft = {"soft_labels": True}
+    return {method.name: method for method in [*found, _surer_half(soft), *_losses(soft, votes=False)]}
+
+
+def _surer_half(settings: dict) -> Method:
+    """Filtering by confidence, the first stage of two-stage recipes (2503.04249); the share is ours."""
+    return Method(
+        "surer_half",
+        "Naive, on the surer half of the labels",
+        transform=KeepBest(0.5),
+        loss="naive",
+        settings=settings | {"gamma_max": 0.0},
+    )
 
 
 def _losses(settings: dict, votes: bool = True) -> list[Method]:
@@ -60,5 +73,5 @@ def _losses(settings: dict, votes: bool = True) -> list[Method]:
 
 def field_comparisons(methods: list[Method]) -> list[str]:
     """Every row of the field against the naive one, as `compare` takes them."""
-    names = [method.name for method in methods if method.name.startswith(("on_", "loss_", "trusted"))]
+    names = [method.name for method in methods if method.name.startswith(("on_", "loss_", "trusted", "surer_half"))]
     return [name for first in names for name in (first, REFERENCE)]
