@@ -1,14 +1,9 @@
 """The folders that the cells leave behind, made once for all tests that look at them."""
 
-import sys
 from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "trainer")]
-
-from launches import COMPILED, COMPILER, CORE, DEEPSPEED, KERNELS, REST, launch, references, runnable  # noqa: E402
+from launches import COMPILED, COMPILER, CORE, DEEPSPEED, KERNELS, REST, launch, references, runnable
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,10 @@
 """Two processes on token trees reach the weights of one process on rows."""
 
 import importlib.util
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from checks import check_active, check_equal  # noqa: E402
-from launches import distance, launch, references, seen  # noqa: E402
+from checks import check_active, check_equal
+from launches import distance, launch, references, seen
 
 CELLS = ["ddp/evidential/trees", "fsdp2/evidential/trees"]
 if importlib.util.find_spec("deepspeed") is not None:

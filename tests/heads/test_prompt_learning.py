@@ -1,17 +1,8 @@
 """Learned tokens before each row: PEFT hands the model embeddings and labels that are longer than its request."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from torch import nn
-
-from trl_weaks.heads import WeakHeadRequest, add_weak_head
-from trl_weaks.losses import NaiveLoss
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_weak_head_settings import (  # noqa: E402
+from test_weak_head_settings import (
     LOSSES,
     NAMES,
     ask,
@@ -21,6 +12,10 @@ from test_weak_head_settings import (  # noqa: E402
     gradients,
     llama,
 )
+from torch import nn
+
+from trl_weaks.heads import WeakHeadRequest, add_weak_head
+from trl_weaks.losses import NaiveLoss
 
 peft = pytest.importorskip("peft")
 KINDS = {

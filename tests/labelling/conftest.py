@@ -1,7 +1,5 @@
 """Tiny supervisors of several shapes, with tokenizers trained in place; nothing is downloaded."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -124,7 +122,6 @@ def reference_logps():
 @pytest.fixture
 def serve(monkeypatch):
     """Starts scripted servers (see `scripted_server`), which are closed afterwards; waits between tries are none."""
-    sys.path.insert(0, str(Path(__file__).parent))
     from scripted_server import SECRET, Server, chat
 
     monkeypatch.setattr("trl_weaks.supervisors.server.time.sleep", lambda seconds: None)

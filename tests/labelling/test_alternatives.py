@@ -1,18 +1,14 @@
 """Alternatives of a server: read from both forms, stored, and learnt by a student of another tokenizer."""
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 from datasets import Dataset, concatenate_datasets, load_from_disk
+from scripted_server import chat
 
-sys.path.insert(0, str(Path(__file__).parent))
-from scripted_server import chat  # noqa: E402
-
-from trl_weaks import alternatives_as_rows  # noqa: E402
-from trl_weaks.labelling.from_completions import labels_from_completions  # noqa: E402
-from trl_weaks.labelling.token_logprobs import read_logprobs  # noqa: E402
+from trl_weaks import alternatives_as_rows
+from trl_weaks.labelling.from_completions import labels_from_completions
+from trl_weaks.labelling.token_logprobs import read_logprobs
 
 EXAMPLES = [{"example_id": "1", "prompt": "play"}, {"example_id": "2", "prompt": "stop"}]
 CHAT = {"example_id": "1", "prompt": [{"role": "user", "content": "play"}]}

@@ -1,20 +1,17 @@
 """A server on the loopback that answers as recorded: retries, nonsense, death, budgets, keys, and what is kept."""
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("openai")
 
-sys.path.insert(0, str(Path(__file__).parent))
-from scripted_server import SECRET, chat  # noqa: E402
+from scripted_server import SECRET, chat
 
-import trl_weaks.labelling.ask_servers as ask_module  # noqa: E402
-from trl_weaks.labelling.ask_servers import ask_servers  # noqa: E402
-from trl_weaks.labelling.from_completions import labels_from_completions  # noqa: E402
-from trl_weaks.supervisors.server import ServerError, ServerSupervisor  # noqa: E402
+import trl_weaks.labelling.ask_servers as ask_module
+from trl_weaks.labelling.ask_servers import ask_servers
+from trl_weaks.labelling.from_completions import labels_from_completions
+from trl_weaks.supervisors.server import ServerError, ServerSupervisor
 
 EXAMPLES = [{"example_id": f"e{i}", "prompt": f"prompt {i}"} for i in range(6)]
 

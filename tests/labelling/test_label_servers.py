@@ -2,17 +2,15 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
 from datasets import load_from_disk
 
 pytest.importorskip("openai")
-sys.path.insert(0, str(Path(__file__).parent))
-from scripted_server import SECRET, chat  # noqa: E402
+from scripted_server import SECRET, chat
 
-from trl_weaks.cli import main  # noqa: E402
+from trl_weaks.cli import main
 
 ROWS = [{"example_id": f"e{i}", "prompt": f"play {w}", "number": i} for i, w in enumerate(("jazz", "rock", "pop"))]
 

@@ -1,21 +1,17 @@
 """Passes compiled for the CPU: when they run, and that they are those of PyTorch in every other respect."""
 
 import os
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.utils.cpp_extension
 from scipy.special import digamma, gammaln, polygamma
+from token_forms import LOSSES, closed, needs_compiler, plain, problem
 
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
 from trl_weaks.losses.vocabulary import cpu_kernels
 from trl_weaks.losses.vocabulary.token_rows import split_rows
-
-sys.path.insert(0, str(Path(__file__).parent))
-from token_forms import LOSSES, closed, needs_compiler, plain, problem  # noqa: E402
 
 pytestmark = needs_compiler
 

@@ -3,11 +3,10 @@
 import doctest
 import importlib
 import pkgutil
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from token_forms import closed, plain, problem
 
 import trl_weaks.losses
 from trl_weaks import WeakClassificationConfig, WeakSupervisionConfig
@@ -21,9 +20,6 @@ from trl_weaks.losses import (
     register_loss,
 )
 from trl_weaks.losses.base import DirichletReading
-
-sys.path.insert(0, str(Path(__file__).parent))
-from token_forms import closed, plain, problem  # noqa: E402
 
 KINDS = {cls.__name__: cls for cls in LOSSES.values()}
 SETTINGS = {"output_dir": "unused", "use_cpu": True, "bf16": False, "report_to": "none"}

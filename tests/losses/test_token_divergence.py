@@ -1,20 +1,16 @@
 """The divergence of a Dirichlet over a vocabulary in float32, against float64 and special functions."""
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import digamma, gammaln, polygamma
+from token_forms import EITHER, closed, problem
 
 from trl_weaks.losses import EvidentialLoss
 from trl_weaks.losses.vocabulary.class_terms import Sums, Workspace, collect
 from trl_weaks.losses.vocabulary.token_rows import TokenLabel
-
-sys.path.insert(0, str(Path(__file__).parent))
-from token_forms import EITHER, closed, problem  # noqa: E402
 
 
 def textbook_float32_kl(alpha):

@@ -1,18 +1,14 @@
 """Closed forms over a vocabulary against autograd of the plain call: values, gradients, extremes, limits, offsets."""
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from token_forms import EITHER, LOSSES, closed, plain, problem, soft_target
 
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
 from trl_weaks.losses.vocabulary.row_reductions import blocks
 from trl_weaks.losses.vocabulary.token_rows import TokenLabel, split_rows
-
-sys.path.insert(0, str(Path(__file__).parent))
-from token_forms import EITHER, LOSSES, closed, plain, problem, soft_target  # noqa: E402
 
 
 @pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])

@@ -1,19 +1,15 @@
 """Any row of logits: finite, and equal to autograd of the plain call."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from token_forms import EITHER, LOSSES, one_loss, plain
 
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss
 from trl_weaks.losses.vocabulary.token_rows import TokenLabel, split_rows
-
-sys.path.insert(0, str(Path(__file__).parent))
-from token_forms import EITHER, LOSSES, one_loss, plain  # noqa: E402
 
 EXTREMES = st.one_of(
     st.floats(-1e4, 1e4, width=32),

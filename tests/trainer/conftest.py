@@ -5,21 +5,11 @@ import warnings
 import pytest
 import torch
 from datasets import Dataset
+from shapes import TEXTS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 warnings.filterwarnings("ignore", category=FutureWarning)
-
-TEXTS = [
-    ("wake me up at five pm tomorrow\n", '{"time": "five pm", "date": "tomorrow"}'),
-    ("play something\n", "{}"),
-    ("what is the weather in new york city on friday morning\n", '{"place": "new york city", "date": "friday"}'),
-    ("call ann\n", '{"person": "ann"}'),
-    ("add milk and eggs and bread to my shopping list\n", '{"list": "shopping", "item": "milk & eggs & bread"}'),
-    ("stop\n", "{}"),
-    ("remind me about the meeting with john smith\n", '{"event": "meeting", "person": "john smith"}'),
-    ("lights off\n", '{"device": "lights"}'),
-]
 
 
 @pytest.fixture(scope="session")

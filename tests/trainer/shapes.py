@@ -1,4 +1,4 @@
-"""The four architectures of the paper, tiny and without dropout."""
+"""The four architectures of the paper, tiny and without dropout; texts of very unequal lengths."""
 
 import torch
 from transformers import (
@@ -13,6 +13,16 @@ from transformers import (
 )
 
 SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=128)
+TEXTS = [
+    ("wake me up at five pm tomorrow\n", '{"time": "five pm", "date": "tomorrow"}'),
+    ("play something\n", "{}"),
+    ("what is the weather in new york city on friday morning\n", '{"place": "new york city", "date": "friday"}'),
+    ("call ann\n", '{"person": "ann"}'),
+    ("add milk and eggs and bread to my shopping list\n", '{"list": "shopping", "item": "milk & eggs & bread"}'),
+    ("stop\n", "{}"),
+    ("remind me about the meeting with john smith\n", '{"event": "meeting", "person": "john smith"}'),
+    ("lights off\n", '{"device": "lights"}'),
+]
 NO_DROPOUT = dict(attention_dropout=0.0, hidden_dropout=0.0, dropout=0.0)
 
 

@@ -1,16 +1,11 @@
 """bfloat16, the default of the settings: near to float32 with every term of the loss, and unrounded confidences."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from datasets import Dataset
+from shapes import one_step, relative_error, shape, watch_gradients
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-
-sys.path.insert(0, str(Path(__file__).parent))
-from shapes import one_step, relative_error, shape, watch_gradients  # noqa: E402
 
 EVERYTHING = {"gamma_max": 0.25, "gamma_warmup": 0.0, "kl_coef": 0.01, "kl_anneal": 0.0, "evidence_offset": 2.0}
 # the student has no say in how these are shared among its tokens, so that they are the same to the last digit

@@ -1,8 +1,6 @@
 """`loss=` of the trainers: a name, a function, or the auxiliary loss around a function."""
 
-import sys
-from pathlib import Path
-
+import classification_runs
 import pytest
 import torch
 from datasets import Dataset
@@ -11,9 +9,6 @@ from trl_weaks import WeakClassificationTrainer, WeakSupervisionConfig, WeakSupe
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss, as_weak_loss
 from trl_weaks.losses.dirichlet_votes import DirichletVotes
 from trl_weaks.trainer.model_card import describe_loss
-
-sys.path.insert(0, str(Path(__file__).parent))
-import classification_runs  # noqa: E402
 
 
 def cross_entropy(logits, targets, progress):

@@ -1,17 +1,13 @@
 """Class names travel from labels to the student and never meet in two orders; empty pools are refused early."""
 
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from classification_runs import classifier, settings, tokenizer, weak_dataset
 from datasets import ClassLabel, Dataset
 from peft import LoraConfig
 from transformers import AutoConfig
-
-sys.path.insert(0, str(Path(__file__).parent))
-from classification_runs import classifier, settings, tokenizer, weak_dataset
 
 from trl_weaks.losses.evidential import EvidentialLoss
 from trl_weaks.supervisors.classifier import WeakClassifier

@@ -1,17 +1,12 @@
 """Sets of texts in every form that users bring: read as what they say, or refused with row, column and remedy."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from classification_runs import classifier, settings, texts, tokenizer, weak_dataset
 from datasets import Dataset, DatasetDict
 
-sys.path.insert(0, str(Path(__file__).parent))
-from classification_runs import classifier, settings, texts, tokenizer, weak_dataset  # noqa: E402
-
-from trl_weaks.losses.dirichlet_votes import DirichletVotes  # noqa: E402
-from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer  # noqa: E402
+from trl_weaks.losses.dirichlet_votes import DirichletVotes
+from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer
 
 PLAIN = {"weak_loss": "naive", "gamma_max": 0.0, "max_steps": 2, "learning_rate": 0.0}
 

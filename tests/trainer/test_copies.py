@@ -2,22 +2,18 @@
 
 import copy
 import io
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
+from preference_runs import model as policy_of
+from preference_runs import pairs
+from preference_runs import tokenizer as pair_tokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from trl_weaks import WeakPreferenceConfig, WeakPreferenceTrainer, WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.heads import WeakHeadRequest, add_weak_head
 from trl_weaks.losses import NaiveLoss
-
-sys.path.insert(0, str(Path(__file__).parent))
-from preference_runs import model as policy_of  # noqa: E402
-from preference_runs import pairs  # noqa: E402
-from preference_runs import tokenizer as pair_tokenizer  # noqa: E402
 
 IDS = torch.arange(5, 17)[None]
 

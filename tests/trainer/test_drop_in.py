@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from classification_runs import end_group
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from shapes import shape
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-
-sys.path.insert(0, str(Path(__file__).parent))
-from classification_runs import end_group  # noqa: E402
-from shapes import shape  # noqa: E402
 
 GENERATION = (
     "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<eos>"

@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from classification_runs import classifier, end_group, settings, texts, tokenizer, weak_dataset
 from datasets import Dataset
 from transformers import TrainerCallback
 
 from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer
-
-sys.path.insert(0, str(Path(__file__).parent))
-from classification_runs import classifier, end_group, settings, texts, tokenizer, weak_dataset  # noqa: E402
 
 PLAIN = {"weak_loss": "naive", "gamma_max": 0.0}
 METRICS = ("loss", "accuracy", "weak/agreement")

@@ -2,20 +2,16 @@
 has nothing to do with rows and losses. A field that TRL or transformers adds fails here until someone has looked."""
 
 import copy
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from shapes import TEXTS, shape
 from trl import SFTConfig, SFTTrainer
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.trainer import refusals
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import TEXTS  # noqa: E402
-from shapes import shape  # noqa: E402
 
 PLAIN = {"weak_loss": "naive", "gamma_max": 0.0, "token_trees": False}
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 1}

@@ -6,10 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import killed_run
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-import killed_run  # noqa: E402
 
 
 def test_a_killed_run_ends_where_it_would_have(tmp_path):

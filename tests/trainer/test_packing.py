@@ -1,19 +1,16 @@
 """Texts packed into one row train exactly as texts in rows of their own."""
 
 import copy
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
+from shapes import one_step, relative_error, shape, watch_gradients
 from transformers import MistralConfig, MistralForCausalLM
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.trainer.packing_checks import refuse_packing
-
-sys.path.insert(0, str(Path(__file__).parent))
-from shapes import one_step, relative_error, shape, watch_gradients  # noqa: E402
 
 PACKED = [{"packing": True, "max_length": 64}, {"padding_free": True, "max_length": None}]
 LOSSES = [

@@ -2,19 +2,15 @@
 
 import copy
 import logging
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
+from shapes import TEXTS, shape
 from trl import SFTConfig, SFTTrainer
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import TEXTS  # noqa: E402
-from shapes import shape  # noqa: E402
 
 CHAT = (
     "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<eos>"

@@ -1,17 +1,12 @@
 """One supervisor who is always right is plain fine-tuning: other architectures, adapters, packing, and bfloat16."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from peft import LoraConfig
+from shapes import one_step, relative_error, shape, watch_gradients
 from trl import SFTConfig, SFTTrainer
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-
-sys.path.insert(0, str(Path(__file__).parent))
-from shapes import one_step, relative_error, shape, watch_gradients  # noqa: E402
 
 PLAIN = {"weak_loss": "naive", "gamma_max": 0.0}
 VARIANTS = {

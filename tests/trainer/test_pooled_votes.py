@@ -1,16 +1,11 @@
 """Aggregators behind `pooling`: fitted once to the training rows, never per batch; a toy of six lines is one too."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from classification_runs import classifier, settings, tokenizer, weak_dataset
 from datasets import Dataset
 from trl import TrlParser
-
-sys.path.insert(0, str(Path(__file__).parent))
-from classification_runs import classifier, settings, tokenizer, weak_dataset
 
 from trl_weaks.aggregation import AGGREGATORS, aggregate
 from trl_weaks.losses.dirichlet_votes import DirichletVotes

@@ -1,9 +1,8 @@
 """A loss in a file of the user's: both trainers and a command line know it by its name, and no file of the package."""
 
 import importlib.util
-import sys
-from pathlib import Path
 
+import classification_runs
 import pytest
 import torch
 from datasets import Dataset
@@ -11,9 +10,6 @@ from trl import TrlParser
 
 from trl_weaks import WeakClassificationTrainer, WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.losses import LOSSES
-
-sys.path.insert(0, str(Path(__file__).parent))
-import classification_runs  # noqa: E402
 
 TOY = """
 from trl_weaks.losses import register_loss

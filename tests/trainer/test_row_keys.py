@@ -1,16 +1,11 @@
 """What is set aside while TRL prepares the rows comes back to its own row, whatever TRL does to their order."""
 
-import sys
-from pathlib import Path
-
 import pytest
 from datasets import Dataset
+from shapes import shape
 from trl import SFTConfig, SFTTrainer
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-
-sys.path.insert(0, str(Path(__file__).parent))
-from shapes import shape  # noqa: E402
 
 
 def numbered(count: int = 7) -> Dataset:

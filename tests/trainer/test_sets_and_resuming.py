@@ -2,19 +2,16 @@
 
 import copy
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
+from shapes import shape
 from transformers import TrainingArguments
 from trl import SFTConfig
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-
-sys.path.insert(0, str(Path(__file__).parent))
-from shapes import shape  # noqa: E402
 
 
 def build(tokenizer, arguments, rows, eval_dataset=None, **settings):

@@ -1,17 +1,14 @@
 """Streams of weak rows train as the datasets they come from do, and a bad row is refused where it stands."""
 
 import copy
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset, IterableDataset, IterableDatasetDict
+from shapes import shape
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-
-sys.path.insert(0, str(Path(__file__).parent))
-from shapes import shape  # noqa: E402
 
 
 def build(tokenizer, arguments, train, eval_dataset=None, **settings):

@@ -2,9 +2,9 @@
 
 import itertools
 import math
-import sys
-from pathlib import Path
 
+import classification_runs as classes
+import preference_runs as runs
 import pytest
 import torch
 from datasets import Dataset
@@ -22,10 +22,6 @@ from trl_weaks import (
 from trl_weaks.trainer import throughput as module
 from trl_weaks.trainer._compat import compute_flops_per_token
 from trl_weaks.trainer.throughput import MFU, PER_DEVICE, PER_SECOND, Throughput, model_flops_utilisation
-
-sys.path.insert(0, str(Path(__file__).parent))
-import classification_runs as classes  # noqa: E402
-import preference_runs as runs  # noqa: E402
 
 
 def test_the_clock_leaves_out_evaluation_and_saving(monkeypatch):

@@ -1,13 +1,12 @@
 """Training on token trees is training on rows: same losses, gradients, metrics, evaluation and checkpoints."""
 
 import random
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PrefixTuningConfig
+from shapes import one_step, relative_error, shape, watch_gradients
 from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
@@ -15,9 +14,6 @@ from trl_weaks.heads import WeakHeadRequest, add_weak_head
 from trl_weaks.inference import token_trees
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
 from trl_weaks.trainer.tree_rows import TREES, forest_columns, take_trees, tree_inputs, why_rows
-
-sys.path.insert(0, str(Path(__file__).parent))
-from shapes import one_step, relative_error, shape, watch_gradients  # noqa: E402
 
 SHAPES = ["llama", "gpt2", "opt", "gpt_neox"]
 INSTRUCTION = "turn the request of the user into the slots that it fills, as json, one line\n"

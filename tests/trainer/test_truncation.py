@@ -2,17 +2,13 @@
 
 import logging
 import math
-import sys
-from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from shapes import shape
 from trl import SFTConfig, SFTTrainer
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-
-sys.path.insert(0, str(Path(__file__).parent))
-from shapes import shape  # noqa: E402
 
 LIMIT = 24
 

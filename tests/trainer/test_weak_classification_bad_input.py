@@ -1,12 +1,11 @@
 """What the classification trainer refuses, before any training; and the settings it explains."""
 
 import math
-import sys
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 import torch
+from classification_runs import classifier, settings, tokenizer, weak_dataset
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -20,9 +19,6 @@ from trl_weaks.trainer.classification_collator import WeakClassificationCollator
 from trl_weaks.trainer.classification_objective import VoteObjective
 from trl_weaks.trainer.weak_classification_config import BaseConfig, WeakClassificationConfig
 from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer
-
-sys.path.insert(0, str(Path(__file__).parent))
-from classification_runs import classifier, settings, tokenizer, weak_dataset  # noqa: E402
 
 
 def build(folder, dataset, model=None, **changes):

@@ -2,11 +2,19 @@
 
 import dataclasses
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from classification_runs import (
+    KINDS,
+    classifier,
+    hard_dataset,
+    settings,
+    texts,
+    tokenizer,
+    trajectory,
+    weak_dataset,
+)
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
@@ -18,18 +26,6 @@ from trl_weaks.supervisors.class_predictions import ClassPredictions
 from trl_weaks.supervisors.classifier import WeakClassifier
 from trl_weaks.trainer.classification_data import gold_votes
 from trl_weaks.trainer.weak_classification_trainer import WINDOW_FILE, WeakClassificationTrainer
-
-sys.path.insert(0, str(Path(__file__).parent))
-from classification_runs import (  # noqa: E402
-    KINDS,
-    classifier,
-    hard_dataset,
-    settings,
-    texts,
-    tokenizer,
-    trajectory,
-    weak_dataset,
-)
 
 PLAIN = {"weak_loss": "naive", "gamma_max": 0.0}
 
