@@ -22,8 +22,8 @@ from pathlib import Path
 from datasets import load_from_disk
 
 from trl_weaks.cli import main
+from trl_weaks.commands.label_options import add_options
 from trl_weaks.distributed import processes
-from trl_weaks.study.label_options import add_options
 
 
 def show(folder: Path) -> None:

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig, Qwen2Config
 
 from trl_weaks.cli import main
-from trl_weaks.study.hours import training_flops, training_hours
-from trl_weaks.study.memory import ModelSize, model_size
+from trl_weaks.commands.hours import training_flops, training_hours
+from trl_weaks.commands.memory import ModelSize, model_size
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 96}
 TINY = {

@@ -9,7 +9,7 @@ import pytest
 from transformers import LlamaConfig, Qwen2Config
 
 from trl_weaks.cli import main
-from trl_weaks.study.memory import GIB, STRATEGIES, ModelSize, model_size, model_states, working_memory
+from trl_weaks.commands.memory import GIB, STRATEGIES, ModelSize, model_size, model_states, working_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 LLAMA = ModelSize(6_738_415_616, 131_072_000, 32, 4096, 32_000, 6_607_077_376)
@@ -137,7 +137,7 @@ def test_unknown_strategy():
 
 
 def test_the_readme_shows_what_the_command_prints(configs):
-    from trl_weaks.study.memory import add_arguments, table
+    from trl_weaks.commands.memory import add_arguments, table
 
     text = (ROOT / "ds_configs" / "README.md").read_text()
     for name in ("Llama-2-7b-hf", "Qwen2.5-7B"):

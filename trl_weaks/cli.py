@@ -38,13 +38,13 @@ class Command(NamedTuple):
 COMMANDS = {
     "label": Command(
         "label prompts with several weak supervisors, or verify labels",
-        "study.label_options:add_options",
-        "study.label_command:run",
+        "commands.label_options:add_options",
+        "commands.label:run",
     ),
     "verify": Command(
         "make a share of the labels again and compare: the same as label verify",
-        "study.label_options:add_verify_options",
-        "study.label_command:run_verify",
+        "commands.label_options:add_verify_options",
+        "commands.label:run_verify",
     ),
     "study": Command(
         "train supervisors, label, train students, and report what they recovered: --task and its settings",
@@ -53,8 +53,8 @@ COMMANDS = {
     ),
     "memory": Command(
         "GPU and host memory that training a model needs, and hours",
-        "study.memory:add_arguments",
-        "study.hours:report",
+        "commands.memory:add_arguments",
+        "commands.hours:report",
     ),
     "report": Command(
         "how good, how sure and how alike the supervisors are",

@@ -12,8 +12,8 @@ import pytest
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from trl_weaks.cli import build_parser, main
+from trl_weaks.commands.label import load_prompts, upload
 from trl_weaks.inference.sampling import Sampling
-from trl_weaks.study.label_command import load_prompts, upload
 from trl_weaks.supervisors.supervisor import WeakSupervisor
 
 ROOT = Path(__file__).resolve().parents[2]

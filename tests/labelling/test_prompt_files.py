@@ -6,7 +6,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from trl_weaks.cli import build_parser, main
-from trl_weaks.study.label_command import load_prompts
+from trl_weaks.commands.label import load_prompts
 
 IDS = ["007", "7", "x2", '"x3"', "12345678901234567890", "1.50", "NA", "null", "2020-01-01", "1e3", "True", " a", "é,"]
 TEXTS = ["NA", "null", "1.50", "007", "2020-01-01", "true", "nan", "-", "1e5", "N/A", "12", '"q"', "a, b"]
@@ -109,7 +109,7 @@ def test_columns_are_checked_before_a_model_is_loaded(tmp_path, monkeypatch, opt
     """Issue 19, item 15: an unknown column was ignored, and what should have been dropped could be published."""
     row = {"example_id": "1", "prompt": "p", "gold": "g", "completion": "c"}
     (tmp_path / "data.jsonl").write_text(json.dumps(row))
-    monkeypatch.setattr("trl_weaks.study.label_command.load_ensemble", lambda _: pytest.fail("a model is loaded"))
+    monkeypatch.setattr("trl_weaks.commands.label.load_ensemble", lambda _: pytest.fail("a model is loaded"))
     run = ["label", "--dataset", str(tmp_path / "data.jsonl"), "--supervisors", "x", "--output_dir", str(tmp_path)]
     with pytest.raises(SystemExit, match=message):
         main([*run, *options])

@@ -5,9 +5,9 @@ import os
 import sys
 from pathlib import Path
 
-from ..commands.label_servers import asked, check_server_options, is_server, label_with_servers
-from ..commands.sources import first_line, refuse_missing, refuse_missing_model, refuse_unknown_model
 from .label_options import add_options
+from .label_servers import asked, check_server_options, is_server, label_with_servers
+from .sources import first_line, refuse_missing, refuse_missing_model, refuse_unknown_model
 
 GPU_SHARE = 0.9  # vLLM's own default, shared by all supervisors
 

@@ -2,8 +2,8 @@
 
 import argparse
 
+from trl_weaks.commands.memory import ModelSize, model_size, table
 from trl_weaks.commands.sources import refuse_missing_model, refuse_unknown_model
-from trl_weaks.study.memory import ModelSize, model_size, table
 
 
 def training_flops(size: ModelSize, tokens: float, length: int) -> float:
