@@ -17,6 +17,12 @@ LABELS = {
     "glad": "Student on GLAD's labels",
     "mace": "Student on MACE's labels",
     "wawa": "Student on Wawa's labels",
+    "mbr": "Student on minimum Bayes risk answers",
+    "joint": "Student on joint decoding",
+    "reverse_kl": "Reverse KL to the labels",
+    "product": "OpenAI's product loss",
+    "adaptive_confidence": "Adaptive confidence (AdaptConf)",
+    "realm": "REALM, one given expertise",
 }
 
 
@@ -45,7 +51,13 @@ def completion_field() -> dict[str, Method]:
     for name in COMPLETION_AGGREGATORS:
         if name != "independent":
             found.append(
-                Method(f"on_{name}", f"Student on the answers of {name}", labels=name, loss="naive", settings=plain)
+                Method(
+                    f"on_{name}",
+                    LABELS.get(name, f"Student on the answers of {name}"),
+                    labels=name,
+                    loss="naive",
+                    settings=plain,
+                )
             )
     soft = {"soft_labels": True}
     return {method.name: method for method in [*found, _surer_half(soft), *_losses(soft, votes=False)]}
@@ -65,7 +77,7 @@ def _surer_half(settings: dict) -> Method:
 def _losses(settings: dict, votes: bool = True) -> list[Method]:
     """A row for every registered loss that the paper has not; without the auxiliary loss."""
     return [
-        Method(f"loss_{name}", f"Loss: {name}", loss=name, settings=settings | {"gamma_max": 0.0})
+        Method(f"loss_{name}", LABELS.get(name, f"Loss: {name}"), loss=name, settings=settings | {"gamma_max": 0.0})
         for name, loss in LOSSES.items()
         if name not in OF_THE_PAPER and (votes or not loss.needs_votes)
     ]

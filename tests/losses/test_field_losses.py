@@ -1,0 +1,105 @@
+"""Losses of the field against loops in float64, their minima, and what they refuse."""
+
+import math
+
+import pytest
+import torch
+
+from trl_weaks.losses.adaptive_confidence import AdaptiveConfidence
+from trl_weaks.losses.product import ProductLoss
+from trl_weaks.losses.realm import Realm
+from trl_weaks.losses.reverse_kl import ReverseKL
+
+torch.manual_seed(0)
+LOGITS = 3 * torch.randn(7, 4, dtype=torch.float64)
+LABELS = torch.rand(7, 4, dtype=torch.float64).softmax(-1)
+LABELS[0] = torch.tensor([0.0, 1.0, 0.0, 0.0])
+VOTES = torch.rand(7, 3, 4, dtype=torch.float64).softmax(-1)
+WEIGHTS = torch.tensor([[0.5, 0.3, 0.2]] * 7, dtype=torch.float64)
+
+
+def p_of(row):
+    top = max(row)
+    whole = math.fsum(math.exp(z - top) for z in row)
+    return [math.exp(z - top) / whole for z in row]
+
+
+def reverse_kl(z, y):
+    y = [max(v, 1e-3) for v in y]
+    return math.fsum(p * (math.log(p) - math.log(v / math.fsum(y))) for p, v in zip(p_of(z), y, strict=True))
+
+
+def product(z, y):
+    p = p_of(z)
+    mixed = [a**0.5 * b**2 for a, b in zip(p, y, strict=True)]
+    return -math.fsum(m / math.fsum(mixed) * math.log(a) for m, a in zip(mixed, p, strict=True))
+
+
+def adaptive(z, y):
+    p = p_of(z)
+    own, label = -math.log(max(p)), -math.log(p[y.index(max(y))])
+    a, b = math.exp(own / 0.5), math.exp(label / 0.5)
+    cross = -math.fsum(v * math.log(q) for v, q in zip(y, p, strict=True))
+    return (1 - a / (a + b)) * cross + a / (a + b) * own
+
+
+@pytest.mark.parametrize(
+    ("loss", "plain"),
+    [(ReverseKL(), reverse_kl), (ProductLoss(2.0, 0.5), product), (AdaptiveConfidence(), adaptive)],
+)
+def test_values_are_those_of_loops(loss, plain):
+    expected = [plain(z, y) for z, y in zip(LOGITS.tolist(), LABELS.tolist(), strict=True)]
+    assert loss(LOGITS, LABELS, 0.5).tolist() == pytest.approx(expected, rel=1e-12)
+    assert loss(LOGITS.float(), LABELS.float(), 0.5).dtype == torch.float32
+
+
+def test_realm_is_that_of_loops_and_has_the_minimum_of_the_paper():
+    expected = []
+    for z, votes in zip(LOGITS.tolist(), VOTES.tolist(), strict=True):
+        p = p_of(z)
+        each = [-math.fsum(y * math.log(0.9 * q + 0.1 / 4) for y, q in zip(vote, p, strict=True)) for vote in votes]
+        expected.append(math.fsum(w * e for w, e in zip((0.5, 0.3, 0.2), each, strict=True)))
+    assert Realm()(LOGITS, VOTES, 0.5, WEIGHTS).tolist() == pytest.approx(expected, rel=1e-12)
+    votes = torch.eye(2, dtype=torch.float64)[[0, 0, 1]][None]
+    grid = torch.linspace(0.001, 0.999, 99_801, dtype=torch.float64)
+    values = Realm()(torch.stack([grid.log(), (1 - grid).log()], -1), votes.expand(len(grid), -1, -1), 0.0)
+    assert grid[values.argmin()].item() == pytest.approx(0.685, abs=5e-4), "votes 0, 0, 1 at e = .9"
+
+
+def test_reverse_kl_pools_geometrically():
+    a, b = torch.tensor([0.9, 0.1], dtype=torch.float64), torch.tensor([0.4, 0.6], dtype=torch.float64)
+    logits = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+    for _ in range(2000):
+        loss = 0.5 * (ReverseKL()(logits, a[None], 0.0) + ReverseKL()(logits, b[None], 0.0))
+        (gradient,) = torch.autograd.grad(loss.sum(), logits)
+        logits = (logits - 0.5 * gradient).detach().requires_grad_()
+    mean = (a * b).sqrt()
+    torch.testing.assert_close(logits.softmax(-1)[0].detach(), mean / mean.sum(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("loss", [ReverseKL(), ProductLoss(), AdaptiveConfidence(), AdaptiveConfidence(invert=True)])
+def test_gradients_are_those_of_differences(loss):
+    """The own target of product and adaptive losses is constant: it is held while the logits move."""
+    logits = LOGITS[1:3].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(logits, LABELS[1:3], 0.5).sum(), logits)
+    assert gradient.isfinite().all() and gradient.sum(-1).abs().max() < 1e-12
+    if isinstance(loss, ReverseKL):
+        assert torch.autograd.gradcheck(lambda z: loss(z, LABELS[1:3], 0.5), logits)
+
+
+def test_a_certain_label_silences_the_other_expert():
+    torch.testing.assert_close(ProductLoss()(LOGITS[:1], LABELS[:1], 0.0), -LOGITS[:1].log_softmax(-1)[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ReverseKL(0.0), "floor must lie in"),
+        (lambda: ProductLoss(label_power=-1.0), "label_power must be at least 0"),
+        (lambda: AdaptiveConfidence(temperature=0.0), "temperature must be above 0"),
+        (lambda: Realm(1.0), "expertise must lie in"),
+    ],
+)
+def test_wrong_numbers_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
