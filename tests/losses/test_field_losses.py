@@ -25,8 +25,8 @@ def p_of(row):
 
 
 def reverse_kl(z, y):
-    y = [max(v, 1e-3) for v in y]
-    return math.fsum(p * (math.log(p) - math.log(v / math.fsum(y))) for p, v in zip(p_of(z), y, strict=True))
+    y = [0.999 * v + 0.001 / len(y) for v in y]
+    return math.fsum(p * (math.log(p) - math.log(v)) for p, v in zip(p_of(z), y, strict=True))
 
 
 def product(z, y):
@@ -73,7 +73,7 @@ def test_reverse_kl_pools_geometrically():
         loss = 0.5 * (ReverseKL()(logits, a[None], 0.0) + ReverseKL()(logits, b[None], 0.0))
         (gradient,) = torch.autograd.grad(loss.sum(), logits)
         logits = (logits - 0.5 * gradient).detach().requires_grad_()
-    mean = (a * b).sqrt()
+    mean = ((0.999 * a + 0.0005) * (0.999 * b + 0.0005)).sqrt()
     torch.testing.assert_close(logits.softmax(-1)[0].detach(), mean / mean.sum(), atol=1e-6, rtol=0)
 
 
@@ -103,3 +103,13 @@ def test_a_certain_label_silences_the_other_expert():
 def test_wrong_numbers_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_hard_label_over_a_vocabulary_stays_one():
+    """The minimum puts nearly all on the label; a bound on every probability would have flattened it."""
+    labels = torch.zeros(1, 50_000, dtype=torch.float64)
+    labels[0, 7] = 1.0
+    flat = torch.zeros_like(labels)
+    sure = flat.clone()
+    sure[0, 7] = 20.0
+    assert ReverseKL()(sure, labels, 0.0) < 0.01 < 5 < ReverseKL()(flat, labels, 0.0)

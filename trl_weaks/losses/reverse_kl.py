@@ -20,8 +20,9 @@ class ReverseKL(WeakLoss):
     geometric mean, where that of cross-entropy is the arithmetic one.
 
     Args:
-        floor: least probability of a label, whose logarithm is taken; labels are normalised again. 1e-3 is the bound
-            of the *paper*. With hard labels the loss is that of labels smoothed by it.
+        floor: share of the uniform distribution in every label, whose logarithm is taken: over a vocabulary, too, the
+            label stays what it is. 1e-3 is the size of the *paper's* bound on probabilities, the mixture is *ours*.
+            With hard labels the loss is that of labels smoothed by it.
 
     ```python
     >>> import torch
@@ -41,6 +42,6 @@ class ReverseKL(WeakLoss):
     def __call__(self, logits: Tensor, targets: Tensor, progress: float = 0.0) -> Tensor:
         """`(n, K)`, `(n, K)` -> nats `(n,)`; `progress` is not used."""
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        labels = targets.detach().to(logits.dtype).clamp_min(self.floor)
+        labels = (1 - self.floor) * targets.detach().to(logits.dtype) + self.floor / logits.shape[-1]
         logps = torch.log_softmax(logits, -1)
-        return (logps.exp() * (logps - (labels / labels.sum(-1, keepdim=True)).log())).sum(-1)
+        return (logps.exp() * (logps - labels.log())).sum(-1)
