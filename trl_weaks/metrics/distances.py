@@ -1,6 +1,6 @@
-"""The two distances of SLU-F1 between a gold filler and a predicted filler.
+"""Distances between texts: the two of SLU-F1 between a gold and a predicted filler, and one of a committee.
 
-Source: the evaluation of SLURP (Bastianelli et al., 2020, arXiv 2011.13205); both are case-sensitive.
+Source of the two: the evaluation of SLURP (Bastianelli et al., 2020, arXiv 2011.13205). All are case-sensitive.
 """
 
 import re
@@ -42,3 +42,36 @@ def char_distance(gold: str, predicted: str) -> float:
     """Edits over the length of the longer string, in [0, 1]; 1 when both are empty."""
     longest = max(len(gold), len(predicted))
     return levenshtein(gold, predicted) / longest if longest else 1.0
+
+
+def pairwise_word_distance(answers: Sequence[Sequence[str]]) -> list[list[float]]:
+    """How unlike supervisors' answers are: mean word edits over the words of the longer of two answers, in [0, 1].
+
+    A symmetric word error rate; that it divides by the longer answer, and that two empty ones are alike, is *ours*.
+
+    Args:
+        answers: one sequence of texts for each supervisor, of the same prompts.
+
+    Returns:
+        Supervisors x supervisors, 0 on the diagonal.
+
+    Raises:
+        ValueError: no answers, or unequal numbers of them.
+
+    Example:
+
+    >>> pairwise_word_distance([["turn it on", "stop"], ["turn it off", "stop"]])
+    [[0.0, 0.16666666666666666], [0.16666666666666666, 0.0]]
+    """
+    lengths = {len(given) for given in answers}
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(
+            f"numbers of answers {[len(given) for given in answers]}: give one for each prompt, all alike."
+        )
+    split = [[words(text) for text in given] for given in answers]
+    table = [[0.0] * len(split) for _ in split]
+    for i, first in enumerate(split):
+        for j in range(i):
+            found = (levenshtein(a, b) / max(len(a), len(b), 1) for a, b in zip(first, split[j], strict=True))
+            table[i][j] = table[j][i] = sum(found) / len(first)
+    return table

@@ -1,0 +1,151 @@
+"""Diagnostics without gold, against plain loops in float64 and cases worked by hand."""
+
+import doctest
+import math
+from functools import lru_cache
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+from trl_weaks.metrics import (
+    blind_spot_share,
+    kernel_score,
+    misfit,
+    misfit_bound,
+    pairwise_word_distance,
+    principal_kernel,
+    reverse_kl_misfit,
+)
+
+DRAWN = np.random.default_rng(0)
+S, W = DRAWN.dirichlet(np.ones(4), 7), DRAWN.dirichlet(np.full(4, 0.05), 7)  # W has entries below the floor
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("module", ["gain_bounds", "kernels", "blind_spots", "distances"])
+def test_the_docstrings_examples(module):
+    found = doctest.testmod(import_module(f"trl_weaks.metrics.{module}"))
+    assert found.attempted and not found.failed
+
+
+def test_misfits_by_plain_loops():
+    apart = divergence = 0.0
+    for s, w in zip(S.tolist(), W.tolist(), strict=True):
+        floored = [max(p, 1e-3) for p in w]
+        total = sum(floored)
+        for k in range(4):
+            apart += (s[k] - w[k]) ** 2 / 7
+            divergence += s[k] * (math.log(s[k]) - math.log(floored[k] / total)) / 7
+    assert misfit(S, W) == pytest.approx(apart, rel=1e-12)
+    assert reverse_kl_misfit(S, W) == pytest.approx(divergence, rel=1e-12)
+    assert (W < 1e-3).any()
+
+
+def test_the_bound_holds_for_a_projection_on_a_convex_class():
+    """Ridgeless linear students whose class holds the truth: Pythagoras, so the bound is met with equality."""
+    x = DRAWN.normal(size=(40, 3))
+    truth, weak = x @ DRAWN.normal(size=(3, 2)), DRAWN.normal(size=(40, 2))
+    student = x @ np.linalg.lstsq(x, weak, rcond=None)[0]
+    bound = misfit_bound(misfit(weak, truth), misfit(student, weak))
+    assert misfit(student, truth) == pytest.approx(bound, rel=1e-9)
+
+
+def test_the_reverse_divergence_misses_what_the_student_leaves_out_and_knows_zeros():
+    assert reverse_kl_misfit([[1.0, 0.0]], [[0.25, 0.75]]) == pytest.approx(math.log(4))
+    assert reverse_kl_misfit([[0.5, 0.5]], [[1.0, 0.0]]) == pytest.approx(
+        0.5 * math.log(0.5 * 1.001) + 0.5 * math.log(0.5 * 1.001 / 0.001)
+    )
+
+
+def inverse_free_norm(matrix: np.ndarray) -> float:
+    """Largest singular value by power iteration."""
+    v = np.ones(matrix.shape[1]) + np.arange(matrix.shape[1])
+    for _ in range(5000):
+        v = matrix.T @ (matrix @ v)
+        v /= math.sqrt(float(v @ v))
+    return math.sqrt(float((matrix @ v) @ (matrix @ v)))
+
+
+def test_the_kernel_score_by_solving_and_power_iteration():
+    smoothers = []
+    states = DRAWN.normal(size=(9, 3)), DRAWN.normal(size=(9, 5))
+    for x in states:
+        centred = [[v - sum(column) / 9 for v, column in zip(row, x.T, strict=True)] for row in x]
+        gram = np.array([[sum(a * b for a, b in zip(r, q, strict=True)) / 9 for q in centred] for r in centred])
+        beta = 0.01 * sum(gram[i, i] for i in range(9)) / 9
+        smoothers.append(np.linalg.solve(gram + beta * np.eye(9), gram))
+    for x, wanted in zip(states, smoothers, strict=True):
+        np.testing.assert_allclose(principal_kernel(x), wanted, atol=1e-10)
+    wanted = inverse_free_norm(smoothers[1] @ (np.eye(9) - smoothers[0]))
+    assert kernel_score(states[1], states[0]) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_kernel_score_depends_on_neither_scale_nor_place_nor_turn():
+    weak, student = DRAWN.normal(size=(12, 3)), DRAWN.normal(size=(12, 4))
+    turn = np.linalg.qr(DRAWN.normal(size=(3, 3)))[0]
+    moved = (weak @ turn) * 1e200 + 1e201
+    assert kernel_score(student, moved) == pytest.approx(kernel_score(student, weak), rel=1e-6)
+    seen = np.hstack([weak, student])
+    assert kernel_score(weak, seen) < kernel_score(seen, weak)  # the supervisor sees all that this student does
+
+
+def test_blind_spots_by_plain_loops():
+    n = 200
+    before, after = DRAWN.random(n) < 0.8, DRAWN.random(n) < 0.6
+    strong, weak = DRAWN.random(n), DRAWN.random(n)
+    spots = [bool(b and s >= 0.75 and w < 0.75) for b, s, w in zip(before, strong, weak, strict=True)]
+    new = [i for i in range(n) if before[i] and not after[i]]
+    found = blind_spot_share(before, after, strong, weak)
+    assert found.new_errors == len(new)
+    assert found.share == pytest.approx(sum(spots[i] for i in new) / len(new))
+    assert found.expected == pytest.approx(sum(spots) / n)
+    assert found.expected_among_right == pytest.approx(sum(spots) / sum(before))
+
+
+def test_a_confidence_at_the_threshold_is_known_and_no_new_error_has_no_share():
+    assert blind_spot_share([True], [False], [0.75], [0.75]).share == 0.0
+    assert math.isnan(blind_spot_share([True], [True], [0.9], [0.5]).share)
+    assert math.isnan(blind_spot_share([False], [False], [0.9], [0.5]).expected_among_right)
+
+
+def test_word_distances_by_recursion():
+    @lru_cache(None)
+    def edits(a: tuple, b: tuple) -> int:
+        if not a or not b:
+            return len(a) + len(b)
+        return min(edits(a[1:], b) + 1, edits(a, b[1:]) + 1, edits(a[1:], b[1:]) + (a[0] != b[0]))
+
+    answers = [["a b c", "", "x"], ["a c d e", "", ""], ["b", "y z", "x"]]
+    table = pairwise_word_distance(answers)
+    for i, first in enumerate(answers):
+        for j, second in enumerate(answers):
+            pairs = [(tuple(a.split()), tuple(b.split())) for a, b in zip(first, second, strict=True)]
+            wanted = sum(edits(a, b) / max(len(a), len(b), 1) for a, b in pairs) / 3
+            assert table[i][j] == pytest.approx(wanted, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: misfit([[0.5, 0.5]], [[1.0]]), r"shapes \(1, 2\) and \(1, 1\)"),
+        (lambda: misfit(np.zeros((0, 2)), np.zeros((0, 2))), "with rows"),
+        (lambda: misfit([[0.5, NAN]], [[0.5, 0.5]]), "student: row 0 is not finite"),
+        (lambda: misfit_bound(-0.1, 0.1), "weak_error is -0.1"),
+        (lambda: misfit_bound(0.1, NAN), "misfit is nan"),
+        (lambda: reverse_kl_misfit([[0.5, 0.5]], [[0.9, 0.9]]), "weak: row 0"),
+        (lambda: reverse_kl_misfit([[0.5, 0.5]], [[0.5, 0.5]], floor=0), "floor"),
+        (lambda: principal_kernel([[1.0]]), "at least two rows"),
+        (lambda: principal_kernel([[1.0], [1.0]]), "all rows are the same"),
+        (lambda: principal_kernel([[1.0], [NAN]]), "row 1 is not finite"),
+        (lambda: principal_kernel([[1.0], [2.0]], ridge=0), "ridge must be positive"),
+        (lambda: kernel_score([[1.0], [2.0]], [[1.0], [2.0], [3.0]]), "2 states of the student, 3"),
+        (lambda: blind_spot_share([], [], [], []), "one for each example"),
+        (lambda: blind_spot_share([True], [True], [0.5], [1.5]), r"weak_confidence: 1.5 \(row 0\)"),
+        (lambda: blind_spot_share([True], [True], [NAN], [0.5]), "student_confidence: nan"),
+        (lambda: pairwise_word_distance([["a"], []]), "all alike"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
