@@ -66,6 +66,11 @@ COMMANDS = {
         "commands.triage:add_options",
         "commands.triage:triage",
     ),
+    "preflight": Command(
+        "which supervisors suit a student, measured before anything is trained",
+        "commands.preflight:add_options",
+        "commands.preflight:run",
+    ),
     "view": Command(
         "a page to look at labels: every answer, word by word", "commands.look:add_view_options", "commands.look:view"
     ),
