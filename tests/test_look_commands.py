@@ -60,6 +60,7 @@ def test_triage_prints_its_bound_and_writes_the_queue(tmp_path, capsys):
         (["triage", "{folder}/labels", "--gold", "x", "--tool", "argilla"], "give a file, -o"),
         (["report", "{folder}/labels", "--gold", "{folder}/gold.csv", "--gold_column", "x"], "no column 'x', only"),
         (["view", "nowhere"], "no such folder: nowhere"),
+        (["report", "{folder}/gold.csv"], "gold.csv is a file; give the output folder"),
         (["report", "{folder}"], "holds no dataset"),
         (["view", "{folder}/labels", "--limit", "0"], "--limit 0"),
         (["report", "{folder}/labels", "--gold", "{folder}/none.csv"], "no such file"),

@@ -31,7 +31,7 @@ def test_choosing_methods():
 
     assert choose(["headline"]) == completion_headline(NAMES)
     assert choose(["naive", "ceiling", "naive"]) == ["naive"]
-    with pytest.raises(ValueError, match="Unknown method 'nave'.*bayesian_aux"):
+    with pytest.raises(ValueError, match="Unknown method 'nave'. Did you mean 'naive'.*bayesian_aux"):
         choose(["nave"])
 
 

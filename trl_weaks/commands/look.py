@@ -63,6 +63,8 @@ def add_labels_and_gold(parser: argparse.ArgumentParser) -> None:
 def read_labels(options: argparse.Namespace):
     """The labels, and gold labels by id where there are some."""
     folder = options.labels
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; give the output folder of a labelling run.")
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
     if options.gold:

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,10 @@ def choose_methods(
             given = [{**field, **known}[one] for one in group if one in known or one in field]
             unknown = [one for one in group if one not in known and one not in field and one not in ROWS]
             if unknown:
-                names = ", ".join(dict.fromkeys([*known, *field, *ROWS]))
-                raise ValueError(f"Unknown method {unknown[0]!r}. Known: headline, all, field, {names}.")
+                names = list(dict.fromkeys(["headline", "all", "field", *known, *field, *ROWS]))
+                near = get_close_matches(unknown[0], names, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"Unknown method {unknown[0]!r}.{hint} Known: {', '.join(names)}.")
         for method in given:
             if method.name in supervisors:
                 raise ValueError(f"the method {method.name!r} has the name of a supervisor; choose another.")
