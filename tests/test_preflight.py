@@ -72,8 +72,9 @@ def test_classifiers_with_gold(folder, capsys):
         assert row["accuracy"] == pytest.approx((taught.argmax(1) == LABELS).mean())
 
 
-def test_a_language_model_as_a_student_of_classifiers(folder):
+def test_a_language_model_as_a_student_of_classifiers(folder, capsys):
     (row,) = preflight(folder, ("a",), "lm_student")["pairs"]
+    assert "Few prompts: 12 for states of width 16" in capsys.readouterr().out
     assert 0 < row["kernel_score"] <= 1 and "weak_error" not in row
 
 

@@ -69,9 +69,14 @@ def run(options: argparse.Namespace) -> None:
     else:
         if options.gold:
             raise ValueError("--gold: answers of language models are ranked without gold; leave it out.")
-        rows = _of_language_models(options, prompts)
+        rows = _of_language_models(options, prompts, ids)
     rows.sort(key=lambda row: row.get("student_error_bound", row["kernel_score"]))
     print(markdown(rows))
+    width = rows[0]["student_width"]
+    if len(prompts) <= width:
+        print(
+            f"Few prompts: {len(prompts)} for states of width {width}; a head fits nearly anything, compare with care."
+        )
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         found = {"student": options.student, "prompts": len(prompts), "pairs": rows}
@@ -201,6 +206,7 @@ def _class_row(weak, prompts: list, ids: list[str], student_states, gold) -> dic
     within = learnt.clip(min=0.0)
     row = {
         "supervisor": weak.name,
+        "student_width": student_states.shape[1],
         "kernel_score": score,
         "misfit": misfit(learnt, taught),
         "reverse_kl_misfit": reverse_kl_misfit(within / within.sum(1, keepdims=True), taught),
@@ -214,22 +220,23 @@ def _class_row(weak, prompts: list, ids: list[str], student_states, gold) -> dic
     return row
 
 
-def _of_language_models(options: argparse.Namespace, prompts: list) -> list[dict]:
+def _of_language_models(options: argparse.Namespace, prompts: list, ids: list[str]) -> list[dict]:
     from ..metrics import pairwise_word_distance
     from ..supervisors.supervisor import WeakSupervisor
 
     student = WeakSupervisor.from_pretrained(options.student, name=options.student)
-    own = [found[0].text for found in student.generate(prompts, 1, options.max_new_tokens)]
-    by_student = [sum(read.logps) for read in student.score(prompts, own)]
+    own = [found[0].text for found in student.generate(prompts, 1, options.max_new_tokens, ids)]
+    by_student = [sum(read.logps) for read in student.score(prompts, own, ids)]
     rows = []
     for given in options.supervisors:
         weak = WeakSupervisor.from_pretrained(given, name=given)
-        answers = [found[0].text for found in weak.generate(prompts, 1, options.max_new_tokens)]
-        by_weak = [sum(read.logps) for read in weak.score(prompts, own)]
-        states = (model.hidden_states(prompts, answers) for model in (student, weak))
+        answers = [found[0].text for found in weak.generate(prompts, 1, options.max_new_tokens, ids)]
+        by_weak = [sum(read.logps) for read in weak.score(prompts, own, ids)]
+        states = [model.hidden_states(prompts, answers, ids) for model in (student, weak)]
         rows.append(
             {
                 "supervisor": given,
+                "student_width": states[0].shape[1],
                 "kernel_score": _kernel_score(*states, given),
                 "reverse_gap": math.fsum(s - w for s, w in zip(by_student, by_weak, strict=True)) / len(prompts),
                 "word_distance": pairwise_word_distance([answers, own])[0][1],
