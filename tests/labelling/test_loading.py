@@ -73,6 +73,29 @@ def test_an_adapter_loads_on_its_base(saved, tmp_path):
         torch.testing.assert_close(loaded.model(torch.tensor([[3, 4, 5]])).logits, expected)
 
 
+@pytest.mark.parametrize("task", ["CAUSAL_LM", "SEQ_CLS", None])
+def test_an_ensemble_of_adapters(saved, tmp_path, task):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    auto, path = (AutoModelForSequenceClassification, saved / "classifier")
+    if task != "SEQ_CLS":
+        auto, path = AutoModelForCausalLM, saved / "llama"
+    for name in "ab":
+        settings = LoraConfig(task_type=task, target_modules=["q_proj"], init_lora_weights=False)
+        get_peft_model(auto.from_pretrained(path), settings).save_pretrained(tmp_path / name)
+        AutoTokenizer.from_pretrained(path).save_pretrained(tmp_path / name)
+    models = WeakEnsemble.from_pretrained([str(tmp_path / "a"), str(tmp_path / "b")])
+    kind = WeakClassifier if task == "SEQ_CLS" else WeakSupervisor
+    assert models.names == ["a", "b"] and all(isinstance(s, kind) for s in models.supervisors)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "no where", "./nowhere", "a/b/c"])
+def test_an_ensemble_names_what_cannot_be_loaded(name):
+    with pytest.raises(ValueError, match=f"'{name}' cannot be loaded: "):
+        WeakEnsemble.from_pretrained([name])
+
+
 @pytest.mark.parametrize("kind", [WeakSupervisor, WeakClassifier])
 def test_what_cannot_be_loaded_is_named(kind, tmp_path):
     with pytest.raises(ValueError, match="nowhere' cannot be loaded as a supervisor: no such folder"):

@@ -115,7 +115,7 @@ class WeakClassifier:
             kwargs: for `AutoModelForSequenceClassification.from_pretrained`, such as `dtype` or `revision`.
         """
         model, tokenizer = load(path, AutoModelForSequenceClassification, device, **kwargs)
-        return cls(model, tokenizer, name, max_length, batch_size)
+        return cls(model, tokenizer, name or PurePath(path).name, max_length, batch_size)
 
     @borrowed_tokenizer
     def predict(

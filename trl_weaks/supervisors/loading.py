@@ -1,5 +1,6 @@
 """Models and tokenizers from the Hub or a folder, ready to supervise."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from accelerate import PartialState
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
 
 from ..distributed import whole_weights
 from .adapter_notes import read_notes
@@ -67,10 +69,25 @@ def load(
 
 
 def classifies(path: str, **kwargs: Any) -> bool:
-    """Whether the checkpoint's own architecture is a sequence classifier."""
+    """Whether the checkpoint's own architecture is a sequence classifier; of an adapter: its task, else its base."""
     shared = {name: kwargs[name] for name in ("revision", "token", "trust_remote_code") if name in kwargs}
     try:
         architectures = AutoConfig.from_pretrained(path, **shared).architectures or []
     except (OSError, ValueError) as error:
+        adapter = _adapter_file(path, **{k: v for k, v in shared.items() if k != "trust_remote_code"})
+        if adapter is not None:  # its folder has no config.json
+            tuned = json.loads(Path(adapter).read_text(encoding="utf-8"))
+            if tuned.get("task_type"):
+                return tuned["task_type"] == "SEQ_CLS"
+            base = {key: kwargs[key] for key in kwargs if key != "revision"}  # the adapter's own
+            return classifies(tuned["base_model_name_or_path"], **base)
         raise ValueError(f"{path!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     return any(CLASSIFIES in name for name in architectures)
+
+
+def _adapter_file(path: str, **hub: Any) -> str | None:
+    """The file of an adapter's settings; None where there is none, or no such place."""
+    try:
+        return find_adapter_config_file(path, **hub)
+    except OSError:
+        return None

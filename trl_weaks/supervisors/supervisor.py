@@ -98,7 +98,7 @@ class WeakSupervisor:
             kwargs: for `AutoModelForCausalLM.from_pretrained`, such as `dtype` or `revision`.
         """
         model, tokenizer = load(path, AutoModelForCausalLM, device, **kwargs)
-        return cls(model, tokenizer, name, max_tokens_in_flight)
+        return cls(model, tokenizer, name or PurePath(path).name, max_tokens_in_flight)
 
     @borrowed_tokenizer
     def generate(
