@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from trl_weaks import WeakClassifier, WeakEnsemble, WeakSupervisor
+from trl_weaks import WeakClassifier, WeakEnsemble, WeakSupervisor, label_classes, label_completions
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +108,10 @@ def test_kinds_are_not_mixed(saved):
         WeakEnsemble.from_pretrained([str(saved / "gpt2"), str(saved / "classifier")])
     with pytest.raises(ValueError, match="nowhere' cannot be loaded"):
         WeakEnsemble.from_pretrained([str(saved / "nowhere")])
+
+
+def test_paths_where_an_ensemble_belongs_are_told_how_to_become_one():
+    rows = Dataset.from_list([{"example_id": "0", "prompt": "play", "text": "play"}])
+    for label in (label_completions, label_classes):
+        with pytest.raises(ValueError, match=r"`ensemble` is a list; of paths make `WeakEnsemble.from_pretrained"):
+            label(["a", "b"], rows)

@@ -18,7 +18,7 @@ from ..fingerprint import digest, refuse_unknown_code, supervisor_fingerprint
 from ..pooling import temper
 from ..supervisors.class_names import order_like, plain_name, real_names
 from ..supervisors.classifier import WeakClassifier
-from ..supervisors.ensemble import WeakEnsemble
+from ..supervisors.ensemble import WeakEnsemble, refuse_no_ensemble
 from .export import save
 from .prompt_columns import with_ids
 from .run import LabelRun
@@ -180,6 +180,7 @@ def _named(text: object) -> str:
 
 
 def _check_ensemble(ensemble: WeakEnsemble) -> int:
+    refuse_no_ensemble(ensemble)
     for supervisor in ensemble.supervisors:
         if not isinstance(supervisor, WeakClassifier):
             raise ValueError(f"supervisor {supervisor.name!r} does not classify; build it with `WeakClassifier`.")

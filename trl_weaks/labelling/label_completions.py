@@ -7,7 +7,7 @@ from datasets import Dataset, load_from_disk
 
 from ..distributed import processes
 from ..fingerprint import refuse_unknown_code
-from ..supervisors.ensemble import WeakEnsemble
+from ..supervisors.ensemble import WeakEnsemble, refuse_no_ensemble
 from .checks import prefixes_forgotten
 from .completion_run import CompletionRun, CompletionSettings
 
@@ -68,6 +68,7 @@ def label_completions(
     )
     if output_dir is None and processes().num_processes > 1:
         raise ValueError("several processes share their work through the disk: give label_completions an output_dir.")
+    refuse_no_ensemble(ensemble)
     for supervisor in ensemble.supervisors:
         supervisor.settings(num_candidates, max_new_tokens, temperature is not None)  # what it refuses, before work
     if output_dir is not None:

@@ -118,3 +118,15 @@ def _twice(one: Any, other: Any) -> str:
         "`model.load_adapter(path, adapter_name=...)`; a second one of the same name takes the first one's place) and "
         "give each supervisor its `adapter`."
     )
+
+
+def refuse_no_ensemble(ensemble: object) -> None:
+    """
+    Raises:
+        ValueError: it is no ensemble, but paths or supervisors by themselves; says how to make one.
+    """
+    if not isinstance(ensemble, WeakEnsemble):
+        raise ValueError(
+            f"`ensemble` is a {type(ensemble).__name__}; of paths make `WeakEnsemble.from_pretrained([...])`, "
+            "of supervisors `WeakEnsemble([...])`."
+        )
