@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["trl-weaks"]
+# ///
 """
 Answers of an API and of people, with whatever confidence they come with; a student trained on them.
 

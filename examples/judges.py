@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["trl-weaks"]
+# ///
 """
 Judges' votes on pairs of answers become preference pairs, and DPO weighted by how sure the judges are.
 

@@ -129,11 +129,11 @@ def test_checking_deepspeed_settings_leaves_no_trace(tmp_path):
 
 @pytest.mark.parametrize(
     ("config_class", "preset"),
-    [(SlotFillingConfig, name) for name in ("tiny", "tiny_full", "slurp", "small", "paper")]
-    + [(ClassificationConfig, name) for name in ("tiny", "slurp", "paper")],
+    [(SlotFillingConfig, name) for name in ("tiny", "tiny_full", "slurp", "pretrained", "small", "paper")]
+    + [(ClassificationConfig, name) for name in ("tiny", "slurp", "pretrained", "paper")],
 )
 def test_presets_are_settings_that_trainers_take(config_class, preset, tmp_path):
     settings = yaml.safe_load(config_class.preset_path(preset).read_text(encoding="utf-8"))
-    if preset == "slurp":
+    if preset in ("slurp", "pretrained"):
         settings["data_dir"] = str(tmp_path)
     check(config_class(**settings | {"methods": ["all"]}))

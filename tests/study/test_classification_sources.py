@@ -121,6 +121,6 @@ def test_bad_settings_are_refused(settings, message):
 
 
 def test_presets_are_found():
-    assert all(ClassificationConfig.preset_path(name).is_file() for name in ("tiny", "slurp", "paper"))
-    with pytest.raises(ValueError, match="Known: paper, slurp, tiny"):
+    assert all(ClassificationConfig.preset_path(name).is_file() for name in ("tiny", "slurp", "pretrained", "paper"))
+    with pytest.raises(ValueError, match="Known: paper, pretrained, slurp, tiny"):
         ClassificationConfig.preset_path("huge")

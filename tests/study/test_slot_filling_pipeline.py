@@ -95,7 +95,7 @@ def test_two_workers_and_small_batches_end_with_the_same_predictions(finished, t
 
 def test_nothing_pickled_is_left(finished):
     assert {path.suffix for path in finished.rglob("*") if path.is_file()} <= {
-        ".json", ".jsonl", ".md", ".png", ".txt", ".arrow", ".safetensors", ".jinja", ".lock", "",
+        ".json", ".jsonl", ".md", ".png", ".txt", ".arrow", ".parquet", ".html", ".safetensors", ".jinja", ".lock", "",
     }  # fmt: skip
 
 

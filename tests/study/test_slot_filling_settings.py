@@ -35,7 +35,7 @@ def test_choosing_methods():
         choose(["nave"])
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny_full", "slurp", "small", "paper"])
+@pytest.mark.parametrize("preset", ["tiny", "tiny_full", "slurp", "pretrained", "small", "paper"])
 def test_presets_are_complete(preset):
     config = SlotFillingConfig(**yaml.safe_load(SlotFillingConfig.preset_path(preset).read_text(encoding="utf-8")))
     assert len(config.weak_models) == 3 and len(set(config.supervisor_names)) == 3
@@ -44,7 +44,9 @@ def test_presets_are_complete(preset):
 
 
 def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ValueError, match="Unknown preset 'huge'. Known: paper, slurp, small, tiny, tiny_full"):
+    with pytest.raises(
+        ValueError, match="Unknown preset 'huge'. Known: paper, pretrained, slurp, small, tiny, tiny_full"
+    ):
         SlotFillingConfig.preset_path("huge")
 
 
