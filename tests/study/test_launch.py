@@ -33,3 +33,21 @@ def test_a_file_of_settings_is_no_preset(tmp_path, written):
         parse(SlotFillingConfig, arguments)
     with pytest.raises(FileNotFoundError, match="gone.yaml"):
         parse(SlotFillingConfig, ["--config", str(tmp_path / "gone.yaml")])
+
+
+def test_the_command_reads_the_task_and_leaves_the_rest_to_it(monkeypatch, capsys):
+    from trl_weaks.commands.study import study
+
+    seen = []
+    monkeypatch.setattr("trl_weaks.study.pipeline.launch.launch", lambda *given: seen.append(given[:2]))
+    study(["--task", "classification:intent", "--seeds", "1"])
+    study(["--seeds", "1", "--task=my_task.py", "--help"])
+    assert seen == [
+        ("classification", ["--seeds", "1", "--task", "intent"]),
+        ("my_task.py", ["--seeds", "1", "--help"]),
+    ]
+    study(["--help"])
+    assert "--task completions --train_file" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        study(["--seeds", "1"])
+    assert "--task is needed" in capsys.readouterr().err
