@@ -35,3 +35,15 @@ def dialogues_dir() -> Path:
 def compiler() -> None:
     if not (shutil.which("c++") and importlib.util.find_spec("ninja")):
         pytest.skip("there is no C++ compiler, or no ninja")
+
+
+@pytest.fixture(autouse=True)
+def registries_as_found():
+    """What a test, or a page of the documentation that it runs, registers is gone after it."""
+    from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
+    from trl_weaks.losses import LOSSES
+
+    before = [(registry, dict(registry._entries)) for registry in (LOSSES, AGGREGATORS, COMPLETION_AGGREGATORS)]
+    yield
+    for registry, entries in before:
+        registry._entries = entries
