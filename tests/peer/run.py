@@ -48,7 +48,7 @@ def run(folder: Path, which: str, classes: str, rows: str) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path)
-    parser.add_argument("which", nargs="*", default=list(FILES), choices=list(FILES))
+    parser.add_argument("which", nargs="*", choices=list(FILES))  # a default list would be held against the choices
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -57,7 +57,7 @@ def main() -> None:
         from models import make_models
 
         make_models(folder / "trl-internal-testing", given.checkout / "trl" / "chat_templates")
-        for which in given.which:
+        for which in given.which or FILES:
             found = {title: run(folder, which, *how) for title, how in RUNS.items()}
             stock = {test for test, error in found["TRL's class"].items() if not error}
             print(f"\n{FILES[which][0]}: {len(stock)} pass with TRL's class")
