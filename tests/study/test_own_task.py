@@ -12,10 +12,12 @@ import pytest
 
 from trl_weaks.aggregation import AGGREGATORS
 from trl_weaks.losses import LOSSES
-from trl_weaks.study import ClassificationTask, CompletionTask, Example, Method, Splits, run_study
+from trl_weaks.study import ClassificationTask, Example, Method, Splits, run_study
 from trl_weaks.study.field_methods import OF_THE_PAPER, class_field, completion_field, field_comparisons
 from trl_weaks.study.report.results import score_systems
+from trl_weaks.study.table_config import CompletionTableConfig
 from trl_weaks.study.tasks.checks import measure_of
+from trl_weaks.study.tasks.table import CompletionTable
 
 SIZE = {"vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 64}
 SMALL = {
@@ -85,21 +87,9 @@ METHODS = [
 """
 
 
-class Sums(CompletionTask):
-    name = "sums"
-
-    def splits(self, seed):
-        made = [Example(f"{a}-{b}", f"{a} + {b}", a + b) for a in range(9) for b in range(9)]
-        return Splits(made[:30], made[30:55], made[55:60], made[60:])
-
-    def prompt(self, example):
-        return f"{example.text} =\n"
-
-    def completion(self, example):
-        return str(example.target)
-
-    def score(self, completion, example):
-        return {"exact_match": float(completion.strip() == str(example.target))}
+MADE: dict = {}
+exec(TASK_FILE, MADE)
+Sums = MADE["Sums"]
 
 
 class Parity(ClassificationTask):
@@ -206,6 +196,14 @@ class Changed(Sums):
         return self.change(found) if self.change else found
 
 
+class ByTheSeed(Sums):
+    """Another test split for every seed."""
+
+    def splits(self, seed):
+        found = super().splits(seed)
+        return replace(found, test=found.test[seed:])
+
+
 @pytest.mark.parametrize(
     ("task", "settings", "message"),
     [
@@ -220,6 +218,7 @@ class Changed(Sums):
         (Changed(lambda s: replace(s, test=[Example("0-0", "z", 1)])), {}, "id '0-0' is in `half_a` already; ids mus"),
         (Changed(lambda s: replace(s, test=[Example("x", "0  + 0", 1)])), {}, "stands in `half_a` too .example '0-0'"),
         (Changed(lambda s: replace(s, test=[Example("x", "z")])), {}, "`test`, example 0 .'x'.: there is no target"),
+        (ByTheSeed(), {"seeds": [0, 1]}, r"the test splits of the seeds \[0, 1\] differ, so they cannot be paired"),
         (Changed(score=lambda c, e: {"f": float("nan")}), {}, "example '6-6', the answer '12': the score nan is no f"),
         (Changed(score=lambda c, e: {}), {}, "it has no score"),
         (Changed(score=lambda c, e: dict.fromkeys("ab"[: 1 + bool(c)], 1.0)), {}, "the answer '': 1 scores, where"),
@@ -302,7 +301,7 @@ def rows_of(kind: str, size: int, seed: int) -> list[dict]:
     found = []
     for n in random.Random(seed).sample(range(1000), size):
         own = {"text": f"{seed} {n}", "label": "ab"[n % 2]}
-        own = own if kind == "classes" else {"prompt": f"{seed} {n} ", "completion": str(n % 7)}
+        own = own if kind == "classes" else {"prompt": f"{seed} {n} ", "completion": n % 7}
         found.append({"example_id": f"{seed}-{n}"} | own)
     return found
 
@@ -348,3 +347,19 @@ def test_every_registered_aggregator_and_loss_is_a_row_of_the_field(tmp_path):
     finally:
         del AGGREGATORS["toy_first"]
     assert field_comparisons(list(completion_field().values()))[:2] == ["on_joint", "naive"]
+
+
+def test_gold_of_a_table_is_text_a_number_or_messages(tmp_path):
+    rows = [{"prompt": f"p{n}", "completion": gold} for n, gold in enumerate([7, 0.5, True, "x", [{"content": "y"}]])]
+    for name in ("train", "half", "test"):
+        lines = [json.dumps(row | {"prompt": f"{name} {row['prompt']}"}) for row in rows]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    files = {f"{a}_file": str(tmp_path / f"{b}.jsonl") for a, b in (("train", "train"), ("unlabelled", "half"))}
+    config = CompletionTableConfig(**files, test_file=str(tmp_path / "test.jsonl"))
+    test = CompletionTable(config).splits(0).test
+    assert [CompletionTable(config).completion(example) for example in test] == ["7", "0.5", "True", "x", "y"]
+    (tmp_path / "test.jsonl").write_text(json.dumps({"prompt": "p", "completion": {"a": 1}}))
+    with pytest.raises(
+        ValueError, match=r"--test_file .*, row 0: column 'completion' holds .'a': 1.; a gold answer is"
+    ):
+        CompletionTable(config).splits(0)

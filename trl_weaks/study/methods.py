@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
 from trl_weaks.losses import LOSSES
-from trl_weaks.study.stages import code_digest, code_module
+from trl_weaks.study.code_digest import code_digest, code_module
 
 ROWS = ("ceiling", "strong_on_a", "untrained", "cdpo", "mean_vote", "majority_vote", "dawid_skene")  # there anyway
 

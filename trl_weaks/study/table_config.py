@@ -44,7 +44,8 @@ class CompletionTableConfig(CompletionStudyConfig, _Tables):
         default="exact_match",
         metadata={
             "help": "exact_match, token_f1, rouge, any metric that `evaluate` loads, or module:function or file.py:"
-            "function, (completion, target) -> number or {name: number}; the first is the headline."
+            "function, (completion, target) -> number or {name: number}; the first is the headline. Each answer is "
+            "scored by itself, and the scores are averaged."
         },
     )
 

@@ -82,9 +82,8 @@ def check_settings(config: StudyConfig, task: Task, methods: Sequence[Method]) -
 
 
 def _check_pretraining(name: str, plan: dict[str, Any], task: Task, folder: Path) -> None:
-    in_order = "reading" in task.pretraining_keys
-    settings = pretraining_settings(plan, in_order)
-    trainer, own = (WeakSupervisionConfig, ON_GOLD) if in_order else (SFTConfig, {})
+    settings = pretraining_settings(plan, task.pretrains_on_pairs)
+    trainer, own = (WeakSupervisionConfig, ON_GOLD) if task.pretrains_on_pairs else (SFTConfig, {})
     try_settings(f"`{name}: training`", trainer, settings, folder, own, decided=own)
 
 

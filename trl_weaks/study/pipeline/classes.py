@@ -14,7 +14,7 @@ from trl_weaks.labelling.label_classes import label_classes
 from trl_weaks.labelling.trust import trust_weights
 from trl_weaks.study.methods import Method
 from trl_weaks.study.pipeline import class_training as training
-from trl_weaks.study.pipeline.completions import transformed
+from trl_weaks.study.pipeline.label_views import transformed
 from trl_weaks.study.pipeline.models import Loaded
 from trl_weaks.study.pipeline.predictions import predict_classes
 from trl_weaks.study.pipeline.seed_run import SeedRun

@@ -44,18 +44,10 @@ def train_on_gold(
     lora: LoraConfig | None = None,
 ) -> None:
     """Fine-tuning on prompt-completion rows; with validation rows, the epoch of lowest loss is kept."""
-    model, tokenizer = loaded
     settings = settings | (KEEP_BEST if validation else {}) | ON_GOLD
     kind = GoldTrainer if isinstance(rows[0][PROMPT], str) else WeakSupervisionTrainer  # TRL reads messages
-    trainer = kind(
-        model=model,
-        args=WeakSupervisionConfig(**trainer_settings(settings, folder, seed)),
-        train_dataset=Dataset.from_list(list(rows)),
-        eval_dataset=Dataset.from_list(list(validation)) if validation else None,
-        processing_class=tokenizer,
-        peft_config=lora,
-    )
-    train(trainer, folder, tokenizer)
+    held_out = Dataset.from_list(list(validation)) if validation else None
+    _train(kind, loaded, Dataset.from_list(list(rows)), settings, folder, seed, lora, eval_dataset=held_out)
 
 
 def train_on_weak(
@@ -68,16 +60,23 @@ def train_on_weak(
     lora: LoraConfig | None = None,
 ) -> None:
     """Weak-to-strong training of the student with one method."""
-    model, tokenizer = loaded
     own = {} if method.custom_loss is None else {"loss": method.custom_loss}
-    trainer = WeakSupervisionTrainer(
-        model=model,
-        args=WeakSupervisionConfig(**trainer_settings(method.over(settings), folder, seed)),
-        train_dataset=labels,
-        processing_class=tokenizer,
-        peft_config=lora,
-        **own,
-    )
+    _train(WeakSupervisionTrainer, loaded, labels, method.over(settings), folder, seed, lora, **own)
+
+
+def _train(
+    kind: type[WeakSupervisionTrainer],
+    loaded: Loaded,
+    rows: Dataset,
+    settings: dict[str, Any],
+    folder: Path,
+    seed: int,
+    lora: LoraConfig | None,
+    **own: Any,
+) -> None:
+    model, tokenizer = loaded
+    args = WeakSupervisionConfig(**trainer_settings(settings, folder, seed))
+    trainer = kind(model=model, args=args, train_dataset=rows, processing_class=tokenizer, peft_config=lora, **own)
     train(trainer, folder, tokenizer)
 
 

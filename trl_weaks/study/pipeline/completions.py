@@ -12,16 +12,16 @@ from trl_weaks.aggregation.completions import COMPLETION_AGGREGATORS
 from trl_weaks.columns import COMPLETION, EXAMPLE_ID, PROMPT
 from trl_weaks.distributed import processes
 from trl_weaks.labelling.label_completions import label_completions
-from trl_weaks.labelling.weights import renormalise_weights
+from trl_weaks.study.code_digest import code_digest
 from trl_weaks.study.methods import Method
 from trl_weaks.study.paper_methods import PREFERENCE, PREFERENCE_FROM
 from trl_weaks.study.pipeline import completion_training as training
-from trl_weaks.study.pipeline.label_views import only_supervisors
+from trl_weaks.study.pipeline.label_views import only_supervisors, transformed
 from trl_weaks.study.pipeline.models import TINY, Loaded
 from trl_weaks.study.pipeline.predictions import predict_completions
 from trl_weaks.study.pipeline.room import check_room
 from trl_weaks.study.pipeline.seed_run import SeedRun
-from trl_weaks.study.stages import Stage, code_digest
+from trl_weaks.study.stages import Stage
 from trl_weaks.study.tasks.base import Example
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 from trl_weaks.supervisors.supervisor import WeakSupervisor
@@ -195,19 +195,3 @@ def texts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return value if isinstance(value, str) else "".join(message["content"] for message in value)
 
     return [plain(row[PROMPT]) + plain(row[COMPLETION]) for row in rows]
-
-
-def transformed(rows: Dataset, method: Method) -> Dataset:
-    """The labels after a method's transform, their weights summing to one again.
-
-    Raises:
-        ValueError: the transform gives no dataset, or leaves no row; names the method.
-    """
-    if method.transform is None:
-        return rows
-    found = method.transform(rows)
-    if not isinstance(found, Dataset):
-        raise ValueError(f"method {method.name!r}: `transform` gave a {type(found).__name__}, not a `Dataset`.")
-    if not len(found):
-        raise ValueError(f"method {method.name!r}: `transform` left none of the {len(rows)} rows.")
-    return renormalise_weights(found)

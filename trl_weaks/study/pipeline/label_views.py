@@ -6,6 +6,8 @@ from typing import Any
 from datasets import Dataset
 
 from trl_weaks import columns
+from trl_weaks.labelling.weights import renormalise_weights
+from trl_weaks.study.methods import Method
 
 _LISTS = (columns.SUPERVISORS, columns.WEIGHTS, columns.OFFSETS, columns.LOGPS)
 
@@ -40,3 +42,19 @@ def completions_by_supervisor(labels: Dataset) -> dict[str, dict[str, str]]:
         for name in row[columns.SUPERVISORS]:
             found.setdefault(name, {})[row[columns.EXAMPLE_ID]] = row[columns.COMPLETION]
     return found
+
+
+def transformed(rows: Dataset, method: Method) -> Dataset:
+    """The labels after a method's transform, their weights summing to one again.
+
+    Raises:
+        ValueError: the transform gives no dataset, or leaves no row; names the method.
+    """
+    if method.transform is None:
+        return rows
+    found = method.transform(rows)
+    if not isinstance(found, Dataset):
+        raise ValueError(f"method {method.name!r}: `transform` gave a {type(found).__name__}, not a `Dataset`.")
+    if not len(found):
+        raise ValueError(f"method {method.name!r}: `transform` left none of the {len(rows)} rows.")
+    return renormalise_weights(found)

@@ -135,8 +135,9 @@ def freeze_lower_layers(model: PreTrainedModel, last: int) -> None:
     Raises:
         ValueError: the model has no such list of layers, or fewer than `last`.
     """
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    layers = max(lists, key=len, default=[])
+    depth = model.config.get_text_config().num_hidden_layers
+    lists = (module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth)
+    layers = next(lists, nn.ModuleList())  # the outermost: experts and heads of attention come in lists, too
     if not 1 <= last <= len(layers):
         raise ValueError(f"`student_layers` is {last}; the student has {len(layers)} layers.")
     for module in (model.get_input_embeddings(), *layers[: len(layers) - last]):

@@ -8,7 +8,6 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from trl_weaks._version import __version__
-from trl_weaks.columns import PROMPT
 from trl_weaks.distributed import processes
 from trl_weaks.study import shipped_models
 from trl_weaks.study.config import StudyConfig
@@ -86,8 +85,8 @@ def pretrain(task: Task, factory: ModelFactory, model: str, plan: Mapping[str, A
     """Build a tiny model and train it on the task's rows for it: pairs of prompt and completion, or raw text."""
     rows, texts = task.pretraining_rows(plan)
     loaded = factory.build(model, SEED, texts)
-    settings = pretraining_settings(plan, in_order=PROMPT in rows[0])
-    if PROMPT in rows[0]:
+    settings = pretraining_settings(plan, task.pretrains_on_pairs)
+    if task.pretrains_on_pairs:
         train_on_gold(loaded, rows, settings, folder, SEED)
         return
     model, tokenizer = loaded

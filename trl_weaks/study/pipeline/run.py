@@ -80,8 +80,12 @@ def run(config: StudyConfig, task: Task, command: str, methods: Sequence[Method]
         config = replace(config, compare=field_comparisons(chosen))
     check_settings(config, task, chosen)
     runs = seed_runs(config, task, chosen)
-    for one in runs:
-        measure = measure_of(task, one.splits.test[0])
+    if any(one.splits.test != runs[0].splits.test for one in runs):
+        raise ValueError(
+            f"task {task.name!r}: the test splits of the seeds {config.seeds} differ, so they cannot be paired. Let "
+            "`splits(seed)` give the same `test` for every seed."
+        )
+    measure = measure_of(task, runs[0].splits.test[0])
     stages = []
     for one in runs:
         stages += one.stages()

@@ -62,6 +62,7 @@ class Task:
     title: str = ""
     # plans of pre-training for tiny models, see `trl_weaks.study.pipeline.pretrain`
     pretraining_keys: ClassVar[frozenset[str]] = frozenset({"sentences", "training"})
+    pretrains_on_pairs: ClassVar[bool] = False  # rows of prompt and completion, in their order; else raw text
 
     @classmethod
     def from_config(cls, config: Any) -> "Task":

@@ -34,6 +34,7 @@ class SlotFilling(CompletionTask):
     name = "slot_filling"
     title = "Weak-to-strong slot filling"
     score_title = "SLU-F1"
+    pretrains_on_pairs = True
     pretraining_keys = frozenset(
         {"reading", "jumbled_copying", "copying", "mixed_reading", "dialogues"}
         | {"sentences", "random_share", "clean_share", "training"}

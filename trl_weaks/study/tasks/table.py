@@ -63,7 +63,7 @@ class _Tables:
                     f"{where}: column {gold_column!r} is empty or missing; the row has {', '.join(row)}. Choose it "
                     f"with {self._gold_option}."
                 )
-            found.append(self._example(example_id, row[text_column], gold))
+            found.append(self._example(example_id, row[text_column], _gold(gold, where, gold_column)))
         return found
 
     def description(self) -> str:
@@ -124,11 +124,26 @@ class ClassTable(_Tables, ClassificationTask):
         return self._config.text_column, self._config.label_column
 
     def _example(self, example_id: str, text: Any, gold: Any) -> Example:
-        return Example(example_id, text, None if gold is None else str(gold))
+        return Example(example_id, text, gold)
 
     @cached_property
     def classes(self) -> list[str]:
         return sorted({example.target for example in self._parts["half_a"]})
+
+
+def _gold(value: Any, where: str, column: str) -> Any:
+    """A gold answer as text; messages stay.
+
+    Raises:
+        ValueError: neither text, a number, nor messages; names row and column.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float):  # as it is written: 7, 0.5, True
+        return str(value)
+    if isinstance(value, list) and value and all(isinstance(one, Mapping) and "content" in one for one in value):
+        return value
+    raise ValueError(f"{where}: column {column!r} holds {value!r}; a gold answer is text, a number, or messages.")
 
 
 def _rows(source: str, option: str) -> list[Row]:
