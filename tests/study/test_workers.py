@@ -28,8 +28,7 @@ def test_independent_stages_overlap_and_dependent_ones_wait(tmp_path):
 
     def meet(mine, other):
         (tmp_path / mine).touch()
-        while not (tmp_path / other).exists():
-            time.sleep(0.01)
+        _appears(tmp_path / other)
 
     a = stage(tmp_path, "a", lambda: meet("a at work", "b at work"))
     b = stage(tmp_path, "b", lambda: meet("b at work", "a at work"))
@@ -49,13 +48,38 @@ def test_the_longest_chain_begins_first(tmp_path):
 
 
 def test_bad_input_is_told_by_its_own_words_and_the_neighbour_is_finished(tmp_path):
+    """The neighbour begins before the other fails and ends after it is missed, on a machine of any speed."""
+    failing, at_work = tmp_path / "failing.pid", tmp_path / "good at work"
+
     def bad():
+        _appears(at_work)
+        failing.with_suffix(".begun").write_text(str(os.getpid()))
+        failing.with_suffix(".begun").rename(failing)
         raise ValueError("row 3: no prompt")
 
-    good, last = stage(tmp_path, "good"), stage(tmp_path, "last")
+    def outlive():
+        at_work.touch()
+        _appears(failing)
+        while _is_a_process(int(failing.read_text())):  # until the run has asked for its exit code
+            time.sleep(0.01)
+
+    good, last = stage(tmp_path, "good", outlive), stage(tmp_path, "last")
     with pytest.raises(ValueError, match="row 3: no prompt"):
         run_stages([stage(tmp_path, "bad", bad), good, last], workers=2)
     assert good.done() and not last.done()
+
+
+def _appears(path):
+    while not path.exists():
+        time.sleep(0.01)
+
+
+def _is_a_process(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.fixture(autouse=True)
