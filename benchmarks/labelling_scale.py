@@ -55,7 +55,7 @@ def worker(options: argparse.Namespace) -> None:
 
     from trl_weaks.labelling import run as module
     from trl_weaks.labelling.label_completions import label_completions
-    from trl_weaks.labelling.progress import Progress
+    from trl_weaks.labelling.storage.progress import Progress
     from trl_weaks.supervisors.ensemble import WeakEnsemble
 
     torch.set_num_threads(1)

@@ -29,7 +29,7 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-from trl_weaks.trainer.preparation import PREPARED, UNIT_IDS, UNIT_LOGPS, WEIGHTS
+from trl_weaks.trainer.completions.preparation import PREPARED, UNIT_IDS, UNIT_LOGPS, WEIGHTS
 
 SHAPES = ("gpt2", "opt", "neox", "llama")
 SMOOTH_OPT = "opt_gelu"  # OPT without the kinks of its ReLU, beside which float32 gradients may jump

@@ -3,7 +3,7 @@
 import pytest
 
 from trl_weaks.cli import main
-from trl_weaks.labelling.from_completions import labels_from_completions
+from trl_weaks.labelling.sources.from_completions import labels_from_completions
 
 
 @pytest.fixture

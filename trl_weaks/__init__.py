@@ -16,20 +16,20 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which do not 
     from . import losses as losses
     from . import metrics as metrics
     from . import pooling as pooling
-    from .labelling.alternatives import alternatives_as_rows as alternatives_as_rows
-    from .labelling.ask_servers import ask_servers as ask_servers
-    from .labelling.from_comparisons import pairs_from_comparisons as pairs_from_comparisons
-    from .labelling.from_completions import labels_from_completions as labels_from_completions
-    from .labelling.from_votes import labels_from_votes as labels_from_votes
     from .labelling.label_classes import label_classes as label_classes
     from .labelling.label_completions import label_completions as label_completions
     from .labelling.preferences import build_preferences as build_preferences
-    from .labelling.push import push_labels as push_labels
-    from .labelling.report_card import supervisor_report as supervisor_report
+    from .labelling.reliability.report_card import supervisor_report as supervisor_report
+    from .labelling.reliability.triage import triage as triage
+    from .labelling.reliability.trust import trust_weights as trust_weights
+    from .labelling.reliability.weights import renormalise_weights as renormalise_weights
     from .labelling.reward import WeakEnsembleReward as WeakEnsembleReward
-    from .labelling.triage import triage as triage
-    from .labelling.trust import trust_weights as trust_weights
-    from .labelling.weights import renormalise_weights as renormalise_weights
+    from .labelling.sources.alternatives import alternatives_as_rows as alternatives_as_rows
+    from .labelling.sources.ask_servers import ask_servers as ask_servers
+    from .labelling.sources.from_comparisons import pairs_from_comparisons as pairs_from_comparisons
+    from .labelling.sources.from_completions import labels_from_completions as labels_from_completions
+    from .labelling.sources.from_votes import labels_from_votes as labels_from_votes
+    from .labelling.storage.push import push_labels as push_labels
     from .supervisors.classifier import WeakClassifier as WeakClassifier
     from .supervisors.ensemble import WeakEnsemble as WeakEnsemble
     from .supervisors.server import ServerSupervisor as ServerSupervisor
@@ -56,16 +56,16 @@ _MODULES = {
     "label_completions": "labelling.label_completions",
     "label_classes": "labelling.label_classes",
     "build_preferences": "labelling.preferences",
-    "labels_from_completions": "labelling.from_completions",
-    "labels_from_votes": "labelling.from_votes",
-    "ask_servers": "labelling.ask_servers",
-    "alternatives_as_rows": "labelling.alternatives",
-    "pairs_from_comparisons": "labelling.from_comparisons",
-    "push_labels": "labelling.push",
-    "renormalise_weights": "labelling.weights",
-    "trust_weights": "labelling.trust",
-    "triage": "labelling.triage",
-    "supervisor_report": "labelling.report_card",
+    "labels_from_completions": "labelling.sources.from_completions",
+    "labels_from_votes": "labelling.sources.from_votes",
+    "ask_servers": "labelling.sources.ask_servers",
+    "alternatives_as_rows": "labelling.sources.alternatives",
+    "pairs_from_comparisons": "labelling.sources.from_comparisons",
+    "push_labels": "labelling.storage.push",
+    "renormalise_weights": "labelling.reliability.weights",
+    "trust_weights": "labelling.reliability.trust",
+    "triage": "labelling.reliability.triage",
+    "supervisor_report": "labelling.reliability.report_card",
 }
 _SUBMODULES = ("alignment", "columns", "dirichlet", "heads", "losses", "metrics", "pooling")
 

@@ -13,7 +13,7 @@ from trl_weaks.heads.rows import chunk_rows
 from trl_weaks.heads.tokens import Tokens
 from trl_weaks.losses import AuxiliaryConfidence, CallableLoss, EvidentialLoss, NaiveLoss
 from trl_weaks.losses.base import closed_form_plan
-from trl_weaks.trainer.classification_objective import VoteObjective
+from trl_weaks.trainer.classification.objective import VoteObjective
 
 N, V = 12, 23
 INNER = EvidentialLoss(kl_coef=1e-3, kl_anneal=0, kl_clamp=None)

@@ -7,8 +7,8 @@ from datasets import Dataset, concatenate_datasets, load_from_disk
 from scripted_server import chat
 
 from trl_weaks import alternatives_as_rows
-from trl_weaks.labelling.from_completions import labels_from_completions
-from trl_weaks.labelling.token_logprobs import read_logprobs
+from trl_weaks.labelling.sources.from_completions import labels_from_completions
+from trl_weaks.labelling.sources.token_logprobs import read_logprobs
 
 EXAMPLES = [{"example_id": "1", "prompt": "play"}, {"example_id": "2", "prompt": "stop"}]
 CHAT = {"example_id": "1", "prompt": [{"role": "user", "content": "play"}]}

@@ -8,9 +8,9 @@ pytest.importorskip("openai")
 
 from scripted_server import SECRET, chat
 
-import trl_weaks.labelling.ask_servers as ask_module
-from trl_weaks.labelling.ask_servers import ask_servers
-from trl_weaks.labelling.from_completions import labels_from_completions
+import trl_weaks.labelling.sources.ask_servers as ask_module
+from trl_weaks.labelling.sources.ask_servers import ask_servers
+from trl_weaks.labelling.sources.from_completions import labels_from_completions
 from trl_weaks.supervisors.server import ServerError, ServerSupervisor
 
 EXAMPLES = [{"example_id": f"e{i}", "prompt": f"prompt {i}"} for i in range(6)]

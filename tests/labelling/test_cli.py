@@ -91,7 +91,7 @@ def hub(monkeypatch):
     def push(self, repo_id, private, **kwargs):
         sent.calls.append(("labels", repo_id, private, len(self)))
 
-    monkeypatch.setattr("trl_weaks.labelling.push.HfApi", Api)
+    monkeypatch.setattr("trl_weaks.labelling.storage.push.HfApi", Api)
     monkeypatch.setattr(Dataset, "push_to_hub", push)
     return sent
 

@@ -17,8 +17,8 @@ from trl_weaks.aggregation.bradley_terry import (
     fit_scores,
     score_covariance,
 )
-from trl_weaks.labelling.from_comparisons import pairs_from_comparisons
 from trl_weaks.labelling.preferences import preference_report
+from trl_weaks.labelling.sources.from_comparisons import pairs_from_comparisons
 
 EXAMPLES = [{"example_id": str(i), "prompt": f"p{i}", "topic": "t"} for i in range(3)]
 

@@ -11,8 +11,8 @@ from scipy.optimize import minimize_scalar
 
 from trl_weaks.aggregation.answer_confidence import calibrator, most_frequent
 from trl_weaks.inference.sampling import Sampling
-from trl_weaks.labelling.from_completions import labels_from_completions
-from trl_weaks.labelling.token_logprobs import read_logprobs
+from trl_weaks.labelling.sources.from_completions import labels_from_completions
+from trl_weaks.labelling.sources.token_logprobs import read_logprobs
 
 EXAMPLES = [{"example_id": "007", "prompt": "play", "topic": "music"}, {"example_id": "7", "prompt": "stop"}]
 

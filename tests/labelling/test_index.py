@@ -3,8 +3,8 @@
 import datasets
 import pytest
 
-from trl_weaks.labelling import index as module
-from trl_weaks.labelling.index import Batches, Prompts
+from trl_weaks.labelling.storage import index as module
+from trl_weaks.labelling.storage.index import Batches, Prompts
 
 
 def data(ids):

@@ -23,7 +23,7 @@ from transformers import (
 from trl_weaks.aggregation.calibration import fit_temperature
 from trl_weaks.labelling import label_classes as module
 from trl_weaks.labelling.label_classes import label_classes
-from trl_weaks.labelling.store import LabelStoreError
+from trl_weaks.labelling.storage.store import LabelStoreError
 from trl_weaks.supervisors.class_predictions import ClassPredictions
 from trl_weaks.supervisors.classifier import WeakClassifier
 from trl_weaks.supervisors.ensemble import WeakEnsemble

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, load_dataset, load_from_disk
 
-from trl_weaks.labelling import export
 from trl_weaks.labelling.label_completions import label_completions
+from trl_weaks.labelling.storage import export
 from trl_weaks.supervisors.ensemble import WeakEnsemble
-from trl_weaks.trainer.label_paths import at_path
+from trl_weaks.trainer.common.label_paths import at_path
 
 PROMPTS = [{"example_id": f"e{i}", "prompt": f"USER: play {w} ASSISTANT:", "gold": i} for i, w in enumerate("abcdef")]
 

@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 
 from trl_weaks.labelling.preferences import build_preferences, preference_report
-from trl_weaks.labelling.store import LabelStoreError
+from trl_weaks.labelling.storage.store import LabelStoreError
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 from trl_weaks.supervisors.scores import Scored
 from trl_weaks.supervisors.supervisor import WeakSupervisor

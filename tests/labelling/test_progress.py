@@ -7,9 +7,9 @@ import pytest
 
 from trl_weaks import distributed
 from trl_weaks.distributed import on_main_process
-from trl_weaks.labelling import progress as module
-from trl_weaks.labelling.progress import Progress
-from trl_weaks.labelling.store import LabelStoreError
+from trl_weaks.labelling.storage import progress as module
+from trl_weaks.labelling.storage.progress import Progress
+from trl_weaks.labelling.storage.store import LabelStoreError
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 from datasets import Dataset
 
-from trl_weaks.labelling.examples import read_examples
 from trl_weaks.labelling.label_completions import label_completions
 from trl_weaks.labelling.prompt_columns import as_prompts
+from trl_weaks.labelling.sources.examples import read_examples
 from trl_weaks.labelling.verify import verify_labels
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 

@@ -65,7 +65,7 @@ def test_ids_that_are_none(tmp_path, value):
     rows = ['{"example_id": "a", "prompt": "p"}', f'{{"example_id": {value}, "prompt": "p"}}']
     (tmp_path / "data.jsonl").write_text("\n".join(rows))
     with pytest.raises(ValueError, match="row 1.* column 'example_id' holds .*"):
-        from trl_weaks.labelling.index import Prompts
+        from trl_weaks.labelling.storage.index import Prompts
 
         Prompts(read(tmp_path / "data.jsonl"))
 

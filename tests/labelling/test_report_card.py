@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from trl_weaks.labelling.report_card import supervisor_report
+from trl_weaks.labelling.reliability.report_card import supervisor_report
 
 NAN = float("nan")
 

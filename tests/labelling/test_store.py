@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from trl_weaks.labelling import store as module
-from trl_weaks.labelling.store import LabelStore, LabelStoreError
+from trl_weaks.labelling.storage import store as module
+from trl_weaks.labelling.storage.store import LabelStore, LabelStoreError
 
 RECORDS = [{"example_id": f"e{i}", "stage": "s", "text": 'é🙂\n"' * i} for i in range(5)]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value, concatenate_datasets
 
-from trl_weaks.labelling.triage import triage
+from trl_weaks.labelling.reliability.triage import triage
 from trl_weaks.metrics.selective import bounded_threshold
 
 NAMES = ["no", "yes"]

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from trl_weaks.alignment import unit_logps
-from trl_weaks.labelling.ask_servers import ask_servers
-from trl_weaks.labelling.from_completions import labels_from_completions
+from trl_weaks.labelling.sources.ask_servers import ask_servers
+from trl_weaks.labelling.sources.from_completions import labels_from_completions
 from trl_weaks.supervisors.server import ServerSupervisor
 from trl_weaks.supervisors.supervisor import WeakSupervisor
 from trl_weaks.units import assign_units

@@ -9,7 +9,7 @@ import trl.trainer.sft_trainer as sft
 from datasets import Dataset
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-from trl_weaks.trainer.preparation import PREPARED
+from trl_weaks.trainer.completions.preparation import PREPARED
 
 MESSAGES = [{"role": "user", "content": "other"}, {"role": "assistant", "content": "text"}]
 COLUMNS = {

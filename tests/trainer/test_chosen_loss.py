@@ -8,7 +8,7 @@ from datasets import Dataset
 from trl_weaks import WeakClassificationTrainer, WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss, as_weak_loss
 from trl_weaks.losses.dirichlet_votes import DirichletVotes
-from trl_weaks.trainer.model_card import describe_loss
+from trl_weaks.trainer.common.model_card import describe_loss
 
 
 def cross_entropy(logits, targets, progress):

@@ -11,7 +11,7 @@ from shapes import TEXTS, shape
 from trl import SFTConfig, SFTTrainer
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-from trl_weaks.trainer import refusals
+from trl_weaks.trainer.completions import refusals
 
 PLAIN = {"weak_loss": "naive", "gamma_max": 0.0, "token_trees": False}
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 1}

@@ -10,7 +10,7 @@ from shapes import one_step, relative_error, shape, watch_gradients
 from transformers import MistralConfig, MistralForCausalLM
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-from trl_weaks.trainer.packing_checks import refuse_packing
+from trl_weaks.trainer.completions.packing_checks import refuse_packing
 
 PACKED = [{"packing": True, "max_length": 64}, {"padding_free": True, "max_length": None}]
 LOSSES = [

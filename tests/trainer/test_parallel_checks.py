@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trl_weaks.trainer.parallel_checks import (
+from trl_weaks.trainer.common.parallel_checks import (
     MPI,
     ParallelChecks,
     forget_earlier_trainers,

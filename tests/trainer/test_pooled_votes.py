@@ -9,8 +9,8 @@ from trl import TrlParser
 
 from trl_weaks.aggregation import AGGREGATORS, aggregate
 from trl_weaks.losses.dirichlet_votes import DirichletVotes
-from trl_weaks.trainer.classification_data import VOTE_WEIGHTS, VOTES
-from trl_weaks.trainer.classification_objective import POOLS
+from trl_weaks.trainer.classification.data import VOTE_WEIGHTS, VOTES
+from trl_weaks.trainer.classification.objective import POOLS
 from trl_weaks.trainer.weak_classification_config import WeakClassificationConfig
 from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer
 

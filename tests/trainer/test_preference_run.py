@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 from trl_weaks.supervisors.supervisor import WeakSupervisor
-from trl_weaks.trainer.preference_run import preference_trainer
+from trl_weaks.trainer.preference.run import preference_trainer
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
 
 HERE = Path(__file__)

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-from trl_weaks.trainer.preparation import TEXT, prepare_rows, student_offsets
+from trl_weaks.trainer.completions.preparation import TEXT, prepare_rows, student_offsets
 
 
 def prepared(student, tokenizer, arguments, rows: Dataset) -> Dataset:

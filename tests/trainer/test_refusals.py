@@ -18,7 +18,7 @@ from trl_weaks import (
     WeakSupervisionConfig,
     WeakSupervisionTrainer,
 )
-from trl_weaks.trainer import refusals
+from trl_weaks.trainer.completions import refusals
 
 
 def script(name):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 import trl_weaks
-from trl_weaks.trainer.running_sums import RunningSums
+from trl_weaks.trainer.common.running_sums import RunningSums
 
 ROWS = st.lists(st.tuples(st.integers(-9, 9), st.integers(0, 9)), min_size=1, max_size=20)
 

@@ -19,9 +19,9 @@ from trl_weaks import (
     WeakSupervisionConfig,
     WeakSupervisionTrainer,
 )
-from trl_weaks.trainer import throughput as module
 from trl_weaks.trainer._compat import compute_flops_per_token
-from trl_weaks.trainer.throughput import MFU, PER_DEVICE, PER_SECOND, Throughput, model_flops_utilisation
+from trl_weaks.trainer.common import throughput as module
+from trl_weaks.trainer.common.throughput import MFU, PER_DEVICE, PER_SECOND, Throughput, model_flops_utilisation
 
 
 def test_the_clock_leaves_out_evaluation_and_saving(monkeypatch):

@@ -13,7 +13,7 @@ from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.heads import WeakHeadRequest, add_weak_head
 from trl_weaks.inference import token_trees
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
-from trl_weaks.trainer.tree_rows import TREES, forest_columns, take_trees, tree_inputs, why_rows
+from trl_weaks.trainer.completions.tree_rows import TREES, forest_columns, take_trees, tree_inputs, why_rows
 
 SHAPES = ["llama", "gpt2", "opt", "gpt_neox"]
 INSTRUCTION = "turn the request of the user into the slots that it fills, as json, one line\n"

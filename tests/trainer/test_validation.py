@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizer
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-from trl_weaks.trainer.validation import check_columns, check_rows
+from trl_weaks.trainer.completions.validation import check_columns, check_rows
 
 
 def test_good_rows_pass(weak_rows, perfect):

@@ -15,8 +15,8 @@ from peft import LoraConfig
 from trl_weaks.losses.auxiliary_confidence import AuxiliaryConfidence
 from trl_weaks.losses.dirichlet_votes import DirichletVotes
 from trl_weaks.losses.evidential import EvidentialLoss
-from trl_weaks.trainer.classification_collator import WeakClassificationCollator
-from trl_weaks.trainer.classification_objective import VoteObjective
+from trl_weaks.trainer.classification.collator import WeakClassificationCollator
+from trl_weaks.trainer.classification.objective import VoteObjective
 from trl_weaks.trainer.weak_classification_config import BaseConfig, WeakClassificationConfig
 from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer
 

@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset
 from transformers import HfArgumentParser
 from trl import SFTConfig
 
-from trl_weaks.trainer.preference_checks import check_adapters, share_moved
+from trl_weaks.trainer.preference.checks import check_adapters, share_moved
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
 from trl_weaks.trainer.weak_preference_trainer import WeakPreferenceTrainer
 

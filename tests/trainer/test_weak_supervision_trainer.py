@@ -9,7 +9,7 @@ from trl import SFTConfig, SFTTrainer
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.losses.vocabulary import cpu_kernels
-from trl_weaks.trainer.weak_dataset import context_length
+from trl_weaks.trainer.completions.weak_dataset import context_length
 
 LISTS = ("weak_supervisors", "weak_weights", "weak_offsets", "weak_logps")
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from trl_weaks.labelling.from_completions import labels_from_completions
+from trl_weaks.labelling.sources.from_completions import labels_from_completions
 from trl_weaks.viewer.from_labels import page_of_labels
 
 pytestmark = pytest.mark.browser

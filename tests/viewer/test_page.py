@@ -7,7 +7,7 @@ import re
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 
-from trl_weaks.labelling.from_completions import labels_from_completions
+from trl_weaks.labelling.sources.from_completions import labels_from_completions
 from trl_weaks.viewer.from_labels import page_of_labels, word_confidences
 from trl_weaks.viewer.page import Answer, Page, Shown
 

@@ -22,7 +22,7 @@ from typing import Any
 from datasets import Dataset
 
 from .. import columns
-from ..labelling.weights import renormalise_weights
+from ..labelling.reliability.weights import renormalise_weights
 
 Transform = Callable[[Dataset], Dataset]
 Row = Mapping[str, Any]

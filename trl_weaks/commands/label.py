@@ -85,7 +85,7 @@ def upload(labels, card: Path, repository: str, private: bool | None) -> None:
     Raises:
         ValueError: a private repository was asked for, and it exists and is public; nothing is uploaded.
     """
-    from ..labelling.push import push_labels
+    from ..labelling.storage.push import push_labels
 
     push_labels(labels, repository, card, private=private)
 

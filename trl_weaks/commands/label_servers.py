@@ -142,7 +142,7 @@ def label_with_servers(
 
 
 def _answers(options: argparse.Namespace, prompts: Any, servers: Sequence[Any]) -> list[dict]:
-    from ..labelling.ask_servers import ask_servers
+    from ..labelling.sources.ask_servers import ask_servers
     from ..supervisors.server import ServerError
 
     try:
@@ -172,9 +172,9 @@ def _write(
 ) -> None:
     """The dataset and its card; in the card no address and no path of this machine."""
     from ..files import replaced_folder, writing
-    from ..labelling.card import model_of, write_answers_card
-    from ..labelling.export import save
-    from ..labelling.from_completions import labels_from_completions
+    from ..labelling.sources.from_completions import labels_from_completions
+    from ..labelling.storage.card import model_of, write_answers_card
+    from ..labelling.storage.export import save
 
     if not answers and labels is None:
         raise ValueError("every answer was cut at --max_new_tokens; raise it, or choose --unfinished no_eos or keep.")

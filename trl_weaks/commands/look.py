@@ -21,7 +21,7 @@ def add_view_options(parser: argparse.ArgumentParser) -> None:
 def report(options: argparse.Namespace) -> None:
     """Print the supervisors' report card."""
     labels, gold = read_labels(options)
-    from ..labelling.report_card import supervisor_report
+    from ..labelling.reliability.report_card import supervisor_report
 
     card = supervisor_report(labels, gold)
     print(card.markdown(), end="")
@@ -76,7 +76,7 @@ def read_labels(options: argparse.Namespace):
         raise ValueError(f"{folder} holds no dataset; give the output folder of a labelling run that has ended.")
     from datasets import load_from_disk
 
-    from ..labelling.tables import as_id, read_table
+    from ..labelling.sources.tables import as_id, read_table
 
     labels, gold = load_from_disk(str(inside)), None
     if options.gold:

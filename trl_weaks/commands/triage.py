@@ -34,7 +34,7 @@ def triage(options: argparse.Namespace) -> None:
     if options.output and not options.tool and options.output.suffix not in FORMATS:
         raise ValueError(f"-o {options.output}: write a .csv or .jsonl file, or choose a --tool.")
     labels, gold = read_labels(options)
-    from ..labelling.triage import triage as sort_out
+    from ..labelling.reliability.triage import triage as sort_out
 
     found = sort_out(
         labels, gold, options.risk, options.confidence, options.budget, audit=options.audit, seed=options.seed

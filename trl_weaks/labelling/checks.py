@@ -11,9 +11,9 @@ from ..inference.prefixes import SAMPLE, longest_match
 from ..supervisors.ensemble import WeakEnsemble
 from ..supervisors.messages import check_prompts
 from ..supervisors.supervisor import WeakSupervisor
-from .index import BLOCK, Prompts
-from .progress import bar
 from .prompt_columns import check_columns
+from .storage.index import BLOCK, Prompts
+from .storage.progress import bar
 
 
 def check_dataset(dataset: Dataset, ensemble: WeakEnsemble, max_new_tokens: int) -> Prompts:

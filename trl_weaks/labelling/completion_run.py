@@ -21,12 +21,12 @@ from ..fingerprint import digest, supervisor_fingerprint
 from ..inference.sampling import Sampling, decoding
 from ..supervisors.ensemble import WeakEnsemble
 from ..supervisors.scores import Scored
-from .card import write_card
-from .export import differences, export
-from .ledger import GENERATE, SCORE
 from .plain_check import other_answers, plain_logps, rounding
-from .progress import bar
 from .run import AnswerRun, rounded, score_texts
+from .storage.card import write_card
+from .storage.export import differences, export
+from .storage.ledger import GENERATE, SCORE
+from .storage.progress import bar
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from ..pooling import temper
 from ..supervisors.class_names import order_like, plain_name, real_names
 from ..supervisors.classifier import WeakClassifier
 from ..supervisors.ensemble import WeakEnsemble, refuse_no_ensemble
-from .export import save
 from .prompt_columns import with_ids
 from .run import LabelRun
-from .store import LabelStore, StoredLabels
+from .storage.export import save
+from .storage.store import LabelStore, StoredLabels
 
 STAGE = "classify"
 TEMPERATURES = "temperatures.json"

@@ -29,9 +29,9 @@ from ..supervisors.messages import as_completion
 from ..supervisors.scores import Scored
 from ..supervisors.supervisor import WeakSupervisor
 from .checks import prefixes_forgotten
-from .export import save
-from .ledger import GENERATE, SCORE
 from .run import AnswerRun, rounded
+from .storage.export import save
+from .storage.ledger import GENERATE, SCORE
 
 logger = logging.getLogger(__name__)
 LEFT_OUT = ("too_long", "too_few", "equal_scores", "below_margin")  # of the counts, those worth a warning

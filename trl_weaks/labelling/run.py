@@ -26,11 +26,11 @@ from ..supervisors.messages import Prompt
 from ..supervisors.scores import Scored
 from ..supervisors.supervisor import WeakSupervisor
 from .checks import check_dataset
-from .index import Batches
-from .ledger import GENERATE, SCORE, Ledger
-from .progress import Progress
 from .prompt_columns import as_prompts
-from .store import LabelStore, StoredLabels
+from .storage.index import Batches
+from .storage.ledger import GENERATE, SCORE, Ledger
+from .storage.progress import Progress
+from .storage.store import LabelStore, StoredLabels
 
 DECIMALS = 6  # of a log-probability on disk
 

@@ -7,7 +7,7 @@ from datasets import Dataset
 from ..supervisors.ensemble import WeakEnsemble
 from .checks import prefixes_forgotten
 from .completion_run import CompletionRun, CompletionSettings, Verification
-from .store import StoredLabels
+from .storage.store import StoredLabels
 
 
 def verify_labels(

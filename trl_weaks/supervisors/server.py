@@ -27,7 +27,7 @@ class ServerAnswer:
     Attributes:
         text: None where the server gave none (a refusal, a tool call).
         finish_reason: `"length"` for an answer that was cut.
-        logprobs: token log-probabilities in the server's form, see `labelling.token_logprobs`.
+        logprobs: token log-probabilities in the server's form, see `labelling.sources.token_logprobs`.
         tokens: of prompt and answer together, as the server counts them.
         cost: of this request, in the unit of the prices.
     """

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from ..losses.base import LOSSES, WeakLoss
-from .parallel_checks import forget_earlier_trainers
-from .publishing import PublicSettings
+from .common.parallel_checks import forget_earlier_trainers
+from .common.publishing import PublicSettings
 
 EVIDENCE = ("exp", "softplus", "relu")
 

@@ -19,10 +19,9 @@ from ..supervisors.adapter_notes import write_notes
 from ..supervisors.class_names import names_of
 from ..supervisors.class_predictions import EVIDENCE_KEY, OFFSET_KEY, PRIOR_KEY, ClassPredictions
 from ._compat import BaseTrainer, global_then_local_main_first, is_peft_model, parallelism
-from .callable_loss import chosen_loss
-from .classification_card import classification_card
-from .classification_collator import WeakClassificationCollator
-from .classification_data import (
+from .classification.card import classification_card
+from .classification.collator import WeakClassificationCollator
+from .classification.data import (
     LABELS,
     PREPARED,
     UNKNOWN,
@@ -37,10 +36,11 @@ from .classification_data import (
     prepare_row,
     text_column,
 )
-from .classification_model import add_adapters, context_length, load_student, refuse_dead_head
-from .classification_objective import POOLS, VoteObjective
-from .classification_sets import check_prepared, gold_as_ids, new_mark, plain_rows, refuse_aggregated
-from .pooled_votes import PooledVotes
+from .classification.model import add_adapters, context_length, load_student, refuse_dead_head
+from .classification.objective import POOLS, VoteObjective
+from .classification.pooled_votes import PooledVotes
+from .classification.sets import check_prepared, gold_as_ids, new_mark, plain_rows, refuse_aggregated
+from .common.callable_loss import chosen_loss
 from .weak_classification_config import WeakClassificationConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
 

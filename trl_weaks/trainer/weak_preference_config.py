@@ -7,10 +7,10 @@ from trl import DPOConfig
 from ..columns import PAIR_EPSILON, PAIR_WEIGHT
 from ..losses.dpo_losses import DPO_LOSSES, SORTING
 from ..losses.preference import PREFERENCE_LOSSES
+from .common.parallel_checks import forget_earlier_trainers
+from .common.publishing import PublicSettings
 from .objective_config import check_choices, refuse_settings
-from .parallel_checks import forget_earlier_trainers
-from .preference_checks import as_trained
-from .publishing import PublicSettings
+from .preference.checks import as_trained
 
 SMOOTHED = ("robust", "exo_pair", *SORTING)  # TRL's losses that read `label_smoothing`
 

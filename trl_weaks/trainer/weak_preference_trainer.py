@@ -15,8 +15,8 @@ from ..columns import PAIR_EPSILON, PAIR_WEIGHT
 from ..losses.dpo_losses import DPO_LOSSES, SORTING, PairBatch, divergence_score
 from ..losses.preference import initial_pull, preference_loss, sequence_logps
 from ._compat import is_peft_model, unbind_fused_head
-from .model_card import weak_preference_section
-from .preference_checks import (
+from .common.model_card import weak_preference_section
+from .preference.checks import (
     check_adapters,
     check_pairs,
     check_reference,
@@ -24,8 +24,8 @@ from .preference_checks import (
     silence_functional_dropout,
     warn_of_rounding,
 )
-from .preference_metrics import EffectivePairs, epsilon_metrics, reward_metrics, token_metrics, total_tokens
-from .weak_preference_collator import WeakPreferenceCollator
+from .preference.collator import WeakPreferenceCollator
+from .preference.metrics import EffectivePairs, epsilon_metrics, reward_metrics, token_metrics, total_tokens
 from .weak_preference_config import UNWEIGHTED, WeakPreferenceConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
 

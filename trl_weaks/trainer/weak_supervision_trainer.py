@@ -14,15 +14,26 @@ from ..heads import WeakHeadRequest, add_weak_head
 from ..losses.base import WeakLoss
 from ..losses.vocabulary.cpu_kernels import load_kernels
 from ._compat import global_then_local_main_first, is_peft_model, unbind_fused_head
-from .callable_loss import chosen_loss, refuse_over_tokens
-from .label_paths import at_path
-from .model_card import Supervision, weak_supervision_section
-from .packing_checks import refuse_packing
-from .preparation import KEY, PREPARED, TEXT, UNIT_IDS, UNIT_LOGPS, WEIGHTS, ends_without_mark, gold_rows, prepare_rows
-from .refusals import LOSS_ALONE, refuse, refuse_student, refuse_tokenizer
-from .tree_rows import take_trees, tree_inputs, why_rows
-from .truncation import fit
-from .weak_dataset import (
+from .common.callable_loss import chosen_loss, refuse_over_tokens
+from .common.label_paths import at_path
+from .common.model_card import Supervision, weak_supervision_section
+from .completions.collator import SAMPLES, WeakSupervisionCollator
+from .completions.packing_checks import refuse_packing
+from .completions.preparation import (
+    KEY,
+    PREPARED,
+    TEXT,
+    UNIT_IDS,
+    UNIT_LOGPS,
+    WEIGHTS,
+    ends_without_mark,
+    gold_rows,
+    prepare_rows,
+)
+from .completions.refusals import LOSS_ALONE, refuse, refuse_student, refuse_tokenizer
+from .completions.tree_rows import take_trees, tree_inputs, why_rows
+from .completions.truncation import fit
+from .completions.weak_dataset import (
     checked,
     for_trl,
     is_weak,
@@ -34,7 +45,6 @@ from .weak_dataset import (
     student_config,
     trl_settings,
 )
-from .weak_supervision_collator import SAMPLES, WeakSupervisionCollator
 from .weak_supervision_config import WeakSupervisionConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_empty
 
@@ -62,7 +72,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         kwargs:
             Everything else that [`~trl.SFTTrainer`] takes. Datasets may be streams, whose rows are checked one by one.
             `formatting_func` of weak rows returns text that ends with the completion. Few things cannot be honoured
-            beside weak labels; they are refused, see [`trl_weaks.trainer.refusals`].
+            beside weak labels; they are refused, see [`trl_weaks.trainer.completions.refusals`].
 
     Raises:
         ValueError: a dataset breaks the column contract (row, column, remedy are named), or an unsupported setting;

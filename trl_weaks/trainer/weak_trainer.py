@@ -11,11 +11,17 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from trl.models import unwrap_model_for_generation
 
 from ._compat import get_peak_flops_per_device, is_peft_model
-from .parallel_checks import ParallelChecks, note_marks, refuse_launch, refuse_other_strategy, refuse_split_model
-from .publishing import Publishing
-from .resumed_tokens import ResumedTokens
-from .running_sums import Ratio, RunningSums
-from .throughput import MFU, PER_DEVICE, PER_SECOND, Throughput, model_flops_utilisation
+from .common.parallel_checks import (
+    ParallelChecks,
+    note_marks,
+    refuse_launch,
+    refuse_other_strategy,
+    refuse_split_model,
+)
+from .common.publishing import Publishing
+from .common.resumed_tokens import ResumedTokens
+from .common.running_sums import Ratio, RunningSums
+from .common.throughput import MFU, PER_DEVICE, PER_SECOND, Throughput, model_flops_utilisation
 
 Settings = TypeVar("Settings", bound=TrainingArguments)
 

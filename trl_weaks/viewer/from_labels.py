@@ -10,9 +10,9 @@ import torch
 from datasets import Dataset
 
 from .. import alignment, columns
-from ..labelling.gold import Gold, class_id, class_names, read_gold
-from ..labelling.report_card import supervisor_report
-from ..labelling.voters import supervisor_votes
+from ..labelling.reliability.gold import Gold, class_id, class_names, read_gold
+from ..labelling.reliability.report_card import supervisor_report
+from ..labelling.reliability.voters import supervisor_votes
 from ..pooling import linear_pool, pairwise_disagreement
 from .page import Answer, Page, Shown
 

@@ -23,7 +23,7 @@ from trl_weaks.study.pipeline.models import TINY
 from trl_weaks.study.pipeline.pretrain import pretraining_settings, weak_plan
 from trl_weaks.study.pipeline.training import trainer_settings
 from trl_weaks.study.tasks.base import Task
-from trl_weaks.trainer.parallel_checks import forget_earlier_trainers
+from trl_weaks.trainer.common.parallel_checks import forget_earlier_trainers
 from trl_weaks.trainer.weak_classification_config import WeakClassificationConfig
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
 from trl_weaks.trainer.weak_supervision_config import WeakSupervisionConfig

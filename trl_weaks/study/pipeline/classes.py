@@ -11,7 +11,7 @@ from datasets import Dataset, load_from_disk
 from trl_weaks.columns import EXAMPLE_ID, LABEL, SUPERVISORS, TEXT, WEAK_PROBS, WEIGHTS
 from trl_weaks.distributed import processes
 from trl_weaks.labelling.label_classes import label_classes
-from trl_weaks.labelling.trust import trust_weights
+from trl_weaks.labelling.reliability.trust import trust_weights
 from trl_weaks.study.methods import Method
 from trl_weaks.study.pipeline import class_training as training
 from trl_weaks.study.pipeline.label_views import transformed

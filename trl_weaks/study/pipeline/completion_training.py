@@ -17,7 +17,7 @@ from trl_weaks.study.pipeline.models import Loaded
 from trl_weaks.study.pipeline.training import train, trainer_settings
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 from trl_weaks.supervisors.supervisor import WeakSupervisor
-from trl_weaks.trainer.preference_run import preference_trainer
+from trl_weaks.trainer.preference.run import preference_trainer
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
 from trl_weaks.trainer.weak_supervision_config import WeakSupervisionConfig
 from trl_weaks.trainer.weak_supervision_trainer import WeakSupervisionTrainer

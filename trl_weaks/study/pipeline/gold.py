@@ -3,7 +3,7 @@
 from transformers import PreTrainedTokenizerBase
 
 from trl_weaks.columns import COMPLETION, PROMPT
-from trl_weaks.trainer.model_card import Supervision
+from trl_weaks.trainer.common.model_card import Supervision
 from trl_weaks.trainer.weak_supervision_trainer import WeakSupervisionTrainer
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from datasets import Dataset
 
 from trl_weaks import columns
-from trl_weaks.labelling.weights import renormalise_weights
+from trl_weaks.labelling.reliability.weights import renormalise_weights
 from trl_weaks.study.methods import Method
 
 _LISTS = (columns.SUPERVISORS, columns.WEIGHTS, columns.OFFSETS, columns.LOGPS)

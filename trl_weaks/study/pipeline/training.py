@@ -13,7 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTTrainer
 
 from trl_weaks.distributed import processes
-from trl_weaks.trainer.parallel_checks import forget_earlier_trainers
+from trl_weaks.trainer.common.parallel_checks import forget_earlier_trainers
 
 HISTORY = "history.json"  # the trainer's log, kept beside the model
 

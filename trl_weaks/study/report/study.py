@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from trl_weaks.distributed import processes
-from trl_weaks.labelling.report_card import supervisor_report
+from trl_weaks.labelling.reliability.report_card import supervisor_report
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.environment import describe_environment
 from trl_weaks.study.files import json_bytes, write_atomically

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trl_weaks.labelling.tables import as_id, read_table
+from trl_weaks.labelling.sources.tables import as_id, read_table
 from trl_weaks.study.table_config import ClassTableConfig, CompletionTableConfig
 from trl_weaks.study.tasks.base import ClassificationTask, CompletionTask, Example, Splits
 from trl_weaks.study.tasks.metrics import metric_by_name

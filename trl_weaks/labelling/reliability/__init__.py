@@ -1,0 +1,1 @@
+"""How far labels can be trusted: report card, triage, trust weights, gold."""

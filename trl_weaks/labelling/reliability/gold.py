@@ -1,0 +1,92 @@
+"""Gold labels of some examples, joined to weak ones by id."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+
+from ...columns import CLASSES, COMPLETION, EXAMPLE_ID, LABEL
+from ...supervisors.class_names import plain_name, real_names
+
+Gold = Dataset | Mapping[str, Any]
+
+
+def read_gold(gold: Gold, known: Collection[str]) -> dict[str, Any]:
+    """Gold labels by id: class ids or names, or texts.
+
+    Args:
+        gold: rows of `example_id` and `label` (or `completion`), or a mapping from ids to them.
+        known: the ids that weak labels have.
+
+    Raises:
+        ValueError: no gold, missing columns, an id that no weak label has, or two labels of one id (named).
+    """
+    if not isinstance(gold, Mapping):
+        gold = _rows(gold)
+    if not gold:
+        raise ValueError("gold is empty; give labels of a random sample of the examples.")
+    written = [_as_written(example, known) for example in gold]
+    if len(set(written)) < len(written):
+        raise ValueError(
+            f"gold has the id {next(e for e in written if written.count(e) > 1)!r} as text and as a number."
+        )
+    gold = dict(zip(written, gold.values(), strict=True))
+    unknown = [example for example in gold if example not in known]
+    if unknown:
+        raise ValueError(f"gold has the id {unknown[0]!r}, which no label has ({len(unknown)} such ids).")
+    return {example: _text(label) for example, label in gold.items()}
+
+
+def _as_written(example: Any, known: Collection[str]) -> Any:
+    """A whole number as labels write it, in digits."""
+    number = isinstance(example, int | np.integer) and not isinstance(example, bool)
+    return str(example) if number and example not in known else example
+
+
+def class_id(label: Any, classes: list[Any], example: str) -> int:
+    """The place of a gold label among the classes: given by name, or by the place itself.
+
+    Raises:
+        ValueError: it is no class; names the example.
+    """
+    if not isinstance(label, bool):
+        if isinstance(label, str):
+            written = [plain_name(str(name)) for name in classes]
+            if written.count(plain_name(label)) == 1:
+                return written.index(plain_name(label))
+        elif label in classes:
+            return classes.index(label)
+        elif isinstance(label, int | np.integer) and 0 <= label < len(classes):
+            return int(label)
+    raise ValueError(f"gold label {label!r} of {example!r} is not a class; the classes are {classes}.")
+
+
+def class_names(labels: Dataset, count: int) -> list[Any]:
+    """Names of the classes in the order of the votes: of the column `weak_classes`, or of `label`; else their ids."""
+    if CLASSES in labels.column_names and len(labels) and labels[0][CLASSES]:
+        return list(labels[0][CLASSES])
+    feature = labels.features.get(LABEL)
+    named = isinstance(feature, ClassLabel) and real_names(feature.names)
+    return list(feature.names) if named else list(range(count))
+
+
+def _rows(gold: Dataset) -> dict[str, Any]:
+    column = next((name for name in (LABEL, COMPLETION) if name in gold.column_names), None)
+    if column is None or EXAMPLE_ID not in gold.column_names:
+        raise ValueError(
+            f"gold has the columns {gold.column_names}; it needs {EXAMPLE_ID!r} and {LABEL!r} or {COMPLETION!r}."
+        )
+    feature = gold.features[column]
+    found: dict[str, Any] = {}
+    for row, (example, label) in enumerate(zip(gold[EXAMPLE_ID], gold[column], strict=True)):
+        named = isinstance(feature, ClassLabel) and real_names(feature.names) and label is not None and label >= 0
+        label = feature.names[label] if named else label
+        if found.setdefault(example, label) != label:
+            raise ValueError(f"gold row {row}: {example!r} is {label!r} here and {found[example]!r} before.")
+    return found
+
+
+def _text(label: Any) -> Any:
+    """Messages stand for the text of their last one."""
+    return label[-1]["content"] if isinstance(label, list) else label

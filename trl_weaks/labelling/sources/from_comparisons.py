@@ -1,0 +1,222 @@
+"""Judges' votes on pairs of completions, from anywhere, as preference pairs for `WeakPreferenceTrainer`."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from ... import columns
+from ...aggregation.bradley_terry import Judges, Votes, disagreement, fit_judges, fit_scores, score_covariance
+from ...supervisors.messages import as_completion, completion_text
+from .examples import read_examples
+from .tables import Table, as_confidence, as_dataset, as_id, read_table
+
+logger = logging.getLogger(__name__)
+TIE = "tie"
+UNDECIDED = 1e-6  # of a margin
+SIDES = {"a": 1.0, "b": 0.0, TIE: 0.5}
+WRITTEN = (columns.CHOSEN, columns.REJECTED, columns.MARGIN, columns.PAIR_EPSILON, columns.PAIR_WEIGHT)
+
+
+def pairs_from_comparisons(
+    examples: Table, comparisons: Table, recuse: Mapping[str, Sequence[str]] | None = None
+) -> Dataset:
+    r"""One preference pair for each two completions that judges tell apart.
+
+    Every vote goes into one Bradley-Terry fit with a reliability and a position bias per judge
+    ([`trl_weaks.aggregation.bradley_terry`]): both orders of a pair are merged, and a judge whose votes all go to one
+    side leaves the weighting. With d the difference of two completions' scores, the better one is `chosen`, `margin`
+    is the size of d at its maximum, and `pair_epsilon` the expectation of $\sigma(-d)$: the probability that another
+    judge, of reliability 1, sees the pair the other way round. Pairs with d = 0 (ties only, or as much for one as for
+    the other) are left out and counted. `preference_report` reads the counts and what was found of each judge.
+
+    Args:
+        examples: `example_id`, `prompt` (text or messages); other columns are carried through.
+        comparisons: one row a vote: `example_id`, `supervisor`, `completion_a` (shown first), `completion_b`,
+            `preferred` (`"a"`, `"b"`, `"tie"`, None for an abstention, or one of the two texts), optionally
+            `confidence` in (0, 1], the judge's own probability that its choice is right, and `writer_a`, `writer_b`,
+            who wrote the two.
+        recuse: writers whose texts a judge does not judge; needs the columns `writer_a` and `writer_b`.
+
+    Raises:
+        ValueError: before any work: names the row, the column and the remedy.
+
+    Example:
+
+    >>> votes = [
+    ...     {"example_id": "1", "supervisor": j, "completion_a": " yes", "completion_b": " no", "preferred": "a"}
+    ...     for j in ("ann", "bob")
+    ... ]
+    >>> pairs = pairs_from_comparisons([{"example_id": "1", "prompt": "Is water wet?"}], votes)
+    >>> pairs[0]["chosen"], pairs[0]["pair_epsilon"] < 0.5
+    (' yes', True)
+    """
+    prompts = read_examples(examples)
+    taken = [name for row in prompts.values() for name in WRITTEN if name in row]
+    if taken:
+        raise ValueError(f"examples have a column {taken[0]!r}, which pairs write; rename or remove it.")
+    votes, counts = _votes(comparisons, prompts, recuse)
+    if not votes:
+        raise ValueError(f"comparisons: no vote is left of {counts['votes']} ({dict(counts)}).")
+    items = {key: i for i, key in enumerate(sorted({(v["id"], t) for v in votes for t in v["texts"]}))}
+    judges = {name: i for i, name in enumerate(sorted({v["judge"] for v in votes}))}
+    table = Votes(
+        [items[v["id"], v["texts"][0]] for v in votes],
+        [items[v["id"], v["texts"][1]] for v in votes],
+        [judges[v["judge"]] for v in votes],
+        [v["preferred"] for v in votes],
+        [v["shown_first"] for v in votes],
+    )
+    fitted = fit_judges(table)
+    rows = _rows(prompts, votes, items, table, fitted, counts)
+    if not rows:
+        raise ValueError(f"comparisons: the judges tell no two completions apart ({dict(counts)}).")
+    made = as_dataset(rows, examples)
+    report = dict(counts) | {"pairs": len(rows), "judges": _judges(votes, judges, fitted)}
+    made.info.description = json.dumps(report)
+    _warn(report)
+    return made
+
+
+def _votes(
+    comparisons: Table, prompts: Mapping[str, dict], recuse: Mapping[str, Sequence[str]] | None
+) -> tuple[list[dict[str, Any]], Counter]:
+    """The votes, each with its two texts in the order of the alphabet, so that both orders of a pair are one pair."""
+    needed = (columns.EXAMPLE_ID, "supervisor", "completion_a", "completion_b", "preferred")
+    counts: Counter = Counter(votes=0, abstained=0, recused=0, ties=0)
+    found = []
+    for number, row in enumerate(
+        read_table(comparisons, "comparisons", needed, ("confidence", "writer_a", "writer_b"))
+    ):
+        counts["votes"] += 1
+        example = as_id(row[columns.EXAMPLE_ID], "comparisons", number, columns.EXAMPLE_ID)
+        judge = as_id(row["supervisor"], "comparisons", number, "supervisor")
+        where = f"comparisons, row {number} (example_id {example!r})"
+        if example not in prompts:
+            raise ValueError(f"{where}: no example has this id.")
+        texts = [
+            completion_text(row[c], where) if row[c] is not None else "" for c in ("completion_a", "completion_b")
+        ]
+        if "" in texts or texts[0] == texts[1]:
+            raise ValueError(f"{where}: the two completions must be two different texts, not {texts}.")
+        if row["preferred"] is None:
+            counts["abstained"] += 1
+            continue
+        if recuse and _recused(recuse, judge, row, where):
+            counts["recused"] += 1
+            continue
+        side = _side(row["preferred"], texts, where)
+        counts["ties"] += side == 0.5
+        sure = as_confidence(row.get("confidence"), "comparisons", number)
+        if sure is not None and side != 0.5:
+            side = sure if side == 1.0 else 1 - sure
+        swapped = texts[1] < texts[0]
+        vote = {"id": example, "judge": judge, "texts": tuple(sorted(texts)), "shown_first": -1 if swapped else 1}
+        found.append(vote | {"preferred": 1 - side if swapped else side})
+    return found, counts
+
+
+def _side(preferred: Any, texts: Sequence[str], where: str) -> float:
+    named = {1.0 if preferred == texts[0] else 0.0} if preferred in texts else set()
+    meant = named | ({SIDES[preferred]} if preferred in SIDES else set())
+    if len(meant) == 1:
+        return meant.pop()
+    if meant:
+        raise ValueError(
+            f"{where}: column 'preferred' holds {preferred!r}, which is a side and also the text of the other one; "
+            "write the texts otherwise, such as with the space that they begin with."
+        )
+    raise ValueError(
+        f"{where}: column 'preferred' holds {preferred!r}, which is neither 'a', 'b', 'tie' nor one of the two texts."
+    )
+
+
+def _recused(recuse: Mapping[str, Sequence[str]], judge: str, row: Mapping[str, Any], where: str) -> bool:
+    if judge not in recuse:
+        return False
+    missing = [name for name in ("writer_a", "writer_b") if name not in row]
+    if missing:
+        raise ValueError(f"{where}: recusal needs the column {missing[0]!r}, who wrote the completion.")
+    return bool({row["writer_a"], row["writer_b"]} & set(recuse[judge]))
+
+
+def _rows(
+    prompts: Mapping[str, dict],
+    votes: Sequence[dict[str, Any]],
+    items: Mapping[tuple[str, str], int],
+    table: Votes,
+    judges: Judges,
+    counts: Counter,
+) -> list[dict[str, Any]]:
+    """The pairs, in the order of the examples and the texts."""
+    scores = fit_scores(table, judges, len(items))
+    by_example: dict[str, list[int]] = {}
+    for place, vote in enumerate(votes):
+        by_example.setdefault(vote["id"], []).append(place)
+    rows, counts["undecided"] = [], 0
+    for example in (e for e in prompts if e in by_example):
+        places = by_example[example]
+        own = sorted({items[example, text] for place in places for text in votes[place]["texts"]})
+        spread = _spread(table, places, own, judges, scores)
+        for texts in sorted({votes[place]["texts"] for place in places}):
+            a, b = (items[example, text] for text in texts)
+            gap = float(scores[a] - scores[b])
+            sides = [votes[place]["preferred"] for place in places if votes[place]["texts"] == texts]
+            if abs(gap) < UNDECIDED or all(side == 0.5 for side in sides):
+                counts["undecided"] += 1
+                continue
+            i, j = own.index(a), own.index(b)
+            doubt = disagreement(abs(gap), float(spread[i, i] + spread[j, j] - 2 * spread[i, j]))
+            better, worse = texts if gap > 0 else texts[::-1]
+            rows.append(_pair(prompts[example], better, worse, abs(gap), doubt) | {"votes": len(sides)})
+    return rows
+
+
+def _spread(table: Votes, places: Sequence[int], own: Sequence[int], judges: Judges, scores: np.ndarray) -> np.ndarray:
+    """Covariance of one example's scores: examples share no item, so each can be taken by itself."""
+    number = {item: i for i, item in enumerate(own)}
+    mine = table.select(np.array(places))
+    renamed = Votes(
+        [number[i] for i in mine.first], [number[i] for i in mine.second], mine.judge, mine.preferred, mine.shown_first
+    )
+    return score_covariance(renamed, judges, scores[list(own)])
+
+
+def _pair(example: dict[str, Any], chosen: str, rejected: str, margin: float, doubt: float) -> dict[str, Any]:
+    prompt = example[columns.PROMPT]
+    return example | {
+        columns.CHOSEN: as_completion(prompt, chosen),
+        columns.REJECTED: as_completion(prompt, rejected),
+        columns.MARGIN: margin,
+        columns.PAIR_EPSILON: doubt,
+        columns.PAIR_WEIGHT: 1.0,
+    }
+
+
+def _judges(votes: Sequence[dict[str, Any]], judges: Mapping[str, int], fit: Judges) -> dict[str, dict]:
+    """What was found of each judge: votes, reliability, bias, and how often it chose what it was shown first."""
+    found = {}
+    for name, j in judges.items():
+        mine = [v for v in votes if v["judge"] == name]
+        towards = [v["preferred"] if v["shown_first"] > 0 else 1 - v["preferred"] for v in mine]
+        found[name] = {
+            "votes": len(mine),
+            "reliability": float(fit.reliability[j]),
+            "position_bias": float(fit.position_bias[j]),
+            "first_shown_rate": float(np.mean(towards)),
+            "one_sided": bool(fit.one_sided[j]),
+        }
+    return found
+
+
+def _warn(report: Mapping[str, Any]) -> None:
+    left_out = {name: report[name] for name in ("abstained", "recused", "undecided") if report[name]}
+    if left_out:
+        logger.warning("Of %d votes on pairs: %s.", report["votes"], left_out)
+    for name, judge in report["judges"].items():
+        if judge["one_sided"]:
+            logger.warning("Judge %r always votes for one side and has left the weighting.", name)

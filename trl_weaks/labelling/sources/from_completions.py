@@ -1,0 +1,281 @@
+"""Completions that came from elsewhere (an API, people, another program) as a weak-label dataset."""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+
+from ... import alignment, columns
+from ...aggregation.answer_confidence import calibrator, most_frequent
+from ...supervisors.messages import as_completion, completion_text
+from ..reliability.gold import Gold, read_gold
+from .examples import read_examples
+from .tables import Table, as_confidence, as_dataset, as_id, read_table
+from .token_logprobs import Alternative, TokenLogprobs, read_logprobs
+
+logger = logging.getLogger(__name__)
+STATED, LOGPROBS, SAMPLES, RESCORED = "stated", "logprobs", "samples", "rescored"
+
+
+@dataclass
+class _Answer:
+    """One supervisor's answer to one example; the text's tokens and their log-probabilities where they are known, and
+    the alternatives of each token."""
+
+    supervisor: str
+    text: str
+    offsets: list[list[int]]
+    logps: list[float]
+    source: str | None
+    finished: bool = True
+    top: Sequence[Sequence[Alternative]] | None = None
+
+    @property
+    def confidence(self) -> float:
+        return math.exp(math.fsum(self.logps))
+
+
+def labels_from_completions(
+    examples: Table,
+    answers: Table,
+    scorers: Sequence[Any] | None = None,
+    weights: Mapping[str, float] | None = None,
+    gold: Gold | None = None,
+    calibration: str = "temperature",
+    correct: Callable[[str, str], float] | None = None,
+    labels: Dataset | None = None,
+) -> Dataset:
+    r"""The weak-label dataset of completions that were made elsewhere: what `label_completions` gives, without models.
+
+    One row per distinct completion of an example, with the columns of [`trl_weaks.columns`] and `confidence_source`:
+    where the confidence of each supervisor's answer comes from. In this order:
+
+    - `"stated"`: the column `confidence`, in (0, 1].
+    - `"logprobs"`: the column `logprobs`, token log-probabilities as OpenAI-compatible servers return them (chat or
+      completions form); their texts must spell the completion.
+    - `"samples"`: where a supervisor answers an example several times, the share of its answers that are the same. Its
+      most frequent answer is used.
+    - `"rescored"`: the mean log-probability of each word under `scorers`, local supervisors that read the answer.
+    - `None`: none; the answer is trained as a hard label.
+
+    Alternatives of the tokens among the log-probabilities are kept in `weak_top_logps`; see `alternatives_as_rows`.
+
+    Args:
+        examples: `example_id` (by default the row's number), `prompt` (text or messages); other columns are carried
+            through.
+        answers: one row an answer: `example_id`, `supervisor`, `completion` (text, one assistant message, or None for
+            an abstention), optionally `confidence`, `logprobs`, and `finish_reason` (`"length"`: the answer was cut,
+            and no end is taught).
+        scorers: [`WeakSupervisor`]s to read answers without any confidence.
+        weights: of the supervisors, by name; equal by default. Over the answers of an example they are normalised.
+        gold: texts of some examples; confidences are then calibrated against whether answers are right, for each
+            supervisor and source by itself.
+        calibration: `"temperature"` or `"isotonic"`, see [`trl_weaks.aggregation.answer_confidence.calibrator`].
+        correct: how right `(answer, gold)` is, in [0, 1]; by default equality up to white space at the ends.
+        labels: what other supervisors said of the same examples, such as local models in `label_completions`; an
+            equal completion shares their row.
+
+    Raises:
+        ValueError: before any work: names the row, the column and the remedy.
+
+    Example:
+
+    >>> labels = labels_from_completions(
+    ...     [{"example_id": "1", "prompt": "Capital of France?"}],
+    ...     [
+    ...         {"example_id": "1", "supervisor": "ann", "completion": " Paris"},
+    ...         {"example_id": "1", "supervisor": "api", "completion": " Paris", "confidence": 0.9},
+    ...     ],
+    ... )
+    >>> labels[0]["completion"], labels[0]["weak_weights"], labels[0]["confidence_source"]
+    (' Paris', [0.5, 0.5], [None, 'stated'])
+    """
+    prompts = read_examples(examples)
+    alone = labels is not None and isinstance(answers, list) and not answers
+    given = {} if alone else _answers(answers, prompts)
+    if labels is not None:
+        given = _joined(given, labels, prompts)
+    if not given:
+        raise ValueError("answers: every answer is empty or an abstention; there is nothing to train on.")
+    _check_weights(weights, {a.supervisor for rows in given.values() for a in rows})
+    if scorers:
+        _rescore(given, prompts, scorers)
+    if gold is not None:
+        _calibrate(given, read_gold(gold, prompts), calibration, correct)
+    rows = [row for example, found in given.items() for row in _rows(prompts[example], found, weights)]
+    if not any(any(row[columns.TOP_LOGPS]) for row in rows):
+        rows = [{name: value for name, value in row.items() if name != columns.TOP_LOGPS} for row in rows]
+    without = len(prompts) - len(given)
+    if without:
+        logger.warning("%d of %d examples have no answer and no row.", without, len(prompts))
+    return as_dataset(rows, examples)
+
+
+def _answers(answers: Table, prompts: Mapping[str, dict]) -> dict[str, list[_Answer]]:
+    """The answer of each supervisor to each example, in the order of the examples and the supervisors' names."""
+    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    needed = (columns.EXAMPLE_ID, "supervisor", columns.COMPLETION)
+    empty = 0
+    for number, row in enumerate(read_table(answers, "answers", needed, ("confidence", "logprobs", "finish_reason"))):
+        example = as_id(row[columns.EXAMPLE_ID], "answers", number, columns.EXAMPLE_ID)
+        supervisor = as_id(row["supervisor"], "answers", number, "supervisor")
+        if example not in prompts:
+            raise ValueError(f"answers, row {number}: no example has the id {example!r}.")
+        if row[columns.COMPLETION] is None:  # an abstention
+            continue
+        text = completion_text(row[columns.COMPLETION], f"answers, row {number} (example_id {example!r})")
+        empty += not text
+        if text:
+            row |= {
+                "text": text,
+                "number": number,
+                "confidence": as_confidence(row.get("confidence"), "answers", number),
+            }
+            grouped.setdefault((example, supervisor), []).append(row)
+    if empty:
+        logger.warning("%d empty answers are left out.", empty)
+    found: dict[str, list[_Answer]] = {}
+    for example, supervisor in sorted(grouped):
+        found.setdefault(example, []).append(_answer(supervisor, grouped[example, supervisor]))
+    return {example: found[example] for example in prompts if example in found}
+
+
+def _joined(
+    given: Mapping[str, list[_Answer]], labels: Dataset, prompts: Mapping[str, dict]
+) -> dict[str, list[_Answer]]:
+    """The answers and those that stored labels hold, in the order of the examples and the supervisors' names."""
+    found = {example: list(answers) for example, answers in given.items()}
+    for number, row in enumerate(labels):
+        example, name = row[columns.EXAMPLE_ID], f"labels, row {number} (example_id {row[columns.EXAMPLE_ID]!r})"
+        if example not in prompts:
+            raise ValueError(f"{name}: no example has that id.")
+        text, finished = completion_text(row[columns.COMPLETION], name), row.get(columns.FINISHED) is not False
+        parts = [row[columns.SUPERVISORS], row[columns.OFFSETS], row[columns.LOGPS]]
+        tops = row.get(columns.TOP_LOGPS) or [None] * len(parts[0])
+        for supervisor, offsets, logps, top in zip(*parts, tops, strict=True):
+            if any(answer.supervisor == supervisor for answer in given.get(example, ())):
+                raise ValueError(f"{name}: supervisor {supervisor!r} has an answer to it among `answers` too.")
+            said = None if top is None else [[(a["token"], a["logp"]) for a in place] for place in top]
+            found.setdefault(example, []).append(_Answer(supervisor, text, offsets, logps, LOGPROBS, finished, said))
+    return {e: sorted(found[e], key=lambda answer: answer.supervisor) for e in prompts if e in found}
+
+
+def _answer(supervisor: str, rows: list[dict[str, Any]]) -> _Answer:
+    """One answer out of a supervisor's k answers to an example."""
+    text, share = most_frequent([row["text"] for row in rows])
+    row = next(row for row in rows if row["text"] == text)
+    stated = [r["number"] for r in rows if r["confidence"] is not None]
+    if len(rows) > 1 and stated:
+        raise ValueError(
+            f"answers, row {stated[-1]}: supervisor {supervisor!r} answers {row[columns.EXAMPLE_ID]!r} {len(rows)} "
+            "times and states a confidence; give one answer, or no confidence to take the share of equal answers."
+        )
+    # of equal texts one that ended is believed, as among the candidates of `label_completions`
+    finished = any(r.get("finish_reason") != "length" for r in rows if r["text"] == text)
+    if row["confidence"] is not None:
+        return _whole(supervisor, text, row["confidence"], STATED, finished)
+    if row.get("logprobs") is not None:
+        read: TokenLogprobs = read_logprobs(row["logprobs"], text, f"answers, row {row['number']}")
+        return _Answer(supervisor, text, read.offsets, read.logps, LOGPROBS, finished, read.top)
+    if len(rows) > 1:
+        return _whole(supervisor, text, share, SAMPLES, finished)
+    return _whole(supervisor, text, 1.0, None, finished)
+
+
+def _whole(supervisor: str, text: str, confidence: float, source: str | None, finished: bool) -> _Answer:
+    """A confidence of the whole answer: one span with its logarithm, and a certain end."""
+    return _Answer(supervisor, text, [[0, len(text)]], [math.log(confidence)], source, finished)
+
+
+def _rescore(given: Mapping[str, list[_Answer]], prompts: Mapping[str, dict], scorers: Sequence[Any]) -> None:
+    """Give answers without a confidence the mean log-probability of each of their words under the scorers."""
+    unsure = [(example, answer) for example, found in given.items() for answer in found if answer.source is None]
+    if not unsure:
+        return
+    asked = ([prompts[e][columns.PROMPT] for e, _ in unsure], [a.text for _, a in unsure])
+    names = [f"example {e!r}, supervisor {a.supervisor!r}" for e, a in unsure]
+    read = [scorer.score_fitting(*asked, names=names) for scorer in scorers]
+    for (_, answer), scores in zip(unsure, zip(*read, strict=True), strict=True):
+        known = [score for score in scores if score is not None]  # too long for the others
+        if known:
+            spans = [[i, i + 1] for i in range(len(answer.text))] + [[len(answer.text)] * 2]
+            moved = [alignment.transfer_logps(s.offsets, s.logps, spans, text=answer.text, unit="word") for s in known]
+            answer.offsets, answer.logps = spans, (sum(moved) / len(moved)).tolist()
+            answer.source = RESCORED
+
+
+def _calibrate(
+    given: Mapping[str, list[_Answer]],
+    gold: Mapping[str, str],
+    method: str,
+    correct: Callable[[str, str], float] | None,
+) -> None:
+    """Scale every answer's log-probabilities so that its confidence is the calibrated one."""
+    right = correct or (lambda answer, truth: float(answer.strip() == truth.strip()))
+    groups: dict[tuple[str, str], list[tuple[str, _Answer]]] = {}
+    for example, found in given.items():
+        for answer in found:
+            if answer.source is not None:
+                groups.setdefault((answer.supervisor, answer.source), []).append((example, answer))
+    for (supervisor, source), members in groups.items():
+        known = [(a.confidence, right(a.text, gold[e])) for e, a in members if e in gold]
+        if not known:
+            raise ValueError(
+                f"gold has no example that supervisor {supervisor!r} answered with a {source} confidence."
+            )
+        fitted = calibrator(*zip(*known, strict=True), method)
+        for _, answer in members:
+            before, after = math.fsum(answer.logps), math.log(fitted(answer.confidence))
+            if before < -1e-9:
+                answer.logps = [logp * after / before for logp in answer.logps]
+            else:  # certain before: the doubt has no place of its own
+                answer.offsets, answer.logps, answer.top = [[0, len(answer.text)]], [after], None
+
+
+def _rows(
+    example: dict[str, Any], found: list[_Answer], weights: Mapping[str, float] | None
+) -> Iterable[dict[str, Any]]:
+    """One row per distinct completion, supervisors that agree share it."""
+    raw = {answer.supervisor: 1.0 if weights is None else float(weights[answer.supervisor]) for answer in found}
+    total = math.fsum(raw.values())
+    by_text: dict[tuple[str, bool], list[_Answer]] = {}
+    for answer in found:
+        by_text.setdefault((answer.text, answer.finished), []).append(answer)
+    for (text, finished), members in sorted(by_text.items()):
+        spans, logps, tops = zip(*(_ended(answer, finished) for answer in members), strict=True)
+        yield example | {
+            columns.COMPLETION: as_completion(example[columns.PROMPT], text),
+            columns.SUPERVISORS: [a.supervisor for a in members],
+            columns.WEIGHTS: [raw[a.supervisor] / total for a in members],
+            columns.OFFSETS: list(spans),
+            columns.LOGPS: list(logps),
+            columns.FINISHED: finished,
+            columns.CONFIDENCE_SOURCE: [a.source for a in members],
+            columns.TOP_LOGPS: list(tops),
+        }
+
+
+def _ended(answer: _Answer, finished: bool) -> tuple[list[list[int]], list[float], list | None]:
+    """Spans, log-probabilities and alternatives, with exactly the end that the row teaches."""
+    length = len(answer.text)
+    kept = [i for i, span in enumerate(answer.offsets) if list(span) != [length, length]]
+    spans, logps = [list(answer.offsets[i]) for i in kept], [answer.logps[i] for i in kept]
+    top = answer.top and [[{"token": t, "logp": p} for t, p in answer.top[i]] for i in kept]
+    if not finished:
+        return spans, logps, top
+    after = math.fsum(p for s, p in zip(answer.offsets, answer.logps, strict=True) if list(s) == [length, length])
+    return [*spans, [length, length]], [*logps, after], top and [*top, []]
+
+
+def _check_weights(weights: Mapping[str, float] | None, supervisors: set[str]) -> None:
+    if weights is None:
+        return
+    unknown, missing = sorted(set(weights) - supervisors), sorted(supervisors - set(weights))
+    if unknown or missing:
+        raise ValueError(f"weights: unknown supervisors {unknown}, without a weight {missing}; give one for each.")
+    for name, weight in weights.items():
+        if not (math.isfinite(weight) and weight > 0):
+            raise ValueError(f"weights: supervisor {name!r} has {weight}; weights are positive and finite.")

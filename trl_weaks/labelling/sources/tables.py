@@ -1,0 +1,133 @@
+"""Tables of votes, answers and comparisons, read the same from everywhere; ids stay text, as written."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Features
+
+from ...columns import EXAMPLE_ID
+
+Table = Any  # a Dataset, a pandas DataFrame, a list of dicts, or the path of a CSV, JSON-lines or Parquet file
+
+
+def read_table(table: Table, what: str, needed: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of a table as dicts; missing values (NaN, empty CSV cells) are None.
+
+    Args:
+        table: a `Dataset`, a pandas DataFrame, an iterable of dicts, or the path of a `.csv`, `.jsonl` or `.parquet`
+            file. CSV cells stay text.
+        what: what to call it in messages.
+        needed: columns that must be there. `optional`: columns that may be; others are kept too.
+
+    Raises:
+        ValueError: no rows, a missing column (with those that are there), or a table of another kind.
+        FileNotFoundError: the file is not there.
+    """
+    rows = [dict(row) for row in _rows(table, what)]
+    if not rows:
+        raise ValueError(f"{what}: there are no rows.")
+    for number, row in enumerate(rows):
+        missing = [name for name in needed if name not in row]
+        if missing:
+            raise ValueError(
+                f"{what}, row {number}: there is no column {missing[0]!r}; it needs {', '.join(needed)}"
+                f"{' and may have ' + ', '.join(optional) if optional else ''}, and has {', '.join(map(str, row))}."
+            )
+        for name, value in row.items():
+            if _is_missing(value):
+                row[name] = None
+    return rows
+
+
+def _is_missing(value: Any) -> bool:
+    """NaN of any kind, and pandas' own missing values."""
+    if isinstance(value, float | np.floating):
+        return bool(np.isnan(value))
+    return type(value).__name__ in ("NAType", "NaTType")
+
+
+def as_dataset(rows: Sequence[Mapping[str, Any]], examples: Table) -> Dataset:
+    """Rows made of `examples` as a dataset: a column that any row has is there, and None in the others.
+
+    Columns that are carried from a `Dataset` keep their types, such as the names of a `ClassLabel`.
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    made = Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+    known = examples.features if isinstance(examples, Dataset) else {}
+    kept = {name: feature for name, feature in known.items() if name in names and name != EXAMPLE_ID}
+    return made.cast(Features({**made.features, **kept})) if kept else made
+
+
+def as_id(value: Any, what: str, number: int, column: str) -> str:
+    """An id as text: strings as they are, whole numbers in digits.
+
+    Raises:
+        ValueError: an empty or missing id, or a value that is neither text nor a whole number.
+    """
+    if isinstance(value, str) and value:
+        return value
+    if hasattr(value, "item"):  # a numpy scalar
+        value = value.item()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(
+        f"{what}, row {number}: column {column!r} holds {value!r}; it must be non-empty text or a whole number."
+    )
+
+
+def as_confidence(value: Any, what: str, number: int) -> float | None:
+    """A stated confidence in (0, 1], or None.
+
+    Raises:
+        ValueError: a value outside, or no number.
+    """
+    if value is None or value == "":
+        return None
+    try:
+        number_given = float(value)
+    except (TypeError, ValueError):
+        number_given = math.nan
+    if isinstance(value, bool) or not 0 < number_given <= 1:
+        raise ValueError(
+            f"{what}, row {number}: column 'confidence' holds {value!r}; it must be above 0 and at most 1 (leave it "
+            "empty where there is none)."
+        )
+    return number_given
+
+
+def _rows(table: Table, what: str) -> Iterable[Mapping[str, Any]]:
+    if isinstance(table, str | Path):
+        return _file(Path(table), what)
+    if isinstance(table, Dataset):
+        return table
+    if hasattr(table, "to_dict") and hasattr(table, "columns"):  # pandas, without importing it
+        return table.to_dict(orient="records")
+    rows = list(table) if isinstance(table, Iterable) and not isinstance(table, Mapping) else None
+    if rows is None or not all(isinstance(row, Mapping) for row in rows):
+        raise ValueError(
+            f"{what} is a {type(table).__name__}; give a Dataset, a DataFrame, a list of dicts or the path of a file."
+        )
+    return rows
+
+
+def _file(path: Path, what: str) -> Iterable[Mapping[str, Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{what}: no such file: {path}")
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        for number, row in enumerate(rows):
+            if None in row or None in row.values():
+                raise ValueError(f"{what}, row {number} of {path}: it has another number of cells than the header.")
+        return [{name: value or None for name, value in row.items()} for row in rows]
+    if path.suffix in (".jsonl", ".ndjson"):
+        with path.open(encoding="utf-8-sig", newline="\n") as lines:  # str.splitlines would also cut inside texts
+            return [json.loads(line) for line in lines if line.strip()]
+    if path.suffix == ".parquet":
+        return Dataset.from_parquet(str(path))
+    raise ValueError(f"{what}: {path} must be a .csv, .jsonl or .parquet file.")

@@ -1,0 +1,95 @@
+"""Datasets as the classifier's trainer reads them: plain Python rows with class ids, or refused by name."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+from datasets import Dataset, Value
+
+from ... import columns
+from ...supervisors.class_names import plain_name
+from ..common.label_paths import at_path
+from .data import INPUT_IDS, LABELS, VOTE_WEIGHTS, VOTES, check_prepared_row
+
+_MARK = "\nPrepared for the classification trainer "
+
+
+def plain_rows(dataset: Any, name: str) -> Dataset:
+    """The dataset, or that at a path, with plain Python values, whatever format it was given.
+
+    Raises:
+        ValueError: a stream, which cannot be checked before training, or a dataset with a transform of the user's.
+    """
+    dataset = at_path(dataset)
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"The {name} dataset must be a `datasets.Dataset`, got {type(dataset).__name__}; all rows are checked "
+            "before they are used. Read a stream with `Dataset.from_generator`."
+        )
+    if dataset.format["type"] == "custom":
+        raise ValueError(
+            f"The {name} dataset has a transform (`set_transform`), which hides its columns. Apply it with `map`."
+        )
+    return dataset if dataset.format["type"] is None else dataset.with_format(None)
+
+
+def refuse_aggregated(dataset: Dataset, name: str) -> None:
+    """Raises ValueError for votes that became one label before, where the loss looks at each."""
+    if columns.VOTES in dataset.column_names:
+        raise ValueError(
+            f"The {name} dataset, column '{columns.WEAK_PROBS}': its votes were aggregated into one label, and the "
+            "loss reads each of them. Make the labels with `labels_from_votes(..., aggregator=None)`, or choose "
+            "another loss."
+        )
+
+
+def gold_as_ids(dataset: Dataset, classes: Sequence[str] | None, name: str) -> Dataset:
+    """Gold that is given as names of `classes` (case and white space at the ends aside) becomes class ids.
+
+    Raises:
+        ValueError: a row's name is none of the classes.
+    """
+    feature = dataset.features.get(columns.LABEL)
+    if classes is None or not (isinstance(feature, Value) and feature.dtype in ("string", "large_string")):
+        return dataset
+    ids, gold = {plain_name(label): k for k, label in enumerate(classes)}, []
+    for row, label in enumerate(dataset[columns.LABEL]):
+        if label is None or plain_name(label) not in ids:
+            raise ValueError(
+                f"The {name} dataset, row {row}, column '{columns.LABEL}' = {label!r} is none of the classes "
+                f"{list(classes)}. Correct it, or drop the row."
+            )
+        gold.append(ids[plain_name(label)])
+    return dataset.remove_columns(columns.LABEL).add_column(columns.LABEL, gold)
+
+
+def new_mark() -> str:
+    """What a trainer adds to the descriptions of the sets that it prepares; goes along with selections of the rows."""
+    return f"{_MARK}{uuid4().hex}."
+
+
+def check_prepared(dataset: Dataset, name: str, num_classes: int, mark: str, aggregator: str | None = None) -> None:
+    """See that rows which come with the prepared columns are rows that the trainer of that mark could have prepared.
+
+    Args:
+        aggregator: that pools the votes when they are prepared, if one does.
+
+    Raises:
+        ValueError: names dataset, row, column and problem; or another trainer prepared them.
+    """
+    description = dataset.info.description or ""
+    if _MARK in description and mark not in description:
+        raise ValueError(
+            f"The {name} dataset has the column '{INPUT_IDS}': another trainer prepared its rows, for its own "
+            "tokenizer and lengths. Pass the rows as they were before."
+        )
+    if aggregator is not None and mark not in description:
+        raise ValueError(
+            f"The {name} dataset has the column '{INPUT_IDS}', prepared before `pooling={aggregator!r}` could pool "
+            "its votes. Pass the rows as they were before."
+        )
+    for number, row in enumerate(dataset.select_columns([VOTES, VOTE_WEIGHTS, LABELS])):
+        try:
+            check_prepared_row(row, num_classes)
+        except ValueError as error:
+            raise ValueError(f"The {name} dataset, row {number}, {error}") from None

@@ -1,0 +1,1 @@
+"""What the three trainers share: sums, throughput, cards, label folders, checks of parallel strategies."""

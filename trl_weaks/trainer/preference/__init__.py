@@ -1,0 +1,1 @@
+"""What the trainer of preference pairs is made of: its checks, collator and metrics."""
