@@ -161,7 +161,8 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
 
     def check_objective(self) -> None:
         """Raises ValueError for settings of the loss that are wrong. What weak labels cannot honour of the inherited
-        ones is refused by the trainer, which knows whether there are any; see `trl_weaks.trainer.completions.refusals`.
+        ones is refused by the trainer, which knows whether there are any; see
+        `trl_weaks.trainer.completions.refusals`.
         """
         super().check_objective()
         check_choices(self, CHOICES)
