@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from trl_weaks.losses.adaptive_confidence import AdaptiveConfidence
+from trl_weaks.losses.confidence_window import ConfidenceWindow
+from trl_weaks.losses.entropy import Entropy
 from trl_weaks.losses.product import ProductLoss
 from trl_weaks.losses.realm import Realm
 from trl_weaks.losses.reverse_kl import ReverseKL
@@ -43,9 +45,27 @@ def adaptive(z, y):
     return (1 - a / (a + b)) * cross + a / (a + b) * own
 
 
+def window(z, y):
+    p = p_of(z)
+    return -math.fsum(v * math.log(q) for v, q in zip(y, p, strict=True)) if max(p) < 0.8 else 0.0
+
+
+def entropy(z, y):
+    """Two thirds of the way up at progress 0.5."""
+    p = p_of(z)
+    cross, own = (-math.fsum(v * math.log(q) for v, q in zip(w, p, strict=True)) for w in (y, p))
+    return (1 - 0.4) * cross + 0.4 * own
+
+
 @pytest.mark.parametrize(
     ("loss", "plain"),
-    [(ReverseKL(), reverse_kl), (ProductLoss(2.0, 0.5), product), (AdaptiveConfidence(), adaptive)],
+    [
+        (ReverseKL(), reverse_kl),
+        (ProductLoss(2.0, 0.5), product),
+        (AdaptiveConfidence(), adaptive),
+        (ConfidenceWindow(0.3), window),
+        (Entropy(0.6, rise=0.75), entropy),
+    ],
 )
 def test_values_are_those_of_loops(loss, plain):
     expected = [plain(z, y) for z, y in zip(LOGITS.tolist(), LABELS.tolist(), strict=True)]
@@ -77,6 +97,25 @@ def test_reverse_kl_pools_geometrically():
     torch.testing.assert_close(logits.softmax(-1)[0].detach(), mean / mean.sum(), atol=1e-6, rtol=0)
 
 
+def test_the_window_is_that_of_the_authors_code():
+    """EleutherAI/w2s at 059b316, `confidence_window_loss` on these numbers: 0.4446198642; two rows are left alone."""
+    logits = torch.tensor([[0.3, 0.1], [2.0, -1.0], [-0.2, 0.2], [0.0, 0.5], [-3.0, 1.0], [0.1, 0.7]])
+    one = torch.tensor([0.2, 0.9, 0.6, 0.35, 0.1, 0.8])
+    found = ConfidenceWindow()(logits, torch.stack([1 - one, one], 1))
+    assert found.mean().item() == pytest.approx(0.4446198642, rel=1e-6)
+    assert (found == 0).tolist() == [False, True, False, False, True, False]
+
+
+def test_the_entropy_has_a_gradient_of_its_own():
+    """With a label equal to the prediction, cross-entropy has none; that of the entropy is p (log p + H), negated."""
+    logits = LOGITS.clone().requires_grad_()
+    p = LOGITS.softmax(-1)
+    (gradient,) = torch.autograd.grad(Entropy(0.5, rise=0.0)(logits, p, 0.0).sum(), logits)
+    own = -(p * p.log()).sum(-1, keepdim=True)
+    torch.testing.assert_close(gradient, -0.5 * p * (p.log() + own))
+    assert Entropy(0.5, rise=0.5).logged(0.25) == {"weak/entropy_share": 0.25}
+
+
 @pytest.mark.parametrize("loss", [ReverseKL(), ProductLoss(), AdaptiveConfidence(), AdaptiveConfidence(invert=True)])
 def test_gradients_are_those_of_differences(loss):
     """The own target of product and adaptive losses is constant: it is held while the logits move."""
@@ -98,6 +137,10 @@ def test_a_certain_label_silences_the_other_expert():
         (lambda: ProductLoss(label_power=-1.0), "label_power must be at least 0"),
         (lambda: AdaptiveConfidence(temperature=0.0), "temperature must be above 0"),
         (lambda: Realm(1.0), "expertise must lie in"),
+        (lambda: ConfidenceWindow(0.6), "radius must lie in"),
+        (lambda: ConfidenceWindow(math.nan), "radius must lie in"),
+        (lambda: Entropy(1.0), "coefficient must lie in"),
+        (lambda: Entropy(rise=1.5), "rise is a share of the training"),
     ],
 )
 def test_wrong_numbers_are_refused(make, message):

@@ -22,6 +22,8 @@ LABELS = {
     "reverse_kl": "Reverse KL to the labels",
     "product": "OpenAI's product loss",
     "adaptive_confidence": "Adaptive confidence (AdaptConf)",
+    "confidence_window": "Only where the student is unsure (EleutherAI's window)",
+    "entropy": "Cross-entropy and the student's own entropy",
     "realm": "REALM, one given expertise",
 }
 
