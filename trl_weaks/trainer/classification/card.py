@@ -9,7 +9,7 @@ from ..._version import __version__
 from ..common.model_card import base_model, describe_loss
 from .data import VOTES
 
-TEMPLATE = Path(__file__).parent / "templates" / "classification_card.md"
+TEMPLATE = Path(__file__).with_name("card.md")
 
 
 def classification_card(
