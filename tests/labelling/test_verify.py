@@ -133,15 +133,15 @@ def forgetful(query, keys, values, mask, real=cascade_attention._attend):
     return real(query, keys, values, mask)
 
 
-def too_early(tree, real=prefix_trees.Tree.depths):
+def too_early(trees, real=prefix_trees.PrefixTrees.positions):
     """Tokens far behind the prefix have the position before theirs."""
-    depths = real(tree)
-    return depths - (depths > 8)
+    positions = real(trees)
+    return positions - (positions > 8).long()
 
 
 FAULTS = {
     "other candidates by plain forward passes": (cascade_attention, "_attend", forgetful),
-    "nats from a plain forward pass": (prefix_trees.Tree, "depths", too_early),
+    "nats from a plain forward pass": (prefix_trees.PrefixTrees, "positions", too_early),
 }
 
 

@@ -11,9 +11,9 @@ from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2Fo
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.heads import WeakHeadRequest, add_weak_head
-from trl_weaks.inference import token_trees
+from trl_weaks.inference import prefix_trees
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
-from trl_weaks.trainer.completions.tree_rows import TREES, forest_columns, take_trees, tree_inputs, why_rows
+from trl_weaks.trainer.completions.tree_rows import TREES, take_trees, tree_columns, tree_inputs, why_rows
 
 SHAPES = ["llama", "gpt2", "opt", "gpt_neox"]
 INSTRUCTION = "turn the request of the user into the slots that it fills, as json, one line\n"
@@ -28,7 +28,7 @@ def rows(weak_rows) -> list[dict]:
 @pytest.fixture
 def always(monkeypatch):
     """Trees even where they save nothing."""
-    monkeypatch.setattr(token_trees, "GAIN", 0.0)
+    monkeypatch.setattr(prefix_trees, "GAIN", 0.0)
 
 
 def trainer(model, rows, tokenizer, arguments, token_trees=None, peft_config=None, eval_dataset=None, **settings):
@@ -77,7 +77,7 @@ def test_random_trees_give_the_loss_and_the_gradients_of_rows(name, seed, tokeni
     mask = torch.tensor([[1] * len(text) + [0] * (length - len(text)) for text in texts])
     draw = torch.Generator().manual_seed(seed)
     labels = ids.masked_fill((mask == 0) | (torch.rand(ids.shape, generator=draw) < 0.3), -100)
-    columns = forest_columns(texts, length, 32)
+    columns = tree_columns(texts, length, 32)
     packed = take_trees(columns)
     results = []
     for trees in (False, True):

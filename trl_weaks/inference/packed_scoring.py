@@ -8,7 +8,8 @@ from transformers.cache_utils import DynamicLayer
 
 from .batch_limits import most_logits
 from .cascade_attention import Level, attention
-from .prefix_trees import Pair, Tree, pack
+from .padding import Pair
+from .prefix_trees import ScoringTree, scoring_trees
 
 CAPACITY = 512  # nodes in one forward pass: more wastes attention on what a node must not see
 
@@ -26,27 +27,28 @@ def packed_logps(
     skip = prefix[0][0].shape[-2] if prefix else 0
     result: list[list[float]] = [[] for _ in pairs]
     with attention(model, "sdpa"):
-        for tree in pack(pairs, skip, min(CAPACITY, max_tokens), most_logits(model, max_tokens)):
+        for tree in scoring_trees(pairs, skip, min(CAPACITY, max_tokens), most_logits(model, max_tokens)):
             for index, row in _tree_logps(model, tree, pairs, prefix, skip):
                 result[index] = row
     return result
 
 
-def _tree_logps(model: PreTrainedModel, tree: Tree, pairs: Sequence[Pair], prefix: list[Level] | None, skip: int):
+def _tree_logps(
+    model: PreTrainedModel, tree: ScoringTree, pairs: Sequence[Pair], prefix: list[Level] | None, skip: int
+) -> list[tuple[int, list[float]]]:
     device = model.device
-    kept = sorted({node for _, nodes in tree.pairs for node in nodes})
-    place = {node: i for i, node in enumerate(kept)}
-    seen = torch.from_numpy(tree.visible()).to(device)
-    mask = torch.cat([seen.new_ones(len(seen), skip), seen], dim=-1)[None, None]
+    wanted = sorted({node for _, nodes in tree.pairs for node in nodes})
+    place = {node: i for i, node in enumerate(wanted)}
+    seen = tree.trees.visible().to(device)
     inputs = {
-        "input_ids": torch.tensor([tree.tokens], device=device),
-        "position_ids": torch.from_numpy(tree.depths()).to(device)[None] + skip,
-        "attention_mask": mask,
-        "logits_to_keep": torch.tensor(kept, device=device),
+        "input_ids": tree.tokens.to(device),
+        "position_ids": tree.trees.positions().to(device) + skip,
+        "attention_mask": torch.cat([seen.new_ones(*seen.shape[:-1], skip), seen], dim=-1),
+        "logits_to_keep": torch.tensor(wanted, device=device),
     }
     if prefix:
         inputs["past_key_values"] = _cache(prefix)
-    logits = model(**inputs, use_cache=bool(prefix)).logits[0].float()  # (kept, V)
+    logits = model(**inputs, use_cache=bool(prefix)).logits[0].float()  # (wanted, V)
     total = logits.logsumexp(-1)
     nodes = torch.tensor([place[node] for _, path in tree.pairs for node in path], device=device)
     targets = torch.tensor([token for index, _ in tree.pairs for token in pairs[index][1]], device=device)

@@ -20,7 +20,7 @@ _CYCLE = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D")
 
 
 def plot_pgr(results: Mapping[str, Any], path: str | Path, title: str = "SLU-F1") -> None:
-    """PrefixTrees plot: every system's score with its interval, its seeds as small marks, PGR in words at the right.
+    """Forest plot: every system's score with its interval, its seeds as small marks, PGR in words at the right.
 
     `results` is what [`score_systems`] returns. Raises ImportError without matplotlib.
     """

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .._compat import DataCollatorForLanguageModeling
 from .preparation import UNIT_IDS, UNIT_LOGPS, WEIGHTS
-from .tree_rows import forest_columns
+from .tree_rows import tree_columns
 
 SAMPLES = "weak_samples"
 
@@ -50,7 +50,7 @@ class WeakSupervisionCollator(DataCollatorForLanguageModeling):
         columns = {UNIT_IDS: unit_ids, UNIT_LOGPS: unit_logps, WEIGHTS: weights}
         if self.tree_width is not None:
             rows = [example["input_ids"] for example in examples]
-            columns |= forest_columns(rows, input_ids.shape[1], self.tree_width)
+            columns |= tree_columns(rows, input_ids.shape[1], self.tree_width)
         return columns
 
     def _flat(self, examples: list[dict[str, Any]], input_ids: Tensor) -> dict[str, Tensor]:

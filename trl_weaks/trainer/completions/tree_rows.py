@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ...inference.made_up_tokens import made_up_tokens
+from ...inference.prefix_trees import PrefixTrees, training_trees
 from ...inference.scoring import accepted, narrow_attention
-from ...inference.token_trees import PrefixTrees, prefix_trees
 from ..weak_supervision_config import WeakSupervisionConfig
 from .layout_probe import tried
 
@@ -48,9 +48,9 @@ def why_rows(model: nn.Module, args: WeakSupervisionConfig, aux_loss: bool) -> s
     return None if base.config.model_type in EXACT else _tried(base)
 
 
-def forest_columns(input_ids: list[list[int]], length: int, width: int) -> dict[str, Tensor]:
+def tree_columns(input_ids: list[list[int]], length: int, width: int) -> dict[str, Tensor]:
     """The prefix trees of a batch as tensors beside its rows; nothing where trees save too little."""
-    packed = prefix_trees(input_ids, length, width)
+    packed = training_trees(input_ids, length, width)
     return {} if packed is None else dict(zip(TREES, (packed.nodes, packed.first, packed.ends), strict=True))
 
 
