@@ -10,6 +10,7 @@ from trl_weaks.losses.confidence_window import ConfidenceWindow
 from trl_weaks.losses.entropy import Entropy
 from trl_weaks.losses.product import ProductLoss
 from trl_weaks.losses.realm import Realm
+from trl_weaks.losses.realm_learned import LearnedRealm
 from trl_weaks.losses.reverse_kl import ReverseKL
 
 torch.manual_seed(0)
@@ -84,6 +85,8 @@ def test_realm_is_that_of_loops_and_has_the_minimum_of_the_paper():
     grid = torch.linspace(0.001, 0.999, 99_801, dtype=torch.float64)
     values = Realm()(torch.stack([grid.log(), (1 - grid).log()], -1), votes.expand(len(grid), -1, -1), 0.0)
     assert grid[values.argmin()].item() == pytest.approx(0.685, abs=5e-4), "votes 0, 0, 1 at e = .9"
+    apart = Realm([0.9, 0.9, 0.3])(torch.stack([grid.log(), (1 - grid).log()], -1), votes.expand(len(grid), -1, -1))
+    assert grid[apart.argmin()].item() == pytest.approx(0.999, abs=5e-4), "the third of e = .3"
 
 
 def test_reverse_kl_pools_geometrically():
@@ -137,6 +140,10 @@ def test_a_certain_label_silences_the_other_expert():
         (lambda: ProductLoss(label_power=-1.0), "label_power must be at least 0"),
         (lambda: AdaptiveConfidence(temperature=0.0), "temperature must be above 0"),
         (lambda: Realm(1.0), "expertise must lie in"),
+        (lambda: Realm([0.9, 0.0]), "expertise must lie in"),
+        (lambda: Realm([0.9, 0.5])(LOGITS, VOTES), "2 numbers, and rows have 3 votes"),
+        (lambda: LearnedRealm(1.0), "expertise must lie in"),
+        (lambda: LearnedRealm(rows=0), "rows must be a whole number"),
         (lambda: ConfidenceWindow(0.6), "radius must lie in"),
         (lambda: ConfidenceWindow(math.nan), "radius must lie in"),
         (lambda: Entropy(1.0), "coefficient must lie in"),

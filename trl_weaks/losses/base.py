@@ -39,7 +39,11 @@ class WeakLoss(ABC):
             loss is not put around it. A class attribute.
         has_closed_form: Whether `token_form` is the closed form of `__call__`. Set by the class itself: a subclass
             that changes `__call__` alone has another loss, and does not inherit the closed form.
-        window: Recent predictions that a classifier's trainer feeds, or `None` (`PredictionWindow`).
+        window: What the loss remembers from update to update, or `None`: a `PredictionWindow`, or an object of yours
+            with its `hold`, `release`, `state_dict`, `load_state_dict` and `__len__`. A classifier's trainer feeds it
+            with what `observed` gives, gathered over processes, and keeps it in checkpoints.
+        tells_supervisors_apart: Whether the places of the votes matter, so that every row needs the same supervisors
+            in the same order. A class attribute.
 
     ```python
     >>> import torch
@@ -58,6 +62,7 @@ class WeakLoss(ABC):
     needs_votes: ClassVar[bool] = False
     trusts_student: ClassVar[bool] = False
     has_closed_form: ClassVar[bool] = False
+    tells_supervisors_apart: ClassVar[bool] = False
     window = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -88,6 +93,16 @@ class WeakLoss(ABC):
     def title(self) -> str:
         """What errors call it."""
         return type(self).__name__
+
+    def observed(self, logits: Tensor, votes: Tensor, weights: Tensor, target: Tensor) -> Tensor:
+        """
+        What `window.hold` is told of these rows, `(n, 2, width)`: its two arguments, at least 0, without gradient.
+
+        Args:
+            logits, votes, weights: `(n, K)`, `(n, N, K)`, `(n, N)`.
+            target: The pooled label, `(n, K)`.
+        """
+        return torch.stack([torch.softmax(logits.detach().float(), -1), target.float()], 1)
 
     def logged(self, progress: float) -> dict[str, float]:
         """What a trainer logs of it at this fraction of the training, by name."""
@@ -186,7 +201,7 @@ def _check_entry(entry: Any, name: str) -> None:
         raise ValueError(f"the loss {name!r} must be a subclass of WeakLoss or a function, not {entry!r}")
     if entry.__abstractmethods__:
         raise ValueError(f"the loss {name!r} has no `__call__(self, logits, targets, progress)`")
-    for capability in ("needs_votes", "trusts_student"):
+    for capability in ("needs_votes", "trusts_student", "tells_supervisors_apart"):
         if not isinstance(getattr(entry, capability), bool):
             raise ValueError(f"the loss {name!r}: `{capability}` must be True or False in the class")
 

@@ -1,6 +1,6 @@
 """REALM: every supervisor answers from the student's distribution, or guesses."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,11 +19,11 @@ class Realm(WeakLoss):
     cross-entropy times `e p / (e p + (1 - e) / K)`: votes that the student finds absurd hardly count, so the loss is
     not that of the mean vote.
 
-    The paper learns an expertise for each supervisor along with the student; here it is one number that is given, and
-    the supervisors' weights tell them apart (*ours*).
+    The paper learns an expertise for each supervisor along with the student, as `LearnedRealm` does; here it is given.
 
     Args:
-        expertise: e in (0, 1); 0.9 is *ours*.
+        expertise: e in (0, 1) of all supervisors, or a list with that of each, in the order of the votes; 0.9 is
+            *ours*.
 
     ```python
     >>> import torch
@@ -35,18 +35,29 @@ class Realm(WeakLoss):
     ```
     """
 
-    expertise: float = 0.9
+    expertise: float | Sequence[float] = 0.9
     needs_votes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.expertise < 1:
+        given = [self.expertise] if isinstance(self.expertise, int | float) else list(self.expertise)
+        if not given or not all(isinstance(e, int | float) and 0 < e < 1 for e in given):
             raise ValueError(f"expertise must lie in (0, 1), not {self.expertise}")
 
     def __call__(self, logits: Tensor, votes: Tensor, progress: float = 0.0, weights: Tensor | None = None) -> Tensor:
         """`(n, K)`, votes `(n, N, K)`, weights `(n, N)` that sum to 1 over N, equal by default -> nats `(n,)`."""
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        logps = torch.log_softmax(logits, -1)[:, None]
-        guess = torch.full_like(logps, math.log((1 - self.expertise) / logits.shape[-1]))
-        likely = torch.logaddexp(math.log(self.expertise) + logps, guess)
-        each = -(votes.detach().to(logits.dtype) * likely).sum(-1)
-        return each.mean(-1) if weights is None else (weights.to(logits.dtype) * each).sum(-1)
+        given = torch.as_tensor(self.expertise, dtype=torch.float64)
+        if given.dim() and len(given) != votes.shape[1]:
+            raise ValueError(
+                f"expertise has {len(given)} numbers, and rows have {votes.shape[1]} votes: give one each."
+            )
+        return vote_losses(logits, votes, weights, given.expand(votes.shape[1]))
+
+
+def vote_losses(logits: Tensor, votes: Tensor, weights: Tensor | None, expertise: Tensor) -> Tensor:
+    """The formula of [`Realm`] with the expertise of each supervisor, `(N,)`; shapes and units as there."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logps = torch.log_softmax(logits, -1)[:, None]
+    e = expertise.to(logps)[:, None]
+    likely = torch.logaddexp(e.log() + logps, ((1 - e) / logits.shape[-1]).log())
+    each = -(votes.detach().to(logits.dtype) * likely).sum(-1)
+    return each.mean(-1) if weights is None else (weights.to(logits.dtype) * each).sum(-1)

@@ -25,6 +25,7 @@ LABELS = {
     "confidence_window": "Only where the student is unsure (EleutherAI's window)",
     "entropy": "Cross-entropy and the student's own entropy",
     "realm": "REALM, one given expertise",
+    "realm_learned": "REALM, expertise learnt with the student",
 }
 
 

@@ -15,6 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..losses.base import WeakLoss
 from ..losses.prediction_window import PredictionWindow
+from ..pooling import harden
 from ..supervisors.adapter_notes import write_notes
 from ..supervisors.class_names import names_of
 from ..supervisors.class_predictions import EVIDENCE_KEY, OFFSET_KEY, PRIOR_KEY, ClassPredictions
@@ -39,7 +40,7 @@ from .classification.data import (
 from .classification.model import add_adapters, context_length, load_student, refuse_dead_head
 from .classification.objective import POOLS, VoteObjective
 from .classification.pooled_votes import PooledVotes
-from .classification.sets import check_prepared, gold_as_ids, new_mark, plain_rows, refuse_aggregated
+from .classification.sets import check_places, check_prepared, gold_as_ids, new_mark, plain_rows, refuse_aggregated
 from .common.callable_loss import chosen_loss
 from .weak_classification_config import WeakClassificationConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
@@ -123,7 +124,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         self._context = context_length(model, processing_class)
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._total_train_tokens = 0
-        self._mark = new_mark()
+        self._mark, self._places = new_mark(), None
         self._held_in = 0  # the update whose rows the balanced threshold's window holds
         super().__init__(
             model=model,
@@ -168,6 +169,8 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         check_rows(dataset, name, self.num_classes)
         if self._objective.loss.needs_votes:
             refuse_aggregated(dataset, name)
+        if self._objective.loss.tells_supervisors_apart:
+            self._places = check_places(dataset, name, self._places)
         if args.pooling == "log_linear":
             check_geometric_pool(dataset, name)
         if self._pool is not None:
@@ -202,7 +205,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         votes, weights, labels = inputs.pop(VOTES), inputs.pop(VOTE_WEIGHTS), inputs.pop(LABELS)
         outputs = model(**inputs)
         target = self._objective.target(votes, weights)
-        self._observe(outputs.logits, target)
+        self._observe(outputs.logits, votes, weights, target)
         rows = self._objective(outputs.logits, votes, weights, self._progress())
         count = torch.as_tensor(len(rows) if num_items_in_batch is None else num_items_in_batch)
         loss = rows.sum() / count.to(rows.device)
@@ -215,15 +218,16 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     def _window(self) -> PredictionWindow | None:
         return self.weak_loss.window
 
-    def _observe(self, logits: Tensor, target: Tensor) -> None:
-        """Hold the rows of all processes for the balanced threshold, which learns of them in the next update."""
+    def _observe(self, logits: Tensor, votes: Tensor, weights: Tensor, target: Tensor) -> None:
+        """Hold the rows of all processes for what the loss remembers, which learns of them in the next update."""
         window = self._window
         if window is None or not self.model.training:
             return
         if self._held_in != self.state.global_step:
             window.release()
             self._held_in = self.state.global_step
-        pair = torch.stack([torch.softmax(logits.detach().float(), -1), target.float()], 1)
+        votes = votes if self._objective.soft_labels else harden(votes)
+        pair = self.weak_loss.observed(logits, votes, weights, target)
         pair = self.accelerator.gather(self.accelerator.pad_across_processes(pair, dim=0, pad_index=-1))
         pair = pair[pair[:, 0, 0] >= 0]
         window.hold(pair[:, 0], pair[:, 1])

@@ -43,6 +43,30 @@ def refuse_aggregated(dataset: Dataset, name: str) -> None:
         )
 
 
+def check_places(dataset: Dataset, name: str, places: list | None) -> list | None:
+    """The supervisors in the order of the votes (their number, where nobody names them), the same in every row.
+
+    Args:
+        places: those of the training rows, once they are known.
+
+    Raises:
+        ValueError: a row has others, or in another order; names it.
+    """
+    if columns.WEAK_PROBS not in dataset.column_names:
+        return places
+    named = columns.SUPERVISORS in dataset.column_names
+    found = dataset[columns.SUPERVISORS] if named else ([len(votes)] for votes in dataset[columns.WEAK_PROBS])
+    for row, here in enumerate(found):
+        places = list(here) if places is None else places
+        if list(here) != places:
+            raise ValueError(
+                f"The {name} dataset, row {row}: its votes are by {list(here)}, and those of the training rows by "
+                f"{places}; the loss tells supervisors apart by their places. Bring the votes of all rows into one "
+                "order, and drop rows that lack one."
+            )
+    return places
+
+
 def gold_as_ids(dataset: Dataset, classes: Sequence[str] | None, name: str) -> Dataset:
     """Gold that is given as names of `classes` (case and white space at the ends aside) becomes class ids.
 
