@@ -6,12 +6,18 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
 
+from trl_weaks.study.annotators import check_plan
+
 PRESETS = Path(__file__).resolve().parent / "presets"
 PRETRAINING_ROWS = ("sentences", "jumbled_copying", "dialogues")  # counts in a plan of pre-training
 SPLITS = ("num_gold", "num_weak", "num_validation", "num_test")
 STAGES = ("pretrain", "weak", "label", "student", "ceiling", "preference", "evaluate", "report")
 CLASS_STAGES = tuple(stage for stage in STAGES if stage != "preference")
-DATA = {"grammar": ("entertainment", "intent"), "slurp": ("scenario", "action"), "allenai/sciq": ("correct",)}
+DATA = {
+    "grammar": ("entertainment", "intent"),
+    "slurp": ("scenario", "action", "intent"),
+    "allenai/sciq": ("correct",),
+}
 
 
 @dataclass
@@ -206,6 +212,17 @@ class ClassStudyConfig(StudyConfig):
     calibrate: bool = field(
         default=False, metadata={"help": "Fit each supervisor's temperature on the validation split before labelling."}
     )
+    annotators: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Simulated annotators of half B, for --methods annotators: accuracies (one each), gaps (share of "
+            "votes that are missing), habits (how few classes errors go to). Default: five of 0.9 to 0.5, gaps 0.3."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_plan(self.annotators)
 
 
 @dataclass
@@ -266,8 +283,8 @@ class ClassificationConfig(ClassStudyConfig):
     task: str | None = field(
         default=None,
         metadata={
-            "help": "What to tell. grammar: entertainment (yes or no) or intent (20 classes); slurp: scenario or "
-            "action; allenai/sciq: correct (yes or no). Default: the first."
+            "help": "What to tell. grammar: entertainment (yes or no) or intent (20 classes); slurp: scenario, "
+            "action or intent (both); allenai/sciq: correct (yes or no). Default: the first."
         },
     )
     num_gold: int = field(

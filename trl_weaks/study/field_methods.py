@@ -1,13 +1,16 @@
-"""Methods of the field beside the paper's, for `--methods field`: every registered aggregator and loss has a row."""
+"""Methods of the field beside the paper's: for `--methods field` every registered aggregator and loss has a row, for
+`--methods annotators` simulated annotators take the supervisors' place."""
 
 from importlib.util import find_spec
 
 from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
 from trl_weaks.aggregation.transforms import KeepBest
 from trl_weaks.losses import LOSSES
+from trl_weaks.study.annotators import ANNOTATORS
 from trl_weaks.study.methods import Method
 
 REFERENCE = "naive"  # what the rows are compared with
+BY_MEAN, BY_DAWID_SKENE = "annotators_mean", "annotators_dawid_skene"
 OF_THE_PAPER = ("naive", "bayesian", "evidential", "dirichlet_votes")  # losses whose rows are those of the paper
 SAME_AS_NAIVE = ("mean",)  # the naive loss is linear in its target: the mean vote is what it sees
 LABELS = {
@@ -45,6 +48,18 @@ def class_field() -> dict[str, Method]:
         settings={"gamma_max": 0.0},
     )
     return {method.name: method for method in [*found, trusted, _surer_half({}), *_losses({})]}
+
+
+def annotated() -> dict[str, Method]:
+    """Rows of a classification task whose votes are those of simulated annotators, for `--methods annotators`."""
+    shared = {"labels": ANNOTATORS, "loss": "naive", "settings": {"gamma_max": 0.0}}
+    return {
+        name: Method(name, f"Student on simulated annotators, {label}", aggregator=aggregator, **shared)
+        for name, label, aggregator in (
+            (BY_MEAN, "mean of the votes", "mean"),
+            (BY_DAWID_SKENE, "Dawid-Skene", "dawid_skene"),
+        )
+    }
 
 
 def completion_field() -> dict[str, Method]:

@@ -29,8 +29,9 @@ class Method:
         name: key in `results.json`, and of the folder.
         label: what the report calls it; default the name.
         labels: of completions: `"independent"` (each supervisor's best completion), `"joint"` (Eq. 6), or another
-            registered completion aggregator. Of classes: `"independent"`, or `"trusted"` (votes weighted by trust
-            heads that learn on the validation split).
+            registered completion aggregator. Of classes: `"independent"`, `"trusted"` (votes weighted by trust
+            heads that learn on the validation split), or `"annotators"` (votes of simulated annotators, from gold of
+            half B; see `trl_weaks.study.annotators`).
         transform: the labels as a `Dataset` -> the labels to train on: filtered, relabelled or reweighted. The weights
             of what is left are made to sum to one again.
         aggregator: how the supervisors' answers become one label: a registered name; of completions the same as
@@ -101,30 +102,33 @@ def choose_methods(
     headline: Sequence[str],
     supervisors: Collection[str] = (),
     field: Mapping[str, Method] | None = None,
+    annotators: Mapping[str, Method] | None = None,
 ) -> list[Method]:
-    """Methods by name, each once; `headline`, `all` and `field` stand for their lists, `*.py` for a file's `METHODS`.
+    """Methods by name, each once; `headline`, `all`, `field` and `annotators` stand for their lists, `*.py` for a
+    file's `METHODS`.
 
     Args:
         names: what the user asked for; a [`Method`] stands for itself.
         known: every method of `all`, by name.
         headline: names of the rows a first run shows.
         supervisors: names that a method's `supervisors` may have.
-        field: methods of `field`, by name.
+        field, annotators: methods of these groups, by name.
 
     Raises:
         ValueError: a name is unknown (lists the known ones), two methods have one name, a method names a supervisor
             that the study has not.
     """
-    field = field or {}
+    groups = {"all": known, "field": field or {}, "annotators": annotators or {}}
+    every = {name: method for group in reversed(groups.values()) for name, method in group.items()}
     wanted: dict[str, Method] = {}
     for name in names:
         given = [name] if isinstance(name, Method) else _read_methods(name) if name.endswith(".py") else None
         if given is None:
-            group = {"all": known, "field": field, "headline": headline}.get(name, [name])
-            given = [{**field, **known}[one] for one in group if one in known or one in field]
-            unknown = [one for one in group if one not in known and one not in field and one not in ROWS]
+            group = headline if name == "headline" else groups.get(name) or [name]
+            given = [every[one] for one in group if one in every]
+            unknown = [one for one in group if one not in every and one not in ROWS]
             if unknown:
-                names = list(dict.fromkeys(["headline", "all", "field", *known, *field, *ROWS]))
+                names = list(dict.fromkeys(["headline", *(g for g in groups if groups[g]), *every, *ROWS]))
                 near = get_close_matches(unknown[0], names, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise ValueError(f"Unknown method {unknown[0]!r}.{hint} Known: {', '.join(names)}.")

@@ -12,6 +12,8 @@ from trl_weaks.columns import EXAMPLE_ID, LABEL, SUPERVISORS, TEXT, WEAK_PROBS, 
 from trl_weaks.distributed import processes
 from trl_weaks.labelling.label_classes import label_classes
 from trl_weaks.labelling.reliability.trust import trust_weights
+from trl_weaks.labelling.sources.from_votes import labels_from_votes
+from trl_weaks.study.annotators import ANNOTATORS, check_plan, simulated_votes
 from trl_weaks.study.methods import Method
 from trl_weaks.study.pipeline import class_training as training
 from trl_weaks.study.pipeline.label_views import transformed
@@ -25,6 +27,7 @@ from trl_weaks.supervisors.classifier import WeakClassifier
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 
 TRUSTED = "trusted"  # votes weighted by trust heads
+VIEWS = (TRUSTED, ANNOTATORS)  # labels beside those of the supervisors, each in a folder of its own
 
 
 @dataclass
@@ -65,19 +68,52 @@ class ClassRun(SeedRun):
         return WeakEnsemble(supervisors, self.config.weak_weights)
 
     def label_views(self, labels: Stage, weak: Sequence[Stage]) -> dict[str, Stage]:
-        """The labels weighted by trust heads, where a method asks for them (`labels="trusted"`)."""
+        """The labels weighted by trust heads, or of simulated annotators, where a method asks for them (`labels`)."""
         asked = {method.labels for method in self.methods} - {"independent"}
-        if asked - {TRUSTED}:
+        unknown = sorted(asked - set(VIEWS))
+        if unknown:
             raise ValueError(
-                f"`labels={sorted(asked - {TRUSTED})[0]!r}`: votes of classes are 'independent' or {TRUSTED!r}; what "
+                f"`labels={unknown[0]!r}`: votes of classes are 'independent', {TRUSTED!r} or {ANNOTATORS!r}; what "
                 "makes one label of them is the method's `aggregator`."
             )
-        if not asked:
-            return {}
-        folder = self.root / f"labels-{TRUSTED}"
-        spec = self.common() | self.label_spec()
-        action = partial(self._label_trusted, weak)
-        return {TRUSTED: Stage("weak labels, weighted by trust", folder, spec, action, (labels, *weak))}
+        found = {}
+        if TRUSTED in asked:
+            spec, action = self.common() | self.label_spec(), partial(self._label_trusted, weak)
+            found[TRUSTED] = Stage(
+                "weak labels, weighted by trust", self._view(TRUSTED), spec, action, (labels, *weak)
+            )
+        if ANNOTATORS in asked:
+            self._check_annotated()
+            spec = self.common() | {"annotators": check_plan(self.config.annotators)}
+            found[ANNOTATORS] = Stage(
+                "labels of simulated annotators", self._view(ANNOTATORS), spec, self._label_annotated
+            )
+        return found
+
+    def _view(self, name: str) -> Path:
+        return self.root / f"labels-{name}"
+
+    def _check_annotated(self) -> None:
+        if not self.splits.half_b_has_gold:
+            raise ValueError(
+                f"task {self.task.name!r}: simulated annotators vote around the gold of `half_b`, which has none. "
+                f"Leave out the methods whose labels are {ANNOTATORS!r}."
+            )
+        for method in self.methods:
+            if method.labels == ANNOTATORS and method.supervisors:
+                raise ValueError(
+                    f"method {method.name!r}: `supervisors` chooses among models; its labels are those of simulated "
+                    "annotators. Name these in the study's setting `annotators`."
+                )
+
+    def _label_annotated(self, folder: Path) -> None:
+        """The annotators vote on half B; a text on which nobody voted has no row."""
+        if not processes().is_main_process:
+            return
+        gold = {example.id: label_index(self.task, example) for example in self.splits.half_b}
+        votes = simulated_votes(gold, self.task.classes, self.seed, self.config.annotators)
+        labels = labels_from_votes(self.unlabelled_rows(self.splits.half_b), votes, None, self.task.classes)
+        labels.save_to_disk(str(folder / ANNOTATORS))
 
     def _label_trusted(self, weak: Sequence[Stage], folder: Path) -> None:
         """Trust heads learn on the validation split, whose gold no supervisor was trained on."""
@@ -89,7 +125,7 @@ class ClassRun(SeedRun):
 
     def votes(self, supervisors: Sequence[str] = (), labels: str = "independent") -> Dataset:
         """The labelled half B, with the votes of all supervisors or of the ones named."""
-        folder = self.labels_folder / "dataset" if labels != TRUSTED else self.root / f"labels-{TRUSTED}" / TRUSTED
+        folder = self._view(labels) / labels if labels in VIEWS else self.labels_folder / "dataset"
         votes = load_from_disk(str(folder))
         if not supervisors:
             return votes

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from trl_weaks.study.config import StudyConfig
-from trl_weaks.study.field_methods import class_field, completion_field, field_comparisons
+from trl_weaks.study.field_methods import (
+    BY_DAWID_SKENE,
+    BY_MEAN,
+    annotated,
+    class_field,
+    completion_field,
+    field_comparisons,
+)
 from trl_weaks.study.methods import Method, choose_methods
 from trl_weaks.study.paper_methods import class_headline, class_methods, completion_headline, completion_methods
 from trl_weaks.study.pipeline.check_settings import check_settings
@@ -31,11 +38,12 @@ class _Kind:
     headline: Callable[[Sequence[str]], list[str]]
     field: Callable[[], dict[str, Method]]
     gather: Callable[..., Any]
+    annotators: Callable[[], dict[str, Method]] = dict
 
 
 KINDS = {
     "completions": _Kind(CompletionRun, completion_methods, completion_headline, completion_field, gather_completions),
-    "classes": _Kind(ClassRun, class_methods, class_headline, class_field, gather_classes),
+    "classes": _Kind(ClassRun, class_methods, class_headline, class_field, gather_classes, annotated),
 }
 
 
@@ -46,7 +54,8 @@ def methods_of(config: StudyConfig, task: Task, own: Sequence[Method] = ()) -> l
         ValueError: from [`choose_methods`].
     """
     names, kind = config.supervisor_names, KINDS[task.kind]
-    return choose_methods([*config.methods, *own], kind.methods(names), kind.headline(names), names, kind.field())
+    given = [*config.methods, *own]
+    return choose_methods(given, kind.methods(names), kind.headline(names), names, kind.field(), kind.annotators())
 
 
 def seed_runs(config: StudyConfig, task: Task, methods: Sequence[Method]) -> list[SeedRun]:
@@ -76,8 +85,10 @@ def run(config: StudyConfig, task: Task, command: str, methods: Sequence[Method]
     if not config.weak_models:
         raise ValueError("`weak_models` is empty. Choose a preset, or name the supervisors.")
     chosen = methods_of(config, task, methods)
-    if "field" in config.methods and not config.compare:
-        config = replace(config, compare=field_comparisons(chosen))
+    if not config.compare:
+        pairs = field_comparisons(chosen) if "field" in config.methods else []
+        pairs += [BY_DAWID_SKENE, BY_MEAN] if "annotators" in config.methods else []
+        config = replace(config, compare=pairs)
     check_settings(config, task, chosen)
     runs = seed_runs(config, task, chosen)
     if any(one.splits.test != runs[0].splits.test for one in runs):

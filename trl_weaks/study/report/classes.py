@@ -8,6 +8,7 @@ import numpy as np
 
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.report import class_results as results
+from trl_weaks.study.report.annotated import annotated_labels, annotated_section
 from trl_weaks.study.report.class_scores import right
 from trl_weaks.study.report.figures import plot_disagreement, plot_reliability
 from trl_weaks.study.report.study import NOT_STUDENTS, Gathered, row_labels
@@ -23,6 +24,7 @@ def gather_classes(task: ClassificationTask, runs: Sequence[SeedRun], folder: Pa
     correlations = {}
     if len(supervisors) > 1:
         correlations = dict(results.vacuity_and_disagreement(found, supervisors))
+    annotated = annotated_labels(runs)
     figures = _figures(supervisors, found, labels, correlations, folder)
     calibrated = "Temperatures were fitted on the validation split." if runs[0].config.calibrate else None
     return Gathered(
@@ -31,12 +33,13 @@ def gather_classes(task: ClassificationTask, runs: Sequence[SeedRun], folder: Pa
         extra={name: results.extra_scores(found, name) for name in found.probabilities},
         agreement=results.agreement(found, supervisors),
         about=[calibrated or "Votes are not calibrated."],
-        notes=[_mcnemar(pairs, labels), *figures],
+        notes=[annotated_section(runs[0], annotated), _mcnemar(pairs, labels), *figures],
         results={
             "mcnemar": pairs,
             "vacuity_disagreement_correlation": correlations,
             "classes": list(task.classes),
-        },
+        }
+        | ({"annotators": annotated} if annotated else {}),
     )
 
 

@@ -51,7 +51,7 @@ def _scores(results: Mapping[str, Any], measure: Measure) -> str:
         low, high = row[f"{measure.key}_interval"]
         cells = [row["label"], f"{row[measure.key]:.4f} ± {(high - low) / 2:.4f}"]
         cells.append(" ".join(f"{value:.4f}" for value in row[f"{measure.key}_per_seed"]))
-        if row["role"] == "weak":
+        if row["role"] == "weak" or row["weak"] is None:
             cells += ["–", "–"]
         else:
             cells.append(f"{row['weak']:.4f} / {row[measure.key]:.4f} / {results['ceiling']:.4f}")
@@ -108,7 +108,7 @@ def _per_weak(results: Mapping[str, Any]) -> str:
         return ""
     header = ["system", *(row["label"] for row in results["weak"].values())]
     lines = _table_head(header)
-    for row in results["methods"].values():
+    for row in (row for row in results["methods"].values() if row["weak"] is not None):
         cells = [pgr_text(row["pgr_per_weak"][name], row["pgr_interval_per_weak"][name]) for name in results["weak"]]
         lines.append(_table_row([row["label"], *cells]))
     return _section("PGR against each weak supervisor", "\n".join(lines))

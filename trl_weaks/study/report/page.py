@@ -101,7 +101,10 @@ def _forest(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = []
     for row in results["methods"].values():
         low, high = row["pgr_interval"] or (None, None)
-        reason = None if row["pgr"] is not None else "the ceiling does not exceed every supervisor"
+        why = (
+            "the ceiling does not exceed every supervisor" if row["supervisors"] else "it had none of the supervisors"
+        )
+        reason = None if row["pgr"] is not None else why
         found.append({"label": row["label"], "pgr": row["pgr"], "low": low, "high": high, "reason": reason})
     return found
 

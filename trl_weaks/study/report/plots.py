@@ -57,7 +57,7 @@ def _forest_row(axes: Any, position: int, row: Mapping[str, Any], key: str) -> N
     seeds = row[f"{key}_per_seed"]
     if len(seeds) > 1:
         axes.plot(seeds, [position + 0.24] * len(seeds), "|", color=colour, markersize=4, alpha=0.8)
-    if row["role"] in ("method", "baseline"):
+    if row["role"] in ("method", "baseline") and row["weak"] is not None:
         _beside(axes, position, pgr_text(row["pgr"], row["pgr_interval"]))
 
 

@@ -52,7 +52,8 @@ def score_systems(
             `samples`: per seed the per-example statistics, `(seeds, examples, 9)` from `slu_f1_counts` for SLU-F1,
             `(seeds, examples)` of 0 and 1 for accuracy; a system run once has one seed;
             `supervisors` (optional): names of the weak supervisors it learnt from; PGR is averaged over these, over
-            all without it (paper §5.2: one for single weak-to-strong, all for several);
+            all without it (paper §5.2: one for single weak-to-strong, all for several); None where it learnt from
+            none of them, and has no PGR;
             `unparsable` (optional): per seed and example, whether the output did not parse;
             `extra` (optional): further numbers by name, such as AUROC; printed as columns.
 
@@ -108,7 +109,7 @@ def _check(systems: Sequence[Mapping[str, Any]]) -> None:
     for system in systems:
         if system["role"] not in ROLES:
             raise ValueError(f"{system['name']}: role {system['role']!r} is not one of {ROLES}")
-        unknown = set(system.get("supervisors", ())) - set(_named(systems, "weak"))
+        unknown = set(system.get("supervisors") or ()) - set(_named(systems, "weak"))
         if unknown or system.get("supervisors", True) in ((), []):
             raise ValueError(f"{system['name']}: supervisors {system['supervisors']} are not among the weak systems")
     if len(_named(systems, "ceiling")) != 1 or not _named(systems, "weak"):
@@ -154,7 +155,12 @@ def _recovered(
         value = performance_gap_recovered(points, student, top)
         return value, list(limits(recovered, confidence)), undefined_share(recovered)
 
-    own = list(system.get("supervisors", weak))
+    own = system.get("supervisors", weak)
+    if own is None:
+        none = dict.fromkeys(weak)
+        found = dict.fromkeys(("weak", "pgr", "pgr_interval", "pgr_undefined_share"))
+        return {"supervisors": [], **found, "pgr_per_weak": none, "pgr_interval_per_weak": none}
+    own = list(own)
     each = {name: against([name]) for name in weak}
     value, interval, share = against(own)
     return {

@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from trl_weaks.distributed import processes
 from trl_weaks.labelling.reliability.report_card import supervisor_report
+from trl_weaks.study.annotators import ANNOTATORS
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.environment import describe_environment
 from trl_weaks.study.files import json_bytes, write_atomically
@@ -77,7 +78,8 @@ def row_labels(run: SeedRun, names: Iterable[str]) -> dict[str, str]:
 def report_rows(run: SeedRun, found: Gathered) -> list[dict[str, Any]]:
     """Every evaluated system as [`write_report`] wants it, in the order of the table."""
     labels, supervisors = row_labels(run, found.samples), run.config.supervisor_names
-    own = {method.name: list(method.supervisors) for method in run.methods if method.supervisors}
+    own: dict[str, list[str] | None] = {m.name: list(m.supervisors) for m in run.methods if m.supervisors}
+    own |= {method.name: None for method in run.methods if method.labels == ANNOTATORS}
     rows = []
     for name, samples in found.samples.items():
         role = "weak" if name in supervisors else "ceiling" if name == "ceiling" else "method"

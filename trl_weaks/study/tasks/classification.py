@@ -35,10 +35,10 @@ class Classification(ClassificationTask):
     @cached_property
     def classes(self) -> list[str]:
         """Names of the classes, in the order of their ids."""
-        if self._config.task == "intent":
-            return grammar.intent_names()
         if self._folder:
             return sorted(set(self._slurp_labels.values()))
+        if self._config.task == "intent":
+            return grammar.intent_names()
         return list(YES_NO)
 
     def splits(self, seed: int) -> Splits:
@@ -94,15 +94,17 @@ class Classification(ClassificationTask):
 
     @cached_property
     def _slurp_labels(self) -> dict[str, str]:
-        """Example id -> label, for all three files."""
+        """Example id -> label, for all three files; an intent is its scenario and its action, as SLURP names them."""
+        fields = ("scenario", "action") if self._config.task == "intent" else (self._config.task,)
         found = {}
-        for name in ("train", "devel", "test"):
-            path = self._folder / f"{name}.jsonl"
+        for split in ("train", "devel", "test"):
+            path = self._folder / f"{split}.jsonl"
             for number, row in slurp.json_lines(path):
-                label = row.get(self._config.task) if isinstance(row, dict) else None
-                if not isinstance(label, str) or not label:
-                    raise ValueError(f"{path}, line {number}: field '{self._config.task}' holds {label!r}, no name.")
-                found[row.get("id")] = label  # the splits check ids
+                parts = [(name, row.get(name) if isinstance(row, dict) else None) for name in fields]
+                for name, label in parts:
+                    if not isinstance(label, str) or not label:
+                        raise ValueError(f"{path}, line {number}: field '{name}' holds {label!r}, no name.")
+                found[row.get("id")] = "_".join(label for _, label in parts)  # the splits check ids
         return found
 
     def _slurp_row(self, utterance: Utterance) -> Example:
