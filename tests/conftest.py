@@ -1,5 +1,6 @@
 """Offline by construction; the SLURP pack is found next to the repository or through TRL_WEAKS_DATA."""
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -10,6 +11,24 @@ os.environ.setdefault("CI", "1")  # TRL sends no telemetry
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+
+
+def set_aside() -> None:
+    """What lives now is looked at by no collection after this one: libraries are millions of objects, and each
+    training of a Trainer collects garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    set_aside()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries_set_aside():
+    """Those that the tests of the files before imported themselves."""
+    set_aside()
+
 
 DATA = Path(os.environ.get("TRL_WEAKS_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
