@@ -97,6 +97,9 @@ def test_hidden_states_are_what_the_head_reads(kind):
         supervisor.predict(given).probabilities.numpy(), abs=1e-6
     )
     assert not head._forward_pre_hooks
+    told, same = supervisor.predict_with_states(given)
+    assert torch.equal(told.probabilities, supervisor.predict(given).probabilities) and torch.equal(same, states)
+    assert supervisor.has_states and not head._forward_pre_hooks
 
 
 @pytest.fixture(scope="module")

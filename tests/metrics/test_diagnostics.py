@@ -7,9 +7,13 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from trl_weaks.metrics import (
+    audit_prediction,
+    blind_spot_intervals,
     blind_spot_share,
+    confidence_spread,
     kernel_score,
     misfit,
     misfit_bound,
@@ -23,7 +27,7 @@ S, W = DRAWN.dirichlet(np.ones(4), 7), DRAWN.dirichlet(np.full(4, 0.05), 7)  # W
 NAN = float("nan")
 
 
-@pytest.mark.parametrize("module", ["gain_bounds", "kernels", "blind_spots", "distances"])
+@pytest.mark.parametrize("module", ["gain_bounds", "kernels", "blind_spots", "distances", "gain_audit"])
 def test_the_docstrings_examples(module):
     found = doctest.testmod(import_module(f"trl_weaks.metrics.{module}"))
     assert found.attempted and not found.failed
@@ -125,6 +129,54 @@ def test_word_distances_by_recursion():
             assert table[i][j] == pytest.approx(wanted, abs=1e-15)
 
 
+def test_a_planted_prediction_is_found_and_a_useless_one_has_zero_in_its_interval():
+    gain = DRAWN.normal(size=(12, 2))
+    planted = audit_prediction(np.exp(gain) + DRAWN.normal(size=gain.shape) * 0.05, gain)
+    assert planted.correlation > 0.9 and planted.interval[0] > 0.7 and planted.points == 24
+    assert audit_prediction(-gain, gain).correlation == pytest.approx(-1)
+    low, high = audit_prediction(DRAWN.normal(size=(12, 2)), gain).interval
+    assert -1 <= low < 0 < high <= 1
+
+
+def test_the_rank_correlation_of_an_audit_is_scipys_with_ties_and_none_where_a_side_is_constant():
+    told, gain = DRAWN.normal(size=(9, 3)).round(0), DRAWN.normal(size=(9, 3)).round(0)
+    found = audit_prediction(told, gain)
+    assert found.correlation == pytest.approx(spearmanr(told.ravel(), gain.ravel()).statistic)
+    assert found.interval[0] < found.correlation < found.interval[1]
+    same = audit_prediction(np.ones(4), np.arange(4))
+    assert math.isnan(same.correlation) and same.interval == (-1, 1)
+
+
+def test_methods_are_drawn_whole_so_that_seeds_alike_do_not_narrow_the_interval():
+    told, gain = DRAWN.normal(size=(6, 1)), DRAWN.normal(size=(6, 1))
+    once, often = (audit_prediction(np.repeat(told, n, 1), np.repeat(gain, n, 1)) for n in (1, 20))
+    narrow = audit_prediction(np.repeat(told, 20, 0), np.repeat(gain, 20, 0)).interval  # as if they were methods
+    assert once.correlation == pytest.approx(often.correlation)
+    assert np.ptp(often.interval) > 2 * np.ptp(narrow)
+
+
+def test_intervals_of_blind_spots_hold_their_shares_and_are_wide_without_new_errors():
+    shape = (2, 150)
+    before, after = DRAWN.random(shape) < 0.8, DRAWN.random(shape) < 0.6
+    strong, weak = DRAWN.random(shape), DRAWN.random(shape)
+    point = blind_spot_share(*(given.ravel() for given in (before, after, strong, weak)))
+    found = blind_spot_intervals(before, after, strong, weak)
+    assert found["share"][0] < point.share < found["share"][1]
+    assert found["excess"][0] < point.share - point.expected_among_right < found["excess"][1]
+    assert blind_spot_intervals([True] * 4, [True] * 4, [0.9] * 4, [0.5] * 4)["share"] == (0, 1)
+    planted = blind_spot_intervals(before, before & ~(strong >= 0.75) | ~before, strong, np.full(shape, 0.1))
+    assert planted["share"] == (1, 1) and planted["excess"][0] > 0.5  # all new errors where only the student knew
+
+
+def test_the_spread_of_confidence_by_plain_loops():
+    s, w = DRAWN.random(9), DRAWN.random(9)
+    mean = {"s": sum(s) / 9, "w": sum(w) / 9}
+    found = confidence_spread(s, w)
+    assert found.variance == pytest.approx(sum((x - mean["s"]) ** 2 for x in s) / 9)
+    wanted = sum((x - mean["s"]) * (y - mean["w"]) for x, y in zip(s, w, strict=True)) / 9
+    assert found.covariance == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -144,6 +196,13 @@ def test_word_distances_by_recursion():
         (lambda: blind_spot_share([True], [True], [0.5], [1.5]), r"weak_confidence: 1.5 \(row 0\)"),
         (lambda: blind_spot_share([True], [True], [NAN], [0.5]), "student_confidence: nan"),
         (lambda: pairwise_word_distance([["a"], []]), "all alike"),
+        (lambda: audit_prediction([1, 2], [1, 2]), "2 methods"),
+        (lambda: audit_prediction([1, 2, 3], [1, 2]), r"prediction \(3,\) and gain \(2,\)"),
+        (lambda: audit_prediction([1, NAN, 3], [1, 2, 3]), "prediction: the value of method 1"),
+        (lambda: audit_prediction([1, 2, 3], [1, 2, NAN]), "gain: the value of method 2"),
+        (lambda: confidence_spread([], []), "with examples"),
+        (lambda: confidence_spread([0.5], [1.5]), "weak_confidence: 1.5"),
+        (lambda: blind_spot_intervals([[True]], [[True]], [[0.5]], [[-1.0]]), "weak_confidence: -1.0"),
     ],
 )
 def test_bad_input_is_named(call, message):

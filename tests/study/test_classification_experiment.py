@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,41 @@ def test_scores_are_those_of_the_predictions(finished):
             assert row["accuracy_per_seed"] == pytest.approx(accuracies)
     with pytest.raises(ValueError, match="not those of the test split"):
         read_predictions(finished / "seed-0" / "predictions" / "ceiling", test[1:])
+
+
+def test_every_student_is_diagnosed_with_what_evaluation_left(finished):
+    results = json.loads((finished / "results.json").read_text())
+    found, test = results["diagnostics"], Classification(settings(finished)).splits(0).test
+    assert set(found["methods"]) == set(METHODS) and not found["missing"]
+    told = {
+        name: np.array([line["probabilities"] for line in read_predictions(folder, [e.id for e in test])])
+        for name in ("gpt2", "opt", "single_gpt2", "naive_aux", "ceiling")
+        for folder in [finished / "seed-1" / "predictions" / name]
+    }
+    for name, taught in (("single_gpt2", told["gpt2"]), ("naive_aux", (told["gpt2"] + told["opt"]) / 2)):
+        entry = found["methods"][name]
+        apart = sum((told[name][i][k] - taught[i][k]) ** 2 for i in range(len(test)) for k in range(2)) / len(test)
+        assert entry["misfit"][1] == pytest.approx(apart, rel=1e-5)
+        assert entry["confidence_variance"][1] == pytest.approx(told[name].max(1).var(), rel=1e-5)
+        assert entry["student_error_bound"][1] == pytest.approx(entry["weak_error"][1] - apart, rel=1e-5)
+        assert 0 <= entry["kernel_score"][1] <= 1 and entry["blind_spots"]["new_errors"] >= 0
+    assert "vacuity" in found["methods"]["dirichlet_votes"] and "vacuity" not in found["methods"]["naive_aux"]
+    audits = {(audit["diagnostic"], audit["against"]): audit for audit in found["audit"]}
+    audit = audits["misfit", "gain_squared_error"]
+    assert audit["points"] == 8 and -1 <= audit["interval"][0] <= audit["correlation"] <= audit["interval"][1] <= 1
+    report = (finished / "report.md").read_text()
+    assert "## Diagnostics" in report and "Rank correlation of each diagnostic" in report
+
+
+def test_runs_that_kept_no_states_say_so(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "older")
+    (folder / "seed-0" / "predictions" / "opt" / "states.npy").unlink()
+    run(settings(folder), "the command")
+    found = json.loads((folder / "results.json").read_text())["diagnostics"]
+    assert "opt was evaluated before states were kept" in found["missing"]["kernel score"]
+    assert "kernel_score" in found["methods"]["single_gpt2"] and "kernel_score" not in found["methods"]["naive_aux"]
+    assert not any(audit["diagnostic"] == "kernel_score" for audit in found["audit"] if "refused" not in audit)
+    assert "Not measured: kernel score: opt" in (folder / "report.md").read_text()
 
 
 def test_a_second_run_only_reports(finished):

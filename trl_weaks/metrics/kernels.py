@@ -64,5 +64,9 @@ def kernel_score(student: ArrayLike, weak: ArrayLike, ridge: float = 0.01) -> fl
         raise ValueError(
             f"{len(np.asarray(student))} states of the student, {len(np.asarray(weak))} of its supervisor."
         )
-    p_weak = principal_kernel(weak, ridge)
-    return float(np.linalg.norm(principal_kernel(student, ridge) @ (np.eye(len(p_weak)) - p_weak), 2))
+    return unseen(principal_kernel(student, ridge), principal_kernel(weak, ridge))
+
+
+def unseen(student_kernel: np.ndarray, weak_kernel: np.ndarray) -> float:
+    """`kernel_score` from two `principal_kernel`s of the same examples, where each is needed more than once."""
+    return float(np.linalg.norm(student_kernel @ (np.eye(len(weak_kernel)) - weak_kernel), 2))

@@ -139,6 +139,9 @@ class WeakClassifier:
         for rows, _, out in self._passes(texts, names):
             logits[rows] = out.float().cpu()
             advance(len(rows))
+        return self._predictions(logits, names)
+
+    def _predictions(self, logits: torch.Tensor, names: Sequence[str]) -> ClassPredictions:
         bad = (~logits.isfinite()).any(-1).nonzero()
         if len(bad):
             raise ValueError(
@@ -150,6 +153,22 @@ class WeakClassifier:
         return ClassPredictions.from_logits(logits, evidence, prior, getattr(config, OFFSET_KEY, 0.0))
 
     @borrowed_tokenizer
+    def predict_with_states(
+        self, texts: Sequence[Prompt], names: Sequence[str] | None = None
+    ) -> tuple[ClassPredictions, torch.Tensor]:
+        """What `predict` and `hidden_states` give, from one forward pass.
+
+        Raises:
+            ValueError: as either.
+        """
+        self._check()
+        names = names or [f"text {i}" for i in range(len(texts))]
+        logits, states = torch.zeros(len(texts), self.num_classes), torch.zeros(len(texts), self._head().in_features)
+        for rows, state, out in self._passes_with_states(texts, names):
+            logits[rows], states[rows] = out.float().cpu(), state
+        return self._predictions(logits, names), states
+
+    @borrowed_tokenizer
     def hidden_states(self, texts: Sequence[Prompt], names: Sequence[str] | None = None) -> torch.Tensor:
         """What the classification head reads of each text, (n, d) float32 on the CPU: the supervisor's last state.
 
@@ -157,23 +176,41 @@ class WeakClassifier:
             ValueError: an empty or too long text, or a model without a linear layer for its classes.
         """
         names = names or [f"text {i}" for i in range(len(texts))]
+        states = torch.zeros(len(texts), self._head().in_features)
+        for rows, state, _ in self._passes_with_states(texts, names):
+            states[rows] = state
+        return states
+
+    @property
+    def has_states(self) -> bool:
+        """Whether a linear layer makes the classes, so that `hidden_states` can read what goes into it."""
+        return bool(self._heads())
+
+    def _heads(self) -> list[nn.Linear]:
         linears = [m for n, m in self.model.named_modules() if isinstance(m, nn.Linear) and "lora_" not in n]
-        heads = [module for module in linears if module.out_features == self.num_classes]
+        return [module for module in linears if module.out_features == self.num_classes]
+
+    def _head(self) -> nn.Linear:
+        heads = self._heads()
         if not heads:
             raise ValueError(f"supervisor {self.name!r} has no linear layer for its {self.num_classes} classes.")
+        return heads[-1]
+
+    def _passes_with_states(
+        self, texts: Sequence[Prompt], names: Sequence[str]
+    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """Places of the texts of a batch, what the head read of each, and its logits."""
         read: list[torch.Tensor] = []
-        hook = heads[-1].register_forward_pre_hook(lambda _, given: read.append(given[0]))
-        states = torch.zeros(len(texts), heads[-1].in_features)
+        hook = self._head().register_forward_pre_hook(lambda _, given: read.append(given[0]))
         try:
-            for rows, mask, _ in self._passes(texts, names):
+            for rows, mask, out in self._passes(texts, names):
                 state = read.pop()
                 if state.dim() == 3:  # decoders classify every position, and take the last that is not padding
                     state = state[torch.arange(len(rows), device=state.device), mask.sum(-1) - 1]
-                states[rows] = state.float().cpu()
+                yield rows, state.float().cpu(), out
                 read.clear()
         finally:
             hook.remove()
-        return states
 
     def _passes(
         self, texts: Sequence[Prompt], names: Sequence[str]

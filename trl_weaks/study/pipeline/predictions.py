@@ -1,10 +1,12 @@
 """Answers of a model to the test split, one line per example."""
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
@@ -15,6 +17,8 @@ from trl_weaks.supervisors.classifier import WeakClassifier
 from trl_weaks.supervisors.supervisor import WeakSupervisor
 
 PREDICTIONS = "predictions.jsonl"
+STATES = "states.npy"  # what a classifier's head read of the first test texts, (n, d) float32
+STATES_KEPT = 300  # a kernel score takes time with their cube. *ours*
 
 
 def predict_completions(
@@ -45,10 +49,18 @@ def predict_completions(
 
 
 def predict_classes(classifier: WeakClassifier, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Write id, gold label, class probabilities and vacuity (null without evidence) of every text."""
+    """Write id, gold label, class probabilities and vacuity (null without evidence) of every text; and the states of
+    the first ones, which the same forward pass has, of a classifier whose head is a linear layer."""
     if not processes().is_main_process:
         return
-    found = classifier.predict([row[TEXT] for row in rows], [row[EXAMPLE_ID] for row in rows])
+    texts, names = [row[TEXT] for row in rows], [row[EXAMPLE_ID] for row in rows]
+    if classifier.has_states:
+        found, states = classifier.predict_with_states(texts, names)
+        file = io.BytesIO()
+        np.save(file, states[:STATES_KEPT].numpy(), allow_pickle=False)
+        write_atomically(folder / STATES, file.getvalue())
+    else:
+        found = classifier.predict(texts, names)
     vacuity = [None] * len(rows) if found.vacuity is None else found.vacuity.tolist()
     lines = [
         {"id": row[EXAMPLE_ID], "label": row[LABEL], "probabilities": probabilities, "vacuity": empty}
@@ -67,6 +79,12 @@ def read_predictions(folder: Path, ids: Sequence[str]) -> list[dict[str, Any]]:
     if [row["id"] for row in rows] != list(ids):
         raise ValueError(f"{folder / PREDICTIONS}: its ids are not those of the test split; delete the folder.")
     return rows
+
+
+def read_states(folder: Path) -> np.ndarray | None:
+    """The states that [`predict_classes`] kept; None where it kept none."""
+    path = folder / STATES
+    return np.load(path, allow_pickle=False) if path.is_file() else None
 
 
 def _write(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.report import class_results as results
 from trl_weaks.study.report.annotated import annotated_labels, annotated_section
+from trl_weaks.study.report.class_diagnostics import class_diagnostics
 from trl_weaks.study.report.class_scores import right
 from trl_weaks.study.report.figures import plot_disagreement, plot_reliability
 from trl_weaks.study.report.study import NOT_STUDENTS, Gathered, row_labels
@@ -40,6 +41,7 @@ def gather_classes(task: ClassificationTask, runs: Sequence[SeedRun], folder: Pa
             "classes": list(task.classes),
         }
         | ({"annotators": annotated} if annotated else {}),
+        diagnostics=class_diagnostics(runs, found),
     )
 
 

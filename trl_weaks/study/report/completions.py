@@ -17,6 +17,7 @@ from trl_weaks.study.pipeline.completion_training import PAIRS
 from trl_weaks.study.pipeline.label_views import completions_by_supervisor
 from trl_weaks.study.pipeline.predictions import read_predictions
 from trl_weaks.study.pipeline.seed_run import SeedRun
+from trl_weaks.study.report.completion_diagnostics import completion_diagnostics
 from trl_weaks.study.report.study import Gathered
 from trl_weaks.study.tasks.base import CompletionTask
 from trl_weaks.study.tasks.checks import checked_statistics
@@ -25,8 +26,8 @@ from trl_weaks.study.tasks.checks import checked_statistics
 def gather_completions(task: CompletionTask, runs: Sequence[SeedRun], folder: Path) -> Gathered:
     """Everything the report needs of the finished runs of a completion task."""
     samples, unparsable = {}, {}
-    for name in runs[0].systems:
-        answers = [_answers(run, name) for run in runs]
+    said = {name: [_answers(run, name) for run in runs] for name in runs[0].systems}
+    for name, answers in said.items():
         tests = [run.splits.test for run in runs]
         samples[name] = np.array(
             [
@@ -47,6 +48,7 @@ def gather_completions(task: CompletionTask, runs: Sequence[SeedRun], folder: Pa
         word_confidences=word_confidences(labels, {e.id: task.completion(e) for e in half_b}) if half_b else {},
         about=["Agreement and calibration are measured on half B of the first seed."],
         preference=_preference(task, runs[0]),
+        diagnostics=completion_diagnostics(runs, said),
     )
 
 

@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from trl_weaks.distributed import processes
 from trl_weaks.labelling.reliability.report_card import supervisor_report
+from trl_weaks.metrics.bootstrap import as_table, seed_scores
 from trl_weaks.study.annotators import ANNOTATORS
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.environment import describe_environment
@@ -16,6 +17,7 @@ from trl_weaks.study.files import json_bytes, write_atomically
 from trl_weaks.study.pipeline.models import TINY
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.report.compare import compare_systems, comparison_section
+from trl_weaks.study.report.diagnostics import Diagnostics, diagnose, diagnostics_section
 from trl_weaks.study.report.page import half_b_gold, write_page
 from trl_weaks.study.report.results import Measure
 from trl_weaks.study.report.story import Story
@@ -53,6 +55,7 @@ class Gathered:
         preference: what the preference stage counted.
         results: further entries of `results.json`.
         labels: of half B, the first seed's.
+        diagnostics: of the students, see [`diagnose`].
     """
 
     samples: Mapping[str, Any]
@@ -65,6 +68,7 @@ class Gathered:
     notes: Sequence[str] = ()
     preference: Mapping[str, Any] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
+    diagnostics: Diagnostics = field(default_factory=lambda: Diagnostics({}))
 
 
 def row_labels(run: SeedRun, names: Iterable[str]) -> dict[str, str]:
@@ -111,10 +115,13 @@ def write_study_report(
     found = gather(task, runs, Path(config.output_dir))
     rows = report_rows(runs[0], found)
     comparisons = compare_systems({row["name"]: row["samples"] for row in rows}, measure, config.compare)
+    labels = {row["name"]: row["label"] for row in rows}
+    diagnosed = diagnosed_methods(rows, found.diagnostics, measure, config.supervisor_names)
     notes = [
         *found.notes,
         _report_card(task, runs[0], found.labels),
-        comparison_section(comparisons, measure, {row["name"]: row["label"] for row in rows}),
+        comparison_section(comparisons, measure, labels),
+        diagnostics_section(diagnosed, labels),
     ]
     notes += [TINY_NOTE] if config.student_model.startswith(TINY) else []
     written = write_report(
@@ -135,9 +142,19 @@ def write_study_report(
         ),
         measure=measure,
     )
-    extra = dict(found.results) | ({"comparisons": comparisons} if comparisons else {})
+    extra = dict(found.results) | {"diagnostics": diagnosed} | ({"comparisons": comparisons} if comparisons else {})
     write_atomically(Path(config.output_dir) / "results.json", json_bytes(written | extra))
     write_page(task, runs[0], found.labels, written, Path(config.output_dir))
+
+
+def diagnosed_methods(
+    rows: Sequence[Mapping[str, Any]], found: Diagnostics, measure: Measure, supervisors: Sequence[str]
+) -> dict[str, Any]:
+    """[`diagnose`] with the headline scores of the rows."""
+    head = measure.scores[measure.key]
+    means = {row["name"]: as_table(row["name"], row["samples"], head).mean(1) for row in rows}
+    scores = {name: seed_scores(table, head).tolist() for name, table in means.items()}
+    return diagnose(found, scores, {row["name"]: row.get("supervisors", supervisors) for row in rows})
 
 
 def _report_card(task: Task, run: SeedRun, labels: Dataset) -> str:
