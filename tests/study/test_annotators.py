@@ -85,6 +85,8 @@ def test_students_on_annotators_are_rows_without_pgr(tmp_path):
         assert low <= row["accuracy"] <= high and row["pgr"] is None and row["supervisors"] == []
     assert found["naive"]["supervisors"] == ["gpt2"]
     assert found.results["comparisons"][0]["second"] == "annotators_mean"
+    assert list(found.results["diagnostics"]["methods"]) == ["naive"]
+    assert "half B alone" in found.results["diagnostics"]["missing"]["students of simulated annotators"]
     made = found.results["annotators"]
     assert made["plan"]["accuracies"] == plan["accuracies"] and set(made["labels_right"]) == {"mean", "dawid_skene"}
     report = found.report.read_text()
