@@ -22,7 +22,7 @@ PREDICTIONS = {
 }
 GAINS = {"gain": "headline score", "gain_squared_error": "squared error", "gain_nats": "log-likelihood (nats)"}
 READING = {
-    "": "A student is held against the supervisors it learnt from, on the test examples; the first table uses no gold.",
+    "": "A student is held against the supervisors it learnt from, on the test set; the first table uses no gold.",
     "misfit": "Under the conditions of arXiv 2405.15116 (squared error, a convex class of students that holds the "
     "truth, the smallest misfit) a student gains its misfit over the supervisors' mean vote, or more; reverse-KL "
     "misfit is the same in nats (2502.11107).",
