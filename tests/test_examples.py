@@ -18,7 +18,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize(
     "name",
-    ["slot_filling.py", "classification.py", "drop_in.py", "label.py", "votes.py", "api_answers.py", "judges.py"],
+    [path.name for path in sorted((ROOT / "examples").glob("*.py"))],
 )
 def test_help(name, tmp_path):
     result = run(str(ROOT / "examples" / name), "--help", cwd=tmp_path)
@@ -52,6 +52,7 @@ def test_drop_in(script, tmp_path):
         ("votes.py", "student in made, classes {0: 'alarm', 1: 'music', 2: 'weather'}"),
         ("api_answers.py", "confidences by source: {'samples': 8, 'stated': 8, 'None': 4}"),
         ("judges.py", '"one_sided": true'),
+        ("server.py", "40 answers, 8 rows; confidences by source: {'logprobs': 8, 'samples': 8}"),
     ],
 )
 def test_each_source_of_supervision_trains_a_student(name, printed, tmp_path):

@@ -210,6 +210,27 @@ def test_the_report_and_triage_read_votes_with_gaps():
         assert found.dataset["triage_confidence"][:] == [0.5, 1.0, 1.0, 1.0]
 
 
+@pytest.mark.parametrize("method", ["temperature", "isotonic"])
+def test_confidences_are_calibrated_against_gold_for_each_supervisor(method):
+    """One voter states 0.99 and is right 3 of 4 times, one states nothing and is right half of the time."""
+    examples = [{"example_id": str(i), "text": f"t{i}"} for i in range(401)]
+    given = [vote(str(i), "llm", int(i % 4 == 0), 0.99) for i in range(401)]
+    given += [vote(str(i), "ann", i % 2) for i in range(401)]
+    given += [vote("0", "late", 2)]
+    gold = {str(i): CLASSES[0] for i in range(400)}
+    made = labels_from_votes(examples, given, None, CLASSES, gold=gold, calibration=method)
+    shuffled = random.Random(3).sample(given, len(given))
+    again = labels_from_votes(examples, shuffled, None, CLASSES, gold=gold, calibration=method)
+    assert again.to_list() == made.to_list()
+    row = made[400]  # without gold: what was learned is used
+    stated, unstated = (row["weak_probs"][row["weak_supervisors"].index(name)] for name in ("llm", "ann"))
+    assert stated == pytest.approx([0.125, 0.75, 0.125], abs=1e-4) and unstated == pytest.approx([0.5, 0.25, 0.25])
+    late = made[0]["weak_probs"][made[0]["weak_supervisors"].index("late")]
+    assert late == pytest.approx([1 / 3] * 3)  # one wrong of one: 1 / (n + 2), never 0
+    plain = labels_from_votes(examples, given, None, CLASSES)[400]
+    assert plain["weak_probs"][plain["weak_supervisors"].index("ann")] == [1, 0, 0]
+
+
 def test_what_people_filled_in_comes_back(tmp_path):
     examples = [{"example_id": f"0{i}", "text": f"t{i}"} for i in range(4)]
     labels = labels_from_votes(examples, [vote(f"0{i}", "llm", i % 2, 0.6) for i in range(4)], classes=["no", "yes"])
@@ -277,6 +298,11 @@ BAD = {
     "id twice": (TEXTS[:1] * 2, VOTES, {}, "'007' is there twice"),
     "id missing once": ([TEXTS[0], {"text": "t"}], VOTES, {}, "examples, row 1: there is no column 'example_id'"),
     "taken column": ([TEXTS[0] | {"weak_probs": 1}], VOTES, {}, "a column 'weak_probs', which labels write"),
+    "gold of nobody": (TEXTS, [vote("7", "a", 0), vote("007", "b", 1, 0.5)], {"classes": CLASSES, "gold": {"7": 0}},
+                       "gold has no example that supervisor 'b' voted on with a stated confidence"),
+    "gold of another id": (TEXTS, VOTES, {"classes": CLASSES, "gold": {"8": "music"}}, "gold has the id '8'"),
+    "gold class": (TEXTS, VOTES, {"classes": CLASSES, "gold": {"7": "traffic"}}, "gold label 'traffic' of '7'"),
+    "unknown calibration": (TEXTS, VOTES, {"calibration": "platt"}, "calibration='platt' is not one of"),
     "ruled out": (TEXTS, [vote("7", "a", "x"), vote("7", "b", "y")], {"aggregator": "log_linear"},
                   "votes, example '7': every class is ruled out"),
     "no table": (TEXTS, 5, {}, "votes is a int; give a Dataset"),

@@ -80,7 +80,7 @@ class Judges:
 def fit_judges(votes: Votes) -> Judges:
     """Reliabilities and position biases, the items' scores integrated out."""
     count = int(votes.judge.max()) + 1
-    one_sided = _one_sided(votes, count)
+    one_sided = one_sided_judges(votes, count)
     used = votes.select(~one_sided[votes.judge])
     found = minimize(_marginal, np.zeros(2 * count), (used, count), jac=True, method="L-BFGS-B", options=_OPTIONS).x
     return Judges(np.where(one_sided, 0.0, np.exp(found[:count])), found[count:], one_sided)
@@ -90,6 +90,12 @@ def fit_scores(votes: Votes, judges: Judges, items: int) -> np.ndarray:
     """Scores of highest posterior given the judges, (items,); convex."""
     used = votes.select(~judges.one_sided[votes.judge])
     return minimize(_posterior, np.zeros(items), (used, judges), jac=True, method="L-BFGS-B", options=_OPTIONS).x
+
+
+def fit_bradley_terry(votes: Votes, items: int) -> tuple[Judges, np.ndarray]:
+    """The judges, and the items' scores given these, (items,)."""
+    judges = fit_judges(votes)
+    return judges, fit_scores(votes, judges, items)
 
 
 def score_covariance(votes: Votes, judges: Judges, scores: np.ndarray) -> np.ndarray:
@@ -153,8 +159,8 @@ def _marginal(at: np.ndarray, votes: Votes, judges: int) -> tuple[float, np.ndar
     return float(-total.sum() + 0.5 * (at**2).sum()), at - np.concatenate([to_r, to_b])
 
 
-def _one_sided(votes: Votes, judges: int) -> np.ndarray:
-    """Judges of at least `FEWEST` votes that all go to what is shown first, or all to what is shown second."""
+def one_sided_judges(votes: Votes, judges: int) -> np.ndarray:
+    """(judges,): at least `FEWEST` votes that all go to what is shown first, or all to what is shown second."""
     towards = np.where(votes.shown_first > 0, votes.preferred, 1 - votes.preferred)
     towards = np.where(votes.shown_first == 0, np.nan, towards)
     found: np.ndarray = np.zeros(judges, bool)

@@ -6,12 +6,12 @@ is fitted of the supervisors is crowd-kit's; other rows are read by the same for
 """
 
 import warnings
-from types import ModuleType
 from typing import Self
 
 import numpy as np
 
 from .base import AGGREGATORS, Aggregator, checked_votes, shares
+from .crowd_comparisons import crowd_kit
 
 _FLOOR = 1e-10  # of a probability, so that its logarithm is finite; crowd-kit's
 
@@ -22,7 +22,7 @@ class CrowdKit(Aggregator):
     takes_weights = False
 
     def __init__(self) -> None:
-        self.kit = _crowd_kit()
+        self.kit = crowd_kit()
 
     def fit(self, votes: np.ndarray, weights: np.ndarray | None = None) -> Self:
         """Raises ValueError: weights that differ, which these methods know nothing of."""
@@ -164,14 +164,3 @@ def _by_appearance(names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     found, first, codes = np.unique(names, return_index=True, return_inverse=True)
     order = np.argsort(first)
     return found[order], np.argsort(order)[codes]
-
-
-def _crowd_kit() -> ModuleType:
-    try:
-        from crowdkit import aggregation
-    except ImportError as error:
-        raise ImportError(
-            f"this aggregator needs crowd-kit, which could not be imported ({error}); install the extra `crowd`: "
-            "pip install 'trl-weaks[crowd]'"
-        ) from error
-    return aggregation

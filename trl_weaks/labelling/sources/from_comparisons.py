@@ -3,19 +3,25 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from ... import columns
-from ...aggregation.bradley_terry import Judges, Votes, disagreement, fit_judges, fit_scores, score_covariance
+from ...aggregation.bradley_terry import Judges, Votes, disagreement, fit_bradley_terry, score_covariance
+from ...aggregation.crowd_comparisons import noisy_bradley_terry
 from ...supervisors.messages import as_completion, completion_text
 from .examples import read_examples
 from .tables import Table, as_confidence, as_dataset, as_id, read_table
 
 logger = logging.getLogger(__name__)
+AGGREGATORS: dict[str, Callable[[Votes, int], tuple[Judges, np.ndarray]]] = {
+    "bradley_terry": fit_bradley_terry,
+    "noisy_bradley_terry": noisy_bradley_terry,
+}
 TIE = "tie"
 UNDECIDED = 1e-6  # of a margin
 SIDES = {"a": 1.0, "b": 0.0, TIE: 0.5}
@@ -23,7 +29,10 @@ WRITTEN = (columns.CHOSEN, columns.REJECTED, columns.MARGIN, columns.PAIR_EPSILO
 
 
 def pairs_from_comparisons(
-    examples: Table, comparisons: Table, recuse: Mapping[str, Sequence[str]] | None = None
+    examples: Table,
+    comparisons: Table,
+    recuse: Mapping[str, Sequence[str]] | None = None,
+    aggregator: str = "bradley_terry",
 ) -> Dataset:
     r"""One preference pair for each two completions that judges tell apart.
 
@@ -41,9 +50,12 @@ def pairs_from_comparisons(
             `confidence` in (0, 1], the judge's own probability that its choice is right, and `writer_a`, `writer_b`,
             who wrote the two.
         recuse: writers whose texts a judge does not judge; needs the columns `writer_a` and `writer_b`.
+        aggregator: `"bradley_terry"`, or `"noisy_bradley_terry"`, crowd-kit's (the extra `crowd`), which counts votes
+            as hard and whose `pair_epsilon` is $\sigma(-d)$ at its scores: of few votes it is very sure.
 
     Raises:
         ValueError: before any work: names the row, the column and the remedy.
+        ImportError: crowd-kit is asked for and not installed.
 
     Example:
 
@@ -55,6 +67,10 @@ def pairs_from_comparisons(
     >>> pairs[0]["chosen"], pairs[0]["pair_epsilon"] < 0.5
     (' yes', True)
     """
+    if aggregator not in AGGREGATORS:
+        raise ValueError(
+            f"aggregator={aggregator!r} is none of {', '.join(AGGREGATORS)}, which aggregate comparisons."
+        )
     prompts = read_examples(examples)
     taken = [name for row in prompts.values() for name in WRITTEN if name in row]
     if taken:
@@ -71,8 +87,8 @@ def pairs_from_comparisons(
         [v["preferred"] for v in votes],
         [v["shown_first"] for v in votes],
     )
-    fitted = fit_judges(table)
-    rows = _rows(prompts, votes, items, table, fitted, counts)
+    fitted, scores = AGGREGATORS[aggregator](table, len(items))
+    rows = _rows(prompts, votes, items, _Fit(table, fitted, scores, aggregator == "bradley_terry"), counts)
     if not rows:
         raise ValueError(f"comparisons: the judges tell no two completions apart ({dict(counts)}).")
     made = as_dataset(rows, examples)
@@ -148,12 +164,10 @@ def _rows(
     prompts: Mapping[str, dict],
     votes: Sequence[dict[str, Any]],
     items: Mapping[tuple[str, str], int],
-    table: Votes,
-    judges: Judges,
+    fit: "_Fit",
     counts: Counter,
 ) -> list[dict[str, Any]]:
     """The pairs, in the order of the examples and the texts."""
-    scores = fit_scores(table, judges, len(items))
     by_example: dict[str, list[int]] = {}
     for place, vote in enumerate(votes):
         by_example.setdefault(vote["id"], []).append(place)
@@ -161,10 +175,10 @@ def _rows(
     for example in (e for e in prompts if e in by_example):
         places = by_example[example]
         own = sorted({items[example, text] for place in places for text in votes[place]["texts"]})
-        spread = _spread(table, places, own, judges, scores)
+        spread = fit.spread(places, own)
         for texts in sorted({votes[place]["texts"] for place in places}):
             a, b = (items[example, text] for text in texts)
-            gap = float(scores[a] - scores[b])
+            gap = float(fit.scores[a] - fit.scores[b])
             sides = [votes[place]["preferred"] for place in places if votes[place]["texts"] == texts]
             if abs(gap) < UNDECIDED or all(side == 0.5 for side in sides):
                 counts["undecided"] += 1
@@ -176,14 +190,24 @@ def _rows(
     return rows
 
 
-def _spread(table: Votes, places: Sequence[int], own: Sequence[int], judges: Judges, scores: np.ndarray) -> np.ndarray:
-    """Covariance of one example's scores: examples share no item, so each can be taken by itself."""
-    number = {item: i for i, item in enumerate(own)}
-    mine = table.select(np.array(places))
-    renamed = Votes(
-        [number[i] for i in mine.first], [number[i] for i in mine.second], mine.judge, mine.preferred, mine.shown_first
-    )
-    return score_covariance(renamed, judges, scores[list(own)])
+@dataclass(frozen=True)
+class _Fit:
+    """Votes and what was fitted to them; `spreads`: whether the scores' doubt is known, or they count as certain."""
+
+    table: Votes
+    judges: Judges
+    scores: np.ndarray
+    spreads: bool
+
+    def spread(self, places: Sequence[int], own: Sequence[int]) -> np.ndarray:
+        """Covariance of one example's scores: examples share no item, so each can be taken by itself."""
+        if not self.spreads:
+            return np.zeros((len(own), len(own)))
+        number = {item: i for i, item in enumerate(own)}
+        mine = self.table.select(np.array(places))
+        first, second = ([number[i] for i in items] for items in (mine.first, mine.second))
+        renamed = Votes(first, second, mine.judge, mine.preferred, mine.shown_first)
+        return score_covariance(renamed, self.judges, self.scores[list(own)])
 
 
 def _pair(example: dict[str, Any], chosen: str, rejected: str, margin: float, doubt: float) -> dict[str, Any]:

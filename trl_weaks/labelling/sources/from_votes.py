@@ -11,14 +11,17 @@ from datasets import ClassLabel, Dataset
 
 from ... import columns
 from ...aggregation import Aggregator, aggregate, make_aggregator
+from ...aggregation.answer_confidence import METHODS, calibrator
 from ...supervisors.class_names import plain_name, real_names
+from ..reliability.gold import Gold, class_id, read_gold
+from .annotation_tools import exported_votes
 from .examples import read_examples
 from .tables import Table, as_confidence, as_dataset, as_id, read_table
 
 logger = logging.getLogger(__name__)
 NEEDED = (columns.EXAMPLE_ID, "supervisor", columns.LABEL)
 WRITTEN = (columns.WEAK_PROBS, columns.WEIGHTS, columns.SUPERVISORS, columns.CLASSES, columns.VOTERS, columns.VOTES)
-Vote = tuple[str, str, int, float]  # example, supervisor, class, confidence
+Vote = tuple[str, str, int, float | None]  # example, supervisor, class, confidence where one is stated
 
 
 def labels_from_votes(
@@ -26,6 +29,8 @@ def labels_from_votes(
     votes: Table,
     aggregator: str | Aggregator | None = "mean",
     classes: Sequence[str] | None = None,
+    gold: Gold | None = None,
+    calibration: str = "temperature",
 ) -> Dataset:
     r"""Labels of texts that people, models or other programs voted on: what `label_classes` gives, without models.
 
@@ -43,11 +48,16 @@ def labels_from_votes(
         votes: one row a vote: `example_id`, `supervisor`, `label` (the name of a class, its case and white space at
             the ends aside, or its place among the classes, from 0; None for an abstention), optionally `confidence` in
             (0, 1], the supervisor's own probability that its vote is right. Not everybody needs to vote on everything.
+            Exports of Label Studio (JSON, JSON-MIN, CSV) and Argilla (records as JSON) are read as they are.
         aggregator: an [`Aggregator`], or a name of [`trl_weaks.aggregation.AGGREGATORS`], such as `"mean"`,
             `"majority"`, `"log_linear"` or `"dawid_skene"`. None keeps the votes apart, one in `weak_probs` for each
             supervisor, for losses and poolings that look at each.
         classes: their names in order. By default those of a `ClassLabel` column `label` of the votes or the examples,
             else the names that were voted for, sorted (numbers by their size).
+        gold: classes of some examples; confidences are then calibrated against whether votes are right, for each
+            supervisor by itself. Votes without a confidence get the share of them that is right (*ours*).
+        calibration: of stated confidences: `"temperature"` or `"isotonic"`, see
+            [`trl_weaks.aggregation.answer_confidence.calibrator`].
 
     Raises:
         ValueError: before any work: names the row, the column and the remedy.
@@ -66,12 +76,18 @@ def labels_from_votes(
     """
     if isinstance(aggregator, str):
         make_aggregator(aggregator)  # what it refuses, before work
+    if calibration not in METHODS:
+        raise ValueError(f"calibration={calibration!r} is not one of {METHODS}.")
     texts = read_examples(examples, (columns.TEXT, columns.PROMPT), WRITTEN)
+    votes = exported_votes(votes)
     rows = _read(votes, texts)
     names = _names(classes, votes, examples, rows)
     cast = _cast(rows, names)
     if not cast:
         raise ValueError("votes: every vote is an abstention; there is nothing to train on.")
+    if gold is not None:
+        truth = {e: class_id(label, names, e) for e, label in read_gold(gold, texts).items()}
+        cast = _calibrated(cast, truth, calibration)
     people = sorted({supervisor for _, supervisor, _, _ in cast})
     voted = sorted({example for example, *_ in cast})  # sorted: sums do not depend on the order of the examples
     table = _table(cast, voted, people, len(names))
@@ -192,17 +208,36 @@ def _cast(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> list[Vote]
                 f"{row['where']}: column 'label' holds {row['label']!r}, which is none of the classes {list(names)} "
                 f"and no place from 0 to {len(names) - 1}. Correct it, or name all classes in `classes`."
             )
-        cast.append((row["example"], row["supervisor"], k, 1.0 if row["confidence"] is None else row["confidence"]))
+        cast.append((row["example"], row["supervisor"], k, row["confidence"]))
     if abstained:
         logger.info("%d of %d votes are abstentions.", abstained, abstained + len(cast))
     return cast
+
+
+def _calibrated(cast: Iterable[Vote], truth: Mapping[str, int], method: str) -> list[Vote]:
+    """The votes with calibrated confidences, by supervisor and by whether it stated one."""
+    groups: dict[tuple[str, bool], list[Vote]] = {}
+    for vote in cast:
+        groups.setdefault((vote[1], vote[3] is not None), []).append(vote)
+    found = []
+    for (supervisor, stated), votes in groups.items():
+        known = sorted((1.0 if c is None else c, float(k == truth[e])) for e, _, k, c in votes if e in truth)
+        if not known:
+            how = "with a stated confidence" if stated else "without a confidence"
+            raise ValueError(
+                f"gold has no example that supervisor {supervisor!r} voted on {how}; add one, or calibrate without it."
+            )
+        # votes that all say 1 have one share that is right, which no temperature need reach
+        fitted = calibrator(*zip(*known, strict=True), method if stated else "isotonic")
+        found += [(e, supervisor, k, fitted(1.0 if c is None else c)) for e, _, k, c in votes]
+    return found
 
 
 def _table(cast: Iterable[Vote], voted: Sequence[str], people: Sequence[str], count: int) -> np.ndarray:
     """(rows, supervisors, K) float64; NaN where a supervisor did not vote."""
     given: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for example, supervisor, k, confidence in cast:
-        given.setdefault((example, supervisor), []).append((k, confidence))
+        given.setdefault((example, supervisor), []).append((k, 1.0 if confidence is None else confidence))
     torn = sum(len({k for k, _ in votes}) > 1 for votes in given.values())
     if torn:
         logger.warning(
