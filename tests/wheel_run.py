@@ -16,6 +16,9 @@ def run(*arguments: str) -> str:
 
 
 def main() -> None:
+    from trl_weaks.losses.vocabulary.cpu_kernels import find_kernels
+
+    assert find_kernels() is not None, "the wheel has no compiled passes"
     assert run("--version").strip() == f"trl-weaks {trl_weaks.__version__}"
     assert "zero3" in run("config").split() and "deepspeed_config" in run("config", "zero3")
     with TemporaryDirectory() as folder:

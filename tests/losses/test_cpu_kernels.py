@@ -1,11 +1,11 @@
 """Passes compiled for the CPU: when they run, and that they are those of PyTorch in every other respect."""
 
-import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.utils.cpp_extension
 from scipy.special import digamma, gammaln, polygamma
 from token_forms import LOSSES, closed, needs_compiler, plain, problem
 
@@ -76,35 +76,44 @@ def test_other_rows_keep_the_passes_of_pytorch():
         assert not split_rows(logits, ids, plan, cpu_kernels=True).compiled
 
 
-@pytest.mark.parametrize("error", [RuntimeError("Ninja is required"), FileNotFoundError("c++")])
-def test_without_a_compiler_the_remedy_is_named(monkeypatch, tmp_path, error, caplog):
-    def load(**given):
-        raise error
+def test_of_the_libraries_the_one_for_these_instructions_is_loaded(monkeypatch):
+    def named(capability):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        return Path(cpu_kernels.find_kernels.__wrapped__()._name).name.split(".")[0]
 
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    monkeypatch.setattr(torch.utils.cpp_extension, "load", load)
-    with pytest.raises(RuntimeError, match="pip install ninja.*or leave use_cpu_kernels off"):
-        cpu_kernels.load_kernels.__wrapped__()
-    (folder,) = (tmp_path / "trl_weaks").iterdir()
-    assert torch.__version__ in folder.name and not caplog.messages
-    (folder / "lock").touch()
-    with pytest.raises(RuntimeError):
-        cpu_kernels.load_kernels.__wrapped__()
-    assert f"remove {folder / 'lock'}" in caplog.text and (folder / "lock").exists()
-    os.utime(folder / "lock", (0, 0))
-    with pytest.raises(RuntimeError):
-        cpu_kernels.load_kernels.__wrapped__()
-    assert "must have been killed" in caplog.text and not (folder / "lock").exists()
+    here = torch.backends.cpu.get_cpu_capability()
+    order = ["plain", "avx2", "avx512"][: {"AVX512": 3, "AVX2": 2}.get(here, 1)]
+    for capability, name in zip(["DEFAULT", "AVX2", "AVX512"], order, strict=False):
+        assert named(capability) == f"_row_kernels_{name}"
+    assert named("SVE256") == "_row_kernels_plain"
 
 
-@pytest.mark.slow
+def test_a_library_that_does_not_load_gives_way_to_a_simpler_one_or_to_pytorch(monkeypatch, tmp_path, caplog):
+    """Another edition's library, a file that is none, and none at all; the log says so, and no one else."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    caplog.set_level("INFO", logger=cpu_kernels.__name__)
+    find = cpu_kernels.find_kernels.__wrapped__
+    assert find(tmp_path) is None and "none was built, for want of a C++ compiler" in caplog.text
+    (tmp_path / "_row_kernels_avx2.abi3.so").write_text("no library")
+    assert find(tmp_path) is None and "_row_kernels_avx2.abi3.so" in caplog.messages[-1]
+    plain = next(Path(cpu_kernels.__file__).parent.glob("_row_kernels_plain.*"))
+    shutil.copy(plain, tmp_path)
+    assert Path(find(tmp_path)._name).parent == tmp_path
+    monkeypatch.setattr(cpu_kernels, "_VERSION", 0)
+    assert find(tmp_path) is None and "version 1 of row_kernels.cpp, not 0" in caplog.messages[-1]
+    monkeypatch.setattr(cpu_kernels, "find_kernels", lambda: find(tmp_path))
+    with pytest.raises(RuntimeError, match=r"Install a C\+\+ compiler.*or leave use_cpu_kernels unset"):
+        cpu_kernels.load_kernels()
+
+
 @pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
-def test_compiled_for_older_machines(capability, monkeypatch, tmp_path):
+def test_older_machines_get_the_same(capability, monkeypatch):
+    if capability == "AVX2" and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        pytest.skip("this machine does not know the instructions")
     logits, ids, labels = problem(9, 3_000, dtype=torch.float32)
     expected = [closed(loss, logits, ids, labels, 0.6, cpu_kernels=True) for loss in LOSSES.values()]
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    older = cpu_kernels.load_kernels.__wrapped__()
+    older = cpu_kernels.find_kernels.__wrapped__()
     monkeypatch.setattr(cpu_kernels, "load_kernels", lambda: older)
     for loss, (value, gradient) in zip(LOSSES.values(), expected, strict=True):
         other, slope = closed(loss, logits, ids, labels, 0.6, cpu_kernels=True)

@@ -1,19 +1,16 @@
 """Closed forms over a vocabulary by their definition: row by row, label by label, autograd of the public call."""
 
-import importlib.util
 import math
-import shutil
 
 import pytest
 import torch
 
 from trl_weaks.dirichlet import kl_from_log_evidence
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
+from trl_weaks.losses.vocabulary.cpu_kernels import find_kernels
 from trl_weaks.losses.vocabulary.token_rows import TokenLabel, split_rows
 
-needs_compiler = pytest.mark.skipif(
-    not (shutil.which("c++") and importlib.util.find_spec("ninja")), reason="there is no C++ compiler, or no ninja"
-)
+needs_compiler = pytest.mark.skipif(find_kernels() is None, reason="trl_weaks was installed without a C++ compiler")
 EITHER = [pytest.param(False, id="pytorch"), pytest.param(True, id="compiled", marks=needs_compiler)]
 
 LOSSES = {

@@ -46,6 +46,9 @@ def test_compiled_passes_are_for_a_cpu_with_a_compiler(student, perfect, tokeniz
     monkeypatch.setattr("trl_weaks.trainer.weak_supervision_trainer.load_kernels", no_compiler)
     with pytest.raises(RuntimeError, match="install a compiler"):
         WeakSupervisionTrainer(args=args, **given)
+    monkeypatch.setattr("trl_weaks.trainer.weak_supervision_trainer.find_kernels", lambda: None)
+    unset = WeakSupervisionConfig(**arguments)
+    assert not WeakSupervisionTrainer(args=unset, **given)._cpu_kernels, "PyTorch's passes where none load"
     monkeypatch.setattr(WeakSupervisionConfig, "device", torch.device("cuda", 0))
     with pytest.raises(ValueError, match="`use_cpu_kernels` is for training on a CPU, not on cuda:0; remove it"):
         WeakSupervisionTrainer(args=args, **given)

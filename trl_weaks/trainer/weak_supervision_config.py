@@ -80,10 +80,11 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
 
         loss_chunk_size (`int`, *optional*, defaults to `1024`):
             Supervised tokens whose logits are held at once. Changes memory, never the result. Ours.
-        use_cpu_kernels (`bool`, *optional*, defaults to `False`):
-            Training on a CPU: compile the passes of the loss over the vocabulary with this machine's C++ compiler (ten
-            seconds, once per machine; needs ninja). Changes speed, and the results by rounding alone. Refused on other
-            devices; float64 models and losses without a closed form keep PyTorch's passes. Ours.
+        use_cpu_kernels (`bool`, *optional*):
+            Training on a CPU: whether the loss passes over the vocabulary by compiled code, which is built when
+            trl_weaks is installed where there is a C++ compiler. By default where it loads; `True` refuses to train
+            where it does not, and on other devices; `False`: never. Changes speed, and the results by rounding alone.
+            Models in float64 or bfloat16 and losses without a closed form keep PyTorch's passes. Ours.
 
     What cannot be honoured beside weak labels is refused by the trainer, see `docs/refused_settings.md`. `packing`
     (strategies `"bfd"` and `"bfd_split"`) and `padding_free` are exact where the model keeps the texts of a row apart,
@@ -151,11 +152,11 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
     loss_chunk_size: int = field(
         default=1024, metadata={"help": "Supervised tokens whose logits are held at once; memory only. Ours."}
     )
-    use_cpu_kernels: bool = field(
-        default=False,
+    use_cpu_kernels: bool | None = field(
+        default=None,
         metadata={
-            "help": "Compile the loss's passes over the vocabulary for this CPU, once per machine (needs a C++ "
-            "compiler and ninja); speed only. Ours."
+            "help": "On a CPU: the loss passes over the vocabulary by compiled code; by default where it was built "
+            "and loads, true: refuse to train where it does not, false: never. Speed only. Ours."
         },
     )
 

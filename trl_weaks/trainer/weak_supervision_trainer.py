@@ -12,7 +12,7 @@ from trl import SFTTrainer
 
 from ..heads import WeakHeadRequest, add_weak_head
 from ..losses.base import WeakLoss
-from ..losses.vocabulary.cpu_kernels import load_kernels
+from ..losses.vocabulary.cpu_kernels import find_kernels, load_kernels
 from ._compat import global_then_local_main_first, is_peft_model, unbind_fused_head
 from .common.callable_loss import chosen_loss, refuse_over_tokens
 from .common.label_paths import at_path
@@ -100,6 +100,9 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             if args.device.type != "cpu":
                 raise ValueError(f"`use_cpu_kernels` is for training on a CPU, not on {args.device}; remove it.")
             load_kernels()
+        self._cpu_kernels = args.use_cpu_kernels or (
+            args.use_cpu_kernels is None and args.device.type == "cpu" and find_kernels() is not None
+        )
         args, self.weak_loss = chosen_loss(args, loss)
         refuse_over_tokens(self.weak_loss)
         config = student_config(model, args)
@@ -282,7 +285,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             chunk_size=self.args.loss_chunk_size,
             nodes=None if packed is None else packed.nodes,
             divisor=torch.as_tensor(count).clamp(min=1) / ranks,
-            cpu_kernels=self.args.use_cpu_kernels,
+            cpu_kernels=self._cpu_kernels,
         )
         inputs["use_cache"] = False
         if self.aux_loss_enabled:

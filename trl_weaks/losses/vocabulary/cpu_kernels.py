@@ -1,21 +1,20 @@
-"""Passes over a vocabulary compiled for the CPU of this machine: `row_kernels.cpp`, built by PyTorch's own loader.
+"""Passes over a vocabulary compiled for CPUs: `row_kernels.cpp`, built with the package where there is a compiler.
 
 PyTorch makes a pass over the cache for every elementary operation; compiled, each of the two jobs of a token loss
 reads its row once. They take float32 rows on a CPU. Anything else keeps the passes of `row_reductions` and
 `evidential_passes`, which these reproduce but for rounding.
+
+There is one library per instruction set, free of PyTorch's headers (`[[tool.setuptools.ext-modules]]` in
+`pyproject.toml`). The one for the instructions that PyTorch itself uses is loaded (`ATEN_CPU_CAPABILITY` chooses
+both), or the next simpler one.
 """
 
+import ctypes
 import functools
 import logging
-import os
-import platform
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from ctypes import c_float, c_int32, c_int64, c_void_p
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -24,72 +23,62 @@ from .row_reductions import Reduction
 
 logger = logging.getLogger(__name__)
 
-_SOURCE = Path(__file__).with_name("row_kernels.cpp")
-# The last two let roundings and comparisons become vector instructions. Never -ffast-math: it hides what is not a
-# number, and flushes tiny numbers to 0 in the whole process.
-_FLAGS = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
-_BUILD_SECONDS = 600  # far more than a build takes
-_INSTRUCTIONS = {
-    "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
-    "AVX2": ["-mavx2", "-mfma"],
+_VERSION = 1  # of the functions' arguments, as in row_kernels.cpp
+_LIBRARIES = {"AVX512": ("avx512", "avx2", "plain"), "AVX2": ("avx2", "plain")}  # PyTorch's word -> in this order
+_ARGUMENTS = {
+    "reduce_rows": [c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_int32, c_int32, c_int32],
+    "evidential_rows": [
+        *(c_void_p, c_int64, c_int64, c_float, c_void_p, c_void_p, c_int64, c_void_p, c_void_p),
+        *(c_int32, c_int32),
+    ],
 }
 
 
 @functools.cache
-def load_kernels() -> ModuleType:
-    """
-    Compile the kernels, about ten seconds, or load what an earlier run has compiled.
+def find_kernels(folder: Path = Path(__file__).parent) -> ctypes.CDLL | None:
+    """The library for this CPU; None, and once a line in the log, where none was built or none loads."""
+    capability, reasons = torch.backends.cpu.get_cpu_capability(), []
+    names = _LIBRARIES.get(capability, ("plain",))
+    for path in (folder / f"_row_kernels_{name}{suffix}" for name in names for suffix in EXTENSION_SUFFIXES):
+        if path.exists():
+            try:
+                return _opened(path)
+            except (OSError, AttributeError) as error:  # no OpenMP in this process, or a file of another edition
+                reasons.append(f"{path.name}: {error}")
+    cause = "; ".join(reasons) or "none was built, for want of a C++ compiler"
+    logger.info("The losses use PyTorch's operations, since no compiled passes load here (%s).", cause)
+    return None
 
-    They lie where PyTorch keeps its extensions (`TORCH_EXTENSIONS_DIR`), apart by what they were compiled for.
+
+def _opened(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    if (version := library.row_kernels_version()) != _VERSION:
+        raise OSError(f"built from version {version} of row_kernels.cpp, not {_VERSION}")
+    for name, arguments in _ARGUMENTS.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, None
+    return library
+
+
+def load_kernels() -> ctypes.CDLL:
+    """
+    The library for this CPU.
 
     Raises:
-        RuntimeError: There is no C++ compiler, or no ninja.
+        RuntimeError: There is none.
     """
-    from torch.utils.cpp_extension import get_default_build_root, load
-
-    capability = torch.backends.cpu.get_cpu_capability()
-    made_for = (capability, f"torch{torch.__version__}", f"python{platform.python_version()}")
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
-    folder = root / "trl_weaks" / "-".join(made_for).replace(" ", "_")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _wait_for_nobody(folder / "lock")
-        with _programs_of_this_environment():
-            return load(
-                name="row_kernels",
-                sources=[str(_SOURCE)],
-                extra_cflags=[*_FLAGS, *_INSTRUCTIONS.get(capability, [])],
-                extra_ldflags=["-fopenmp"],
-                build_directory=str(folder),
-            )
-    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+    if (library := find_kernels()) is None:
         raise RuntimeError(
-            "use_cpu_kernels compiles a C++ file with this machine's compiler (g++ or clang) and ninja, which failed. "
-            "Install a compiler and `pip install ninja`, or leave use_cpu_kernels off, which changes speed alone. "
-            f"The cause: {error}"
-        ) from error
+            "use_cpu_kernels=True asks for passes that are compiled when trl_weaks is installed, and none load here. "
+            "Install a C++ compiler (g++), then trl_weaks from source: `pip install --force-reinstall --no-deps "
+            "--no-binary trl-weaks trl-weaks`, in a clone `pip install --editable .`; or leave use_cpu_kernels unset, "
+            "which changes speed alone."
+        )
+    return library
 
 
-def _wait_for_nobody(lock: Path) -> None:
-    """PyTorch waits for its lock without end, and a process that was killed leaves it behind."""
-    if not lock.exists():
-        return
-    if time.time() - lock.stat().st_mtime > _BUILD_SECONDS:
-        logger.warning("Removing %s: who compiled the CPU kernels must have been killed.", lock)
-        lock.unlink(missing_ok=True)
-    else:
-        logger.warning("Another process compiles the CPU kernels; if none does, remove %s.", lock)
-
-
-@contextmanager
-def _programs_of_this_environment() -> Iterator[None]:
-    """Find ninja beside a Python that was called by its path, in an environment that was not activated."""
-    before = os.environ.get("PATH", "")
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{before}"
-    try:
-        yield
-    finally:
-        os.environ["PATH"] = before
+def _address(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
 
 
 def can_run(rows: Tensor) -> bool:
@@ -102,7 +91,8 @@ def compiled_reduce_rows(logits: Tensor, ids: Tensor, rival: bool, overwrite: bo
     n = len(ids)
     top, largest = logits.new_empty(n), torch.empty_like(ids)
     sums = torch.zeros(n, 3, dtype=torch.float64)
-    load_kernels().reduce_rows(logits, top, largest, sums, rival, overwrite)
+    pointers = [_address(x) for x in (top, largest, sums)]
+    load_kernels().reduce_rows(_address(logits), *logits.shape, *pointers, rival, overwrite, torch.get_num_threads())
     return Reduction(top, largest if rival else None, ids < largest, sums.T)
 
 
@@ -124,6 +114,9 @@ def compiled_evidential_rows(
         Sums of c(e~), `(n, G)`, and of `e ln(1 + e)`, `(n,)`, 0 without `shares`; float64.
     """
     sums = torch.zeros(len(logits), keeps.shape[1] + 1, dtype=torch.float64)
-    given = [x.float().contiguous() for x in (keeps, columns, logits.new_empty(0, 2) if shares is None else shares)]
-    load_kernels().evidential_rows(logits, offset, *given, sums, needs_grad)
+    keeps, columns, shares = (None if x is None else x.float().contiguous() for x in (keeps, columns, shares))
+    load_kernels().evidential_rows(
+        *(_address(logits), *logits.shape, offset, _address(keeps), _address(columns), keeps.shape[1]),
+        *(_address(shares), _address(sums), needs_grad, torch.get_num_threads()),
+    )
     return sums[:, :-1], sums[:, -1]

@@ -1,22 +1,19 @@
 // The dense passes of token losses over rows of float32 logits, one sweep each, for CPUs; see cpu_kernels.py.
 //
+// Plain pointers in, nothing of PyTorch: compiled once per instruction set when the package is built, and good for every
+// version of Python and PyTorch. Threads are OpenMP's; the runtime is left to be found in the process when the library is
+// loaded, so that it is PyTorch's own. A row is one thread's work: the same bits from any number of threads.
+//
 // A vectorising compiler turns every loop over j into 8 or 16 lanes: no branch, no library call, and sums that are
 // double or, over runs of RUN classes, float. The formulas are those of row_reductions.py, evidential_passes.py
 // and class_terms.py; the polynomials are longer, as a term costs next to nothing here: minimax fits of our own
 // (Lawson iteration on 400 Chebyshev nodes, values in 40 digits) with relative errors, coefficients rounded to float,
 // of 9e-9 (R), 2e-7 (N) and 7e-9 (Q, of -ln(1 - u) / u on [0, 1/2]).
 
-#include <ATen/core/Tensor.h>
-#include <torch/csrc/utils/pybind.h>
-
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <tuple>
-#include <utility>
 
 namespace {
 
@@ -69,9 +66,9 @@ inline float log_one_plus(float d, float q, float x) {
   return k * 0.69314718056f + u * polynomial(Q, u);
 }
 
-// The first largest of a row, and where it is.
-std::pair<float, int64_t> first_largest(const float* row, int64_t width) {
-  float top = -INFINITY;
+// The largest of a row, written to `top`, and where it first is.
+int64_t first_largest(const float* row, int64_t width, float& top) {
+  top = -INFINITY;
   int64_t run = 0;
   for (int64_t begin = 0; begin < width; begin += RUN) {
     const int64_t end = std::min(begin + RUN, width);
@@ -85,7 +82,7 @@ std::pair<float, int64_t> first_largest(const float* row, int64_t width) {
   }
   int64_t at = run;
   while (at + 1 < std::min(run + RUN, width) && row[at] != top) ++at;
-  return {top, at};
+  return at;
 }
 
 // Sums of a row, and its exponentials, written. The gradient scales with the sum; its digits are those of a float.
@@ -151,65 +148,55 @@ float likelihood(const float* evidence, float* gradient, int64_t count, float sh
   return sum;
 }
 
-// logits (n, V) float, top (n) float, largest (n) long: the first token that has it, sums (n, 3) double; see
-// row_reductions.Reduction and reduce_rows.
-void reduce_rows(at::Tensor logits, at::Tensor top, at::Tensor largest, at::Tensor sums, bool rival,
-                 bool overwrite) {
-  const int64_t width = logits.size(1);
-  float *all = logits.data_ptr<float>(), *tops = top.data_ptr<float>();
-  int64_t* ids = largest.data_ptr<int64_t>();
-  double* totals = sums.data_ptr<double>();
-  at::parallel_for(0, logits.size(0), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      float* row = all + i * width;
-      std::tie(tops[i], ids[i]) = first_largest(row, width);
-      if (rival) row[ids[i]] = NOWHERE;
-      if (overwrite)
-        exponentials_of_row(row, width, tops[i], totals + 3 * i);
-      else
-        sums_of_row(row, width, tops[i], totals + 3 * i);
-      if (rival && overwrite) row[ids[i]] = 1.0f;
-    }
-  });
-}
-
-// logits (n, V) float, over which the gradient is written where asked for; keeps (n, G), columns (n, G, 3), shares
-// (n, 2) or empty, float; sums (n, G + 1) double: see cpu_kernels.compiled_evidential_rows.
-void evidential_rows(at::Tensor logits, double offset, at::Tensor keeps, at::Tensor columns, at::Tensor shares,
-                     at::Tensor sums, bool needs_grad) {
-  const int64_t width = logits.size(1), groups = keeps.size(1);
-  float* all = logits.data_ptr<float>();
-  const float *kept = keeps.data_ptr<float>(), *column = columns.data_ptr<float>(), *share = shares.data_ptr<float>();
-  const bool soft = shares.size(0) > 0;
-  double* totals = sums.data_ptr<double>();
-  const float shift = static_cast<float>(offset);
-  at::parallel_for(0, logits.size(0), 1, [&](int64_t first, int64_t last) {
-    float evidence[RUN], gradient[RUN];
-    for (int64_t i = first; i < last; ++i) {
-      double* total = totals + i * (groups + 1);
-      for (int64_t begin = 0; begin < width; begin += RUN) {
-        const int64_t count = std::min(RUN, width - begin);
-        float* z = all + i * width + begin;
-#pragma omp simd
-        for (int64_t j = 0; j < count; ++j) evidence[j] = exponential(z[j] + shift);
-        if (soft)
-          total[groups] += likelihood(evidence, gradient, count, share[2 * i], share[2 * i + 1]);
-        else
-          std::fill(gradient, gradient + count, 0.0f);
-        for (int64_t g = 0; g < groups; ++g) {
-          const float keep = kept[i * groups + g], *c = column + 3 * (i * groups + g);
-          total[g] += keep == 0.0f ? divergence<false>(evidence, gradient, count, keep, c[0], c[1], c[2])
-                                   : divergence<true>(evidence, gradient, count, keep, c[0], c[1], c[2]);
-        }
-        if (needs_grad) std::copy(gradient, gradient + count, z);
-      }
-    }
-  });
-}
-
 }  // namespace
 
-PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
-  module.def("reduce_rows", &reduce_rows);
-  module.def("evidential_rows", &evidential_rows);
+extern "C" {
+
+// Changed with the arguments of a function below; cpu_kernels.py asks for the same.
+int32_t row_kernels_version() { return 1; }
+
+// logits (n, V), top (n), largest (n): the first token that has it, sums (n, 3), 0 before; see
+// row_reductions.Reduction and reduce_rows.
+void reduce_rows(float* logits, int64_t n, int64_t width, float* top, int64_t* largest, double* sums, int32_t rival,
+                 int32_t overwrite, int32_t threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t i = 0; i < n; ++i) {
+    float* row = logits + i * width;
+    const int64_t at = largest[i] = first_largest(row, width, top[i]);
+    if (rival) row[at] = NOWHERE;
+    if (overwrite)
+      exponentials_of_row(row, width, top[i], sums + 3 * i);
+    else
+      sums_of_row(row, width, top[i], sums + 3 * i);
+    if (rival && overwrite) row[at] = 1.0f;
+  }
 }
+
+// logits (n, V), over which the gradient is written where asked for; keeps (n, groups), columns (n, groups, 3), shares
+// (n, 2) or null; sums (n, groups + 1), 0 before: see cpu_kernels.compiled_evidential_rows.
+void evidential_rows(float* logits, int64_t n, int64_t width, float offset, const float* keeps, const float* columns,
+                     int64_t groups, const float* shares, double* sums, int32_t needs_grad, int32_t threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t i = 0; i < n; ++i) {
+    float evidence[RUN], gradient[RUN];
+    double* total = sums + i * (groups + 1);
+    for (int64_t begin = 0; begin < width; begin += RUN) {
+      const int64_t count = std::min(RUN, width - begin);
+      float* z = logits + i * width + begin;
+#pragma omp simd
+      for (int64_t j = 0; j < count; ++j) evidence[j] = exponential(z[j] + offset);
+      if (shares)
+        total[groups] += likelihood(evidence, gradient, count, shares[2 * i], shares[2 * i + 1]);
+      else
+        std::fill(gradient, gradient + count, 0.0f);
+      for (int64_t g = 0; g < groups; ++g) {
+        const float keep = keeps[i * groups + g], *c = columns + 3 * (i * groups + g);
+        total[g] += keep == 0.0f ? divergence<false>(evidence, gradient, count, keep, c[0], c[1], c[2])
+                                 : divergence<true>(evidence, gradient, count, keep, c[0], c[1], c[2]);
+      }
+      if (needs_grad) std::copy(gradient, gradient + count, z);
+    }
+  }
+}
+
+}  // extern "C"
