@@ -87,9 +87,15 @@ def main() -> None:
     parser.add_argument("--model", help="a model id or path; default: a tiny one built in place")
     parser.add_argument("--dataset", help="a dataset id with the weak columns; default: made up")
     parser.add_argument("--output_dir", default="runs/drop_in")
+    parser.add_argument("--report_to", default="none", help="where to log: none, tensorboard, trackio, wandb")
     arguments = parser.parse_args()
 
-    settings = {"output_dir": arguments.output_dir, "num_train_epochs": 3, "logging_steps": 1, "report_to": "none"}
+    settings = {
+        "output_dir": arguments.output_dir,
+        "num_train_epochs": 3,
+        "logging_steps": 1,
+        "report_to": arguments.report_to,
+    }
     dataset = load_dataset(arguments.dataset, split="train") if arguments.dataset else made_up_labels()
     model, tokenizer = arguments.model, None
     if model is None or not torch.cuda.is_available():

@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--model", help="student; by default one that comes with the package")
     parser.add_argument("--output_dir", default="student")
     parser.add_argument("--max_steps", type=int, default=60)
+    parser.add_argument("--report_to", default="none", help="where to log: none, tensorboard, trackio, wandb")
     options = parser.parse_args()
     if (options.texts is None) != (options.votes is None):
         parser.error("--texts and --votes belong together")
@@ -78,7 +79,7 @@ def main() -> None:
             learning_rate=1e-5 if options.model else 1e-3,
             per_device_train_batch_size=16,
             bf16=False,
-            report_to="none",
+            report_to=options.report_to,
         ),
         train_dataset=labels,
     )

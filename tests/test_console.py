@@ -13,6 +13,7 @@ import pytest
 from datasets import Dataset
 
 from trl_weaks.cli import COMMANDS, build_parser
+from trl_weaks.commands.errors import PREFIX
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("torch", "transformers", "trl", "accelerate", "peft")
@@ -51,6 +52,11 @@ def test_help_and_version_load_no_library(arguments):
 def test_wrong_arguments_load_no_library(arguments):
     code, loaded, printed = ended(arguments)
     assert (code, loaded) == (2, []) and "usage: trl-weaks" in printed
+    assert printed.splitlines()[-1].startswith(PREFIX)
+
+
+def test_a_slip_in_a_command_is_answered_with_the_nearest():
+    assert "there is no command 'lable'. Did you mean 'label'? Known: label, verify" in ended(["lable"])[-1]
 
 
 LABEL = ("label", "--output_dir", "out", "--dataset", "prompts.jsonl", "--supervisors", "model")
@@ -87,13 +93,47 @@ def folder(tmp_path):
         (["report", "none"], "no such folder: none"),
         (["view", "labels", "--gold", "gold.csv"], "--gold: no such file: gold.csv"),
         (["report", "labels", "--gold_column", "x"], "--gold_column x is a column of gold answers; give their file"),
-        (["config", "none"], "there is no configuration 'none'"),
+        (["config", "zero"], "there is no configuration 'zero'. Did you mean 'zero"),
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(value[-2:]),
 )
 def test_wrong_values_and_what_is_not_there_load_no_library(folder, arguments, message):
     code, loaded, _ = ended(arguments, cwd=folder)
-    assert message in code and loaded == []
+    assert code.startswith(PREFIX) and message in code and loaded == []
+
+
+STUDY = ("study", "--task", "completions", "--train_file", "prompts.jsonl", "--unlabelled_file", "prompts.jsonl")
+STUDY += ("--test_file", "prompts.jsonl")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["study", "--task", "slot_filing"], "Unknown task 'slot_filing'. Did you mean 'slot_filling'? Known: "),
+        (["study", "--task", "mine.py"], "--task: no such file: mine.py"),
+        (["study", "--task", "slot_filling", "--preset", "slurb"], "Unknown preset 'slurb'. Did you mean 'slurp'?"),
+        (
+            ["study", "--task", "slot_filling", "--num_wek", "1"],
+            "unknown setting '--num_wek' in the command line. Did you mean",
+        ),
+        (["study", "--task", "slot_filling", "--data_dir", "none"], "--data_dir: no such folder: none"),
+        (["study", "--task", "completions"], "`train_file` is not set"),
+        ([*STUDY, "--test_file", "gold.csv"], "--test_file: no such file: gold.csv"),
+        ([*STUDY, "--student_model", "./none"], "--student_model: no such file or folder: ./none"),
+        ([*STUDY, "--weak_models", "empty"], "--weak_models: empty is no folder of a model: it has no config.json"),
+        ([*STUDY, "--methods", "mine.py"], "--methods: no such file: mine.py"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else " ".join(value[-2:]),
+)
+def test_a_study_says_what_is_wrong_before_its_libraries(folder, arguments, message):
+    code, loaded, _ = ended(arguments, ("torch", "accelerate", "peft", "datasets"), cwd=folder)
+    assert code.startswith(PREFIX) and message in code and loaded == []
+
+
+def test_an_option_without_its_value_looks_like_every_other_error(folder):
+    code, _, printed = ended(["study", "--task", "slot_filling", "--seeds", "x"], cwd=folder)
+    usage, line = printed.splitlines()[0], printed.splitlines()[-1]
+    assert code == 2 and usage.startswith("usage: trl-weaks study --task slot_filling") and line.startswith(PREFIX)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +161,7 @@ def test_wrong_values_and_what_is_not_there_load_no_library(folder, arguments, m
 )
 def test_a_wrong_column_and_an_unknown_model_load_no_library_of_models(folder, arguments, message):
     code, loaded, _ = ended([*LABEL, *arguments], MODELS, folder)
-    assert message in code and loaded == []
+    assert code.startswith(PREFIX) and message in code and loaded == []
 
 
 def test_a_model_that_cannot_be_loaded_is_named(folder):

@@ -65,7 +65,7 @@ def test_each_source_of_supervision_trains_a_student(name, printed, tmp_path):
 def test_a_wrong_setting_is_one_clear_line(tmp_path):
     result = run(str(ROOT / "examples" / "slot_filling.py"), "--preset", "huge", cwd=tmp_path)
     assert result.returncode == 1
-    assert result.stderr.strip().splitlines()[-1].startswith("error: Unknown preset 'huge'")
+    assert result.stderr.strip().splitlines()[-1].startswith("trl-weaks: error: Unknown preset 'huge'")
 
 
 @pytest.mark.parametrize("name", ["slot_filling.py", "classification.py"])

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ._version import __version__
+from .commands.errors import Parser, did_you_mean, stop
 
 
 class Command(NamedTuple):
@@ -84,7 +85,7 @@ COMMANDS = {
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; a command's own options are added when it is asked for."""
-    parser = argparse.ArgumentParser(prog="trl-weaks", description="Weak-to-strong training with several supervisors.")
+    parser = Parser(prog="trl-weaks", description="Weak-to-strong training with several supervisors.")
     parser.add_argument("--version", action="version", version=f"trl-weaks {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     for name, command in COMMANDS.items():
@@ -98,16 +99,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[:1] == ["study"]:  # its settings depend on the task: it reads its own
         _load("commands.study:study")(given[1:])
         return
-    options = build_parser().parse_args(given)
+    parser = build_parser()
+    if given and not given[0].startswith("-") and given[0] not in COMMANDS:
+        parser.error(
+            f"there is no command {given[0]!r}.{did_you_mean(given[0], COMMANDS)} Known: {', '.join(COMMANDS)}."
+        )
+    options = parser.parse_args(given)
     try:
         _load(COMMANDS[options.command].run)(options)
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"trl-weaks: {error}")
+        stop(error)
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     """A command's parser, empty until it has to read or explain something."""
 
     options: str | None = None

@@ -159,7 +159,9 @@ def test_a_wrong_setting_ends_with_one_line():
         text=True,
         timeout=120,
     )
-    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: `task` must be one of")
+    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith(
+        "trl-weaks: error: `task` must be one of"
+    )
 
 
 def test_lora_student(tmp_path):

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from .errors import did_you_mean
+
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -23,7 +25,8 @@ def config(options: argparse.Namespace) -> None:
     elif options.name in found:
         print(found[options.name].read_text(encoding="utf-8"), end="")
     else:
-        raise ValueError(f"there is no configuration {options.name!r}; choose one of {', '.join(found)}.")
+        hint = did_you_mean(options.name, found)
+        raise ValueError(f"there is no configuration {options.name!r}.{hint} Known: {', '.join(found)}.")
 
 
 def configurations(deepspeed: bool = False) -> dict[str, Path]:

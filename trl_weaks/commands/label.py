@@ -2,9 +2,9 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
+from .errors import stop
 from .label_options import add_options
 from .label_servers import asked, check_server_options, is_server, label_with_servers
 from .sources import first_line, refuse_missing, refuse_missing_model, refuse_unknown_model
@@ -99,7 +99,7 @@ def verify(options: argparse.Namespace) -> None:
     print(f"{report.prompts} prompts labelled again; largest difference {report.worst:.2g} nats per token")
     print(f"{report.plainly} of them also without batches, caches and shared prefixes")
     if report.different:
-        sys.exit("\n".join(["trl-weaks: these labels differ:", *report.different]))
+        stop("\n".join(["these labels differ:", *report.different]))
 
 
 def _inputs(options: argparse.Namespace):

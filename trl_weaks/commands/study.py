@@ -4,6 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from .errors import Parser
+
 DESCRIPTION = """Train weak supervisors, label with them, train students on the labels, and report what they recovered.
 
   trl-weaks study --task slot_filling                            embedded data and tiny models: a first look
@@ -19,7 +21,7 @@ DESCRIPTION = """Train weak supervisors, label with them, train students on the 
 
 def parser() -> argparse.ArgumentParser:
     """What is read before the settings of the task are known."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="trl-weaks study",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -53,4 +55,5 @@ def study(arguments: Sequence[str]) -> None:
     name, _, variant = given.task.partition(":") if given.task.startswith("classification:") else (given.task, "", "")
     from trl_weaks.study.pipeline.launch import launch
 
-    launch(name, [*rest, *(["--task", variant] if variant else [])], " ".join(["trl-weaks study", *sys.argv[2:]]))
+    rest += ["--task", variant] if variant else []
+    launch(name, rest, " ".join(["trl-weaks study", *sys.argv[2:]]), f"trl-weaks study --task {given.task}")

@@ -2,10 +2,12 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
 
+from trl_weaks.commands.errors import did_you_mean
 from trl_weaks.study.annotators import check_plan
 
 PRESETS = Path(__file__).resolve().parent / "presets"
@@ -88,6 +90,13 @@ class StudyConfig:
     student_training: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Trainer settings of the student and its ceiling."}
     )
+    report_to: str = field(
+        default="none",
+        metadata={
+            "help": "Where every training logs: none, tensorboard, trackio, wandb, or several with commas. It changes "
+            "no result, so that a finished stage stays finished."
+        },
+    )
     use_peft: bool = field(default=False, metadata={"help": "Train the student and its ceiling with LoRA."})
     lora: dict[str, Any] | str | None = field(default=None, metadata={"help": "LoraConfig settings."})
     weak_weights: list[float] | None = field(
@@ -148,6 +157,11 @@ class StudyConfig:
             return names
         return [f"{name}_{number}" for number, name in enumerate(names, 1)]
 
+    def training(self, settings: Mapping[str, Any] | str | None) -> dict[str, Any]:
+        """A trainer's settings, with where it logs unless they say so themselves; no part of a stage's key."""
+        places = [place.strip() for place in self.report_to.split(",")]
+        return {"report_to": places} | dict(settings or {})
+
     def snapshot(self) -> dict[str, Any]:
         """All settings as plain values, for the report."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -163,7 +177,8 @@ class StudyConfig:
         if not path.is_file():
             known = sorted(p.stem.removeprefix(f"{cls.kind}_") for p in PRESETS.glob(f"{cls.kind}_*.yaml"))
             raise ValueError(
-                f"Unknown preset {preset!r}. Known: {', '.join(known)}. Or pass --config with your own YAML."
+                f"Unknown preset {preset!r}.{did_you_mean(preset, known)} Known: {', '.join(known)}. Or pass --config "
+                "with your own YAML."
             )
         return path
 

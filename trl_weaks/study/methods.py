@@ -5,13 +5,13 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
+from trl_weaks.commands.errors import did_you_mean
 from trl_weaks.losses import LOSSES
 from trl_weaks.study.code_digest import code_digest, code_module
 
@@ -129,8 +129,7 @@ def choose_methods(
             unknown = [one for one in group if one not in every and one not in ROWS]
             if unknown:
                 names = list(dict.fromkeys(["headline", *(g for g in groups if groups[g]), *every, *ROWS]))
-                near = get_close_matches(unknown[0], names, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(unknown[0], names)
                 raise ValueError(f"Unknown method {unknown[0]!r}.{hint} Known: {', '.join(names)}.")
         for method in given:
             if method.name in supervisors:

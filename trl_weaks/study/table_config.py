@@ -1,15 +1,17 @@
 """Settings of a study on tables of one's own: no code."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
+from trl_weaks.commands.sources import refuse_missing
 from trl_weaks.study.config import ClassStudyConfig, CompletionStudyConfig
 
 FILE = "jsonl, csv or parquet file, or the id of a dataset on the Hub"
 
 
 @dataclass
-class _Tables:
+class Tables:
     """Where the rows of a study lie, and what its columns are called."""
 
     train_file: str = field(default="", metadata={"help": f"Gold rows for the supervisors: {FILE}."})
@@ -26,14 +28,19 @@ class _Tables:
         """
         Raises:
             ValueError: a file that is needed is not named.
+            FileNotFoundError: what is named looks like a file and is not there.
         """
         for name in ("train_file", "unlabelled_file", "test_file"):
             if not getattr(self, name):
                 raise ValueError(f"`{name}` is not set; name a {FILE}.")
+        for name in ("train_file", "unlabelled_file", "validation_file", "test_file"):
+            source = getattr(self, name)
+            if source and not Path(source).exists():
+                refuse_missing(f"--{name}", source.partition(":")[0])  # behind the colon is the split of a Hub's
 
 
 @dataclass
-class CompletionTableConfig(CompletionStudyConfig, _Tables):
+class CompletionTableConfig(CompletionStudyConfig, Tables):
     """Settings of `trl-weaks study --task completions`."""
 
     kind: ClassVar[str] = "completions"
@@ -51,7 +58,7 @@ class CompletionTableConfig(CompletionStudyConfig, _Tables):
 
 
 @dataclass
-class ClassTableConfig(ClassStudyConfig, _Tables):
+class ClassTableConfig(ClassStudyConfig, Tables):
     """Settings of `trl-weaks study --task classes`."""
 
     kind: ClassVar[str] = "classes"

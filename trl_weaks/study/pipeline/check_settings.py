@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,10 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from peft import LoraConfig
 from transformers import TrainingArguments
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from trl import SFTConfig
 
+from trl_weaks.commands.errors import did_you_mean
 from trl_weaks.distributed import processes
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.methods import Method
@@ -67,6 +68,7 @@ def check_settings(config: StudyConfig, task: Task, methods: Sequence[Method]) -
     """
     folder, stages, kind = Path(config.output_dir), set(config.stages), KINDS[task.kind]
     with trying():
+        check_loggers("`report_to`", config.training(None)["report_to"])
         if "pretrain" in stages and task.has_unlabelled:
             if config.student_model.startswith(TINY):
                 _check_pretraining("pretraining", config.pretraining or {}, task, folder)
@@ -138,8 +140,7 @@ def try_settings(
     known = {field.name: field.default for field in fields(config_class) if field.init}
     for key, value in settings.items():
         if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" It takes the settings of {config_class.__name__}."
+            hint = did_you_mean(key, known) or f" It takes the settings of {config_class.__name__}."
             raise ValueError(f"{name} has an unknown setting {key!r}.{hint}")
         if key in (*OWN, *decided):
             raise ValueError(f"{name}: {key!r} is decided by the stage or the method; remove it.")
@@ -147,9 +148,26 @@ def try_settings(
             raise ValueError(f"{name}: {key!r} is the text {value!r}; a number is needed (YAML reads 1e-3 as text).")
     tried = {key: value for key, value in settings.items() if key != "tf32"}  # it would be switched on at once
     try:
-        config_class(**trainer_settings({**tried, **(own or {})}, folder, seed=0))
+        made = config_class(**trainer_settings({**tried, **(own or {})}, folder, seed=0))
     except Exception as error:
         raise ValueError(f"{name}: {error}") from error
+    check_loggers(f"{name}: 'report_to'", made.report_to)
+
+
+def check_loggers(name: str, places: Sequence[str]) -> None:
+    """
+    Raises:
+        ValueError: nobody logs there, or the package that would is not installed; a trainer says so only once it is
+            made, which is after the stages before it.
+    """
+    known = {"none", "all", *INTEGRATION_TO_CALLBACK}
+    for place in places:
+        if place not in known:
+            raise ValueError(
+                f"{name}: nobody logs to {place!r}.{did_you_mean(place, known)} Known: {', '.join(sorted(known))}."
+            )
+        if place not in ("none", "all", *get_available_reporting_integrations()):
+            raise ValueError(f"{name}: {place} is not installed; install the package first, or choose another.")
 
 
 def _try_lora(config: StudyConfig, task: str) -> None:

@@ -50,6 +50,7 @@ class ClassRun(SeedRun):
         rows = self.rows(self.splits.half_a)
         name = str(base.folder) if base else model
         loaded = self.factory.weak(name, self.seed, [row[TEXT] for row in rows])
+        settings = self.config.training(settings)
         training.train_on_gold(loaded, rows, settings, folder, self.seed, len(self.task.classes))
 
     def label_spec(self) -> dict[str, Any]:
@@ -133,7 +134,7 @@ class ClassRun(SeedRun):
         return votes.map(lambda row: {c: [row[c][i] for i in keep] for c in (WEAK_PROBS, WEIGHTS, SUPERVISORS)})
 
     def train_student(self, method: Method, folder: Path) -> None:
-        settings = method.over(self.config.student_training or {})
+        settings = method.over(self.config.training(self.config.student_training))
         if method.aggregator:
             settings["pooling"] = method.aggregator
         votes = transformed(self.votes(method.supervisors, method.labels), method)
@@ -143,7 +144,8 @@ class ClassRun(SeedRun):
     def train_gold(self, half: str, folder: Path) -> None:
         rows, classes = self.rows(getattr(self.splits, half)), len(self.task.classes)
         student = self._untrained_student()
-        training.train_on_gold(student, rows, self.gold_settings(), folder, self.seed, classes, self.lora)
+        settings = self.config.training(self.gold_settings())
+        training.train_on_gold(student, rows, settings, folder, self.seed, classes, self.lora)
 
     def _untrained_student(self) -> Loaded:
         texts = [row[TEXT] for row in self.unlabelled_rows(self.splits.half_a)]

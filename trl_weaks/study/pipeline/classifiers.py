@@ -12,7 +12,7 @@ from transformers import (
 
 from trl_weaks.distributed import processes, whole_weights
 from trl_weaks.study.config import StudyConfig
-from trl_weaks.study.pipeline.models import TINY, Loaded, ModelFactory, resolved
+from trl_weaks.study.pipeline.models import TINY, Loaded, ModelFactory, named_if_it_fails, resolved
 from trl_weaks.study.stages import Stage
 
 
@@ -57,14 +57,14 @@ class ClassifierFactory(ModelFactory):
         return model.to(processes().device), tokenizer
 
     def _load(self, name: str, seed: int) -> Loaded:
-        name = resolved(name)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        source = resolved(name)
+        with named_if_it_fails(name), whole_weights():
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            set_seed(seed)  # a new head starts at random
+            model = AutoModelForSequenceClassification.from_pretrained(
+                source, num_labels=self._num_classes, **self._kwargs
+            )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        set_seed(seed)  # a new head starts at random
-        with whole_weights():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                name, num_labels=self._num_classes, **self._kwargs
-            )
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         return model, tokenizer

@@ -56,7 +56,7 @@ class CompletionRun(SeedRun):
         )
         self._check_room(loaded)
         validation = self.rows(self.splits.validation)
-        training.train_on_gold(loaded, rows, settings, folder, self.seed, validation=validation)
+        training.train_on_gold(loaded, rows, self.config.training(settings), folder, self.seed, validation=validation)
 
     def label_spec(self) -> dict[str, Any]:
         c = self.config
@@ -107,7 +107,7 @@ class CompletionRun(SeedRun):
         if method.supervisors:
             rows = only_supervisors(rows, method.supervisors)
         rows = transformed(rows, method)
-        settings = dict(self.config.student_training or {})
+        settings = self.config.training(self.config.student_training)
         training.train_on_weak(self._untrained_student(), rows, method, settings, folder, self.seed, self.lora)
 
     def gold_settings(self) -> dict[str, Any]:
@@ -115,7 +115,8 @@ class CompletionRun(SeedRun):
 
     def train_gold(self, half: str, folder: Path) -> None:
         rows, student = self.rows(getattr(self.splits, half)), self._untrained_student()
-        training.train_on_gold(student, rows, self.gold_settings(), folder, self.seed, lora=self.lora)
+        settings = self.config.training(self.gold_settings())
+        training.train_on_gold(student, rows, settings, folder, self.seed, lora=self.lora)
 
     def preferred(self, students: Mapping[str, Stage], labels: Stage, weak: Sequence[Stage]) -> dict[str, Stage]:
         """The paper's last stage (§4.3): the Bayesian student, trained on on its own candidates; none without it."""
@@ -136,7 +137,7 @@ class CompletionRun(SeedRun):
             WeakSupervisor(*self.factory.trained(start.folder), name="student"),
             self._ensemble(weak),
             Dataset.from_list(self.unlabelled_rows(self.splits.half_b)),
-            dict(c.preference_training or {}),
+            c.training(c.preference_training),
             folder,
             self.seed,
             self.lora,

@@ -5,18 +5,31 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import TypeVar
 
 from trl import TrlParser
 
+from trl_weaks.commands.errors import Parser, did_you_mean, stop
+from trl_weaks.commands.sources import refuse_missing_model
 from trl_weaks.study.config import StudyConfig
+from trl_weaks.study.table_config import Tables
 from trl_weaks.study.tasks.find import config_class, task_of
 
 Config = TypeVar("Config", bound=StudyConfig)
+ELSEWHERE = ("tiny:", "pypi:")  # models that are built or fetched; no path names them
 
 
-def parse(config_class: type[Config], arguments: Sequence[str]) -> Config:
+class _Settings(Parser, TrlParser):
+    """TRL's parser, whose errors look like those of every command."""
+
+
+def parse(config_class: type[Config], arguments: Sequence[str], prog: str | None = None) -> Config:
     """Settings from a preset or `--config`, and the command line over them.
+
+    Args:
+        prog: what was called, as the usage says it.
 
     Raises:
         ValueError: an unknown preset, a preset and a `--config`, or settings that contradict each other.
@@ -33,25 +46,68 @@ def parse(config_class: type[Config], arguments: Sequence[str]) -> Config:
         raise ValueError("--preset and --config exclude each other: a preset is a file of settings like your own.")
     else:
         rest += ["--config", given.config]
-    (config,) = TrlParser(config_class).parse_args_and_config(rest)
+    parser = _Settings(config_class, prog=prog)
+    config, from_file, left = parser.parse_args_and_config(
+        rest, return_remaining_strings=True, separate_remaining_strings=True
+    )
+    _refuse_unknown(given.config or "the preset", from_file[::2], config_class)
+    _refuse_unknown("the command line", left, config_class)
     if given.config is not None and config.preset is not None:
         raise ValueError(f"{given.config}: `preset` has no effect in a file of settings; remove it.")
     return config
 
 
-def launch(name: str, arguments: Sequence[str] | None = None, command: str | None = None) -> None:
+def _refuse_unknown(where: str, words: Sequence[str], config_class: type[StudyConfig]) -> None:
+    """
+    Raises:
+        ValueError: settings that no field reads.
+    """
+    if words:
+        known = [f.name for f in fields(config_class)]
+        name = words[0].lstrip("-").partition("=")[0]
+        hint = did_you_mean(name, known) or " --help lists the settings."
+        raise ValueError(f"unknown setting {words[0]!r} in {where}.{hint}")
+
+
+def refuse_missing_sources(config: StudyConfig) -> None:
+    """
+    Raises:
+        FileNotFoundError: files, folders and models that the settings name and that a stage to run would not find.
+        ValueError: a table that is not named.
+    """
+    for name in ("data_dir", "pretrain_dir"):
+        folder = getattr(config, name, None)
+        if folder is not None and not Path(folder).is_dir():
+            raise FileNotFoundError(f"--{name}: no such folder: {folder}")
+    for method in config.methods:
+        if method.endswith(".py") and not Path(method).is_file():
+            raise FileNotFoundError(f"--methods: no such file: {method}")
+    models = [("--weak_models", name) for name in config.weak_models if "weak" in config.stages]
+    models += [("--student_model", config.student_model)] if {"student", "ceiling"} & set(config.stages) else []
+    for option, name in models:
+        if name and not name.startswith(ELSEWHERE):
+            refuse_missing_model(option, name)
+    if isinstance(config, Tables):
+        config.check()
+
+
+def launch(
+    name: str, arguments: Sequence[str] | None = None, command: str | None = None, prog: str | None = None
+) -> None:
     """Run the study that the command line describes; bad input ends with one line that names it.
 
     Args:
         name: of a task in [`TASKS`], or a file with `TASK = ...`.
         arguments: of the command line; default those of this process.
         command: what the report says was run; default `accelerate launch` and the command line of this process.
+        prog: what was called, as the usage says it.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        config = parse(config_class(name), arguments)
+        config = parse(config_class(name), arguments, prog)
+        refuse_missing_sources(config)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        stop(error)
     import datasets  # after parsing: `--help` should not wait for the libraries
     import transformers
 
@@ -66,6 +122,6 @@ def launch(name: str, arguments: Sequence[str] | None = None, command: str | Non
         command = command or " ".join(["accelerate launch", *sys.argv])
         folder = run(config, task_of(name, config), command)
     except (ValueError, OSError) as error:  # bad input: the message names it; everything done so far is kept
-        sys.exit(f"error: {error}")
+        stop(error)
     if "report" in config.stages:
         print(f"Report: {folder / 'report.md'}")

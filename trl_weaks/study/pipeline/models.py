@@ -1,6 +1,7 @@
 """Builds tiny models in place, or loads the ones a preset names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from trl_weaks.commands.sources import first_line
 from trl_weaks.distributed import processes, whole_weights
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.files import file_digest
@@ -55,7 +57,7 @@ class ModelFactory:
             except (OSError, ValueError, ImportError) as error:
                 raise ValueError(
                     f"`{setting}`: {name!r} cannot be loaded. Name a folder, a model of the Hub that can be reached "
-                    f"from here, or tiny:<shape>. {str(error).strip().splitlines()[0]}"
+                    f"from here, or tiny:<shape>. {first_line(error)}"
                 ) from error
 
     def identity(self, name: str) -> dict[str, Any]:
@@ -87,12 +89,13 @@ class ModelFactory:
 
         The borrowed pad is never scored: attention masks and labels mark padding, not token ids.
         """
-        name = resolved(name)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        source = resolved(name)
+        with named_if_it_fails(name), whole_weights():
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForCausalLM.from_pretrained(source, **self._kwargs)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        with whole_weights():
-            return AutoModelForCausalLM.from_pretrained(name, **self._kwargs), tokenizer
+        return model, tokenizer
 
     def weak(self, name: str, seed: int, texts: list[str]) -> Loaded:
         """A supervisor before its fine-tuning."""
@@ -122,6 +125,18 @@ class ModelFactory:
         else:
             model, tokenizer = self.pretrained(str(folder))
         return model.to(processes().device), tokenizer
+
+
+@contextmanager
+def named_if_it_fails(name: str) -> Iterator[None]:
+    """
+    Raises:
+        ValueError: for whatever a broken checkpoint gives; names the model.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"the model {name} cannot be loaded: {first_line(error)}") from error
 
 
 def resolved(name: str) -> str:

@@ -69,7 +69,8 @@ def _base(
 
     def action(folder: Path) -> None:
         if shipped is None:
-            pretrain(task, factory, model, plan, folder)
+            logged = {"training": config.training(plan.get("training"))}  # no part of the stage's key
+            pretrain(task, factory, model, plan | logged, folder)
         elif processes().is_main_process:
             shipped_models.copy(shipped, folder)
 

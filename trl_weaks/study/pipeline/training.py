@@ -31,6 +31,7 @@ def trainer_settings(settings: dict[str, Any], folder: Path, seed: int) -> dict[
         "seed": seed,
         "data_seed": seed,
         "report_to": "none",
+        "run_name": "/".join(folder.parts[-3:]),  # of loggers: seed0/students/naive
         "save_strategy": "epoch",
         "save_total_limit": 1,
         "logging_steps": 50,

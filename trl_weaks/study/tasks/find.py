@@ -1,10 +1,10 @@
 """Tasks by name, or from a file of the user's."""
 
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from trl_weaks.commands.errors import did_you_mean
 from trl_weaks.study.config import (
     ClassificationConfig,
     ClassStudyConfig,
@@ -63,9 +63,10 @@ def _own(name: str) -> Any:
         return _OWN[name]
     if not name.endswith(".py"):
         known = [*TASKS, *_OWN]
-        near = get_close_matches(name, known, n=1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"Unknown task {name!r}. {hint}Known: {', '.join(known)}; or a file with TASK = ... in it.")
+        hint = did_you_mean(name, known)
+        raise ValueError(f"Unknown task {name!r}.{hint} Known: {', '.join(known)}; or a file with TASK = ... in it.")
+    if not Path(name).is_file():  # before the libraries that running it needs
+        raise FileNotFoundError(f"--task: no such file: {name}")
     from trl_weaks.study.methods import load_module
 
     found = getattr(load_module(Path(name)), "TASK", None)

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from trl_weaks.commands.sources import first_line
 from trl_weaks.labelling.sources.tables import as_id, read_table
 from trl_weaks.study.table_config import ClassTableConfig, CompletionTableConfig
 from trl_weaks.study.tasks.base import ClassificationTask, CompletionTask, Example, Splits
@@ -163,5 +164,5 @@ def _rows(source: str, option: str) -> list[Row]:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"--{option} {source}: no such file, and no dataset of the Hub that can be reached from here. "
-            f"{str(error).strip().splitlines()[0]}"
+            f"{first_line(error)}"
         ) from error
