@@ -225,12 +225,12 @@ def _of_language_models(options: argparse.Namespace, prompts: list, ids: list[st
     from ..supervisors.supervisor import WeakSupervisor
 
     student = WeakSupervisor.from_pretrained(options.student, name=options.student)
-    own = [found[0].text for found in student.generate(prompts, 1, options.max_new_tokens, ids)]
+    own = [found[0][0] for found in student.answer(prompts, 1, options.max_new_tokens, ids)]
     by_student = [sum(read.logps) for read in student.score(prompts, own, ids)]
     rows = []
     for given in options.supervisors:
         weak = WeakSupervisor.from_pretrained(given, name=given)
-        answers = [found[0].text for found in weak.generate(prompts, 1, options.max_new_tokens, ids)]
+        answers = [found[0][0] for found in weak.answer(prompts, 1, options.max_new_tokens, ids)]
         by_weak = [sum(read.logps) for read in weak.score(prompts, own, ids)]
         states = [model.hidden_states(prompts, answers, ids) for model in (student, weak)]
         rows.append(
