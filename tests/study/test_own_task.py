@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import load_from_disk
 
 from trl_weaks.aggregation import AGGREGATORS
 from trl_weaks.losses import LOSSES
 from trl_weaks.study import ClassificationTask, Example, Method, Splits, run_study
 from trl_weaks.study.field_methods import OF_THE_PAPER, class_field, completion_field, field_comparisons
+from trl_weaks.study.pipeline.refined_labels import ANSWERS, COUNTED, HALVES, Refinement, refined_folder
 from trl_weaks.study.report.results import score_systems
 from trl_weaks.study.table_config import CompletionTableConfig
 from trl_weaks.study.tasks.checks import measure_of
@@ -347,6 +349,32 @@ def test_every_registered_aggregator_and_loss_is_a_row_of_the_field(tmp_path):
     finally:
         del AGGREGATORS["toy_first"]
     assert field_comparisons(list(completion_field().values()))[:2] == ["on_joint", "naive"]
+
+
+def test_refined_labels_come_of_two_half_students_and_a_half_done_run_goes_on(tmp_path, monkeypatch):
+    settings = COMPLETIONS | CAPS | {"student_model": "tiny:llama"}
+    ilr = completion_field()["ilr"]
+    judge = Refinement.judge
+    monkeypatch.setattr(Refinement, "judge", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_study(Sums(), [ilr], "tiny", tmp_path, **settings)
+    monkeypatch.setattr(Refinement, "judge", judge)
+    folder = tmp_path / "seed-0" / "labels-refined"
+    halves = [[json.loads(line) for line in (folder / n / ANSWERS).read_text().splitlines()] for n in HALVES]
+    made = {path: path.stat().st_mtime_ns for path in folder.glob(f"*/{ANSWERS}")}
+    found = run_study(Sums(), [ilr], "tiny", tmp_path, **settings)
+    assert made == {path: path.stat().st_mtime_ns for path in folder.glob(f"*/{ANSWERS}")}
+    assert "ilr" in found.results["methods"]
+    old, new = load_from_disk(tmp_path / "seed-0" / "labels" / "joint"), load_from_disk(refined_folder(folder.parent))
+    ids = [{row["id"] for row in half} for half in halves]
+    assert not ids[0] & ids[1] and ids[0] | ids[1] == set(old["example_id"]) == set(new["example_id"])
+    told = json.loads((folder / "judged" / COUNTED).read_text())
+    assert told["labels"] == len(old) and told["replaced"] <= len(old) // 2
+    assert sum(a["completion"] != b["completion"] for a, b in zip(old, new, strict=True)) == told["replaced"]
+    with pytest.raises(ValueError, match="'refined' compares texts"):
+        run_study(Parity(), [replace(ilr, settings={})], "tiny", tmp_path / "classes", **SMALL | CAPS)
+    with pytest.raises(ValueError, match="method 'ilr'.*judged by all supervisors"):
+        run_study(Sums(), [replace(ilr, supervisors=("opt",))], "tiny", tmp_path / "one", **settings)
 
 
 def test_gold_of_a_table_is_text_a_number_or_messages(tmp_path):

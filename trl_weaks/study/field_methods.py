@@ -78,7 +78,13 @@ def completion_field() -> dict[str, Method]:
                 )
             )
     soft = {"soft_labels": True}
-    return {method.name: method for method in [*found, _surer_half(soft), *_losses(soft, votes=False)]}
+    found += [_surer_half(soft), _refined(plain)]
+    return {method.name: method for method in [*found, *_losses(soft, votes=False)]}
+
+
+def _refined(settings: dict) -> Method:
+    """Iterative label refinement, one round (after 2501.07886): three trainings of a student, and its answers scored."""
+    return Method("ilr", "Labels refined by cross-labelling (ILR)", labels="refined", loss="naive", settings=settings)
 
 
 def _surer_half(settings: dict) -> Method:
@@ -103,5 +109,7 @@ def _losses(settings: dict, votes: bool = True) -> list[Method]:
 
 def field_comparisons(methods: list[Method]) -> list[str]:
     """Every row of the field against the naive one, as `compare` takes them."""
-    names = [method.name for method in methods if method.name.startswith(("on_", "loss_", "trusted", "surer_half"))]
+    names = [
+        method.name for method in methods if method.name.startswith(("on_", "loss_", "trusted", "surer_half", "ilr"))
+    ]
     return [name for first in names for name in (first, REFERENCE)]

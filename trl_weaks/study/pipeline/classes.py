@@ -75,7 +75,8 @@ class ClassRun(SeedRun):
         if unknown:
             raise ValueError(
                 f"`labels={unknown[0]!r}`: votes of classes are 'independent', {TRUSTED!r} or {ANNOTATORS!r}; what "
-                "makes one label of them is the method's `aggregator`."
+                "makes one label of them is the method's `aggregator`. ('refined' compares texts: of two classes, a "
+                "committee always prefers its own.)"
             )
         found = {}
         if TRUSTED in asked:

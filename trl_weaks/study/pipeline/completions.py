@@ -19,6 +19,7 @@ from trl_weaks.study.pipeline import completion_training as training
 from trl_weaks.study.pipeline.label_views import only_supervisors, transformed
 from trl_weaks.study.pipeline.models import TINY, Loaded
 from trl_weaks.study.pipeline.predictions import predict_completions
+from trl_weaks.study.pipeline.refined_labels import REFINED, Refinement, refined_folder
 from trl_weaks.study.pipeline.room import check_room
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.stages import Stage
@@ -84,9 +85,14 @@ class CompletionRun(SeedRun):
 
     def label_views(self, labels: Stage, weak: Sequence[Stage]) -> dict[str, Stage]:
         """A stage for each further aggregator that a method names; it finds all scores in the labels' store."""
-        found = {}
+        found: dict[str, Stage] = {}
+        by_labels = {_labels_of(method): method for method in reversed(self.methods)}
         for mode in dict.fromkeys(_labels_of(method) for method in self.methods):
-            if mode not in EXPORTED:
+            if mode == REFINED:
+                spec = self.common() | self.label_spec() | {"student": self._student_identity()}
+                refinement = Refinement(self, spec, by_labels[mode], self._untrained_student, self._ensemble)
+                found |= refinement.stages(labels, weak, self._on_base())
+            elif mode not in EXPORTED:
                 folder = self.root / f"labels-{mode}"
 
                 def action(folder: Path, mode: str = mode) -> None:
@@ -98,7 +104,9 @@ class CompletionRun(SeedRun):
         return found
 
     def labels(self, mode: str) -> Dataset:
-        """The weak-label dataset of one aggregator: `independent`, `joint`, or what a method names."""
+        """The weak-label dataset of one aggregator: `independent`, `joint`, or what a method names; or `refined`."""
+        if mode == REFINED:
+            return load_from_disk(str(refined_folder(self.root)))
         root = self.labels_folder if mode in EXPORTED else self.root / f"labels-{mode}"
         return load_from_disk(str(root / mode))
 
@@ -183,8 +191,10 @@ class CompletionRun(SeedRun):
 
 def _labels_of(method: Method) -> str:
     name = method.aggregator or method.labels
-    if name not in COMPLETION_AGGREGATORS:
-        known = ", ".join(COMPLETION_AGGREGATORS)
+    if name == REFINED and method.supervisors:
+        raise ValueError(f"method {method.name!r}: `labels={REFINED!r}` are judged by all supervisors; name none.")
+    if name not in (*COMPLETION_AGGREGATORS, REFINED):
+        known = ", ".join([*COMPLETION_AGGREGATORS, REFINED])
         raise ValueError(f"method {method.name!r}: {name!r} is no completion aggregator; known: {known}.")
     return name
 
