@@ -1,4 +1,4 @@
-"""Iterative label refinement: what is replaced, by whose judgement, and how many; planted labels worse than the student."""
+"""Iterative label refinement: what is replaced and how much, with planted labels that are worse than the student."""
 
 import math
 

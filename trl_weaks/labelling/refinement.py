@@ -1,13 +1,13 @@
 """Iterative label refinement: the committee replaces labels by answers of students that never saw them.
 
 After arXiv 2501.07886 (abstract read; the cross-labelling is from memory). One round: the labels are split in two
-halves, a student is trained on each and answers the prompts of the other; a judge compares old label and new answer; of
-the answers it prefers, at most a share take the labels' place; the student is trained again from its base. With l the
-old label, a the new answer and J Eq. 6 of arXiv 2406.03199, the weighted mean log-probability per token under the
-committee, a replaces l where J(a) > J(l), and J(a) - J(l) is among the largest share of such gains.
+halves, a student is trained on each and answers the prompts of the other; a judge compares label and answer;
+of the answers it prefers, at most a share take the labels' place; the student is trained again from its base.
+With l the old label, a the new answer and J Eq. 6 of arXiv 2406.03199, the weighted mean log-probability per token
+under the committee, a replaces l where J(a) > J(l), and J(a) - J(l) is among the largest share of such gains.
 
-The paper has one weak judge, asked which of two it prefers; that the committee's joint score judges, the share, and the
-single round are *ours*. It reports that with unreliable demonstrations and comparisons DPO does not improve on
+The paper has one weak judge, asked which of two it prefers; that the committee's joint score judges, the share, and
+the single round are *ours*. It reports that with unreliable demonstrations and comparisons DPO does not improve on
 fine-tuning, and that refinement does (GSM8K, BIRD, SaferPaca).
 
 Completions only: of two classes a committee prefers its own label always, so nothing would ever be replaced.

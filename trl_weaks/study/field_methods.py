@@ -83,7 +83,7 @@ def completion_field() -> dict[str, Method]:
 
 
 def _refined(settings: dict) -> Method:
-    """Iterative label refinement, one round (after 2501.07886): three trainings of a student, and its answers scored."""
+    """Iterative label refinement, one round (after 2501.07886): three trainings, and answers scored."""
     return Method("ilr", "Labels refined by cross-labelling (ILR)", labels="refined", loss="naive", settings=settings)
 
 
