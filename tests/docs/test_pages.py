@@ -1,7 +1,9 @@
 """Every Python block of the documentation and the README runs as printed, in a folder with models of those names."""
 
+import importlib.util
 import json
 import re
+import shlex
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -90,6 +92,51 @@ def test_every_block_runs_as_printed(page, models, server, small_runs, monkeypat
     names = {"SERVER_URL": server}
     for number, block in enumerate(BLOCK.findall(page.read_text(encoding="utf-8"))):
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+
+
+def shell_commands() -> list[str]:
+    """The commands of this package in the pages' shell blocks, continued lines joined, remarks left out."""
+    found = []
+    for page in [*PAGES, ROOT / "ds_configs" / "README.md"]:
+        for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M):
+            for line in re.sub(r"\\\n\s*", "", block).splitlines():
+                line = re.split(r"\s+[#>]\s", line)[0]
+                start = re.match(r"(trl-weaks |accelerate launch .*-m trl_weaks.cli )", line)
+                if start and "..." not in line and not line.endswith("--help"):
+                    found.append(line[start.end() :].strip())
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize("command", shell_commands())
+def test_every_command_is_read_as_printed(command):
+    """Run they are where they need no files of the reader's; here a wrong option or setting shows."""
+    from trl_weaks.cli import build_parser
+    from trl_weaks.study.config import CompletionStudyConfig
+    from trl_weaks.study.pipeline.launch import parse
+    from trl_weaks.study.tasks.find import TASKS
+
+    words = shlex.split(command)
+    if words[0] != "study":
+        assert build_parser().parse_args(words).command == words[0]
+        return
+    assert words[1] == "--task"
+    kind = CompletionStudyConfig if words[2].endswith(".py") else TASKS[words[2]][0]
+    assert parse(kind, words[3:]).preset == "tiny"
+
+
+def test_tables_of_registries_have_a_row_for_every_name_and_whole_sentences():
+    from trl_weaks.aggregation import AGGREGATORS
+    from trl_weaks.losses import LOSSES
+
+    spec = importlib.util.spec_from_file_location("registry_tables", ROOT / "docs" / "registry_tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, registry in (("losses", LOSSES), ("aggregators", AGGREGATORS)):
+        rows = module.table(name).splitlines()[2:]
+        assert [row.split("`")[1] for row in rows] == registry.names()
+        assert all(len(row.split(" | ", 1)[1]) > 30 for row in rows)
+    assert module.table("completion_aggregators").count("\n") >= 4
+    assert module.on_page_markdown("<!-- registry: losses -->\n", None, None, None).startswith("| name |")
 
 
 def test_links_between_pages_lead_somewhere():

@@ -23,10 +23,18 @@ def config(options: argparse.Namespace) -> None:
     if options.name is None:
         print("\n".join(found))
     elif options.name in found:
-        print(found[options.name].read_text(encoding="utf-8"), end="")
+        print(runs_anywhere(found[options.name].read_text(encoding="utf-8")), end="")
     else:
         hint = did_you_mean(options.name, found)
         raise ValueError(f"there is no configuration {options.name!r}.{hint} Known: {', '.join(found)}.")
+
+
+def runs_anywhere(text: str) -> str:
+    """A configuration that names its DeepSpeed file where it lies, instead of from the root of the repository."""
+    lines = [line for line in text.splitlines(keepends=True) if not line.startswith("# Run from the root of")]
+    return "".join(lines).replace(
+        "deepspeed_config_file: ds_configs/", f"deepspeed_config_file: {shipped('ds_configs')}/"
+    )
 
 
 def configurations(deepspeed: bool = False) -> dict[str, Path]:
