@@ -3,17 +3,17 @@
 import importlib.util
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
+import processes
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, timeout=280)
+    return processes.run(list(arguments), cwd=cwd)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 os.environ |= {"DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "CI": "1", "TOKENIZERS_PARALLELISM": "false"}
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "trainer")]
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402

@@ -11,10 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "cells.py"
+LIMIT = float(os.environ.get("TRL_WEAKS_TIMEOUT", 300)) * 3  # seconds
 
 OBJECTIVES = ("soft", "evidential", "classification", "cdpo")
 VARIANTS = ("soft/uneven", "evidential/silent", "classification/balanced")
@@ -65,22 +67,22 @@ def runnable(cells: list[str]) -> list[str]:
     return [cell for cell in cells if DEEPSPEED or not (cell.startswith("zero") or cell.endswith("/after"))]
 
 
-def torchrun(arguments: list, processes: int, alone: bool = False) -> subprocess.CompletedProcess:
-    """Run a script on so many CPU processes (or `alone`, without a launcher), in an environment of its own."""
+def torchrun(arguments: list, world: int) -> subprocess.CompletedProcess:
+    """Run a script through the launcher on so many CPU processes, in an environment of its own."""
     # With ACCELERATE_USE_CPU, accelerate turns DeepSpeed off and says nothing.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "FSDP_"))}
-    environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = command[:1] if alone else command
-    limit = float(os.environ.get("TRL_WEAKS_TIMEOUT", 300)) * 3
+    environment = processes.plain_environment() | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)]
     return subprocess.run(
-        [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=limit
+        [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=LIMIT
     )
 
 
-def launch(folder: Path, cells: list[str], processes: int, check: bool = True) -> subprocess.CompletedProcess:
-    """Run the cells on CPU processes of their own, one launch for all of them."""
-    done = torchrun([SCRIPT, folder, *cells], processes, alone=processes == 1 and "single" in cells[0])
+def launch(folder: Path, cells: list[str], world: int, check: bool = True) -> subprocess.CompletedProcess:
+    """Run the cells on CPU processes of their own, one launch for all of them; where a failure is expected, through
+    torchrun, whose message is looked at."""
+    arguments = [SCRIPT, folder, *cells]
+    done = processes.run(arguments, world, timeout=LIMIT) if check else torchrun(arguments, world)
     if check:
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-5000:]
     return done

@@ -2,8 +2,9 @@
 
 import json
 
+import processes
 import pytest
-from launches import DEEPSPEED, HERE, torchrun
+from launches import DEEPSPEED, HERE
 
 
 @pytest.fixture(scope="module")
@@ -12,7 +13,7 @@ def seen(tmp_path_factory) -> list[dict]:
 
     folder = tmp_path_factory.mktemp("whole")
     model().save_pretrained(folder)
-    done = torchrun([HERE / "whole.py", folder, *(["deepspeed"] if DEEPSPEED else [])], 2)
+    done = processes.run([HERE / "whole.py", folder, *(["deepspeed"] if DEEPSPEED else [])], 2)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / f"seen-{rank}.json").read_text()) for rank in (0, 1)]
 

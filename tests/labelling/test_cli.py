@@ -1,13 +1,12 @@
 """`trl-weaks label`, `label verify` and the example, on tiny models saved to disk."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import processes
 import pytest
 from datasets import Dataset, DatasetDict, load_from_disk
 
@@ -224,8 +223,6 @@ def test_every_kind_of_dataset_to_labels(folder, arguments, tmp_path, kind):
 
 
 def test_example_runs(arguments):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "examples" / "label.py"), *arguments[1:]]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    run = processes.run([ROOT / "examples" / "label.py", *arguments[1:]])
     assert run.returncode == 0, run.stderr
     assert "completions by" in run.stdout and "nats per token" in run.stdout

@@ -1,13 +1,11 @@
 """The whole classification experiment on miniature models: files, numbers, resuming."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 from transformers import AutoModelForSequenceClassification
 
@@ -151,14 +149,7 @@ def test_command_line_overrides_the_preset():
 
 
 def test_a_wrong_setting_ends_with_one_line():
-    environment = os.environ | {"PYTHONPATH": str(EXAMPLE.parents[1]), "CI": "1"}
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE), "--task", "scenario"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = processes.run([EXAMPLE, "--task", "scenario"])
     assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith(
         "trl-weaks: error: `task` must be one of"
     )

@@ -3,11 +3,10 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import processes
 import pytest
 from safetensors.torch import load_file
 
@@ -121,8 +120,7 @@ import test_killed_training as killed
 killed.{where.__name__}({when})
 killed.stage(Path({str(tmp_path)!r}) / "supervisor").run()
 """
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    dead = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    dead = processes.run(["-c", program])
     assert dead.returncode == -signal.SIGKILL, dead.stderr[-2000:]
     again = stage(tmp_path / "supervisor")
     assert not again.done() and list(again.folder.glob("checkpoint-*"))

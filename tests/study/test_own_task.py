@@ -2,12 +2,10 @@
 
 import json
 import random
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 from datasets import load_from_disk
 
@@ -114,13 +112,11 @@ def files(tmp_path_factory):
 def command(files, *more):
     options = ["--config", "small.json", "--methods", "naive", "mine.py", "--output_dir", "run"]
     options += ["--compare", "brier", "naive", "short", "ceiling"]
-    return [sys.executable, "-m", "trl_weaks.cli", "study", "--task", "sums.py", *options, *more]
+    return ["-m", "trl_weaks.cli", "study", "--task", "sums.py", *options, *more]
 
 
 def test_one_command_runs_a_strangers_task_and_methods_and_again_does_nothing(files):
-    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    run = {"capture_output": True, "text": True, "cwd": files, "env": environment | {"HF_HUB_OFFLINE": "1"}}
-    done = subprocess.run(command(files), **run)
+    done = processes.run(command(files), cwd=files)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((files / "run" / "results.json").read_text())
     assert list(results["methods"]) == ["naive", "brier", "shortest", "short", "ceiling", "strong_on_a"]
@@ -133,11 +129,11 @@ def test_one_command_runs_a_strangers_task_and_methods_and_again_does_nothing(fi
     report = (files / "run" / "report.md").read_text()
     assert "## Comparisons" in report and "Squared error" in report and "trl-weaks study --task sums.py" in report
     stamps = {path: path.stat().st_mtime_ns for path in (files / "run").glob("**/stage.json")}
-    assert subprocess.run(command(files), **run).returncode == 0
+    assert processes.run(command(files), cwd=files).returncode == 0
     assert stamps == {path: path.stat().st_mtime_ns for path in (files / "run").glob("**/stage.json")}
     changed = METHODS_FILE.replace("% 2 == 0", "% 2 == 1").replace(".abs().sum(-1)", ".abs().mul(2).sum(-1)")
     (files / "mine.py").write_text(changed)
-    assert subprocess.run(command(files), **run).returncode == 0
+    assert processes.run(command(files), cwd=files).returncode == 0
     redone = {path for path, time in stamps.items() if path.stat().st_mtime_ns != time}
     assert {path.parent.relative_to(files / "run" / "seed-0").as_posix() for path in redone} == {
         "students/short",

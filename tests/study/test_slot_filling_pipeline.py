@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import processes
 import pytest
 import yaml
 from datasets import load_from_disk
@@ -79,10 +76,9 @@ def test_every_method_row_is_a_number(finished):
 
 def test_two_workers_and_small_batches_end_with_the_same_predictions(finished, tmp_path):
     (tmp_path / "minute.yaml").write_text(yaml.safe_dump(minute_settings()), encoding="utf-8")
-    command = [sys.executable, "examples/slot_filling.py", "--config", str(tmp_path / "minute.yaml")]
+    command = ["examples/slot_filling.py", "--config", str(tmp_path / "minute.yaml")]
     command += ["--output_dir", str(tmp_path / "run"), "--workers", "2", "--generation_batch_size", "5"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2])
+    done = processes.run(command)
     assert done.returncode == 0, done.stderr
     for row in [*ROWS, "gpt2", "opt"]:
         one, two = (

@@ -5,13 +5,11 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+from datasets import Dataset
+from preference_runs import model, pairs, tokenizer
+from transformers import TrainerCallback
 
-from datasets import Dataset  # noqa: E402
-from preference_runs import model, pairs, tokenizer  # noqa: E402
-from transformers import TrainerCallback  # noqa: E402
-
-from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer  # noqa: E402
+from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 
 
 def rows() -> Dataset:

@@ -2,12 +2,11 @@
 
 import copy
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from classification_runs import end_group
@@ -143,14 +142,10 @@ def test_a_model_is_a_path_or_an_object_with_or_without_lora(tokenizer, argument
 def test_two_processes_with_uneven_shards_report_what_one_does(tmp_path, batch):
     """Seven rows in batches of two: the sampler repeats one to fill the second round of two processes."""
     found = {}
-    for processes in (1, 2):
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"}
-        environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-        command = [sys.executable, *(launch if processes > 1 else []), __file__, str(tmp_path / str(processes)), batch]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    for world in (1, 2):
+        done = processes.run([__file__, tmp_path / str(world), batch], world)
         assert done.returncode == 0, done.stderr[-3000:]
-        found[processes] = json.loads((tmp_path / str(processes) / "found.json").read_text())
+        found[world] = json.loads((tmp_path / str(world) / "found.json").read_text())
     for name in ("weak/agreement", "weak/confidence", "entropy", "mean_token_accuracy"):
         for place in ("test_", "eval_a_", "eval_b_", "eval_c_"):
             assert found[2][place + name] == pytest.approx(found[1][place + name], rel=1e-5), place + name

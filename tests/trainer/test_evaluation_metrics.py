@@ -1,12 +1,11 @@
 """Evaluation metrics of the classifier: counted over rows, named after their set, and gone with their loop."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from classification_runs import classifier, end_group, settings, texts, tokenizer, weak_dataset
@@ -161,14 +160,10 @@ def test_a_metric_of_the_users_keeps_its_name(tmp_path):
 def test_two_processes_with_uneven_shards_report_what_one_does(tmp_path):
     """Five rows in batches of two: the sampler repeats three to fill the second round."""
     found = {}
-    for processes in (1, 2):
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"}
-        environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-        command = [sys.executable, *(launch if processes > 1 else []), __file__, str(tmp_path / str(processes))]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    for world in (1, 2):
+        done = processes.run([__file__, tmp_path / str(world)], world)
         assert done.returncode == 0, done.stderr[-3000:]
-        found[processes] = json.loads((tmp_path / str(processes) / "found.json").read_text())
+        found[world] = json.loads((tmp_path / str(world) / "found.json").read_text())
     one, two = found[1], found[2]
     assert (one["world"], two["world"]) == (1, 2)
     for name in ("a_loss", "a_accuracy", "a_weak/agreement", "b_loss", "b_accuracy"):

@@ -1,21 +1,16 @@
 """Killed by the kernel in the middle of an update and started again: the same weights, bit by bit."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import killed_run
+import processes
 import torch
 
 
 def test_a_killed_run_ends_where_it_would_have(tmp_path):
     script, folder = Path(killed_run.__file__), tmp_path / "killed"
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    done = subprocess.run(
-        [sys.executable, script, folder, "3"], env=os.environ | threads, capture_output=True, text=True, timeout=240
-    )
+    done = processes.run([script, folder, 3])
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-2"]
     whole = killed_run.trainer(tmp_path / "whole")

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import processes
 import pytest
 
 from trl_weaks.trainer.common.parallel_checks import (
-    MPI,
     ParallelChecks,
     forget_earlier_trainers,
     note_marks,
@@ -100,11 +100,7 @@ for kind in ("Supervision", "Classification", "Preference"):
 
 def test_every_trainer_refuses_before_it_loads_a_model():
     """In a process of its own, as accelerate starts it: others' tests leave their launches in the environment."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "LOCAL_RANK", "RANK", *MPI)} | CPU
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", REFUSED], env=environment, capture_output=True, text=True, timeout=200
-    )
+    done = processes.run(["-c", REFUSED], **CPU)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines if "starts one process" in line] == [
@@ -121,13 +117,13 @@ def test_accelerates_cpu_launcher_is_recognised(tmp_path):
     script.write_text("import json, os\nprint('ENV' + json.dumps(dict(os.environ)), flush=True)\n")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
     seen = {}
-    for processes in ("1", "2"):
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", processes]
+    for count in ("1", "2"):
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", count]
         command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", str(script)]
         out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
         lines = [line[3:] for line in out.splitlines() if line.startswith("ENV")]
         assert len(lines) == 1, "accelerate now starts them all: the refusal can go"
-        seen[processes] = json.loads(lines[0])
+        seen[count] = json.loads(lines[0])
     refuse_launch(settings(), seen["1"])
     with pytest.raises(ValueError, match="starts one process"):
         refuse_launch(settings(), seen["2"])

@@ -1,12 +1,11 @@
 """Sums over rows do not depend on how rows fall into batches or onto processes."""
 
 import json
-import os
-import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from accelerate import Accelerator
@@ -53,11 +52,7 @@ def test_a_name_may_come_and_go():
 @pytest.mark.distributed
 def test_two_processes_count_each_row_once(tmp_path):
     """Five rows in batches of two on two processes: the sampler repeats three rows to fill the second round."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"} | {"OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    command = [sys.executable, *launch, __file__, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = processes.run([__file__, tmp_path], 2)
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
@@ -88,5 +83,5 @@ def test_only_rows_are_gathered_for_metrics():
     for file in Path(trl_weaks.__file__).parent.rglob("*.py"):
         count = file.read_text(encoding="utf-8").count("gather_for_metrics")
         if count:
-            found[file.name] = count
-    assert found == {"running_sums.py": 1, "preference_metrics.py": 1}  # rows, and pairs of pulls
+            found["/".join(file.parts[-2:])] = count
+    assert found == {"common/running_sums.py": 1, "preference/metrics.py": 1}  # rows, and pairs of pulls

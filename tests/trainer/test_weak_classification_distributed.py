@@ -1,11 +1,9 @@
 """Two processes train what one process trains, and share one prediction window."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,15 +11,9 @@ from safetensors.torch import load_file
 SCRIPT = Path(__file__).with_name("classification_runs.py")
 
 
-def run(folder: Path, processes: int):
+def run(folder: Path, world: int):
     folder.mkdir()
-    launch = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
-    )
-    command = [sys.executable, *launch, str(SCRIPT), str(folder)]
-    environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"}
-    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CI": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = processes.run([SCRIPT, folder], world)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "logs.json").read_text()), load_file(folder / "model.safetensors")
 

@@ -1,26 +1,18 @@
 """Two processes train what one process trains, with each pair's own epsilon and weight, and make the same pairs."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 from safetensors.torch import load_file
 
 SCRIPT = Path(__file__).with_name("preference_runs.py")
 
 
-def run(task, folder, processes):
+def run(task, folder, world):
     folder.mkdir()
-    command = [sys.executable, str(SCRIPT), task, str(folder)]
-    if processes > 1:
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command = [sys.executable, *launch, str(SCRIPT), task, str(folder)]
-    environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"}
-    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CI": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = processes.run([SCRIPT, task, folder], world)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -31,8 +23,8 @@ def read(path):
 
 @pytest.mark.distributed
 def test_two_processes_equal_one(tmp_path):
-    for name, processes in (("one", 1), ("two", 2)):
-        run("train", tmp_path / name, processes)
+    for name, world in (("one", 1), ("two", 2)):
+        run("train", tmp_path / name, world)
     one, two = (read(tmp_path / name / "logs.json") for name in ("one", "two"))
     assert (one["world"], two["world"]) == (1, 2)
     for a, b in zip(one["logs"][:4], two["logs"][:4], strict=True):
@@ -46,8 +38,8 @@ def test_two_processes_equal_one(tmp_path):
 
 @pytest.mark.distributed
 def test_two_processes_make_the_pairs_of_one(tmp_path):
-    for name, processes in (("one", 1), ("two", 2)):
-        run("pairs", tmp_path / name, processes)
+    for name, world in (("one", 1), ("two", 2)):
+        run("pairs", tmp_path / name, world)
     expected = read(tmp_path / "one" / "pairs-0.json")
     assert len(expected) >= 4
     assert read(tmp_path / "two" / "pairs-0.json") == read(tmp_path / "two" / "pairs-1.json") == expected
@@ -57,8 +49,8 @@ def test_two_processes_make_the_pairs_of_one(tmp_path):
 @pytest.mark.distributed
 def test_two_processes_with_uneven_shards_report_what_one_does(tmp_path):
     """The sampler repeats pairs to fill the last round of two processes: they are trained on, and evaluated once."""
-    for name, processes in (("one", 1), ("two", 2)):
-        run("uneven", tmp_path / name, processes)
+    for name, world in (("one", 1), ("two", 2)):
+        run("uneven", tmp_path / name, world)
     one, two = (read(tmp_path / name / "found.json") for name in ("one", "two"))
     assert (one["world"], two["world"]) == (1, 2)
     timing = ("runtime", "per_second", "num_tokens", "_time")
