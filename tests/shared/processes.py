@@ -6,6 +6,7 @@ environment included, ends with it; it can be killed like any other. Several pro
 `labelling/test_killed_runs.py`, `trainer/test_parallel_checks.py` and `distributed/test_launches.py`.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -42,6 +43,7 @@ def _work(arguments: list[str], environment: dict[str, str], cwd: str, outputs: 
     """`python ARGUMENTS`: a script, `-m` and a module, or `-c` and code."""
     for number, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    gc.freeze()  # no collection looks at what was imported, nor copies its pages
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
