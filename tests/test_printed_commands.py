@@ -6,13 +6,17 @@ import importlib
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import processes
 import pytest
 from datasets import Dataset
 
+sys.path.insert(0, str(Path(__file__).parent / "labelling"))
+
 ROOT = Path(__file__).resolve().parents[1]
+ADDRESS = "http://localhost:8000/v1"  # of a server, as printed
 LAUNCH = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
 LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
 EXPERIMENTS = {
@@ -83,6 +87,16 @@ def made(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def server():
+    """Address of a server on the loopback that answers every prompt alike."""
+    from scripted_server import Server, chat
+
+    found = Server(lambda body, count: (200, chat()), models=("small",))
+    yield found.url
+    found.close()
+
+
 def local(command: str) -> list[str]:
     """The command's words for this Python, with the models and data made here."""
     words = shlex.split(command.replace("...", "--dataset prompts.jsonl --supervisors gpt2 opt --output_dir shared"))
@@ -104,8 +118,8 @@ def local(command: str) -> list[str]:
 @pytest.mark.parametrize(
     "command", [pytest.param(command, marks=[pytest.mark.slow] if command in LONG else []) for command in OTHERS]
 )
-def test_it_runs(command, made):
-    done = processes.run(local(command), cwd=made, timeout=400, PYTHONPATH=str(ROOT))
+def test_it_runs(command, made, server):
+    done = processes.run(local(command.replace(ADDRESS, server)), cwd=made, timeout=400, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr[-3000:]
 
 
