@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from trl_weaks.aggregation import AGGREGATORS, aggregate, base, dawid_skene, make_aggregator, votes
+from trl_weaks.aggregation import AGGREGATORS, aggregate, agreement, base, dawid_skene, make_aggregator, votes
 from trl_weaks.pooling import linear_pool, log_linear_pool, majority_vote
 
 CROWD = ("wawa", "mace", "glad")
-OURS = [name for name in AGGREGATORS if name not in CROWD]
+ALONE = [name for name in AGGREGATORS if not getattr(AGGREGATORS[name], "with_student", False)]
+OURS = [name for name in ALONE if name not in CROWD]
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(params=AGGREGATORS)
+@pytest.fixture(params=ALONE)
 def name(request):
     if request.param in CROWD:  # run by `make test-crowd`, which installs them
         pytest.importorskip("crowdkit.aggregation")
@@ -198,7 +199,7 @@ def test_what_an_aggregator_of_ones_own_gives_is_checked(function, message):
         aggregate("median", BAD)
 
 
-@pytest.mark.parametrize("module", [base, votes, dawid_skene], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [base, votes, dawid_skene, agreement], ids=lambda m: m.__name__)
 def test_examples_in_docstrings_run(module):
     found = doctest.testmod(module)
     assert found.attempted and not found.failed
@@ -212,4 +213,5 @@ def test_the_package_gives_every_name_and_a_full_registry():
         assert getattr(aggregation, name) is not None
     fresh = "from trl_weaks.aggregation import AGGREGATORS; print(*AGGREGATORS)"
     out = subprocess.run([sys.executable, "-c", fresh], capture_output=True, text=True, check=True)
-    assert out.stdout.split() == ["mean", "majority", "log_linear", "dawid_skene", "wawa", "mace", "glad"]
+    ours = ["mean", "majority", "log_linear", "dawid_skene", "agreement", "raven", "student_dawid_skene"]
+    assert out.stdout.split() == [*ours, "wawa", "mace", "glad"]

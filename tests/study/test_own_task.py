@@ -13,6 +13,7 @@ from trl_weaks.aggregation import AGGREGATORS
 from trl_weaks.losses import LOSSES
 from trl_weaks.study import ClassificationTask, Example, Method, Splits, run_study
 from trl_weaks.study.field_methods import OF_THE_PAPER, class_field, completion_field, field_comparisons
+from trl_weaks.study.pipeline.completions import _labels_of as labels_of
 from trl_weaks.study.pipeline.refined_labels import ANSWERS, COUNTED, HALVES, Refinement, refined_folder
 from trl_weaks.study.report.results import score_systems
 from trl_weaks.study.table_config import CompletionTableConfig
@@ -339,11 +340,15 @@ def test_every_registered_aggregator_and_loss_is_a_row_of_the_field(tmp_path):
         assert set(rows) >= {f"loss_{name}" for name in LOSSES if name not in OF_THE_PAPER}
         settings = SMALL | CAPS | {"methods": ["field"]}
         chosen = ["field"] if len(rows) < 8 else ["naive", "on_dawid_skene", "trusted", "surer_half", "on_toy_first"]
+        learning = ["on_raven", "on_student_dawid_skene"]
+        chosen += learning if len(chosen) > 1 else []
         found = run_study(Parity(), chosen, "tiny", tmp_path, **{k: v for k, v in settings.items() if k != "methods"})
-        assert {"on_dawid_skene", "trusted", "surer_half", "on_toy_first"} <= set(found.results["methods"])
+        assert {"on_dawid_skene", "trusted", "surer_half", "on_toy_first", *learning} <= set(found.results["methods"])
         assert "## Report card of the supervisors" in found.report.read_text()
     finally:
         del AGGREGATORS["toy_first"]
+    with pytest.raises(ValueError, match="'raven' weighs several votes on one question.*It is for classes"):
+        labels_of(Method("mine", aggregator="raven"))
     assert field_comparisons(list(completion_field().values()))[:2] == ["on_joint", "naive"]
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from trl import RewardTrainer, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
@@ -27,6 +27,14 @@ def test_the_methods_we_override_keep_their_arguments():
     assert names(SFTTrainer._set_signature_columns_if_needed) == ["self"]
     assert names(SFTTrainer._prepare_inputs) == ["self", "inputs"]
     assert names(SFTTrainer.create_model_card) == ["self", "model_name", "dataset_name", "tags"]
+
+
+def test_every_strategy_reads_its_optimizer_from_a_checkpoint():
+    """DeepSpeed reads weights by itself; what a loss or a pooling remembers is read with the optimizer's state."""
+    assert names(Trainer._load_optimizer_and_scheduler) == ["self", "checkpoint"]
+    before, after = inspect.getsource(Trainer._prepare_for_training).split("self._load_optimizer_and_scheduler(", 1)
+    condition = before.rstrip().splitlines()
+    assert any(line.strip() == "if resume_from_checkpoint is not None:" for line in condition)
 
 
 def test_the_attributes_we_read_are_set_by_the_trainer():

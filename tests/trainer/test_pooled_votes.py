@@ -33,7 +33,10 @@ def named(rows, names="abc", keep=lambda number: "abc") -> Dataset:
     return Dataset.from_list(found)
 
 
-@pytest.mark.parametrize("name", [name for name in AGGREGATORS if name not in POOLS])  # those pool batch by batch
+ONCE = [n for n, made in AGGREGATORS.items() if n not in POOLS and not getattr(made, "with_student", False)]
+
+
+@pytest.mark.parametrize("name", ONCE)  # others pool batch by batch, or learn on
 def test_students_train_on_every_registered_aggregator(tmp_path, name):
     if name in ("glad", "mace", "wawa"):  # run by `make test-crowd`
         pytest.importorskip("crowdkit.aggregation")

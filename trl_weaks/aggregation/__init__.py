@@ -7,10 +7,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trl_weaks.aggregation.agreement import Agreement
     from trl_weaks.aggregation.base import AGGREGATORS, Aggregator, aggregate, make_aggregator
     from trl_weaks.aggregation.completions import COMPLETION_AGGREGATORS, CompletionAggregator
     from trl_weaks.aggregation.crowd import GLAD, MACE, Wawa
     from trl_weaks.aggregation.dawid_skene import DawidSkene
+    from trl_weaks.aggregation.raven import Raven
+    from trl_weaks.aggregation.student_dawid_skene import StudentDawidSkene
     from trl_weaks.aggregation.votes import log_linear, majority, mean
 
 _MODULES = {
@@ -22,13 +25,23 @@ _MODULES = {
     "majority": "votes",
     "log_linear": "votes",
     "DawidSkene": "dawid_skene",
+    "Agreement": "agreement",
+    "Raven": "raven",
+    "StudentDawidSkene": "student_dawid_skene",
     "GLAD": "crowd",
     "MACE": "crowd",
     "Wawa": "crowd",
     "COMPLETION_AGGREGATORS": "completions",
     "CompletionAggregator": "completions",
 }
-_REGISTERING = ("votes", "dawid_skene", "crowd")  # in the order of the registry
+_REGISTERING = (
+    "votes",
+    "dawid_skene",
+    "agreement",
+    "raven",
+    "student_dawid_skene",
+    "crowd",
+)  # in the order of the registry
 
 __all__ = [
     "AGGREGATORS",
@@ -36,8 +49,11 @@ __all__ = [
     "GLAD",
     "MACE",
     "Aggregator",
+    "Agreement",
     "CompletionAggregator",
     "DawidSkene",
+    "Raven",
+    "StudentDawidSkene",
     "Wawa",
     "aggregate",
     "log_linear",

@@ -1,7 +1,8 @@
 """What an aggregator of votes is, and the registry of those that there are."""
 
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Mapping
+from inspect import signature
+from typing import Any, Self
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class Aggregator:
     """
 
     takes_weights = True
+    with_student = False  # whether it goes on learning while a student trains; see `LearnsWithStudent`
 
     def fit(self, votes: np.ndarray, weights: np.ndarray | None = None) -> Self:
         """Learn what is to be learned of the supervisors; by default nothing."""
@@ -64,20 +66,39 @@ class RowByRow(Aggregator):
 AGGREGATORS: Registry[type[Aggregator] | Callable] = Registry("aggregator")
 
 
-def make_aggregator(name: str, setting: str = "aggregator") -> Aggregator:
+def make_aggregator(
+    name: str,
+    setting: str = "aggregator",
+    arguments: Mapping[str, Any] | None = None,
+    student: bool = False,
+) -> Aggregator:
     """A new aggregator of that name.
 
     Args:
         setting: what the name was given as, for the message.
+        arguments: of its class.
+        student: whether there is a student to learn with.
 
     Raises:
-        ValueError: no such aggregator; names the choices.
+        ValueError: no such aggregator (names the choices), arguments that it has not or refuses, or it learns with a
+            student and there is none.
         ImportError: it needs an extra that is not installed; names it.
     """
     if name not in AGGREGATORS:
         raise ValueError(f"{setting}={name!r}: {AGGREGATORS.unknown(name)}")
-    found = AGGREGATORS[name]
-    return found() if isinstance(found, type) else RowByRow(found)
+    found, arguments = AGGREGATORS[name], dict(arguments or {})
+    if getattr(found, "with_student", False) is True and not student:
+        raise ValueError(
+            f"{setting}={name!r} learns from a student while it trains, and there is none here: keep the votes apart "
+            f"(`labels_from_votes(..., aggregator=None)`), and give `pooling={name!r}` to `WeakClassificationTrainer`."
+        )
+    has = list(signature(found).parameters) if isinstance(found, type) else []
+    for argument in arguments:
+        if argument not in has:
+            raise ValueError(
+                f"{setting}={name!r} has no argument `{argument}`. There is {', '.join(map(repr, has)) or 'none'}."
+            )
+    return found(**arguments) if isinstance(found, type) else RowByRow(found)
 
 
 def aggregate(aggregator: str | Aggregator, votes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

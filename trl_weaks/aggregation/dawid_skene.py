@@ -4,7 +4,7 @@ import numpy as np
 
 from .base import AGGREGATORS, Aggregator, checked_votes, shares
 
-_FLOOR = 1e-10  # of a probability, so that its logarithm is finite; crowd-kit's
+FLOOR = 1e-10  # of a probability, so that its logarithm is finite; crowd-kit's
 
 
 @AGGREGATORS.register("dawid_skene")
@@ -42,13 +42,12 @@ class DawidSkene(Aggregator):
 
     def fit(self, votes: np.ndarray, weights: np.ndarray | None = None) -> "DawidSkene":
         """Raises ValueError: votes that are not `(rows, voters, K)`, or a row without any."""
-        votes, counts, belief = _counted(votes, weights)
+        votes, counts, belief = counted(votes, weights)
         self.agree = bool(np.nanmax(np.abs(votes - belief[:, None])) < 1e-12)
         self.log_likelihood = []
         for _ in range(self.steps):
             self.prior = belief.mean(0)  # a class that nobody ever votes for stays at 0: nothing can speak for it
-            self.confusion = np.einsum("ry,rvk->vyk", belief, counts).clip(_FLOOR)
-            self.confusion /= self.confusion.sum(-1, keepdims=True)
+            self.confusion = confusions(belief, counts)
             belief, total = self._expect(counts)
             self.log_likelihood.append(total)
             if len(self.log_likelihood) > 1 and total - self.log_likelihood[-2] < self.tolerance * len(counts):
@@ -57,21 +56,31 @@ class DawidSkene(Aggregator):
 
     def __call__(self, votes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Probabilities of the classes of rows by the fitted voters, `(rows, voters, K)` -> `(rows, K)`."""
-        _, counts, mean = _counted(votes, weights)
+        _, counts, mean = counted(votes, weights)
         return mean if self.agree else self._expect(counts)[0]
 
     predict_proba = __call__
 
     def _expect(self, counts: np.ndarray) -> tuple[np.ndarray, float]:
         with np.errstate(divide="ignore"):
-            prior = np.log(self.prior)
-        logs = prior + np.einsum("rvk,vyk->ry", counts, np.log(self.confusion))
-        top = logs.max(-1, keepdims=True)
-        sums = np.exp(logs - top).sum(-1, keepdims=True)
-        return np.exp(logs - top) / sums, float((top + np.log(sums)).sum())
+            return expected(np.log(self.prior), counts, self.confusion)
 
 
-def _counted(votes: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def expected(log_prior: np.ndarray, counts: np.ndarray, confusion: np.ndarray) -> tuple[np.ndarray, float]:
+    """E-step: each row's classes `(rows, K)`, and the log-likelihood; the prior is `(K,)`, or `(rows, K)`."""
+    logs = log_prior + np.einsum("rvk,vyk->ry", counts, np.log(confusion))
+    top = logs.max(-1, keepdims=True)
+    sums = np.exp(logs - top).sum(-1, keepdims=True)
+    return np.exp(logs - top) / sums, float((top + np.log(sums)).sum())
+
+
+def confusions(belief: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """M-step: `(voters, K, K)`, the probability of a vote (last) given the class."""
+    found = np.einsum("ry,rvk->vyk", belief, counts).clip(FLOOR)
+    return found / found.sum(-1, keepdims=True)
+
+
+def counted(votes: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The votes, how often each counts for each class, and their mean."""
     votes, weights = checked_votes(votes, weights)
     counts = np.nan_to_num(votes)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..aggregation import AGGREGATORS
+from ..aggregation import AGGREGATORS, make_aggregator
 from ..losses.auxiliary_confidence import AuxiliaryConfidence
 from ..losses.base import LOSSES, WeakLoss
 from ..losses.prediction_window import PredictionWindow
@@ -59,7 +59,10 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
             How the votes become one label: `"linear"`, the weighted mean, which is Eq. 2 and 4; `"log_linear"`, the
             weighted geometric mean (ours); `"majority"`, the class with the most votes. Any other name of
             `trl_weaks.aggregation.AGGREGATORS`, such as `"dawid_skene"` or one of your own, is fitted once to the
-            training rows before training; evaluation rows are read by what was fitted.
+            training rows before training; evaluation rows are read by what was fitted. `"raven"` and
+            `"student_dawid_skene"` go on learning from the student while it trains.
+        pooling_kwargs (`dict[str, Any]`, *optional*):
+            Arguments of that aggregator, such as `{"learning_rate": 0.05}` of `"raven"`.
         gamma_max (`float`, *optional*, defaults to `0.5`):
             Final weight of the auxiliary confidence loss (Eq. 1, 5); 0 turns it off. Burns et al.; the paper does not
             say for classification.
@@ -92,7 +95,7 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
     > `gradient_checkpointing` `True` and `bf16` `True` as everywhere in TRL, and `learning_rate` 1e-5 (paper).
     """
 
-    _VALID_DICT_FIELDS = BaseConfig._VALID_DICT_FIELDS + ["model_init_kwargs", "loss_kwargs"]
+    _VALID_DICT_FIELDS = BaseConfig._VALID_DICT_FIELDS + ["model_init_kwargs", "loss_kwargs", "pooling_kwargs"]
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Initial learning rate. Paper."})
     model_init_kwargs: dict[str, Any] | str | None = field(
@@ -128,6 +131,9 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
             "an aggregator that is fitted before training, such as 'dawid_skene'.",
             "choices": CHOICES["pooling"],
         },
+    )
+    pooling_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Arguments of the aggregator that `pooling` names, as JSON."}
     )
     gamma_max: float = field(
         default=0.5,
@@ -173,7 +179,21 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
                 "`pooling='log_linear'` of hardened votes (`soft_labels=False`) is empty wherever two supervisors "
                 "differ: keep `soft_labels=True`, or choose 'linear' or 'majority'."
             )
+        self._check_pooling()
         self.check_loss()
+
+    def _check_pooling(self) -> None:
+        """Raises ValueError for arguments that the aggregator has not, or refuses."""
+        if not self.pooling_kwargs:
+            return
+        if isinstance(self.pooling_kwargs, str):
+            raise ValueError(
+                "`pooling_kwargs` must be a JSON object, such as '{\"learning_rate\": 0.05}'; got "
+                f"{self.pooling_kwargs!r}."
+            )
+        if self.pooling in ("linear", "log_linear", "majority"):
+            raise ValueError(f"`pooling={self.pooling!r}` takes no arguments: leave out `pooling_kwargs`.")
+        make_aggregator(self.pooling, "pooling", self.pooling_kwargs, student=True)
 
     def build_loss(self) -> WeakLoss:
         """The loss that these settings describe."""

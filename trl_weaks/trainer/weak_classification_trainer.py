@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .. import columns
+from ..aggregation.with_student import WeighsVotes
 from ..losses.base import WeakLoss
 from ..losses.prediction_window import PredictionWindow
 from ..pooling import harden
@@ -25,6 +27,7 @@ from .classification.collator import WeakClassificationCollator
 from .classification.data import (
     LABELS,
     PREPARED,
+    ROWS,
     UNKNOWN,
     VOTE_WEIGHTS,
     VOTES,
@@ -39,8 +42,9 @@ from .classification.data import (
 )
 from .classification.model import add_adapters, context_length, load_student, refuse_dead_head
 from .classification.objective import POOLS, VoteObjective
-from .classification.pooled_votes import PooledVotes
+from .classification.pooled_votes import PlacedVotes, PooledVotes
 from .classification.sets import check_places, check_prepared, gold_as_ids, new_mark, plain_rows, refuse_aggregated
+from .classification.student_aggregation import RelabelledRows, StudentAggregation, WeighedVotes
 from .common.callable_loss import chosen_loss
 from .weak_classification_config import WeakClassificationConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
@@ -123,8 +127,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         self._pool, self._objective = _pool_and_objective(self.weak_loss, args)
         self._context = context_length(model, processing_class)
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
-        self._total_train_tokens = 0
-        self._mark, self._places = new_mark(), None
+        self._mark, self._places, self._total_train_tokens = new_mark(), None, 0
         self._held_in = 0  # the update whose rows the balanced threshold's window holds
         super().__init__(
             model=model,
@@ -136,6 +139,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             **kwargs,
         )
         _refuse_parallelism(self)
+        self._lessons = _lessons(self, self._pool)
         # Rows are counted through `labels`, for every model class: `compute_loss` divides by that count itself.
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
         self.label_names = [LABELS]
@@ -189,6 +193,8 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
                 desc=f"Tokenizing {name} dataset",
             )
         check_lengths(prepared, name, self._context, tokenizer.pad_token_id)
+        known = columns.WEAK_PROBS in dataset.column_names
+        prepared = prepared.add_column(ROWS, list(range(len(prepared))) if known else [UNKNOWN] * len(prepared))
         prepared.info.description = (prepared.info.description or "") + self._mark
         return prepared
 
@@ -198,21 +204,37 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             self._classes, self._named_by = classes, who
 
     def _set_signature_columns_if_needed(self):
-        self._signature_columns = list(PREPARED)
+        self._signature_columns = [*PREPARED, ROWS]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
         votes, weights, labels = inputs.pop(VOTES), inputs.pop(VOTE_WEIGHTS), inputs.pop(LABELS)
+        numbers = inputs.pop(ROWS)
         outputs = model(**inputs)
+        votes, weights, teaching = self._supervise(outputs.logits, votes, weights, numbers)
         target = self._objective.target(votes, weights)
         self._observe(outputs.logits, votes, weights, target)
         rows = self._objective(outputs.logits, votes, weights, self._progress())
+        rows = rows if teaching is None else rows * teaching
         count = torch.as_tensor(len(rows) if num_items_in_batch is None else num_items_in_batch)
         loss = rows.sum() / count.to(rows.device)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         self._record(inputs, outputs.logits.detach(), rows.detach(), target, labels)
         return (loss, outputs) if return_outputs else loss
+
+    def _supervise(
+        self, logits: Tensor, votes: Tensor, weights: Tensor, numbers: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Votes and weights to train with, and which rows teach, where an aggregator learns from the student."""
+        lessons = self._lessons
+        if lessons is None:
+            return votes, weights, None
+        made = lessons.supervise(votes, weights, numbers)
+        if not self.model.training:
+            return *made, None
+        lessons.observe(logits, votes, weights)
+        return *made, lessons.teaching(votes, weights)
 
     @property
     def _window(self) -> PredictionWindow | None:
@@ -287,15 +309,21 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         window = self._window
         if window is not None:
             window.release()  # the update is complete
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if window is not None and len(window) and self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             save_file({name: value.cpu() for name, value in window.state_dict().items()}, folder / WINDOW_FILE)
+        if self._lessons is not None and self.args.should_save:
+            self._lessons.save(folder)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        file = Path(resume_from_checkpoint) / WINDOW_FILE
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)  # under every strategy; `_load_from_checkpoint` is not
+        if checkpoint is None:
+            return
+        file = Path(checkpoint) / WINDOW_FILE
         if self._window is not None and file.is_file():
             self._window.load_state_dict(load_file(file))
+        if self._lessons is not None:
+            self._lessons.load(Path(checkpoint))
 
     def _draft_card(self, model_name: str | None, dataset_name: str | None, tags: Any) -> None:
         Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
@@ -306,7 +334,21 @@ def _pool_and_objective(loss: WeakLoss, args: WeakClassificationConfig) -> tuple
     """What pools the votes when a set is prepared, where it is not done batch by batch; and the loss of what comes."""
     if args.pooling in POOLS:
         return None, VoteObjective(loss, args.pooling, args.soft_labels)
-    return PooledVotes(args.pooling, args.soft_labels), VoteObjective(loss, args.pooling)  # hardened when pooled
+    given = args.pooling, args.soft_labels, args.pooling_kwargs
+    pool = PooledVotes(*given)  # which hardens
+    if isinstance(pool.aggregator, WeighsVotes):
+        return PlacedVotes(*given), VoteObjective(loss, pool.aggregator.combine)
+    return pool, VoteObjective(loss, args.pooling)
+
+
+def _lessons(trainer: WeakClassificationTrainer, pool: PooledVotes | None) -> StudentAggregation | None:
+    """What lets the aggregator learn from the student, if it does, among the trainer's callbacks."""
+    if pool is None or not pool.aggregator.with_student:
+        return None
+    kind = WeighedVotes if isinstance(pool.aggregator, WeighsVotes) else RelabelledRows
+    lessons = kind(trainer, pool)
+    trainer.add_callback(lessons)
+    return lessons
 
 
 def _refuse_parallelism(trainer: BaseTrainer) -> None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from datasets import Dataset, load_from_disk
 
+from trl_weaks.aggregation import AGGREGATORS
 from trl_weaks.aggregation.completions import COMPLETION_AGGREGATORS
 from trl_weaks.columns import COMPLETION, EXAMPLE_ID, PROMPT
 from trl_weaks.distributed import processes
@@ -195,6 +196,11 @@ def _labels_of(method: Method) -> str:
         raise ValueError(f"method {method.name!r}: `labels={REFINED!r}` are judged by all supervisors; name none.")
     if name not in (*COMPLETION_AGGREGATORS, REFINED):
         known = ", ".join([*COMPLETION_AGGREGATORS, REFINED])
+        if name in AGGREGATORS:
+            raise ValueError(
+                f"method {method.name!r}: {name!r} weighs several votes on one question, and each supervisor's "
+                f"completion is an answer of its own. It is for classes; of completions there is {known}."
+            )
         raise ValueError(f"method {method.name!r}: {name!r} is no completion aggregator; known: {known}.")
     return name
 

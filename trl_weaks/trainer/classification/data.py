@@ -16,6 +16,7 @@ VOTES = "weak_votes"  # [N][K] class probabilities of each supervisor
 VOTE_WEIGHTS = "weak_vote_weights"  # [N], sums to 1
 LABELS = "labels"  # gold class, UNKNOWN where there is none; the trainer also counts rows by this column
 PREPARED = (INPUT_IDS, VOTES, VOTE_WEIGHTS, LABELS)
+ROWS = "weak_rows"  # the row's number in its set; UNKNOWN where gold stands for votes. Not in rows prepared elsewhere
 
 UNKNOWN = -1
 _NO_LISTS = (

@@ -22,18 +22,21 @@ class PooledVotes:
     Args:
         name: of the aggregator.
         soft_labels: whether votes count as they are, or each one's largest class; classes that tie share it.
+        arguments: of the aggregator.
 
     Attributes:
         votes: how many the training rows have, the fewest and the most.
+        supervisors: their names, in their places; numbers from 0 where the training rows name nobody.
+        ids: of the training rows, in their order: `example_id`, or the row's number where there is none.
 
     Raises:
-        ValueError: no aggregator has that name.
+        ValueError: no aggregator has that name, or not these arguments.
         ImportError: it needs an extra that is not installed.
     """
 
-    def __init__(self, name: str, soft_labels: bool):
+    def __init__(self, name: str, soft_labels: bool, arguments: Mapping[str, Any] | None = None):
         self.name, self.soft_labels = name, soft_labels
-        self.aggregator = make_aggregator(name, "pooling")
+        self.aggregator = make_aggregator(name, "pooling", arguments, student=True)
         self.votes: tuple[int, int] | None = None
         self._places: dict[Any, int] | None = None
 
@@ -48,7 +51,13 @@ class PooledVotes:
         else:
             self._places = {place: place for place in range(max(counts))}
         with _in(name):
+            if self.aggregator.with_student:
+                self.ids = _ids(dataset)
             self.aggregator.fit(*self._table(rows))
+
+    @property
+    def supervisors(self) -> list[str]:
+        return [str(name) for name in self._places or ()]
 
     def __call__(self, dataset: Dataset, name: str) -> Dataset:
         """The checked rows with one vote each; a set without votes stays as it is.
@@ -62,12 +71,17 @@ class PooledVotes:
         if self.votes is None:
             self._fit(dataset, name)
         with _in(name):
-            pooled = probabilities(self.aggregator, *self._table(_rows(dataset)))
+            votes, weights = self._made(*self._table(_rows(dataset)))
         made = dataset.remove_columns(
             [c for c in (columns.WEAK_PROBS, columns.WEIGHTS, columns.SUPERVISORS) if c in dataset.column_names]
         )
-        made = made.add_column(columns.WEAK_PROBS, pooled[:, None].tolist())
-        return made.add_column(columns.WEIGHTS, [[1.0]] * len(made))
+        made = made.add_column(columns.WEAK_PROBS, votes.tolist())
+        return made.add_column(columns.WEIGHTS, weights.tolist())
+
+    def _made(self, votes: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """What becomes of a table of votes, with its weights."""
+        pooled = probabilities(self.aggregator, votes, weights)
+        return pooled[:, None], np.ones((len(pooled), 1))
 
     def _table(self, rows: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray | None]:
         """Votes `(rows, supervisors, K)` with NaN for none, and weights `(rows, supervisors)` where some are given."""
@@ -107,6 +121,38 @@ class PooledVotes:
                 f"which `pooling={self.name!r}` is fitted. Leave that vote out."
             )
         return [self._places[name] for name in names]
+
+
+class PlacedVotes(PooledVotes):
+    """Leaves the votes apart, for an aggregator that weighs them in training (`WeighsVotes`): every row gets one of
+    each supervisor, in the same order; a vote that is missing is uniform and has weight 0."""
+
+    def _made(self, votes: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        missing = np.isnan(votes).any(-1)
+        weights = np.where(missing, 0.0, 1.0 if weights is None else weights)
+        unheard = ~(weights[:, ~self.aggregator.silent] > 0).any(-1)
+        if unheard.any():
+            names = [name for name, out in zip(self.supervisors, self.aggregator.silent, strict=True) if out]
+            raise ValueError(
+                f"row {int(unheard.argmax())} has only votes of {', '.join(names)}, who always vote for one class and "
+                f"are left out of `pooling={self.name!r}`. Drop the row, or set `guard` to 0 in `pooling_kwargs`."
+            )
+        return np.where(missing[..., None], 1 / votes.shape[-1], votes), weights
+
+
+def _ids(dataset: Dataset) -> list[str]:
+    """Raises ValueError for an id that two rows have: labels are joined on ids when a run is resumed."""
+    if columns.EXAMPLE_ID not in dataset.column_names:
+        return [str(number) for number in range(len(dataset))]
+    ids = [str(one) for one in dataset[columns.EXAMPLE_ID]]
+    if len(set(ids)) < len(ids):
+        seen: set[str] = set()
+        row = next(n for n, one in enumerate(ids) if one in seen or seen.add(one))
+        raise ValueError(
+            f"row {row}, column '{columns.EXAMPLE_ID}' = {ids[row]!r} is that of an earlier row. Give every row an id "
+            "of its own, or remove the column."
+        )
+    return ids
 
 
 @contextmanager
