@@ -339,17 +339,55 @@ def test_every_registered_aggregator_and_loss_is_a_row_of_the_field(tmp_path):
         assert {"naive", "on_dawid_skene", "on_log_linear", "on_majority", "on_toy_first"} <= set(rows)
         assert set(rows) >= {f"loss_{name}" for name in LOSSES if name not in OF_THE_PAPER}
         settings = SMALL | CAPS | {"methods": ["field"]}
-        chosen = ["field"] if len(rows) < 8 else ["naive", "on_dawid_skene", "trusted", "surer_half", "on_toy_first"]
-        learning = ["on_raven", "on_student_dawid_skene"]
-        chosen += learning if len(chosen) > 1 else []
+        chosen = ["naive", "on_dawid_skene", "trusted", "two_stage", "surer_half", "selective", "co_supervised"]
+        chosen += ["on_raven", "on_student_dawid_skene"]
+        chosen = ["field"] if len(rows) < 8 else [*chosen, "on_toy_first"]
         found = run_study(Parity(), chosen, "tiny", tmp_path, **{k: v for k, v in settings.items() if k != "methods"})
-        assert {"on_dawid_skene", "trusted", "surer_half", "on_toy_first", *learning} <= set(found.results["methods"])
+        assert set(chosen) - {"field"} <= set(found.results["methods"]), "each after the student that it reads"
         assert "## Report card of the supervisors" in found.report.read_text()
     finally:
         del AGGREGATORS["toy_first"]
     with pytest.raises(ValueError, match="'raven' weighs several votes on one question.*It is for classes"):
         labels_of(Method("mine", aggregator="raven"))
     assert field_comparisons(list(completion_field().values()))[:2] == ["on_joint", "naive"]
+    assert "instance_accuracy" in class_field(("a", "b", "c")) and "instance_accuracy" not in class_field(("a", "b"))
+    compared = field_comparisons([*class_field().values(), *completion_field().values()])
+    assert set(class_field()) | set(completion_field()) == set(compared), "no row of the field goes uncompared"
+
+
+def test_a_method_may_read_another_ones_student(tmp_path):
+    """Whichever is named first; what is read is trained before, and a change of it is seen."""
+
+    def least(labels, trained):
+        kept = sorted(labels, key=lambda row: row["example_id"])[: len(labels) // 2]
+        seen.append(
+            (
+                trained.student.name,
+                len(trained.known),
+                trained.student.answer(["1 + 1 =\n"], 1, trained.max_new_tokens),
+            )
+        )
+        return labels.select([n for n, row in enumerate(labels) if row in kept])
+
+    seen: list = []
+    plain = {"transform": least, "loss": "naive", "settings": {"gamma_max": 0.0}}
+    own = [Method("second", **plain, after="first"), Method("first", **plain, after="strong_on_a")]
+    settings = COMPLETIONS | CAPS | {"stages": ["weak", "label", "student", "ceiling"]}
+    run_study(Sums(), own, "tiny", tmp_path, **settings)
+    assert [(name, known) for name, known, _ in seen] == [("strong_on_a", 4), ("first", 4)]
+    keys = [json.loads((tmp_path / f"seed-0/students/{n}/stage.json").read_text()) for n in ("first", "second")]
+    assert keys[0]["spec"]["method"]["after"] == "strong_on_a" and keys[1]["complete"]
+    for methods, message in (
+        ([own[0]], "method 'second' reads the student of 'first', which is not among the methods; add 'first'"),
+        ([replace(own[1], after="second"), own[0]], "in a circle, each after the next: first > second > first"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_study(Sums(), methods, "tiny", tmp_path / "none", **settings)
+    with pytest.raises(ValueError, match="`stages`"):
+        run_study(Sums(), [own[1]], "tiny", tmp_path / "none", **settings | {"stages": ["weak", "label", "student"]})
+    with pytest.raises(ValueError, match="`after='first'` is for a `transform`"):
+        Method("third", after="first")
+    assert not (tmp_path / "none").exists() or not list((tmp_path / "none").rglob("model.safetensors"))
 
 
 def test_refined_labels_come_of_two_half_students_and_a_half_done_run_goes_on(tmp_path, monkeypatch):

@@ -1,13 +1,19 @@
 """Methods of the field beside the paper's: for `--methods field` every registered aggregator and loss has a row, for
 `--methods annotators` simulated annotators take the supervisors' place."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
+from trl_weaks.aggregation.instance_accuracy import MIN_VOTERS
 from trl_weaks.aggregation.transforms import KeepBest
+from trl_weaks.labelling.with_student.co_supervised import CoSupervised
+from trl_weaks.labelling.with_student.instance_votes import PooledByInstance
+from trl_weaks.labelling.with_student.selective import Selective
+from trl_weaks.labelling.with_student.two_stage import TwoStage
 from trl_weaks.losses import LOSSES
 from trl_weaks.study.annotators import ANNOTATORS
-from trl_weaks.study.methods import Method
+from trl_weaks.study.methods import ON_GOLD_OF_A, Method
 
 REFERENCE = "naive"  # what the rows are compared with
 BY_MEAN, BY_DAWID_SKENE = "annotators_mean", "annotators_dawid_skene"
@@ -35,8 +41,12 @@ LABELS = {
 }
 
 
-def class_field() -> dict[str, Method]:
-    """Rows of a classification task, by name; those of crowd-kit where it is installed."""
+def class_field(supervisors: Sequence[str] = ()) -> dict[str, Method]:
+    """Rows of a classification task, by name; those of crowd-kit where it is installed.
+
+    Args:
+        supervisors: of the study; a row that needs more than there are is left out. Empty leaves out none.
+    """
     found = [Method(REFERENCE, "Naive multi-weak", loss="naive", settings={"gamma_max": 0.0})]
     for name in AGGREGATORS:
         needs_crowd = AGGREGATORS[name].__module__.endswith(".crowd")
@@ -50,7 +60,10 @@ def class_field() -> dict[str, Method]:
         loss="naive",
         settings={"gamma_max": 0.0},
     )
-    return {method.name: method for method in [*found, trusted, _surer_half({}), *_losses({})]}
+    found += [trusted, _surer_half({}), *_with_student({})]
+    few = 0 < len(supervisors) < MIN_VOTERS
+    found = [method for method in found if not (few and isinstance(method.transform, PooledByInstance))]
+    return {method.name: method for method in [*found, *_losses({})]}
 
 
 def annotated() -> dict[str, Method]:
@@ -65,8 +78,8 @@ def annotated() -> dict[str, Method]:
     }
 
 
-def completion_field() -> dict[str, Method]:
-    """Rows of a completion task, by name."""
+def completion_field(supervisors: Sequence[str] = ()) -> dict[str, Method]:
+    """Rows of a completion task, by name; any number of supervisors will do."""
     plain = {"soft_labels": True, "gamma_max": 0.0}
     found = [Method(REFERENCE, "Naive multi-weak + confidence", loss="naive", settings=plain)]
     for name in COMPLETION_AGGREGATORS:
@@ -81,7 +94,7 @@ def completion_field() -> dict[str, Method]:
                 )
             )
     soft = {"soft_labels": True}
-    found += [_surer_half(soft), _refined(plain)]
+    found += [_surer_half(soft), _two_stage(soft), _refined(plain)]
     return {method.name: method for method in [*found, *_losses(soft, votes=False)]}
 
 
@@ -101,6 +114,29 @@ def _surer_half(settings: dict) -> Method:
     )
 
 
+def _two_stage(settings: dict) -> Method:
+    return Method(
+        "two_stage",
+        "Filtered, and relabelled by the first stage's student",
+        transform=TwoStage(0.5),
+        loss="naive",
+        settings=settings | {"gamma_max": 0.0},
+        after="surer_half",
+    )
+
+
+def _with_student(settings: dict) -> list[Method]:
+    """Labels of classes that a trained student helps to make."""
+    rows = [
+        ("selective", "Own label where the student knows", Selective(), ON_GOLD_OF_A),
+        ("co_supervised", "The specialist's label for each text", CoSupervised(), REFERENCE),
+        ("instance_accuracy", "Votes weighed by accuracy on each text", PooledByInstance(), ON_GOLD_OF_A),
+    ]
+    plain = {"loss": "naive", "settings": settings | {"gamma_max": 0.0}}
+    found = [Method(name, label, transform=made, after=after, **plain) for name, label, made, after in rows]
+    return [_two_stage(settings), *found]
+
+
 def _losses(settings: dict, votes: bool = True) -> list[Method]:
     """A row for every registered loss that the paper has not; without the auxiliary loss."""
     return [
@@ -112,7 +148,6 @@ def _losses(settings: dict, votes: bool = True) -> list[Method]:
 
 def field_comparisons(methods: list[Method]) -> list[str]:
     """Every row of the field against the naive one, as `compare` takes them."""
-    names = [
-        method.name for method in methods if method.name.startswith(("on_", "loss_", "trusted", "surer_half", "ilr"))
-    ]
+    field = {**class_field(), **completion_field()}
+    names = [method.name for method in methods if method.name in field and method.name != REFERENCE]
     return [name for first in names for name in (first, REFERENCE)]

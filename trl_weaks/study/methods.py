@@ -16,7 +16,7 @@ from trl_weaks.losses import LOSSES
 from trl_weaks.study.code_digest import code_digest, code_module
 
 ROWS = ("ceiling", "strong_on_a", "untrained", "cdpo", "mean_vote", "majority_vote", "dawid_skene")  # there anyway
-
+ON_GOLD_OF_A = "strong_on_a"  # the student that is trained on half A's gold
 
 _NAME = re.compile(r"\w[\w.-]*")
 
@@ -34,6 +34,8 @@ class Method:
             half B; see `trl_weaks.study.annotators`).
         transform: the labels as a `Dataset` -> the labels to train on: filtered, relabelled or reweighted. The weights
             of what is left are made to sum to one again.
+        after: a row whose trained student the transform reads, `"strong_on_a"` for the student trained on half A's
+            gold: the transform is then called as `transform(labels, trained)`, with a [`TrainedStudent`].
         aggregator: how the supervisors' answers become one label: a registered name; of completions the same as
             `labels`, of classes the `pooling`.
         loss: a registered name of `weak_loss`, or a loss `(logits, targets, progress) -> (n,)` of your own.
@@ -49,11 +51,12 @@ class Method:
     name: str
     label: str = ""
     labels: str = "independent"
-    transform: Callable[[Dataset], Dataset] | None = None
+    transform: Callable[..., Dataset] | None = None
     aggregator: str | None = None
     loss: str | Callable[..., Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     supervisors: Sequence[str] = ()
+    after: str = ""
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -66,6 +69,8 @@ class Method:
             value = getattr(self, name)
             if value is not None and not callable(value) and not (name == "loss" and isinstance(value, str)):
                 raise ValueError(f"method {self.name!r}: `{name}` is {value!r}, which cannot be called.")
+        if self.after and self.transform is None:
+            raise ValueError(f"method {self.name!r}: `after={self.after!r}` is for a `transform`, and there is none.")
         object.__setattr__(self, "label", self.label or self.name)
 
     def over(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,6 +89,7 @@ class Method:
         }
         plain = {name: getattr(self, name) for name in ("name", "labels", "aggregator")}
         loss = {"loss": self.loss} if isinstance(self.loss, str) else {}
+        loss |= {"after": self.after} if self.after else {}
         code |= {f"{name}, registered": digest for name, digest in self._registered()}
         return plain | loss | code | {"settings": dict(self.settings), "supervisors": list(self.supervisors)}
 
@@ -141,7 +147,32 @@ def choose_methods(
                 raise ValueError(
                     f"method {method.name!r}: there is no supervisor {missing[0]!r}; there are {sorted(supervisors)}."
                 )
-    return list(wanted.values())
+    return in_order(wanted)
+
+
+def in_order(methods: Mapping[str, Method]) -> list[Method]:
+    """The methods, each after the one whose student it reads, else as they came.
+
+    Raises:
+        ValueError: a method comes after one that is not there, or after itself.
+    """
+    found: dict[str, Method] = {}
+
+    def add(method: Method, above: tuple[str, ...]) -> None:
+        if method.name in above:
+            raise ValueError(f"methods in a circle, each after the next: {' > '.join([*above, method.name])}.")
+        if method.after and method.after != ON_GOLD_OF_A:
+            if method.after not in methods:
+                raise ValueError(
+                    f"method {method.name!r} reads the student of {method.after!r}, which is not among the methods; "
+                    f"add {method.after!r}."
+                )
+            add(methods[method.after], (*above, method.name))
+        found.setdefault(method.name, method)
+
+    for method in methods.values():
+        add(method, ())
+    return list(found.values())
 
 
 def _read_methods(path: str) -> list[Method]:

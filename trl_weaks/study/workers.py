@@ -35,7 +35,7 @@ def run_stages(stages: Iterable[Stage], workers: int = 1) -> None:
     distinct: dict[Path, Stage] = {}
     for stage in stages:
         distinct.setdefault(stage.folder, stage)
-    todo = [stage for stage in distinct.values() if not stage.done()]
+    todo = in_order([stage for stage in distinct.values() if not stage.done()])
     refuse_missing(todo)
     with tqdm(total=len(todo), unit="stage", disable=not processes().is_main_process) as bar:
         if workers > 1:
@@ -45,6 +45,21 @@ def run_stages(stages: Iterable[Stage], workers: int = 1) -> None:
             bar.set_description(stage.name)
             stage.run()
             bar.update()
+
+
+def in_order(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages, each after those among them that it needs, else as they came."""
+    by_folder, found = {stage.folder: stage for stage in stages}, {}
+
+    def add(stage: Stage) -> None:
+        for before in stage.after:
+            if before.folder in by_folder and before.folder not in found:
+                add(by_folder[before.folder])
+        found.setdefault(stage.folder, stage)
+
+    for stage in stages:
+        add(stage)
+    return list(found.values())
 
 
 def refuse_missing(todo: Sequence[Stage]) -> None:

@@ -13,6 +13,7 @@ from trl_weaks.distributed import processes
 from trl_weaks.labelling.label_classes import label_classes
 from trl_weaks.labelling.reliability.trust import trust_weights
 from trl_weaks.labelling.sources.from_votes import labels_from_votes
+from trl_weaks.labelling.with_student.trained import TrainedStudent
 from trl_weaks.study.annotators import ANNOTATORS, check_plan, simulated_votes
 from trl_weaks.study.methods import Method
 from trl_weaks.study.pipeline import class_training as training
@@ -134,13 +135,18 @@ class ClassRun(SeedRun):
         keep = [votes[0][SUPERVISORS].index(name) for name in supervisors]
         return votes.map(lambda row: {c: [row[c][i] for i in keep] for c in (WEAK_PROBS, WEIGHTS, SUPERVISORS)})
 
-    def train_student(self, method: Method, folder: Path) -> None:
+    def train_student(self, method: Method, folder: Path, before: Stage | None = None) -> None:
         settings = method.over(self.config.training(self.config.student_training))
         if method.aggregator:
             settings["pooling"] = method.aggregator
-        votes = transformed(self.votes(method.supervisors, method.labels), method)
+        trained = self._trained(before) if before else None
+        votes = transformed(self.votes(method.supervisors, method.labels), method, trained)
         student = self._untrained_student()
         training.train_on_votes(student, votes, settings, folder, self.seed, self.lora, method.custom_loss)
+
+    def _trained(self, before: Stage) -> TrainedStudent:
+        student = WeakClassifier(*self.factory.trained(before.folder), name=before.folder.name)
+        return TrainedStudent(student, Dataset.from_list(self.rows(self.splits.validation)))
 
     def train_gold(self, half: str, folder: Path) -> None:
         rows, classes = self.rows(getattr(self.splits, half)), len(self.task.classes)

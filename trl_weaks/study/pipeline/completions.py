@@ -13,6 +13,7 @@ from trl_weaks.aggregation.completions import COMPLETION_AGGREGATORS
 from trl_weaks.columns import COMPLETION, EXAMPLE_ID, PROMPT
 from trl_weaks.distributed import processes
 from trl_weaks.labelling.label_completions import label_completions
+from trl_weaks.labelling.with_student.trained import TrainedStudent
 from trl_weaks.study.code_digest import code_digest
 from trl_weaks.study.methods import Method
 from trl_weaks.study.paper_methods import PREFERENCE, PREFERENCE_FROM
@@ -111,13 +112,18 @@ class CompletionRun(SeedRun):
         root = self.labels_folder if mode in EXPORTED else self.root / f"labels-{mode}"
         return load_from_disk(str(root / mode))
 
-    def train_student(self, method: Method, folder: Path) -> None:
+    def train_student(self, method: Method, folder: Path, before: Stage | None = None) -> None:
         rows = self.labels(_labels_of(method))
         if method.supervisors:
             rows = only_supervisors(rows, method.supervisors)
-        rows = transformed(rows, method)
+        rows = transformed(rows, method, self._trained(before) if before else None)
         settings = self.config.training(self.config.student_training)
         training.train_on_weak(self._untrained_student(), rows, method, settings, folder, self.seed, self.lora)
+
+    def _trained(self, before: Stage) -> TrainedStudent:
+        student = WeakSupervisor(*self.factory.trained(before.folder), name=before.folder.name)
+        known = Dataset.from_list(self.rows(self.splits.validation))
+        return TrainedStudent(student, known, self.config.max_new_tokens)
 
     def gold_settings(self) -> dict[str, Any]:
         return training.gold_settings(self.config.student_training or {})

@@ -7,6 +7,7 @@ from datasets import Dataset
 
 from trl_weaks import columns
 from trl_weaks.labelling.reliability.weights import renormalise_weights
+from trl_weaks.labelling.with_student.trained import TrainedStudent
 from trl_weaks.study.methods import Method
 
 _LISTS = (columns.SUPERVISORS, columns.WEIGHTS, columns.OFFSETS, columns.LOGPS)
@@ -44,15 +45,18 @@ def completions_by_supervisor(labels: Dataset) -> dict[str, dict[str, str]]:
     return found
 
 
-def transformed(rows: Dataset, method: Method) -> Dataset:
+def transformed(rows: Dataset, method: Method, trained: TrainedStudent | None = None) -> Dataset:
     """The labels after a method's transform, their weights summing to one again.
+
+    Args:
+        trained: the student that a method with `after` reads.
 
     Raises:
         ValueError: the transform gives no dataset, or leaves no row; names the method.
     """
     if method.transform is None:
         return rows
-    found = method.transform(rows)
+    found = method.transform(rows, trained) if method.after else method.transform(rows)
     if not isinstance(found, Dataset):
         raise ValueError(f"method {method.name!r}: `transform` gave a {type(found).__name__}, not a `Dataset`.")
     if not len(found):

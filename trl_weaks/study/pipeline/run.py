@@ -36,7 +36,7 @@ class _Kind:
     run: type[SeedRun]
     methods: Callable[[Sequence[str]], dict[str, Method]]
     headline: Callable[[Sequence[str]], list[str]]
-    field: Callable[[], dict[str, Method]]
+    field: Callable[[Sequence[str]], dict[str, Method]]
     gather: Callable[..., Any]
     annotators: Callable[[], dict[str, Method]] = dict
 
@@ -54,8 +54,8 @@ def methods_of(config: StudyConfig, task: Task, own: Sequence[Method] = ()) -> l
         ValueError: from [`choose_methods`].
     """
     names, kind = config.supervisor_names, KINDS[task.kind]
-    given = [*config.methods, *own]
-    return choose_methods(given, kind.methods(names), kind.headline(names), names, kind.field(), kind.annotators())
+    given, field = [*config.methods, *own], kind.field(names)
+    return choose_methods(given, kind.methods(names), kind.headline(names), names, field, kind.annotators())
 
 
 def seed_runs(config: StudyConfig, task: Task, methods: Sequence[Method]) -> list[SeedRun]:

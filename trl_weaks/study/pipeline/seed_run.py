@@ -11,7 +11,7 @@ from peft import LoraConfig
 
 from trl_weaks._version import __version__
 from trl_weaks.study.config import StudyConfig
-from trl_weaks.study.methods import Method
+from trl_weaks.study.methods import ON_GOLD_OF_A, Method
 from trl_weaks.study.pipeline.models import ModelFactory
 from trl_weaks.study.stages import Stage, fingerprint
 from trl_weaks.study.tasks.base import Example, Splits, Task
@@ -63,8 +63,8 @@ class SeedRun(ABC):
         """Have the supervisors label half B."""
 
     @abstractmethod
-    def train_student(self, method: Method, folder: Path) -> None:
-        """Train the student on the labels."""
+    def train_student(self, method: Method, folder: Path, before: Stage | None = None) -> None:
+        """Train the student on the labels; `before` trained the student that the method reads."""
 
     @abstractmethod
     def train_gold(self, half: str, folder: Path) -> None:
@@ -102,8 +102,11 @@ class SeedRun(ABC):
         weak = [self._weak(number) for number in range(len(names))]
         labels = self._label(weak)
         views = self.label_views(labels, weak)
-        students = {method.name: self._student(method, views.get(method.labels, labels)) for method in self.methods}
-        preferred, gold = self.preferred(students, labels, weak), self._gold_stages()
+        gold, students = self._gold_stages(), {}
+        for method in self.methods:
+            before = self._before(method, students, gold)
+            students[method.name] = self._student(method, views.get(method.labels, labels), before)
+        preferred = self.preferred(students, labels, weak)
         trained: dict[str, Stage | None] = dict(zip(names, weak, strict=True)) | students | preferred | gold
         self.systems = {name: self._evaluate(name, stage) for name, stage in trained.items()}
         self.systems |= self._untrained()
@@ -137,12 +140,19 @@ class SeedRun(ABC):
         spec = self.common() | self.label_spec()
         return Stage("weak labels", self.labels_folder, spec, lambda path: self.label(weak, path), tuple(weak))
 
-    def _student(self, method: Method, labels: Stage) -> Stage:
+    def _before(self, method: Method, students: Mapping[str, Stage], gold: Mapping[str, Stage]) -> Stage | None:
+        """The stage that trains the student which the method reads."""
+        if method.after == ON_GOLD_OF_A:
+            return gold.get(ON_GOLD_OF_A, gold["ceiling"])  # without gold of half B the ceiling is that student
+        return students[method.after] if method.after else None
+
+    def _student(self, method: Method, labels: Stage, before: Stage | None = None) -> Stage:
         settings = dict(self.config.student_training or {})
         spec = self.common() | {"method": method.spec(), "training": settings, "student": self._student_identity()}
         folder = self.root / "students" / method.name
         name = f"student, {method.label}"
-        return Stage(name, folder, spec, lambda path: self.train_student(method, path), self._on_base(labels))
+        after = self._on_base(labels, *([before] if before else []))
+        return Stage(name, folder, spec, lambda path: self.train_student(method, path, before), after)
 
     def _gold_stages(self) -> dict[str, Stage]:
         """The ceiling on gold of half B, beside the student on half A; without gold of half B the ceiling is that."""

@@ -1,0 +1,1 @@
+"""Labels that a trained student helps to make: transforms `(labels, trained student) -> labels`."""
