@@ -3,6 +3,8 @@
 import argparse
 from dataclasses import dataclass
 
+from .. import markdown
+
 GIB = 2**30
 OFFLOADS = ("none", "optimizer", "all")
 STRATEGIES = ((0, "none"), (2, "none"), (2, "optimizer"), (3, "none"), (3, "optimizer"), (3, "all"))
@@ -130,9 +132,8 @@ def table(options: argparse.Namespace) -> str:
         f"memory per node), of which {work / GIB:.1f} for {options.batch_size} x {options.max_length} tokens; bold "
         f"exceeds {options.gpu_memory:g} GB.",
         "",
-        "| strategy | " + " | ".join(f"{n} GPU{'s' * (n > 1)}" for n in options.gpus) + " |",
-        "|---|" + "---|" * len(options.gpus),
     ]
+    rows = []
     for zero, offload in chosen:
         cells = []
         for gpus in options.gpus:
@@ -141,5 +142,5 @@ def table(options: argparse.Namespace) -> str:
             cells.append(f"**{text}**" if gpu + work > options.gpu_memory * 1e9 else text)
         name = f"ZeRO-{zero}" if zero else "DDP"
         name += "" if offload == "none" else f", {offload} in host memory".replace("all", "all states")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([name, *cells])
+    return "\n".join([*lines, markdown.table(["strategy", *(f"{n} GPU{'s' * (n > 1)}" for n in options.gpus)], rows)])

@@ -10,6 +10,7 @@ import json
 import math
 from pathlib import Path
 
+from ..markdown import table
 from .sources import refuse_missing, refuse_missing_model, refuse_unknown_model
 
 COLUMNS = {
@@ -106,11 +107,11 @@ def check_options(options: argparse.Namespace) -> None:
 def markdown(rows: list[dict]) -> str:
     """The table, best first, with what its columns mean."""
     shown = [name for name in COLUMNS if any(name in row for row in rows)]
-    lines = ["| " + " | ".join(COLUMNS[name] for name in shown) + " |", "|---" * len(shown) + "|"]
-    for row in rows:
-        cells = (row.get(name, "") for name in shown)
-        lines.append("| " + " | ".join(f"{c:.4f}" if isinstance(c, float) else str(c) for c in cells) + " |")
-    return "\n".join([*lines, "", *(text for name, text in NOTES.items() if name in shown)])
+    cells = [[row.get(name, "") for name in shown] for row in rows]
+    told = [[f"{c:.4f}" if isinstance(c, float) else c for c in row] for row in cells]
+    return "\n".join(
+        [table([COLUMNS[name] for name in shown], told), "", *(text for name, text in NOTES.items() if name in shown)]
+    )
 
 
 def _prompts(options: argparse.Namespace) -> tuple[list, list[str]]:

@@ -11,6 +11,7 @@ import numpy as np
 from datasets import Dataset
 
 from ... import columns
+from ...markdown import table
 from ...metrics.calibration import brier_score, expected_calibration_error
 from ...metrics.chance_corrected import (
     NONE,
@@ -252,8 +253,7 @@ def _mean(values: Any) -> float:
 
 def _table(rows: list[dict[str, Any]]) -> str:
     heads = list(rows[0])
-    lines = [f"| {' | '.join(head.replace('_', ' ') for head in heads)} |", "|" + "---|" * len(heads)]
-    return "\n".join([*lines, *(f"| {' | '.join(_cell(row[head]) for head in heads)} |" for row in rows)])
+    return table([head.replace("_", " ") for head in heads], [[_cell(row[head]) for head in heads] for row in rows])
 
 
 def _cell(value: Any) -> str:

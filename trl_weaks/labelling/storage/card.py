@@ -10,6 +10,7 @@ from datasets import Dataset
 from ...columns import CONFIDENCE_SOURCE, EXAMPLE_ID, SUPERVISORS
 from ...files import writing
 from ...fingerprint import supervisor_fingerprint
+from ...markdown import table
 from ...supervisors.ensemble import WeakEnsemble
 from ...supervisors.loading import hub_id
 from ...supervisors.supervisor import WeakSupervisor
@@ -36,22 +37,19 @@ def write_card(path: Path, ensemble: WeakEnsemble, mode: str, settings: dict, co
     Raises:
         LabelStoreError: the disk refuses.
     """
-    rows = [HEAD.format(examples=counts.examples, n=len(ensemble.names), rows=counts.rows)]
+    parts = [HEAD.format(examples=counts.examples, n=len(ensemble.names), rows=counts.rows)]
     heads = ("supervisor", "weight", "model", "revision", "parameters", "dtype", "fingerprint")
     heads += ("empty best answers", "too long for it", "cut at max_new_tokens")
-    rows += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for supervisor, weight in zip(ensemble.supervisors, ensemble.weights, strict=True):
-        rows.append(_row(supervisor, weight, counts))
-    rows += ["", "| setting | value |", "|---|---|", f"| mode | {mode} |"]
-    rows += [f"| {name} | {value} |" for name, value in settings.items()]
+    members = zip(ensemble.supervisors, ensemble.weights, strict=True)
+    parts.append(table(heads, [_row(supervisor, weight, counts) for supervisor, weight in members]))
     search = "beam search, as many beams as candidates, no sampling (no seed)"
     draws = "sampling, each candidate from a random stream of its own"
-    rows += [f"| decoding | {draws if 'temperature' in settings else search} |"]
-    rows += ["| score | weighted mean of log-probabilities per token, end of sequence included |"]
-    without = counts.prompts - counts.examples
-    rows += [f"| prompts given | {counts.prompts} |", f"| prompts without any label | {without} |"]
+    rows = [("mode", mode), *settings.items(), ("decoding", draws if "temperature" in settings else search)]
+    rows.append(("score", "weighted mean of log-probabilities per token, end of sequence included"))
+    rows += [("prompts given", counts.prompts), ("prompts without any label", counts.prompts - counts.examples)]
+    parts += ["", table(["setting", "value"], rows)]
     with writing("the dataset card", path):
-        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        path.write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 
 def write_answers_card(
@@ -68,7 +66,7 @@ def write_answers_card(
     count = len(set(labels[EXAMPLE_ID][:]))
     head = HEAD.format(examples=count, n=len(sources), rows=len(labels))
     lines = [head.replace("label_completions", "labels_from_completions")]
-    lines += ["| supervisor | weight | model | answers | confidence from |", "|---|---|---|---|---|"]
+    rows = []
     said: dict[str, Counter] = {name: Counter() for name in sources}
     for row in labels.select_columns([SUPERVISORS, CONFIDENCE_SOURCE]):
         for name, source in zip(row[SUPERVISORS], row[CONFIDENCE_SOURCE], strict=True):
@@ -76,8 +74,9 @@ def write_answers_card(
     for name, counts in said.items():
         told = ", ".join(f"{source} ({number})" for source, number in counts.most_common())
         weight, model = sources[name]
-        lines.append(f"| {name} | {weight:.4g} | {model} | {sum(counts.values())} | {told or '-'} |")
-    lines += ["", "| setting | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in settings.items())]
+        rows.append([name, f"{weight:.4g}", model, sum(counts.values()), told or "-"])
+    lines.append(table(["supervisor", "weight", "model", "answers", "confidence from"], rows))
+    lines += ["", table(["setting", "value"], list(settings.items()))]
     with writing("the dataset card", path):
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -90,14 +89,13 @@ def model_of(supervisor: WeakSupervisor) -> str:
     return f"{config.model_type} ({source})" + " + ".join(more)
 
 
-def _row(supervisor: WeakSupervisor, weight: float, counts: Counts) -> str:
+def _row(supervisor: WeakSupervisor, weight: float, counts: Counts) -> list[str]:
     model, config = supervisor.model, supervisor.config
     size, dtype = ("-", supervisor.dtype) if model is None else (f"{_parameters(supervisor):,}", str(model.dtype))
     revision = getattr(config, "_commit_hash", None) or "-"
     parts = (supervisor.name, f"{weight:.4g}", model_of(supervisor), revision, size)
     left_out = (str(counted[supervisor.name]) for counted in vars(counts.left_out).values())
-    cells = [*parts, dtype.removeprefix("torch."), supervisor_fingerprint(supervisor), *left_out]
-    return f"| {' | '.join(cells)} |"
+    return [*parts, dtype.removeprefix("torch."), supervisor_fingerprint(supervisor), *left_out]
 
 
 def _parameters(supervisor: WeakSupervisor) -> int:

@@ -10,6 +10,7 @@ from datasets import Dataset, load_from_disk
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from ... import columns
+from ...markdown import table
 
 TAGS = ["trl", "trl-weaks", "weak-supervision"]
 MEANING = {
@@ -114,11 +115,11 @@ def labels_section(labels: Dataset, repository: str, config_name: str, split: st
     head = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.S) if card else _who(labels)
     row = json.dumps(_short(labels[0]), indent=1, ensure_ascii=False)
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", row)), default=0))
-    known = [f"| `{name}` | {MEANING.get(name, 'carried through')} |" for name in labels.column_names]
+    known = [[f"`{name}`", MEANING.get(name, "carried through")] for name in labels.column_names]
     lines = [_mark(config_name), f"## Labels `{config_name}`", re.sub("^# ", "### ", head.strip(), flags=re.M)]
     lines += ["```python\nfrom datasets import load_dataset\n"]
     lines[-1] += f"\nlabels = load_dataset({json.dumps(repository)}{named}, split={json.dumps(split)})\n```"
-    lines += ["| column | meaning |\n|---|---|\n" + "\n".join(known), f"The first row:\n\n{fence}json\n{row}\n{fence}"]
+    lines += [table(["column", "meaning"], known), f"The first row:\n\n{fence}json\n{row}\n{fence}"]
     lines += ["Made with trl_weaks (`pip install trl-weaks`), whose trainers read these columns.", END]
     return "\n\n".join(lines)
 
@@ -132,8 +133,7 @@ def _who(labels: Dataset) -> str:
     if column is None:
         return f"{size}."
     counts = Counter(name for names in labels[column][:] for name in names or ())
-    table = "\n".join(f"| {name} | {number} |" for name, number in sorted(counts.items()))
-    return f"{size}, labelled by weak supervisors.\n\n| supervisor | rows |\n|---|---|\n{table}"
+    return f"{size}, labelled by weak supervisors.\n\n{table(['supervisor', 'rows'], sorted(counts.items()))}"
 
 
 def _short(value: Any) -> Any:

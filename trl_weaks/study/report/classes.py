@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from trl_weaks.markdown import table
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.report import class_results as results
 from trl_weaks.study.report.annotated import annotated_labels, annotated_section
@@ -47,20 +48,17 @@ def gather_classes(task: ClassificationTask, runs: Sequence[SeedRun], folder: Pa
 
 def _mcnemar(pairs: Sequence[dict[str, Any]], labels: dict[str, str]) -> str:
     """A table of the pairs in which some seed has p < 0.05, and how many were tested."""
-    lines = [
-        "| first | second | only first right / only second right (per seed) | p (per seed) |",
-        "|---|---|---|---|",
-    ]
+    head, rows = ["first", "second", "only first right / only second right (per seed)", "p (per seed)"], []
     for pair in pairs:
         if min(test["p_value"] for test in pair["seeds"]) < 0.05:
             counts = ", ".join(f"{t['first_only']} / {t['second_only']}" for t in pair["seeds"])
             values = ", ".join(f"{t['p_value']:.2g}" for t in pair["seeds"])
-            lines.append(f"| {labels[pair['first']]} | {labels[pair['second']]} | {counts} | {values} |")
+            rows.append([labels[pair["first"]], labels[pair["second"]], counts, values])
     return (
         "## Do two students differ? McNemar's exact test\n\n"
         f"{len(pairs)} pairs of students were tested on the texts that exactly one of them gets right, two-sided, "
         "each seed by itself; p values are not adjusted for the number of pairs. Shown are the pairs with p < 0.05 in "
-        "at least one seed; all are in `results.json`.\n\n" + "\n".join(lines)
+        "at least one seed; all are in `results.json`.\n\n" + table(head, rows)
     )
 
 

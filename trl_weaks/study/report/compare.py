@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from trl_weaks.markdown import table
 from trl_weaks.metrics.bootstrap import as_table, bootstrap_scores, limits, seed_scores
-from trl_weaks.study.report.markdown import table
 from trl_weaks.study.report.results import Measure
 
 

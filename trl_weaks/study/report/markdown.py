@@ -1,8 +1,9 @@
 """`report.md` from the results of a study."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trl_weaks.markdown import table
 from trl_weaks.study.report.results import Measure
 from trl_weaks.study.report.story import Story
 
@@ -46,7 +47,7 @@ def _scores(results: Mapping[str, Any], measure: Measure) -> str:
     level = f"{results['confidence']:.0%}"
     header = ["system", f"{measure.title} (± half of the {level} interval)", "per seed"]
     header += ["weak / student / ceiling", f"PGR [{level} interval]", "unparsable"]
-    lines = _table_head(header)
+    rows = []
     for row in (*results["weak"].values(), *results["methods"].values()):
         low, high = row[f"{measure.key}_interval"]
         cells = [row["label"], f"{row[measure.key]:.4f} ± {(high - low) / 2:.4f}"]
@@ -57,10 +58,10 @@ def _scores(results: Mapping[str, Any], measure: Measure) -> str:
             cells.append(f"{row['weak']:.4f} / {row[measure.key]:.4f} / {results['ceiling']:.4f}")
             cells.append(pgr_text(row["pgr"], row["pgr_interval"]))
         cells.append(f"{row['unparsable']:.1%}" if "unparsable" in row else "–")
-        lines.append(_table_row(cells))
+        rows.append(cells)
     if results["pgr_refused"]:
-        lines += ["", f"**PGR is refused.** {results['pgr_refused']}."]
-    return "\n".join(lines)
+        return f"{table(header, rows)}\n\n**PGR is refused.** {results['pgr_refused']}."
+    return table(header, rows)
 
 
 def _other_scores(results: Mapping[str, Any], measure: Measure) -> str:
@@ -69,10 +70,8 @@ def _other_scores(results: Mapping[str, Any], measure: Measure) -> str:
     names = [*list(measure.scores)[1:], *dict.fromkeys(name for row in rows for name in row["extra"])]
     if not names:
         return ""
-    lines = _table_head(["system", *map(_heading, names)])
-    for row in rows:
-        lines.append(_table_row([row["label"], *(_number({**row, **row["extra"]}.get(name)) for name in names)]))
-    return _section("Other scores", "\n".join(lines))
+    told = [[row["label"], *(_number({**row, **row["extra"]}.get(name)) for name in names)] for row in rows]
+    return _section("Other scores", table(["system", *map(_heading, names)], told))
 
 
 def _heading(name: str) -> str:
@@ -107,11 +106,11 @@ def _per_weak(results: Mapping[str, Any]) -> str:
     if len(results["weak"]) < 2:
         return ""
     header = ["system", *(row["label"] for row in results["weak"].values())]
-    lines = _table_head(header)
+    rows = []
     for row in (row for row in results["methods"].values() if row["weak"] is not None):
         cells = [pgr_text(row["pgr_per_weak"][name], row["pgr_interval_per_weak"][name]) for name in results["weak"]]
-        lines.append(_table_row([row["label"], *cells]))
-    return _section("PGR against each weak supervisor", "\n".join(lines))
+        rows.append([row["label"], *cells])
+    return _section("PGR against each weak supervisor", table(header, rows))
 
 
 def _agreement(agreement: Mapping[str, Any]) -> str:
@@ -119,12 +118,12 @@ def _agreement(agreement: Mapping[str, Any]) -> str:
         return ""
     numbers = [name for name in agreement["pairs"][0] if name not in ("first", "second")]
     header = ["supervisors", *map(_heading, numbers)]
-    lines = _table_head(header)
+    rows = []
     for pair in agreement["pairs"]:
-        lines.append(_table_row([f"{pair['first']}, {pair['second']}", *(_number(pair[name]) for name in numbers)]))
-    lines.append(_table_row(["mean of the pairs", *(_number(agreement[name]) for name in numbers)]))
-    lines += ["", f"All supervisors say the same on {agreement['all_agree']:.1%} of the examples."]
-    return _section("Agreement between the weak supervisors", "\n".join(lines))
+        rows.append([f"{pair['first']}, {pair['second']}", *(_number(pair[name]) for name in numbers)])
+    rows.append(["mean of the pairs", *(_number(agreement[name]) for name in numbers)])
+    alike = f"All supervisors say the same on {agreement['all_agree']:.1%} of the examples."
+    return _section("Agreement between the weak supervisors", f"{table(header, rows)}\n\n{alike}")
 
 
 def _calibration(calibration: Mapping[str, Any], figures: Mapping[str, str | None]) -> str:
@@ -132,11 +131,11 @@ def _calibration(calibration: Mapping[str, Any], figures: Mapping[str, str | Non
         return ""
     names = ("ece", "brier", "mean_confidence", "accuracy")
     header = ["supervisor", "ECE", "Brier score", "mean confidence", "share right", "words"]
-    lines = _table_head(header)
+    rows = []
     for supervisor, entry in calibration.items():
-        lines.append(_table_row([supervisor, *(_number(entry[name]) for name in names), str(entry["words"])]))
-    lines += ["", _figure("reliability.png", "Reliability diagram of the word confidences", figures)]
-    return _section("Calibration of the word confidences", "\n".join(lines))
+        rows.append([supervisor, *(_number(entry[name]) for name in names), str(entry["words"])])
+    figure = _figure("reliability.png", "Reliability diagram of the word confidences", figures)
+    return _section("Calibration of the word confidences", f"{table(header, rows)}\n\n{figure}")
 
 
 def _reproduce(results: Mapping[str, Any], story: Story) -> str:
@@ -144,8 +143,8 @@ def _reproduce(results: Mapping[str, Any], story: Story) -> str:
     parts = [f"```\n{story.command}\n```"] if story.command else []
     parts.append(facts)
     if story.stage_seconds:
-        rows = [_table_row([stage, f"{seconds:.0f}"]) for stage, seconds in story.stage_seconds.items()]
-        parts.append("\n".join([*_table_head(["stage", "seconds"]), *rows]))
+        rows = [[stage, f"{seconds:.0f}"] for stage, seconds in story.stage_seconds.items()]
+        parts.append(table(["stage", "seconds"], rows))
     parts.append(
         "All settings and numbers: `results.json` (`config` holds the settings; null stands for an infinity)."
     )
@@ -166,16 +165,3 @@ def _bullets(facts: Mapping[str, Any]) -> str:
         f"- {name}: {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, Mapping) else value}"
         for name, value in facts.items()
     )
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join([*_table_head(head), *map(_table_row, rows)])
-
-
-def _table_head(names: Sequence[str]) -> list[str]:
-    return [_table_row(names), _table_row(["---"] * len(names))]
-
-
-def _table_row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard
 
 from ... import columns
 from ..._version import __version__
+from ...markdown import table
 from ...supervisors.loading import hub_id
 
 HEAD = 1000  # rows of a stream that are looked at before training
@@ -56,13 +57,16 @@ def weak_supervision_section(args: Any, loss: Any, supervision: Supervision) -> 
         "",
         f"Trained with trl_weaks {__version__} on the labels of the supervisors named here.",
         "",
-        "| what | value |",
-        "|---|---|",
-        f"| weak supervisors | {', '.join(f'`{name}`' for name in supervision.supervisors)} |",
-        f"| examples, distinct completions | {size} |",
-        f"| loss | `{describe_loss(loss)}` |",
-        f"| labels | {'soft: word confidences' if args.soft_labels else 'hard'} |",
-        f"| confidence unit, split | `{args.confidence_unit}`, `{args.confidence_split}` |",
+        table(
+            ["what", "value"],
+            [
+                ["weak supervisors", ", ".join(f"`{name}`" for name in supervision.supervisors)],
+                ["examples, distinct completions", size],
+                ["loss", f"`{describe_loss(loss)}`"],
+                ["labels", "soft: word confidences" if args.soft_labels else "hard"],
+                ["confidence unit, split", f"`{args.confidence_unit}`, `{args.confidence_split}`"],
+            ],
+        ),
     ]
     return "\n".join(lines)
 
@@ -79,12 +83,15 @@ def weak_preference_section(args: Any, pairs: Dataset | IterableDataset) -> str:
         "",
         f"Trained with trl_weaks {__version__} on pairs that weak supervisors ranked.",
         "",
-        "| what | value |",
-        "|---|---|",
-        f"| pairs | {'a stream' if isinstance(pairs, IterableDataset) else len(pairs)} |",
-        f"| loss | `{loss}`, beta {args.beta:g} |",
-        f"| probability that a pair is the wrong way round | {flips} |",
-        f"| weight of a pair | {'its own' if used[columns.PAIR_WEIGHT] else '1'} |",
+        table(
+            ["what", "value"],
+            [
+                ["pairs", "a stream" if isinstance(pairs, IterableDataset) else len(pairs)],
+                ["loss", f"`{loss}`, beta {args.beta:g}"],
+                ["probability that a pair is the wrong way round", flips],
+                ["weight of a pair", "its own" if used[columns.PAIR_WEIGHT] else "1"],
+            ],
+        ),
     ]
     return "\n".join(lines)
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ... import markdown
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -319,5 +321,4 @@ def refuse_tokenizer(tokenizer: Any) -> None:
 
 def table(refused: tuple[Refusal, ...] = ALL) -> str:
     """Refusals as a Markdown table."""
-    lines = ["| refused | because | instead |", "|---|---|---|"]
-    return "\n".join([*lines, *(f"| {r.what} | {r.reason} | {r.remedy} |" for r in refused)]) + "\n"
+    return markdown.table(["refused", "because", "instead"], [[r.what, r.reason, r.remedy] for r in refused]) + "\n"
