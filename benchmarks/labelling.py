@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, OPTCon
 from trl_weaks.inference.as_found import inference
 from trl_weaks.inference.beam_search import search
 from trl_weaks.inference.generation_settings import decoding_config
-from trl_weaks.inference.packed_scoring import packed_logps, prefix_levels
+from trl_weaks.inference.scoring import packed_logps, prefix_levels
 
 PAD, EOS = 0, 1
 STAGES = ("generation", "scoring", "end to end", "more prompts")

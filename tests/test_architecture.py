@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,11 @@ LOW, MIDDLE, HIGH = (0, 1), (2, 3, 4), (5, 6)
 FORBIDDEN = dict.fromkeys(LOW, HUGGING_FACE) | dict.fromkeys(MIDDLE, {"trl", "peft"}) | dict.fromkeys(HIGH, set())
 # The metric script is loaded by `evaluate` from its path: it imports that library and is imported by nobody.
 METRIC_SCRIPT = "trl_weaks.metrics.hf_slu_f1.hf_slu_f1"
+
+
+# A folder is found through by eye: at most so many modules. Those with more may shrink, and then leave the list.
+MOST_MODULES = 14
+LARGER = dict.fromkeys(("losses", "study", "study/pipeline", "study/report", "supervisors"), 20)
 
 
 def module_name(path: Path) -> str:
@@ -111,6 +117,13 @@ def test_files_hold_one_idea_and_functions_one_step(path):
             documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
             start = first.end_lineno if documented else node.lineno
             assert node.end_lineno - start < 50, f"{node.name} is {node.end_lineno - start} lines long"
+
+
+def test_folders_hold_about_a_dozen_modules():
+    counts = Counter(str(path.parent.relative_to(PACKAGE)) for path in FILES if path.name != "__init__.py")
+    too_many = {folder: count for folder, count in counts.items() if count > LARGER.get(folder, MOST_MODULES)}
+    assert not too_many, f"more than {MOST_MODULES} modules: {too_many}; merge what always changes together"
+    assert all(counts[folder] > MOST_MODULES for folder in LARGER), "leaves the list of exceptions"
 
 
 def test_importing_the_package_and_its_maths_loads_no_hugging_face_library():

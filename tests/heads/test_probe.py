@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from trl_weaks.heads import WeakHeadRequest, add_weak_head
-from trl_weaks.inference.made_up_tokens import made_up_tokens
+from trl_weaks.inference.probe import made_up_tokens
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
 
 V = 59

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from trl_weaks.inference.batch_limits import WIDTH, at_once, most_logits
+from trl_weaks.inference.padding import WIDTH, at_once, most_logits
 from trl_weaks.supervisors.supervisor import WeakSupervisor
 
 HEAD = "USER: turn on the light in the kitchen, wake me up at nine, play some jazz; "
@@ -23,7 +23,7 @@ def test_tokens_and_logits_both_bind(build):
 @pytest.mark.parametrize("budget, width", [(150, WIDTH), (600, 10), (10**6, WIDTH)])
 def test_every_forward_pass_keeps_to_the_budget(build, monkeypatch, shape, budget, width):
     """Tokens and rows of logits of each pass; one prompt with its candidates is the least that can be held."""
-    monkeypatch.setattr("trl_weaks.inference.batch_limits.WIDTH", width)
+    monkeypatch.setattr("trl_weaks.inference.padding.WIDTH", width)
     supervisor, beams, new = build(shape), 3, 5
     supervisor.sharing.expect([p.ids for p in supervisor.encoder.prompts(PROMPTS)])
     supervisor.score(PROMPTS[:1], ["x"])  # the probe and the prefix are over
@@ -54,7 +54,7 @@ class Whole(GPT2LMHeadModel):
 
 
 def test_models_that_give_all_logits_keep_to_the_budget(build, monkeypatch):
-    monkeypatch.setattr("trl_weaks.inference.batch_limits.WIDTH", 100)
+    monkeypatch.setattr("trl_weaks.inference.padding.WIDTH", 100)
     plain, beams, new, passes = build("gpt2"), 3, 5, []
     model = Whole(plain.model.config).eval()
     model.load_state_dict(plain.model.state_dict())

@@ -1,6 +1,6 @@
 """Shared prefixes of prompts."""
 
-from trl_weaks.inference.prefixes import SHORTEST, common_length, longest_match, shared_prefixes
+from trl_weaks.inference.shared_prefix import SHORTEST, common_length, longest_match, shared_prefixes
 
 HEAD = tuple(range(100, 140))
 

@@ -202,7 +202,7 @@ def _transformers(options: argparse.Namespace, source: str, revision: str | None
     from transformers import AutoModelForCausalLM
 
     from ..distributed import whole_weights
-    from ..inference.batch_limits import MAX_TOKENS
+    from ..inference.padding import MAX_TOKENS
     from ..supervisors.supervisor import WeakSupervisor
 
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ..inference.made_up_tokens import made_up_tokens, tells_apart
+from ..inference.probe import made_up_tokens, tells_apart
 from .projection import LogitTransform, gathered, head_parameters
 
 # Of the largest logit: bfloat16 products of another order differ by less than the first.

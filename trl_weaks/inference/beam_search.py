@@ -8,10 +8,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from .batch_limits import at_once
 from .cascade_attention import NAME, Level, attention, cascade_cache
 from .generation_settings import reads_the_prompt, these_alone
-from .padding import forget_lengths, leading_of_one_length, left_pad
+from .padding import at_once, forget_lengths, leading_of_one_length, left_pad
 from .scoring import logits_made
 
 

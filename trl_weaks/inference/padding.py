@@ -3,6 +3,8 @@
 A recurrent state runs over padding; "longrope" and "dynamic" RoPE take their frequencies from the longest row, and
 "dynamic" also from every row before it; some models count padding among their positions. The last kind cannot be read
 from a configuration, so the model is asked, once, on made-up tokens.
+
+How much fits into memory at once is told in tokens, and as many logits as go with them.
 """
 
 import inspect
@@ -11,7 +13,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+MAX_TOKENS = 16_384
+WIDTH = 4096  # logits that weigh as much as one token in flight; 16,384 tokens allow 0.25 GiB of them in float32
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # layer types that padding cannot disturb
 ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}  # nats per token, and for other dtypes:
 COARSE = 0.5
@@ -21,6 +26,16 @@ SHORT, LONG = ((3, 5, 7), (9, 11)), (tuple(range(3, 23)), (4, 6))  # prompt and 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]  # prompt ids, completion ids
 
 _asked: "weakref.WeakKeyDictionary[nn.Module, tuple[int, bool]]" = weakref.WeakKeyDictionary()
+
+
+def most_logits(model: PreTrainedModel, max_tokens: int) -> int:
+    """Rows of logits over the vocabulary that a budget of tokens allows, at least one."""
+    return max(1, max_tokens * WIDTH // model.config.get_text_config().vocab_size)
+
+
+def at_once(model: PreTrainedModel, max_tokens: int, tokens: int, logits: int) -> int:
+    """Items of so many tokens and rows of logits each that a batch may hold, at least one."""
+    return max(1, min(max_tokens // tokens, most_logits(model, max_tokens) // logits))
 
 
 def accepted(model: torch.nn.Module, name: str) -> bool:

@@ -3,21 +3,41 @@
 Position handling, masks and caches differ between architectures, and the errors are silent. Models that are known not
 to fit (sliding windows, recurrent layers, positions that depend on the length) are left out by their configuration;
 every other model has to show that both fast paths give the numbers of the plain one, which must depend on the prompt.
+The tokens say nothing, so that what is found on them holds for every text.
 """
 
 import logging
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from .beam_search import prefill
 from .cascade_attention import NAME, attention
-from .made_up_tokens import made_up_tokens, tells_apart
-from .packed_scoring import packed_logps, prefix_levels
 from .padding import accepted, gather_logps
-from .scoring import narrow_attention, plain_logps
+from .scoring import narrow_attention, packed_logps, plain_logps, prefix_levels
 
 logger = logging.getLogger(__name__)
+
+
+def made_up_tokens(model: PreTrainedModel, count: int) -> Tensor:
+    """
+    Distinct token ids from all over the vocabulary, never the padding token, whose embedding may be zero: `(1, count)`
+    on the model's device, the same at every call and on every process. Smaller vocabularies repeat them.
+    """
+    embedding = model.get_input_embeddings()
+    # the configuration's where the weights lie in pieces (ZeRO-3)
+    size = embedding.weight.shape[0] or model.config.get_text_config().vocab_size
+    padding = {getattr(embedding, "padding_idx", None), getattr(model.config.get_text_config(), "pad_token_id", None)}
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(0)).tolist()
+    ids = [i for i in order[: count + len(padding)] if i not in padding] or order
+    return torch.tensor([(ids * count)[:count]], device=model.device)
+
+
+def tells_apart(outputs: Tensor) -> bool:
+    """Whether outputs, `(rows, ...)`, differ from row to row by more than rounding: otherwise equal says nothing."""
+    outputs = outputs.float()
+    return bool((outputs - outputs[:1]).abs().max() > 1e-5 * outputs.abs().max())
 
 
 def can_share(model: PreTrainedModel) -> bool:

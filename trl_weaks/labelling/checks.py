@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from ..columns import EXAMPLE_ID, PROMPT
 from ..fingerprint import digest
-from ..inference.prefixes import SAMPLE, longest_match
+from ..inference.shared_prefix import SAMPLE, longest_match
 from ..supervisors.ensemble import WeakEnsemble
 from ..supervisors.messages import check_prompts
 from ..supervisors.supervisor import WeakSupervisor

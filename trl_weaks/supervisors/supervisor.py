@@ -9,13 +9,12 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..inference.as_found import borrowed_tokenizer, inference, untouched
-from ..inference.batch_limits import MAX_TOKENS
 from ..inference.decoding import Decoding, decode
 from ..inference.finite_logits import not_finite
 from ..inference.generation_settings import check_model_config, decoding_config
-from ..inference.packed_scoring import packed_logps
+from ..inference.padding import MAX_TOKENS
 from ..inference.sampling import Sampling
-from ..inference.scoring import Pair, plain_logps
+from ..inference.scoring import Pair, packed_logps, plain_logps
 from ..inference.shared_prefix import Sharing
 from .adapters import Adapters, base_of
 from .eligible import check_model, check_room, has_room

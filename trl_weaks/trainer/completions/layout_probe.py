@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ...inference.made_up_tokens import tells_apart
+from ...inference.probe import tells_apart
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # of the largest hidden state; other dtypes 0.05
 

@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedModel
 
-from ...inference.made_up_tokens import made_up_tokens
+from ...inference.probe import made_up_tokens
 from ...inference.scoring import is_recurrent
 from .layout_probe import tried
 

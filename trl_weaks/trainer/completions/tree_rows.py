@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ...inference.made_up_tokens import made_up_tokens
 from ...inference.prefix_trees import PrefixTrees, training_trees
+from ...inference.probe import made_up_tokens
 from ...inference.scoring import accepted, narrow_attention
 from ..weak_supervision_config import WeakSupervisionConfig
 from .layout_probe import tried
