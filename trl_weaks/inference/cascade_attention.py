@@ -2,7 +2,7 @@
 
 A cache layer keeps *shared levels* beside the rows' own keys: level p of P keys serves N / P consecutive rows each.
 Beam search has two: the prefix that all prompts begin with (P = 1) and each prompt (P = prompts, serving its beams).
-Queries meet each level in one matrix product, and the parts are put together by their log-sum-exp, which is exact.
+Queries meet each level in one matrix product, and the parts are joined by their log-sum-exp, which is exact.
 Growing and reordering beams then moves only what the beams generated. The decomposition is known from Hydragen
 (Juravsky et al., arXiv 2402.05099).
 """

@@ -1,6 +1,6 @@
 """What a checkpoint's generation settings mean for labels: every field of `GenerationConfig` has one rule.
 
-- `HONOURED`: decides which answers are found, as in `model.generate`. Readings are the model's own log-probabilities
+- `HONOURED`: decides which answers are found, as in `model.generate`. Scores are the model's own log-probabilities
   whatever is set here.
 - `ASKED`: the caller's argument, or the tokenizer's token, takes its place.
 - `WITHOUT_EFFECT`: decides how an answer is computed, or what is returned beside it, but not the answer.

@@ -70,10 +70,10 @@ class WeakEnsembleReward:
         readable = _readable(prompts, completions, members)
         asked = [i for i, reason in enumerate(readable) if reason is None]
         rows = [prompts[i] for i in asked], [completions[i] for i in asked], [f"completion {i}" for i in asked]
-        readings = [supervisor.score_fitting(*rows) for supervisor in members]
+        by_supervisor = [supervisor.score_fitting(*rows) for supervisor in members]
         rewards: list[float | None] = [None] * len(prompts)
         scores = dict.fromkeys(range(len(prompts)))
-        for i, row in zip(asked, zip(*readings, strict=True), strict=True):
+        for i, row in zip(asked, zip(*by_supervisor, strict=True), strict=True):
             judges = row[: len(self.ensemble.supervisors)]
             long = [s.name for s, reading in zip(self.ensemble.supervisors, judges, strict=True) if reading is None]
             readable[i] = f"it is too long for the context of {long[0]!r}" if long else None

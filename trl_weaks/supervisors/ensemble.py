@@ -91,12 +91,12 @@ class WeakEnsemble:
 
         Source: Cui et al., arXiv 2406.03199, Eq. 6, 10 and 11.
         """
-        readings = [supervisor.score(prompts, completions) for supervisor in self.supervisors]
-        return [self.combine(row) for row in zip(*readings, strict=True)]
+        scores = [supervisor.score(prompts, completions) for supervisor in self.supervisors]
+        return [self.combine(row) for row in zip(*scores, strict=True)]
 
-    def combine(self, readings: Sequence[Scored]) -> float:
-        """The joint score from one reading per supervisor, in the order of `names`."""
-        return math.fsum(w * r.mean_logp for w, r in zip(self.weights, readings, strict=True))
+    def combine(self, scores: Sequence[Scored]) -> float:
+        """The joint score from what each supervisor gave, in the order of `names`."""
+        return math.fsum(w * r.mean_logp for w, r in zip(self.weights, scores, strict=True))
 
 
 def same_reader(one: Any, other: Any) -> bool:

@@ -85,6 +85,20 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     where student and pooled label agree), `weak/gamma`, `weak/vacuity` (evidential losses). An evaluation's metrics
     carry its set's name, in the log and as `metric_for_best_model`: `eval_accuracy`, or `eval_a_accuracy` for
     `eval_dataset={"a": ...}`; those of `predict` begin with `test_`.
+
+    ```python
+    >>> from datasets import Dataset
+    >>> rows = [{"text": "play jazz", "weak_probs": [[0.9, 0.1]]}, {"text": "stop", "weak_probs": [[0.2, 0.8]]}]
+    >>> args = WeakClassificationConfig(TEMPORARY, max_steps=1, report_to="none", use_cpu=True, bf16=False)
+    >>> trainer = WeakClassificationTrainer(TINY_CLASSIFIER, args, train_dataset=Dataset.from_list(rows))
+    >>> trainer.train()
+    {...}
+    TrainOutput(global_step=1, ...)
+
+    ```
+
+    See also: [`label_classes`] and [`labels_from_votes`] for the votes, [`trl_weaks.aggregation`] for how they are
+    pooled, [`WeakSupervisionTrainer`] for completions.
     """
 
     loss_is_scaled_for_ga = True

@@ -57,6 +57,20 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
     Logged beside TRL's metrics: `weak/epsilon` (mean flip probability), `weak/optimum_margin` (cDPO: mean of
     log((1 - ε) / ε) / β, nats, over pairs with ε > 0; times β it compares with `rewards/margins`) and
     `weak/effective_pairs` (Kish's effective number of pairs since the last log, counting weight and doubt).
+
+    ```python
+    >>> from datasets import Dataset
+    >>> pair = {"prompt": "play jazz", "chosen": "yes", "rejected": "no", "pair_epsilon": 0.2, "pair_weight": 1.0}
+    >>> args = WeakPreferenceConfig(TEMPORARY, max_steps=1, report_to="none", use_cpu=True, bf16=False)
+    >>> trainer = WeakPreferenceTrainer(TINY, args=args, train_dataset=Dataset.from_list([pair]))
+    >>> trainer.train()
+    {...}
+    TrainOutput(global_step=1, ...)
+
+    ```
+
+    See also: [`build_preferences`] and [`pairs_from_comparisons`] for the pairs, [`WeakSupervisionTrainer`] for
+    completions.
     """
 
     _tag_names = ["trl", "dpo", "trl_weaks", "weak-preference"]

@@ -81,6 +81,21 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
     Logged beside TRL's metrics: `weak/confidence` (mean soft-label probability of the emitted token), `weak/agreement`
     (weighted share of tokens on which the student's top choice is the weak label) and `weak/gamma`. In evaluation the
     loss is that of the end of training (progress 1), so that `eval_loss` can be compared between steps.
+
+    ```python
+    >>> from datasets import Dataset
+    >>> row = {"example_id": "0", "prompt": "play jazz", "completion": "{}", "weak_supervisors": ["a"]}
+    >>> row |= {"weak_weights": [1.0], "weak_offsets": [[[0, 2]]], "weak_logps": [[-0.1]]}
+    >>> args = WeakSupervisionConfig(TEMPORARY, max_steps=1, report_to="none", use_cpu=True, bf16=False)
+    >>> trainer = WeakSupervisionTrainer(TINY, args, train_dataset=Dataset.from_list([row]))
+    >>> trainer.train()
+    {...}
+    TrainOutput(global_step=1, ...)
+
+    ```
+
+    See also: [`WeakPreferenceTrainer`] for pairs, [`WeakClassificationTrainer`] for votes on classes,
+    [`label_completions`] for the dataset, [`trl_weaks.losses`] for the losses.
     """
 
     _tag_names = ["trl", "sft", "trl_weaks", "weak-supervision"]

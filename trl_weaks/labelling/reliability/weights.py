@@ -1,4 +1,4 @@
-"""Weights of labels that were split, filtered or put together."""
+"""Weights of labels that were split, filtered or concatenated."""
 
 import math
 from collections import defaultdict
