@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which do not 
     from .supervisors.ensemble import WeakEnsemble as WeakEnsemble
     from .supervisors.server import ServerSupervisor as ServerSupervisor
     from .supervisors.supervisor import WeakSupervisor as WeakSupervisor
+    from .trainer.common.imitation_alarm import ImitationAlarm as ImitationAlarm
     from .trainer.weak_classification_config import WeakClassificationConfig as WeakClassificationConfig
     from .trainer.weak_classification_trainer import WeakClassificationTrainer as WeakClassificationTrainer
     from .trainer.weak_preference_config import WeakPreferenceConfig as WeakPreferenceConfig
@@ -48,6 +49,7 @@ _MODULES = {
     "WeakClassificationTrainer": "trainer.weak_classification_trainer",
     "WeakPreferenceConfig": "trainer.weak_preference_config",
     "WeakPreferenceTrainer": "trainer.weak_preference_trainer",
+    "ImitationAlarm": "trainer.common.imitation_alarm",
     "WeakSupervisor": "supervisors.supervisor",
     "WeakClassifier": "supervisors.classifier",
     "WeakEnsemble": "supervisors.ensemble",

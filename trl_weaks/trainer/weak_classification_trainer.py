@@ -46,6 +46,7 @@ from .classification.pooled_votes import PlacedVotes, PooledVotes
 from .classification.sets import check_places, check_prepared, gold_as_ids, new_mark, plain_rows, refuse_aggregated
 from .classification.student_aggregation import RelabelledRows, StudentAggregation, WeighedVotes
 from .common.callable_loss import chosen_loss
+from .common.imitation_alarm import class_numbers
 from .weak_classification_config import WeakClassificationConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
 
@@ -106,6 +107,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     _name = "Weak Classification"
     side_inputs = (VOTES, VOTE_WEIGHTS)
     language_model = False
+    watches_imitation = True
     _named_by = "the training data"  # who said in which order the classes are
 
     def __init__(
@@ -235,6 +237,9 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         self._record(inputs, outputs.logits.detach(), rows.detach(), target, labels)
+        if self._alarms and not self.model.training:
+            read = self._read(outputs.logits.detach()).probabilities
+            self.add_sums(class_numbers(read, target, numbers != UNKNOWN))
         return (loss, outputs) if return_outputs else loss
 
     def _supervise(

@@ -15,6 +15,7 @@ from ..losses.base import WeakLoss
 from ..losses.vocabulary.cpu_kernels import find_kernels, load_kernels
 from ._compat import global_then_local_main_first, is_peft_model, unbind_fused_head
 from .common.callable_loss import chosen_loss, refuse_over_tokens
+from .common.imitation_alarm import token_numbers
 from .common.label_paths import at_path
 from .common.model_card import Supervision, weak_supervision_section
 from .completions.collator import SAMPLES, WeakSupervisionCollator
@@ -101,6 +102,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
     _tag_names = ["trl", "sft", "trl_weaks", "weak-supervision"]
     _name = "Weak Supervision"
     side_inputs = PREPARED
+    watches_imitation = True
     trusts_plain_rows = False  # a subclass may train rows without weak labels by the weak loss, as fully trusted ones
 
     def __init__(
@@ -334,15 +336,20 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         per_text = weights.sum(-1)
         token_weights = (per_text[:, None] if weights.dim() == 2 else per_text[:, 1:]) * mask
         weighted = [token_weights, token_weights * outputs.target_probs, token_weights * outputs.is_top1]
-        per_token = torch.stack([t.float() for t in (mask, outputs.entropy, outputs.is_top1, *weighted)], -1)
+        watched = {}
+        if self._alarms and mode == "eval":
+            watched = token_numbers(outputs.target_probs, outputs.log_probs, outputs.entropy, token_weights)
+        columns = (mask, outputs.entropy, outputs.is_top1, *weighted, *watched.values())
+        per_token = torch.stack([t.float() for t in columns], -1)
         if samples is None:
             per_row = per_token.sum(1)
         else:
             where = samples[0, 1:].to(mask.device)
             per_row = per_token.new_zeros(int(samples.max()) + 1, per_token.shape[-1])
             per_row = per_row.index_add(0, where, per_token[0])
-        tokens, entropy, correct, weight, confidence, agreement = per_row.unbind(-1)
+        tokens, entropy, correct, weight, confidence, agreement, *others = per_row.unbind(-1)
         ours = {"weak/confidence": (confidence, weight), "weak/agreement": (agreement, weight)}
+        ours |= {name: (sums, weight) for name, sums in zip(watched, others, strict=True)}
         theirs = {"entropy": (entropy, tokens), "mean_token_accuracy": (correct, tokens)}
         self.add_sums(ours if mode == "train" else ours | theirs)
         metrics = self._metrics[mode]

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from trl.models import unwrap_model_for_generation
 
 from ._compat import get_peak_flops_per_device, is_peft_model
+from .common.imitation_alarm import ImitationAlarm
 from .common.parallel_checks import (
     ParallelChecks,
     note_marks,
@@ -41,6 +42,7 @@ class WeakTrainer(Publishing, ResumedTokens, ParallelChecks):
 
     side_inputs: tuple[str, ...] = ()
     language_model = True
+    watches_imitation = False  # whether its evaluations give an `ImitationAlarm` its numbers
     _paper = {
         "title": "Bayesian WeakS-to-Strong from Text Classification to Generation",
         "id": "2406.03199",
@@ -125,6 +127,16 @@ class WeakTrainer(Publishing, ResumedTokens, ParallelChecks):
     def _start_afresh(self) -> None:
         self._forget("train")
         self._throughput.restart(self._total_train_tokens)
+        for alarm in self._alarms:
+            if not self.watches_imitation:
+                raise ValueError(
+                    f"`ImitationAlarm` watches students of weak labels; `{type(self).__name__}` has none."
+                )
+            alarm.check(self.eval_dataset, self.args.eval_strategy)
+
+    @property
+    def _alarms(self) -> list[ImitationAlarm]:
+        return [one for one in self.callback_handler.callbacks if isinstance(one, ImitationAlarm)]
 
     def _forget(self, mode: str) -> None:
         self._sums[mode].clear()
