@@ -54,7 +54,8 @@ def _graph(states: np.ndarray, neighbours: int):
     lengths = np.linalg.norm(states, axis=-1, keepdims=True)
     unit = states / np.where(lengths > 0, lengths, 1.0)
     n = len(unit)
-    place, value = np.zeros((n, neighbours), int), np.zeros((n, neighbours))
+    place: np.ndarray = np.zeros((n, neighbours), int)
+    value: np.ndarray = np.zeros((n, neighbours))
     for start in range(0, n, _ROWS):
         rows = np.arange(start, min(start + _ROWS, n))
         near = unit[rows] @ unit.T

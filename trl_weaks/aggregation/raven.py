@@ -94,7 +94,7 @@ class Raven(WeighsVotes):
                 "the supervisors agree on no row, so there is none to start with. Set `easy_start` to 0 in "
                 "`pooling_kwargs`."
             )
-        start = (~self.silent).astype(float)
+        start: np.ndarray = (~self.silent).astype(float)
         if self.init == "agreement":
             start = agreement_weights(votes, weights, self.guard)
         self._start = start / start.sum()

@@ -57,7 +57,8 @@ class StudentDawidSkene(RelabelsRows, DawidSkene):
         return self
 
     def reset(self) -> None:
-        self.learned, self._share, self.gains = self.confusion, self.first.mean(0), []
+        self.learned, self._share = self.confusion, self.first.mean(0)
+        self.gains: list[float] = []
 
     def state(self) -> dict[str, np.ndarray]:
         return {"confusion": self.learned, "share": self._share}
