@@ -7,6 +7,7 @@ import random
 import pytest
 
 from trl_weaks.aggregation import completions as module
+from trl_weaks.aggregation import rover
 from trl_weaks.aggregation.completions import (
     COMPLETION_AGGREGATORS,
     Answered,
@@ -58,12 +59,13 @@ def test_independent_keeps_each_best_answer_and_tells_cut_ones_from_whole_ones()
     assert [r["weak_supervisors"] for r in made("independent", "drop")[0]] == [["a"], ["c"]]
 
 
-def test_minimum_bayes_risk_by_brute_force():
-    def edits(a, b):
-        if not a or not b:
-            return len(a) + len(b)
-        return min(edits(a[1:], b) + 1, edits(a, b[1:]) + 1, edits(a[1:], b[1:]) + (a[0] != b[0]))
+def edits(a, b):
+    if not a or not b:
+        return len(a) + len(b)
+    return min(edits(a[1:], b) + 1, edits(a, b[1:]) + 1, edits(a[1:], b[1:]) + (a[0] != b[0]))
 
+
+def test_minimum_bayes_risk_by_brute_force():
     draw = random.Random(0)
     for _ in range(30):
         texts = sorted({" ".join(draw.choices("abc", k=draw.randint(1, 4))) for _ in range(4)})
@@ -77,6 +79,86 @@ def test_minimum_bayes_risk_by_brute_force():
         least = min(risks.values())
         ties = [one for one in given if risks[one.text] < least + 1e-9]
         assert found is max(ties, key=lambda one: one.score)
+
+
+def cheapest(slots, words):
+    """Every way of the words through the slots, by recursion: (cost, steps) with put < skip < insert."""
+    if not slots and not words:
+        return [(0, ())]
+    found = []
+    if slots and words:
+        found += [(cost + (words[0] not in slots[0]), (0, *way)) for cost, way in cheapest(slots[1:], words[1:])]
+    if slots:
+        found += [(cost + ("" not in slots[0]), (1, *way)) for cost, way in cheapest(slots[1:], words)]
+    if words:
+        found += [(cost + 1, (2, *way)) for cost, way in cheapest(slots, words[1:])]
+    return found
+
+
+def rover_by_loops(said, weights):
+    """A table of words, one column for each sequence; every alignment is tried."""
+    table, order = [], sorted(range(len(said)), key=lambda n: (-weights[n], said[n]))
+    for seen, n in enumerate(order):
+        _, way = min(cheapest([set(row) for row in table], said[n]))
+        rows, words, old = [], list(said[n]), list(table)
+        for step in way:
+            row = [""] * seen if step == 2 else old.pop(0)
+            rows.append([*row, "" if step == 1 else words.pop(0)])
+        table = rows
+    agreed = []
+    for row in table:
+        votes = {word: math.fsum(weights[n] for n, w in zip(order, row, strict=True) if w == word) for word in row}
+        most = max(votes.values())
+        agreed.append(next(word for word in row if votes[word] > most - 1e-9))
+    return [word for word in agreed if word]
+
+
+def test_rover_by_brute_force():
+    draw = random.Random(0)
+    for _ in range(40):
+        said = [draw.choices("abc", k=draw.randint(1, 4)) for _ in range(3)]
+        weights = [draw.choice((0.25, 0.5, 0.5, 1.0)) for _ in said]
+        right = rover_by_loops(said, weights)
+        assert rover.consensus(said, weights) == right, (said, weights)
+        texts = {" ".join(words): weight for words, weight in zip(said, weights, strict=True)}
+        given = [Candidate(text, True, ["u"], {}, math.log(weight)) for text, weight in texts.items()]
+        right = rover_by_loops([text.split() for text in texts], list(texts.values()))
+        (found,) = COMPLETION_AGGREGATORS["rover"].choose(given)
+        assert edits(found.text.split(), right) == min(edits(text.split(), right) for text in texts)
+
+
+def test_rover_takes_each_word_from_those_sure_of_it():
+    said = ["play jazz now".split(), "stay jazz".split(), "play jars".split()]
+    assert rover.consensus(said, [1, 1, 1]) == ["play", "jazz"]
+    assert rover.consensus(said, [1, 1, 2.5]) == ["play", "jars"], "one that is surer than both others"
+    assert rover.consensus(said, [1e-12, 1e-12, 1e-12]) == ["play", "jazz"], "shares count, not their sum"
+    assert rover.consensus([["a"], [], []], [1, 1, 1]) == []
+    names = [Candidate("x", True, list("abc"), {}, -2.0), Candidate("y", True, ["d"], {}, -1.5)]
+    assert COMPLETION_AGGREGATORS["rover"].choose(names)[0].text == "x", "three voices of .14 against one of .22"
+
+
+@pytest.mark.parametrize(
+    ("said", "weights", "message"),
+    [
+        ([], [], "no sequence to vote"),
+        ([["a"]], [1.0, 1.0], "1 sequences have 2 weights"),
+        (["a b"], [1.0], r"sequence 0 is a text.*text.split\(\)"),
+        ([["a"], ["b", ""]], [1.0, 1.0], "sequence 1 has an empty word"),
+        ([["a"], ["b"]], [1.0, math.nan], "the weight of sequence 1 is nan"),
+        ([["a"]], [-1.0], "the weight of sequence 0 is -1.0"),
+        ([["a"]], [0.0], "every sequence has weight 0"),
+    ],
+)
+def test_rover_refuses_what_it_cannot_align_or_weigh(said, weights, message):
+    with pytest.raises(ValueError, match=message):
+        rover.consensus(said, weights)
+
+
+def test_rover_names_the_candidate_without_a_score():
+    with pytest.raises(ValueError, match="the candidate 'b' has score nan"):
+        COMPLETION_AGGREGATORS["rover"].choose(
+            [Candidate("a", True, ["u"], {}, -1.0), Candidate("b", True, ["v"], {}, math.nan)]
+        )
 
 
 @pytest.mark.parametrize("mode", COMPLETION_AGGREGATORS)
@@ -112,8 +194,9 @@ def test_an_aggregator_that_chooses_what_it_was_not_given_or_nothing_is_named():
 
 
 def test_the_example_in_the_module_runs():
-    assert doctest.testmod(module, extraglobs={}).attempted == 5
+    assert doctest.testmod(module, extraglobs={}).attempted == 7
     assert doctest.testmod(module).failed == 0
+    assert doctest.testmod(rover) == (0, 2)
 
 
 def test_a_cut_answer_that_its_supervisor_reads_as_no_token_is_empty():

@@ -94,10 +94,46 @@ def least_expected_distance(candidates: Sequence[Candidate]) -> list[Candidate]:
     return [candidates[min(range(len(candidates)), key=key)]]
 
 
+def nearest_to_consensus(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidate with the fewest word edits to the consensus of all supervisors' words: ROVER (after Fiscus, 1997).
+
+    Every candidate votes for its words with a weight of its confidence, exp(`score`), for each supervisor that gave it
+    (*ours*); see [`~aggregation.rover.consensus`]. The consensus itself may be a text that nobody gave and nobody
+    scored, so a candidate stands for it (*ours*). Of equal distances the highest joint score, then the text that sorts
+    first.
+
+    Raises:
+        ValueError: a candidate's score is not a finite number (names its text).
+
+    Example:
+
+    >>> given = [("call ann", "a"), ("fall ann now", "b"), ("call dan now", "c")]
+    >>> nearest_to_consensus([Candidate(text, True, [name], {}, -1.0) for text, name in given])[0].text
+    'call ann'
+    """
+    from ..metrics.distances import levenshtein
+    from .rover import consensus
+
+    for candidate in candidates:
+        if not math.isfinite(candidate.score):
+            raise ValueError(f"the candidate {candidate.text[:40]!r} has score {candidate.score}; label again.")
+    highest = max(candidate.score for candidate in candidates)  # a common factor: no confidence of them all is 0
+    weights = [math.exp(one.score - highest) * len(one.supervisors) for one in candidates]
+    said = [candidate.text.split() for candidate in candidates]
+    agreed = consensus(said, weights)
+
+    def key(place: int) -> tuple:
+        candidate = candidates[place]
+        return levenshtein(said[place], agreed), -candidate.score, candidate.text, candidate.finished
+
+    return [candidates[min(range(len(candidates)), key=key)]]
+
+
 COMPLETION_AGGREGATORS: Registry[CompletionAggregator] = Registry("completion aggregator")
 COMPLETION_AGGREGATORS["independent"] = CompletionAggregator(every_best, best_only=True)
 COMPLETION_AGGREGATORS["joint"] = CompletionAggregator(highest_joint_score)
 COMPLETION_AGGREGATORS["mbr"] = CompletionAggregator(least_expected_distance)
+COMPLETION_AGGREGATORS["rover"] = CompletionAggregator(nearest_to_consensus)
 
 
 def completion_aggregator(name: str) -> CompletionAggregator:

@@ -102,9 +102,9 @@ def _add_servers(add) -> None:
 
 def _add_answers(add) -> None:
     modes = (
-        "independent: each supervisor's best answer; joint: the one all score highest; mbr: the one nearest to all "
+        "independent: each supervisor's best answer; joint: the one all score highest; mbr: the one nearest to all; "
     )
-    modes += "(independent: ours)"
+    modes += "rover: the one nearest to a vote on each word (independent: ours)"
     add("--mode", choices=COMPLETION_AGGREGATORS.choices, default="independent", help=modes)
     add(
         "--num_candidates",

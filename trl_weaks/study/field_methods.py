@@ -30,6 +30,7 @@ LABELS = {
     "raven": "RAVEN, weights learned with the student",
     "student_dawid_skene": "Dawid and Skene with the student in the loop",
     "mbr": "Student on minimum Bayes risk answers",
+    "rover": "Student on the answers nearest to ROVER's consensus",
     "joint": "Student on joint decoding",
     "reverse_kl": "Reverse KL to the labels",
     "product": "OpenAI's product loss",
