@@ -6,14 +6,11 @@ import importlib
 import json
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import processes
 import pytest
 from datasets import Dataset
-
-sys.path.insert(0, str(Path(__file__).parent / "labelling"))
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESS = "http://localhost:8000/v1"  # of a server, as printed

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
@@ -157,6 +158,38 @@ def test_calibration_on_held_out_gold(ensemble, tmp_path):
         expected = (plain[:, i].log() / temperatures[name]).softmax(-1)
         torch.testing.assert_close(labelled[:, i], expected, rtol=1e-4, atol=1e-5)
         assert temperatures[name] > 1.5  # random labels: these sharp models are far too sure
+
+
+def test_isotonic_calibration_on_held_out_gold(ensemble, tmp_path):
+    """Each class against the rest, neighbours that fall pooled step by step; then normalised."""
+    held_out = Dataset.from_dict({"text": rows(60, seed=5), "label": torch.randint(3, (60,)).tolist()})
+    dataset = Dataset.from_dict({"text": [t for t in rows(20) if t not in set(held_out["text"])]})
+    label_classes(ensemble, dataset, calibration=held_out, output_dir=tmp_path)
+    labelled = label_classes(ensemble, dataset, held_out, tmp_path, calibration_method="isotonic")
+    assert not (tmp_path / "temperatures.json").exists()
+    known, asked = (torch.tensor(label_classes(ensemble, d)["weak_probs"]) for d in (held_out, dataset))
+    for i in range(len(ensemble.supervisors)):
+        columns = [_pooled(known[:, i, k].tolist(), [y == k for y in held_out["label"]]) for k in range(3)]
+        raw = np.stack([np.interp(asked[:, i, k].numpy(), *column) for k, column in enumerate(columns)], -1)
+        found = np.array(labelled["weak_probs"][:])[:, i]
+        np.testing.assert_allclose(found, raw / raw.sum(-1, keepdims=True), atol=1e-6)
+    with pytest.raises(ValueError, match="calibration_method='platt' is not one of"):
+        label_classes(ensemble, dataset, held_out, calibration_method="platt")
+
+
+def _pooled(stated: list[float], right: list[bool]) -> tuple[list[float], list[float]]:
+    """Pool adjacent violators, step by step."""
+    known = sorted(set(stated))
+    blocks = []
+    for value in known:
+        hits = [r for s, r in zip(stated, right, strict=True) if s == value]
+        blocks.append([sum(hits), len(hits), 1])
+        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] >= blocks[-1][0] / blocks[-1][1]:
+            last = blocks.pop()
+            blocks[-1] = [a + b for a, b in zip(blocks[-1], last, strict=True)]
+    floor = 1 / (len(stated) + 2)
+    values = [min(max(right / count, floor), 1 - floor) for right, count, width in blocks for _ in range(width)]
+    return known, values
 
 
 @pytest.mark.parametrize("classes", [2, 5])

@@ -50,11 +50,8 @@ def calibrator(
         raise ValueError(f"calibration={method!r} is not one of {METHODS}.")
     if stated.ndim != 1 or stated.shape != right.shape or not len(stated):
         raise ValueError(f"{stated.shape} confidences and {right.shape} outcomes: give one for each, at least one.")
-    floor = 1 / (len(stated) + 2)
     if method == "isotonic":
-        known, place, counts = np.unique(stated, return_inverse=True, return_counts=True)
-        means = np.bincount(place, right) / counts
-        fitted = isotonic_regression(means, weights=counts).x.clip(floor, 1 - floor)
+        known, fitted = isotonic_steps(stated, right)
         return lambda confidence: float(np.interp(confidence, known, fitted))
     odds = _logit(stated)
 
@@ -66,6 +63,14 @@ def calibrator(
     temperature = math.exp(found.x)
     # not 0, even where the temperature makes the odds smaller than any number: a confidence has a logarithm
     return lambda confidence: max(float(expit(_logit(np.asarray(confidence)) / temperature)), TINIEST)
+
+
+def isotonic_steps(stated: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct stated confidences in their order, and what becomes of each: see [`calibrator`]. (n,), (n,)."""
+    known, place, counts = np.unique(stated, return_inverse=True, return_counts=True)
+    floor = 1 / (len(stated) + 2)
+    fitted = isotonic_regression(np.bincount(place, right) / counts, weights=counts).x
+    return known, fitted.clip(floor, 1 - floor)
 
 
 def _logit(confidence: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ from datasets import ClassLabel, Dataset
 from torch import Tensor
 
 from .. import columns
-from ..aggregation.calibration import fit_temperature
+from ..aggregation.answer_confidence import METHODS
+from ..aggregation.calibration import fit_isotonic, fit_temperature
 from ..distributed import processes
 from ..files import replaced_folder, writing
 from ..fingerprint import digest, refuse_unknown_code, supervisor_fingerprint
@@ -35,6 +36,7 @@ def label_classes(
     calibration: Dataset | None = None,
     output_dir: str | Path | None = None,
     batch_size: int = 256,
+    calibration_method: str = "temperature",
 ) -> Dataset:
     """The dataset with the votes of the ensemble: `weak_probs` (N, K), `weak_weights` (N), `weak_supervisors` (N).
 
@@ -47,17 +49,22 @@ def label_classes(
         dataset: `text` (or `prompt`, text or messages) and `example_id`, by default the row's number; other columns
             are carried through.
         calibration: held-out rows with gold `label` (and the same text column), none of them used to train the
-            supervisors. Each supervisor's temperature is fitted on it. None leaves the probabilities as they are.
+            supervisors. Each supervisor is calibrated on it by itself. None leaves the probabilities as they are.
         output_dir: votes are kept here while they are made, and the dataset in its folder `dataset` (Arrow and
             Parquet), beside `temperatures.json`; the same call continues where a killed one stopped. None keeps
             nothing (one process only).
         batch_size: texts per batch of work, the most that a kill can lose. *ours*
+        calibration_method: `"temperature"`, one number, or `"isotonic"`, each class against the rest, for calibration
+            sets with many rows of every class; see [`trl_weaks.aggregation.calibration`]. Without temperatures there
+            is no `temperatures.json`.
 
     Raises:
-        ValueError: before any work: supervisors that do not classify or differ in their classes or names of them,
+        ValueError: before any work: an unknown method of calibration, supervisors that do not classify or differ in their classes or names of them,
             missing columns, empty texts, gold labels out of range, or a calibration text that is also to be labelled.
         LabelStoreError: the votes cannot be written; nothing already written is lost.
     """
+    if calibration_method not in METHODS:
+        raise ValueError(f"calibration_method={calibration_method!r} is not one of {METHODS}.")
     if output_dir is None and processes().num_processes > 1:
         raise ValueError("several processes share their work through the disk: give label_classes an output_dir.")
     num_classes, dataset = _check_ensemble(ensemble), with_ids(dataset)
@@ -66,7 +73,7 @@ def label_classes(
     classes = _classes(ensemble, dataset, num_classes)
     texts = _texts(dataset, "dataset")
     held_out, gold = _check_calibration(calibration, texts, num_classes, classes)
-    settings = ClassSettings(texts, held_out, gold, classes, batch_size)
+    settings = ClassSettings(texts, held_out, gold, classes, batch_size, calibration_method)
     if output_dir is None:
         with tempfile.TemporaryDirectory() as folder:
             ClassRun(ensemble, dataset, settings, Path(folder)).run()
@@ -85,6 +92,7 @@ class ClassSettings:
         held_out, gold: texts of the calibration set and their class ids; empty without one.
         classes: names in the order of the labels; None where nobody names them.
         batch_size: texts classified before their votes are stored.
+        method: of the calibration.
     """
 
     texts: list
@@ -92,6 +100,7 @@ class ClassSettings:
     gold: list[int]
     classes: list[str] | None
     batch_size: int
+    method: str = "temperature"
 
 
 class ClassRun(LabelRun):
@@ -131,14 +140,9 @@ class ClassRun(LabelRun):
         return len(keys)
 
     def export(self) -> None:
-        texts, held_out = self.settings.texts, self.settings.held_out
-        votes = self.votes([*texts, *held_out])
-        temperatures = dict.fromkeys(self.ensemble.names, 1.0)
-        if held_out:
-            for name, probs in zip(self.ensemble.names, votes, strict=True):
-                temperatures[name] = fit_temperature(probs[len(texts) :], self.settings.gold)
-        scale = torch.tensor(list(temperatures.values()), dtype=torch.float64)[:, None]
-        probs = temper(votes[:, : len(texts)], scale).transpose(0, 1)
+        texts = self.settings.texts
+        votes, temperatures = self.calibrated()
+        probs = votes.transpose(0, 1)
         made = self.dataset.remove_columns([c for c in _ADDED if c in self.dataset.column_names])
         made = made.add_column(columns.WEAK_PROBS, probs.tolist())
         made = made.add_column(columns.WEIGHTS, [self.ensemble.weights] * len(texts))
@@ -146,9 +150,24 @@ class ClassRun(LabelRun):
             made = made.add_column(columns.CLASSES, [self.settings.classes] * len(texts))
         made = made.add_column(columns.SUPERVISORS, [self.ensemble.names] * len(texts))
         with writing("the votes", self.folder):
-            (self.folder / TEMPERATURES).write_text(json.dumps(temperatures, indent=1), encoding="utf-8")
+            if temperatures is None:
+                (self.folder / TEMPERATURES).unlink(missing_ok=True)  # of an earlier call, with another method
+            else:
+                (self.folder / TEMPERATURES).write_text(json.dumps(temperatures, indent=1), encoding="utf-8")
             with replaced_folder(self.folder / "dataset") as new:  # an earlier call's dataset may still read the old
                 save(made, new)
+
+    def calibrated(self) -> tuple[Tensor, dict[str, float] | None]:
+        """Votes on the dataset's texts, (N, n, K), and the temperatures where that is the method."""
+        count, gold = len(self.settings.texts), self.settings.gold
+        votes = self.votes([*self.settings.texts, *self.settings.held_out])
+        held_out, asked = votes[:, count:], votes[:, :count]
+        if gold and self.settings.method == "isotonic":
+            fitted = [fit_isotonic(probs, gold) for probs in held_out]
+            return torch.stack([fit(probs) for fit, probs in zip(fitted, asked, strict=True)]), None
+        found = [fit_temperature(probs, gold) if gold else 1.0 for probs in held_out]
+        scale = torch.tensor(found, dtype=torch.float64)[:, None]
+        return temper(asked, scale), dict(zip(self.ensemble.names, found, strict=True))
 
     def votes(self, texts: Sequence) -> Tensor:
         """(N, n, K) float64 probabilities from the store, the classes in one order."""
