@@ -60,7 +60,8 @@ def label_classes(
 
     Raises:
         ValueError: before any work: an unknown method of calibration, supervisors that do not classify or differ in
-            their classes or names of them, missing columns, empty texts, gold labels out of range, or a calibration text that is also to be labelled.
+            their classes or names of them, missing columns, empty texts, gold labels out of range, or a calibration
+            text that is also to be labelled.
         LabelStoreError: the votes cannot be written; nothing already written is lost.
     """
     if calibration_method not in METHODS:
