@@ -12,9 +12,11 @@ from datasets import load_from_disk
 from trl_weaks.aggregation import AGGREGATORS
 from trl_weaks.losses import LOSSES
 from trl_weaks.study import ClassificationTask, Example, Method, Splits, run_study
+from trl_weaks.study.config import CompletionStudyConfig
 from trl_weaks.study.field_methods import OF_THE_PAPER, class_field, completion_field, field_comparisons
 from trl_weaks.study.pipeline.completions import _labels_of as labels_of
 from trl_weaks.study.pipeline.refined_labels import ANSWERS, COUNTED, HALVES, Refinement, refined_folder
+from trl_weaks.study.pipeline.run import seed_runs
 from trl_weaks.study.report.results import score_systems
 from trl_weaks.study.table_config import CompletionTableConfig
 from trl_weaks.study.tasks.checks import measure_of
@@ -325,6 +327,15 @@ def test_files_alone_make_a_study(kind, tmp_path):
     column = "prompt_column" if kind == "completions" else "text_column"
     with pytest.raises(ValueError, match=f"row 0: column 'question' is empty or missing.*--{column}"):
         run_study(kind, ["naive"], "tiny", tmp_path / "run", **settings | {column: "question"})
+
+
+@pytest.mark.parametrize("given", [{"aggregator": "mbr"}, {"labels": "mbr"}])
+def test_a_student_waits_for_the_labels_that_it_reads(given, tmp_path):
+    """However the aggregator was named; side by side, it would otherwise begin before they are there."""
+    config = CompletionStudyConfig(**COMPLETIONS | CAPS | {"student_model": "tiny:llama", "output_dir": str(tmp_path)})
+    (run,) = seed_runs(config, Sums(), [Method("mine", **given)])
+    (student,) = [stage for stage in run.stages() if stage.name == "student, mine"]
+    assert [stage.name for stage in student.after] == ["weak labels, mbr"]
 
 
 def test_every_registered_aggregator_and_loss_is_a_row_of_the_field(tmp_path):

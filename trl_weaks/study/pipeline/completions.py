@@ -105,6 +105,9 @@ class CompletionRun(SeedRun):
                 found[mode] = Stage(f"weak labels, {mode}", folder, spec, action, (labels,))
         return found
 
+    def view_of(self, method: Method) -> str:
+        return _labels_of(method)
+
     def labels(self, mode: str) -> Dataset:
         """The weak-label dataset of one aggregator: `independent`, `joint`, or what a method names; or `refined`."""
         if mode == REFINED:

@@ -86,6 +86,10 @@ class SeedRun(ABC):
         """Stages that make further labels of the first ones, by name of the labels."""
         return {}
 
+    def view_of(self, method: Method) -> str:
+        """Which of `label_views` a method's student reads."""
+        return method.labels
+
     def preferred(self, students: Mapping[str, Stage], labels: Stage, weak: Sequence[Stage]) -> dict[str, Stage]:
         """Stages that train a student further on preferences."""
         return {}
@@ -105,7 +109,7 @@ class SeedRun(ABC):
         gold, students = self._gold_stages(), {}
         for method in self.methods:
             before = self._before(method, students, gold)
-            students[method.name] = self._student(method, views.get(method.labels, labels), before)
+            students[method.name] = self._student(method, views.get(self.view_of(method), labels), before)
         preferred = self.preferred(students, labels, weak)
         trained: dict[str, Stage | None] = dict(zip(names, weak, strict=True)) | students | preferred | gold
         self.systems = {name: self._evaluate(name, stage) for name, stage in trained.items()}
