@@ -4,9 +4,6 @@ import importlib.util
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
 
 def main(folder: str, count: int) -> None:
     import torch

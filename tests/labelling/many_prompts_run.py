@@ -11,9 +11,6 @@ import time
 from pathlib import Path
 from threading import Thread
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
 
 class Watch(Thread):
     """Looks at the memory of this process a hundred times a second."""

@@ -1,10 +1,8 @@
 """Many prompts stream: memory grows by a small index, not by texts and labels."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 SCRIPT = Path(__file__).with_name("many_prompts_run.py")
@@ -12,9 +10,7 @@ SCRIPT = Path(__file__).with_name("many_prompts_run.py")
 
 def growth(folder: Path, prompts: int) -> tuple[int, int]:
     """Bytes that labelling so many prompts adds to the process at its peak, and rows of the dataset."""
-    command = [sys.executable, str(SCRIPT), str(folder), str(prompts)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000)
+    run = processes.run([SCRIPT, folder, prompts], timeout=3000, CUDA_VISIBLE_DEVICES="")
     assert run.returncode == 0, run.stderr
     before, peak, rows = map(int, run.stdout.split()[-3:])
     return peak - before, rows
@@ -28,7 +24,7 @@ def per_prompt(tmp_path: Path, few: int, many: int) -> float:
 
 def test_memory_grows_by_an_index(tmp_path):
     """The four labels of a prompt take 1.5 kB on disk here, and several times that as Python's objects."""
-    assert per_prompt(tmp_path, 3_000, 20_000) < 600
+    assert per_prompt(tmp_path, 2_000, 8_000) < 600
 
 
 @pytest.mark.slow
