@@ -14,6 +14,8 @@ from pathlib import Path
 import processes
 from safetensors.torch import load_file
 
+from trl_weaks.losses.vocabulary.cpu_kernels import find_kernels
+
 HERE = Path(__file__).parent
 SCRIPT = HERE / "cells.py"
 LIMIT = float(os.environ.get("TRL_WEAKS_TIMEOUT", 300)) * 3  # seconds
@@ -24,11 +26,10 @@ ADAPTERS = ("evidential/lora", "classification/lora", "cdpo/lora")
 STRATEGIES = ("ddp", "fsdp2", "zero2", "zero3")
 DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 COMPILER = bool(shutil.which("g++") and shutil.which("ninja"))
-# The losses find ninja beside this Python, in an environment that is not activated too.
-KERNELS = bool(shutil.which("g++") and importlib.util.find_spec("ninja"))
+KERNELS = find_kernels() is not None
 
-# The default tests: the plainest and the most cut strategy with every objective, the two between with two each, and the
-# variants where they differ most.
+# The default tests: the plainest and the most cut strategy with every objective, the two between with two each, and
+# the variants where they differ most.
 CORE = [f"{strategy}/{objective}" for strategy in ("ddp", "zero3") for objective in OBJECTIVES]
 CORE += ["fsdp2/evidential", "fsdp2/classification", "zero2/soft", "zero2/cdpo"]
 CORE += ["ddp/evidential/sgd", "zero3/evidential/sgd"]
