@@ -47,6 +47,8 @@ REFUSED_SETTINGS = [
     ({"preference_loss": "cdpo", "loss_weights": [2.0]}, "`loss_weights=.*unset"),
     ({"preference_loss": "cw", "f_divergence_type": "forward_kl"}, "`f_divergence_type='forward_kl'` is not"),
     ({"preference_loss": "sigmoid", "use_weighting": True}, "`use_weighting=True` is not supported"),
+    ({"preference_loss": "cdpo", "loss_type": "cw"}, r"`loss_type=\['cw'\]` is not supported.*unset"),
+    ({"loss_type": ["cw", "sft"]}, "no loss cw; .*name one of 'cdpo', 'rdpo' and 'cw' by itself"),
     ({"loss_type": "dpop"}, "`loss_type`: no loss dpop; choose among sigmoid, hinge"),
     ({"loss_type": "hinge", "label_smoothing": 0.1}, "`label_smoothing=0.1` is read by none of hinge"),
     ({"loss_type": "robust", "use_pair_epsilon": True}, "`use_pair_epsilon=True` is not supported"),
@@ -71,6 +73,12 @@ def test_defaults_are_the_papers(tmp_path):
     )
     plain = WeakPreferenceConfig(str(tmp_path), use_cpu=True, bf16=False, preference_loss="sigmoid")
     assert plain.label_smoothing == 0.0
+
+
+@pytest.mark.parametrize("name", ["cdpo", "cw", "rdpo"])
+def test_our_losses_are_chosen_by_trls_setting_too(name, tmp_path):
+    own = WeakPreferenceConfig(str(tmp_path), use_cpu=True, bf16=False, preference_loss=name)
+    assert WeakPreferenceConfig(str(tmp_path), use_cpu=True, bf16=False, loss_type=name).to_dict() == own.to_dict()
 
 
 def test_config_parses_from_a_command_line_and_explains_itself(tmp_path):

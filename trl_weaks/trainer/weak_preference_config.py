@@ -45,7 +45,8 @@ class WeakPreferenceConfig(PublicSettings, DPOConfig):
         preference_loss (`str`, *optional*, defaults to `"cdpo"`):
             `"cdpo"`: conservative DPO, Eq. 12 of arXiv 2406.03199 (paper). `"rdpo"`: robust DPO, unbiased under flips
             but unbounded below and divergent as the flip probability nears ½. `"cw"`: confidence-weighted DPO
-            (CW-PO, arXiv 2603.04968), plain DPO times 1 − 2ε. `"sigmoid"`: plain DPO, Eq. 9.
+            (CW-PO, arXiv 2603.04968), plain DPO times 1 − 2ε. `"sigmoid"`: plain DPO, Eq. 9. `loss_type="cw"`, or
+            another of the first three, is the same.
         label_smoothing (`float`, *optional*):
             Flip probability ε in [0, 0.5) of pairs that bring none of their own. When not set: 0.1 for `"cdpo"`,
             `"rdpo"` and `"cw"` (paper), 0 for `"sigmoid"`, which has no use for it and refuses any other value.
@@ -146,6 +147,9 @@ class WeakPreferenceConfig(PublicSettings, DPOConfig):
         refuse_settings(self, FIXED)
 
     def _choose_loss(self) -> None:
+        own = set(PREFERENCE_LOSSES) - set(DPO_LOSSES)
+        if self.preference_loss is None and len(self.loss_type) == 1 and self.loss_type[0] in own:
+            self.preference_loss, self.loss_type = self.loss_type[0], ["sigmoid"]
         differ = [name for name, (only, _) in TRL_ONLY.items() if getattr(self, name) != only]
         if self.preference_loss is None and not differ:
             self.preference_loss = "cdpo"
@@ -156,7 +160,10 @@ class WeakPreferenceConfig(PublicSettings, DPOConfig):
     def _check_trl_losses(self) -> None:
         unknown = sorted(set(self.loss_type) - set(DPO_LOSSES))
         if unknown:
-            raise ValueError(f"`loss_type`: no loss {', '.join(unknown)}; choose among {', '.join(DPO_LOSSES)}.")
+            raise ValueError(
+                f"`loss_type`: no loss {', '.join(unknown)}; choose among {', '.join(DPO_LOSSES)}, "
+                "or name one of 'cdpo', 'rdpo' and 'cw' by itself."
+            )
         if self.use_pair_epsilon:
             raise ValueError(
                 "`use_pair_epsilon=True` is not supported with TRL's losses, which have one `label_smoothing` for all "
