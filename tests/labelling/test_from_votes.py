@@ -283,10 +283,15 @@ BAD = {
     "place below 0": (TEXTS, [vote("7", "a", -1), vote("7", "b", 0)], {}, "row 0 .*holds -1. Leave it empty"),
     "half a place": (TEXTS, [vote("7", "a", 0.5)], {"classes": CLASSES}, "row 0 .*'label' holds 0.5"),
     "truth value": (TEXTS, [vote("7", "a", True)], {"classes": CLASSES}, "row 0 .*'label' holds True"),
+    "place where names are numbers": (TEXTS, [vote("7", "a", 0), vote("7", "b", 5)], {"classes": [1, 2, 3, 4, 5]},
+                                      r"row 0 .*'label' holds 0, which is none of the classes .*'5'.\. Correct"),
+    "gold place where names are numbers": (TEXTS, [vote("7", "a", 1), vote("7", "b", 2)], {"gold": {"7": 0}},
+                                           "gold label 0 of '7' is not a class"),
+    "all abstain, no classes": (TEXTS, [vote("7", "a", None)], {}, "every vote is an abstention"),
     "list": (TEXTS, [vote("7", "a", ["alarm"])], {"classes": CLASSES}, "row 0 .*'label' holds .'alarm'."),
-    "confidence 0": (TEXTS, [vote("7", "a", "x", 0)], {}, "row 0: column 'confidence' holds 0"),
-    "confidence 1.2": (TEXTS, [vote("7", "a", "x", 1.2)], {}, "row 0: column 'confidence' holds 1.2"),
-    "confidence in words": (TEXTS, [vote("7", "a", "x", "high")], {}, "row 0: column 'confidence' holds 'high'"),
+    "confidence 0": (TEXTS, [vote("7", "a", "x", 0)], {}, "row 0 .example_id '7'.: column 'confidence' holds 0"),
+    "confidence 1.2": (TEXTS, [vote("7", "a", "x", 1.2)], {}, "row 0 .*: column 'confidence' holds 1.2"),
+    "confidence in words": (TEXTS, [vote("7", "a", "x", "high")], {}, "row 0 .*: column 'confidence' holds 'high'"),
     "one class": (TEXTS, [vote("7", "a", "x")], {}, r"for the classes \['x'\]; two or more"),
     "class twice": (TEXTS, VOTES, {"classes": ["a", "A "]}, "classes: 'a' is empty or there twice"),
     "empty class": (TEXTS, VOTES, {"classes": ["a", ""]}, "classes: '' is empty or there twice"),
@@ -307,6 +312,25 @@ BAD = {
                   "votes, example '7': every class is ruled out"),
     "no table": (TEXTS, 5, {}, "votes is a int; give a Dataset"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [int, str, float, np.int64])
+def test_numbers_are_names_where_classes_are_numbers_among_votes_and_gold(number):
+    """Stars 1, 2, 3: a gold 1 is the class "1", whose place is 0, as a vote of 1 is."""
+    votes = [vote("007", "ann", number(1)), vote("7", "ann", number(2)), vote("7", "bob", number(3))]
+    truth = {"007": number(1), "7": number(2)}
+    if number is str:
+        assert labels_from_votes(TEXTS, votes)[0]["weak_classes"] == ["1", "2", "3"]
+    labels = labels_from_votes(TEXTS, votes, classes=[1, 2, 3])
+    rows = {row["supervisor"]: row["accuracy"] for row in supervisor_report(labels, truth).supervisors}
+    assert rows == {"ann": 1.0, "bob": 0.0}
+    found = labels_from_votes(TEXTS, votes, None, gold=truth, calibration="isotonic")
+    assert [np.argmax(row["weak_probs"][0]) for row in found] == [0, 1]  # Ann is always right, and stays on top
+
+
+def test_whole_numbers_with_gaps_are_ids_as_pandas_reads_them():
+    votes = pandas.DataFrame({"example_id": [7.0, 7.0], "supervisor": ["a", "b"], "label": ["x", "y"]})
+    assert labels_from_votes(TEXTS, votes)["example_id"][:] == ["7"]
 
 
 @pytest.mark.parametrize("name", BAD)

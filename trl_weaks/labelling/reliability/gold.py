@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset
 from ...columns import CLASSES, COMPLETION, EXAMPLE_ID, LABEL
 from ...supervisors.class_names import plain_name, real_names
 
-Gold = Dataset | Mapping[str, Any]
+Gold = Dataset | Mapping[str, Any] | Any  # also any other table that `read_table` reads
 
 
 def read_gold(gold: Gold, known: Collection[str]) -> dict[str, Any]:
@@ -47,19 +47,27 @@ def _as_written(example: Any, known: Collection[str]) -> Any:
 def class_id(label: Any, classes: list[Any], example: str) -> int:
     """The place of a gold label among the classes: given by name, or by the place itself.
 
+    Where names are numbers, such as 1 to 5 stars, a number is a name, as it is among votes.
+
     Raises:
         ValueError: it is no class; names the example.
     """
-    if not isinstance(label, bool):
-        if isinstance(label, str):
-            written = [plain_name(str(name)) for name in classes]
-            if written.count(plain_name(label)) == 1:
-                return written.index(plain_name(label))
-        elif label in classes:
-            return classes.index(label)
-        elif isinstance(label, int | np.integer) and 0 <= label < len(classes):
-            return int(label)
+    if isinstance(label, np.generic):
+        label = label.item()
+    if isinstance(label, float) and label.is_integer():  # pandas' column of whole numbers with gaps
+        label = int(label)
+    if isinstance(label, str | int) and not isinstance(label, bool):
+        written = [plain_name(str(name)) for name in classes]
+        if written.count(plain_name(str(label))) == 1:
+            return written.index(plain_name(str(label)))
+        if isinstance(label, int) and 0 <= label < len(classes) and not numbered(classes):
+            return label
     raise ValueError(f"gold label {label!r} of {example!r} is not a class; the classes are {classes}.")
+
+
+def numbered(classes: Collection[Any]) -> bool:
+    """Whether a class has a number for its name, so that a number cannot stand for the place of another one."""
+    return any(str(name).strip().isdecimal() for name in classes)
 
 
 def class_names(labels: Dataset, count: int) -> list[Any]:

@@ -127,7 +127,7 @@ def _votes(
             continue
         side = _side(row["preferred"], texts, where)
         counts["ties"] += side == 0.5
-        sure = as_confidence(row.get("confidence"), "comparisons", number)
+        sure = as_confidence(row.get("confidence"), where)
         if sure is not None and side != 0.5:
             side = sure if side == 1.0 else 1 - sure
         swapped = texts[1] < texts[0]

@@ -126,13 +126,14 @@ def _answers(answers: Table, prompts: Mapping[str, dict]) -> dict[str, list[_Ans
             raise ValueError(f"answers, row {number}: no example has the id {example!r}.")
         if row[columns.COMPLETION] is None:  # an abstention
             continue
-        text = completion_text(row[columns.COMPLETION], f"answers, row {number} (example_id {example!r})")
+        where = f"answers, row {number} (example_id {example!r})"
+        text = completion_text(row[columns.COMPLETION], where)
         empty += not text
         if text:
             row |= {
                 "text": text,
                 "number": number,
-                "confidence": as_confidence(row.get("confidence"), "answers", number),
+                "confidence": as_confidence(row.get("confidence"), where),
             }
             grouped.setdefault((example, supervisor), []).append(row)
     if empty:

@@ -13,7 +13,7 @@ from ... import columns
 from ...aggregation import Aggregator, aggregate, make_aggregator
 from ...aggregation.answer_confidence import METHODS, calibrator
 from ...supervisors.class_names import plain_name, real_names
-from ..reliability.gold import Gold, class_id, read_gold
+from ..reliability.gold import Gold, class_id, numbered, read_gold
 from .annotation_tools import exported_votes
 from .examples import read_examples
 from .tables import Table, as_confidence, as_dataset, as_id, read_table
@@ -46,7 +46,8 @@ def labels_from_votes(
     Args:
         examples: `example_id` (by default the row's number) and `text` (or `prompt`); other columns are carried.
         votes: one row a vote: `example_id`, `supervisor`, `label` (the name of a class, its case and white space at
-            the ends aside, or its place among the classes, from 0; None for an abstention), optionally `confidence` in
+            the ends aside, or its place among the classes, from 0, unless their names are numbers themselves; None
+            for an abstention), optionally `confidence` in
             (0, 1], the supervisor's own probability that its vote is right. Not everybody needs to vote on everything.
             Exports of Label Studio (JSON, JSON-MIN, CSV) and Argilla (records as JSON) are read as they are.
         aggregator: an [`Aggregator`], or a name of [`trl_weaks.aggregation.AGGREGATORS`], such as `"mean"`,
@@ -115,7 +116,7 @@ def _read(votes: Table, texts: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "example": example,
                 "supervisor": as_id(row["supervisor"], "votes", number, "supervisor"),
                 "label": _label(label, where),
-                "confidence": as_confidence(row.get("confidence"), "votes", number),
+                "confidence": as_confidence(row.get("confidence"), where),
                 "where": where,
             }
         )
@@ -160,6 +161,8 @@ def _names(
     wrong = [name for name, p in zip(names, plain, strict=True) if not p or plain.count(p) > 1]
     if wrong:
         raise ValueError(f"classes: {wrong[0]!r} is empty or there twice; give every class a name of its own.")
+    if given is None and not names:
+        raise ValueError("votes: every vote is an abstention; there is nothing to train on.")
     if len(names) < 2:
         raise ValueError(
             f"votes: all that are given are for the classes {names}; two or more are needed. If there are others that "
@@ -196,17 +199,19 @@ def _voted_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 def _cast(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> list[Vote]:
     """The votes that are no abstentions."""
     places = {plain_name(name): k for k, name in enumerate(names)}
+    by_name = numbered(names)
     cast, abstained = [], 0
     for row in rows:
         if row["label"] is None:
             abstained += 1
             continue
         name = plain_name(str(row["label"]))
-        k = places.get(name, int(name) if name.isdecimal() else -1)
+        k = places.get(name, int(name) if name.isdecimal() and not by_name else -1)
         if not 0 <= k < len(names):
+            place = "" if by_name else f" and no place from 0 to {len(names) - 1}"
             raise ValueError(
-                f"{row['where']}: column 'label' holds {row['label']!r}, which is none of the classes {list(names)} "
-                f"and no place from 0 to {len(names) - 1}. Correct it, or name all classes in `classes`."
+                f"{row['where']}: column 'label' holds {row['label']!r}, which is none of the classes {list(names)}"
+                f"{place}. Correct it, or name all classes in `classes`."
             )
         cast.append((row["example"], row["supervisor"], k, row["confidence"]))
     if abstained:

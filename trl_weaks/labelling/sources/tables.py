@@ -73,6 +73,8 @@ def as_id(value: Any, what: str, number: int, column: str) -> str:
         return value
     if hasattr(value, "item"):  # a numpy scalar
         value = value.item()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # pandas' whole numbers with gaps
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     raise ValueError(
@@ -80,8 +82,8 @@ def as_id(value: Any, what: str, number: int, column: str) -> str:
     )
 
 
-def as_confidence(value: Any, what: str, number: int) -> float | None:
-    """A stated confidence in (0, 1], or None.
+def as_confidence(value: Any, where: str) -> float | None:
+    """A stated confidence in (0, 1], or None; `where` it stands is for messages.
 
     Raises:
         ValueError: a value outside, or no number.
@@ -92,9 +94,9 @@ def as_confidence(value: Any, what: str, number: int) -> float | None:
         number_given = float(value)
     except (TypeError, ValueError):
         number_given = math.nan
-    if isinstance(value, bool) or not 0 < number_given <= 1:
+    if isinstance(value, bool | np.bool_) or not 0 < number_given <= 1:
         raise ValueError(
-            f"{what}, row {number}: column 'confidence' holds {value!r}; it must be above 0 and at most 1 (leave it "
+            f"{where}: column 'confidence' holds {value!r}; it must be above 0 and at most 1 (leave it "
             "empty where there is none)."
         )
     return number_given
