@@ -59,7 +59,7 @@ class Page:
     Attributes:
         report: `supervisors`, `pairs` and `warnings` of a [`SupervisorReport`].
         forest: rows of `label`, `pgr`, `low`, `high` and `reason`, where a PGR is refused.
-        curves, reliability: `{"name", "points": [[x, y], ...]}`.
+        curves, reliability: `{"name", "points": [[x, y], ...]}`; y is None in a bin without examples.
     """
 
     title: str

@@ -68,7 +68,9 @@ def _tested(task: Task, run: SeedRun, supervisors: Sequence[str], systems: Seque
         said = {name: _said(task, example, rows[number]) for name, rows in read.items()}
         answers = [Answer(name, said[name]["text"], score=said[name]["score"]) for name in supervisors]
         most, votes = Counter(answer.text for answer in answers).most_common(1)[0]
-        vacuity = next((rows[number]["vacuity"] for rows in read.values() if rows[number].get("vacuity")), None)
+        vacuity = next(
+            (rows[number]["vacuity"] for rows in read.values() if rows[number].get("vacuity") is not None), None
+        )
         shown.append(
             Shown(
                 example.id,
@@ -125,5 +127,5 @@ def _reliability(calibration: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, entry in calibration.items():
         bins = entry["bins"]
         rows = zip(bins["confidence"], bins["accuracy"], bins["count"], strict=True)
-        found.append({"name": name, "points": [[x, y] for x, y, count in rows if count]})
+        found.append({"name": name, "points": [[x, y if count else None] for x, y, count in rows]})
     return found
