@@ -2,8 +2,11 @@
 
 import importlib.util
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -92,6 +95,21 @@ def test_every_block_runs_as_printed(page, models, server, small_runs, monkeypat
     names = {"SERVER_URL": server}
     for number, block in enumerate(BLOCK.findall(page.read_text(encoding="utf-8"))):
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+
+
+@pytest.mark.slow
+def test_a_newcomers_prompts_are_labelled_by_copied_commands(tmp_path):
+    """The block of the quick start, by a shell in an empty folder."""
+    page = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```bash\n(MODELS=.*?)^```", page, re.S | re.M)
+    tool = f"{shlex.quote(sys.executable)} -m trl_weaks.cli"
+    script = f'set -e; python() {{ {shlex.quote(sys.executable)} "$@"; }}; ' + re.sub(
+        r"^trl-weaks", tool, block, flags=re.M
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "| gpt2 |" in done.stdout and '"id":"2"' in (tmp_path / "labels.html").read_text(encoding="utf-8")
 
 
 def shell_commands() -> list[str]:
