@@ -138,8 +138,10 @@ def test_every_command_is_read_as_printed(command):
         assert build_parser().parse_args(words).command == words[0]
         return
     assert words[1] == "--task"
-    kind = CompletionStudyConfig if words[2].endswith(".py") else TASKS[words[2]][0]
-    assert parse(kind, words[3:]).preset == "tiny"
+    task = words[2].partition(":")[0]  # classification:intent
+    kind = CompletionStudyConfig if task.endswith(".py") else TASKS[task][0]
+    preset = words[words.index("--preset") + 1] if "--preset" in words else "tiny"
+    assert parse(kind, words[3:]).preset == preset
 
 
 def test_tables_of_registries_have_a_row_for_every_name_and_whole_sentences():
