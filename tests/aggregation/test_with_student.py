@@ -192,6 +192,17 @@ def test_a_student_better_than_each_supervisor_is_heard_and_the_planted_matrices
     np.testing.assert_allclose(even.relabel(student), even.relabel(student[::-1]))
 
 
+def test_raven_starts_with_all_rows_where_supervisors_agree_on_none(caplog):
+    """A run over many methods goes on; who set the fraction is told instead that it cannot be kept."""
+    apart, agreed = np.eye(2)[[[0, 1], [1, 0]]], np.eye(2)[[[0, 0], [1, 0]]]
+    raven = Raven(guard=0).fit(agreed)
+    given = torch.tensor(agreed), torch.ones(2, 2)
+    assert raven.easy_start == 0.1 and raven.teaching(*given, 0.0).tolist() == [True, False]
+    assert raven.fit(apart).easy_start == 0 and raven.teaching(torch.tensor(apart), given[1], 0.0) is None
+    assert "agree on no row" in caplog.text
+    assert raven.fit(agreed).easy_start == 0.1, "each set anew"
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -205,7 +216,7 @@ def test_a_student_better_than_each_supervisor_is_heard_and_the_planted_matrices
         (lambda: Agreement(guard=-0.1).fit(planted(5)[1]), "guard=-0.1 must be in"),
         (lambda: Raven(combine="log_linear").fit(planted(5)[1]), "row 0 has a vote of probability 0"),
         (lambda: Raven().fit(np.eye(2)[[[0, 1], [0, 1]]]), "every supervisor votes for one class alone"),
-        (lambda: Raven(guard=0).fit(np.eye(2)[[[0, 1], [1, 0]]]), "agree on no row"),
+        (lambda: Raven(easy_start=0.1, guard=0).fit(np.eye(2)[[[0, 1], [1, 0]]]), "agree on no row"),
         (lambda: Raven().fit(planted()[1]).load({}), "weights are not those of 3 supervisors"),
         (lambda: Raven().fit(planted()[1]).load({"weights": np.ones(2)}), "not those of 3 supervisors"),
         (lambda: StudentDawidSkene(tau=-1), "tau=-1 must be at least 0"),

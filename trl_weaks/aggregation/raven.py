@@ -1,5 +1,6 @@
 """RAVEN: the supervisors' weights are learned together with the student."""
 
+import logging
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -11,8 +12,11 @@ from .with_student import WeighsVotes
 if TYPE_CHECKING:
     from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 COMBINE = ("linear", "log_linear")
 INIT = ("uniform", "agreement")
+EASY_START = 0.1  # the authors' 0.2 of two epochs
 _SMALLEST = -69.0  # stands for the logarithm of a probability of 0
 
 
@@ -40,8 +44,8 @@ class Raven(WeighsVotes):
     Args:
         learning_rate: η; the authors' setting for text classification (1e-3 for DPO). 0 keeps the weights.
         easy_start: fraction of the training in which w rests and only rows teach on which all supervisors' largest
-            classes are one: the authors' 0.2 of two epochs (they sort such rows to the front; skipping the others is
-            their code's way for images).
+            classes are one. None is 0.1, the authors' 0.2 of two epochs (they sort such rows to the front; skipping
+            the others is their code's way for images), and with a warning 0 where there is no such row (*ours*).
         combine: `"linear"`, as in the paper and for images, or `"log_linear"`, as in the code for text, which needs
             votes without 0.
         init: `"uniform"` (authors), or `"agreement"`, the weights of the static control, [`Agreement`]. *ours*
@@ -51,6 +55,7 @@ class Raven(WeighsVotes):
     Attributes:
         weights: `(supervisors,)`, after `fit`; they sum to 1.
         silent: `(supervisors,)`, those that the guard left out.
+        easy_start: the fraction in use.
 
     Raises:
         ValueError: an argument that is out of range.
@@ -59,7 +64,7 @@ class Raven(WeighsVotes):
     def __init__(
         self,
         learning_rate: float = 0.01,
-        easy_start: float = 0.1,
+        easy_start: float | None = None,
         combine: str = "linear",
         init: str = "uniform",
         floor: float = 1e-6,
@@ -70,17 +75,18 @@ class Raven(WeighsVotes):
                 raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}.")
         if not 0 <= learning_rate < np.inf:
             raise ValueError(f"learning_rate={learning_rate} must be at least 0, and finite.")
-        if not 0 <= easy_start < 1:
+        if easy_start is not None and not 0 <= easy_start < 1:
             raise ValueError(f"easy_start={easy_start} is a fraction of the training, in [0, 1).")
         if not 0 < floor < 1:
             raise ValueError(f"floor={floor} must be in (0, 1).")
         if not 0 <= guard < 1:
             raise ValueError(f"guard={guard} must be in [0, 1); 0 lets everybody vote.")
-        self.learning_rate, self.easy_start, self.combine = learning_rate, easy_start, combine
+        self.learning_rate, self.combine, self._easy_start = learning_rate, combine, easy_start
+        self.easy_start = EASY_START if easy_start is None else easy_start
         self.init, self.floor, self.guard = init, floor, guard
 
     def fit(self, votes: np.ndarray, weights: np.ndarray | None = None) -> Self:
-        """Raises ValueError: votes of 0 under `combine="log_linear"`, or no row to start with."""
+        """Raises ValueError: votes of 0 under `combine="log_linear"`, or no row for an `easy_start` that was given."""
         votes, weights = checked_votes(votes, weights)
         self.silent = one_sided(votes, weights, self.guard)
         heard = (shares(votes, weights) > 0) & ~self.silent
@@ -89,17 +95,25 @@ class Raven(WeighsVotes):
                 f"row {int(bad.argmax())} has a vote of probability 0, which combine='log_linear' cannot weigh. "
                 "Calibrate the votes, or combine linearly."
             )
-        if self.easy_start and not self._unanimous(votes, heard).any():
-            raise ValueError(
-                "the supervisors agree on no row, so there is none to start with. Set `easy_start` to 0 in "
-                "`pooling_kwargs`."
-            )
+        self._check_start(self._unanimous(votes, heard))
         start: np.ndarray = (~self.silent).astype(float)
         if self.init == "agreement":
             start = agreement_weights(votes, weights, self.guard)
         self._start = start / start.sum()
         self.reset()
         return self
+
+    def _check_start(self, unanimous: np.ndarray) -> None:
+        self.easy_start = EASY_START if self._easy_start is None else self._easy_start
+        if not self.easy_start or unanimous.any():
+            return
+        if self._easy_start is not None:
+            raise ValueError(
+                "the supervisors agree on no row, so there is none to start with. Set `easy_start` to 0 in "
+                "`pooling_kwargs`."
+            )
+        logger.warning("RAVEN: the supervisors agree on no row, so all rows teach from the start (`easy_start` = 0).")
+        self.easy_start = 0.0
 
     @staticmethod
     def _unanimous(votes: np.ndarray, heard: np.ndarray) -> np.ndarray:
