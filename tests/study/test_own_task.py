@@ -14,6 +14,7 @@ from trl_weaks.losses import LOSSES
 from trl_weaks.study import ClassificationTask, Example, Method, Splits, run_study
 from trl_weaks.study.config import CompletionStudyConfig
 from trl_weaks.study.field_methods import OF_THE_PAPER, class_field, completion_field, field_comparisons
+from trl_weaks.study.methods import choose_methods
 from trl_weaks.study.pipeline.completions import _labels_of as labels_of
 from trl_weaks.study.pipeline.refined_labels import ANSWERS, COUNTED, HALVES, Refinement, refined_folder
 from trl_weaks.study.pipeline.run import seed_runs
@@ -361,9 +362,25 @@ def test_every_registered_aggregator_and_loss_is_a_row_of_the_field(tmp_path):
     with pytest.raises(ValueError, match="'raven' weighs several votes on one question.*It is for classes"):
         labels_of(Method("mine", aggregator="raven"))
     assert field_comparisons(list(completion_field().values()))[:2] == ["on_joint", "naive"]
-    assert "instance_accuracy" in class_field(("a", "b", "c")) and "instance_accuracy" not in class_field(("a", "b"))
     compared = field_comparisons([*class_field().values(), *completion_field().values()])
     assert set(class_field()) | set(completion_field()) == set(compared), "no row of the field goes uncompared"
+
+
+def test_a_row_of_the_field_that_needs_more_supervisors_is_left_out_and_by_name_refused(caplog):
+    def chosen(names, supervisors):
+        return {method.name for method in choose_methods(names, {}, [], supervisors, class_field())}
+
+    assert chosen(["field"], "abc") == set(class_field())
+    assert "left out" not in caplog.text
+    assert set(class_field()) - chosen(["field"], "ab") == {"instance_accuracy"}
+    assert "'instance_accuracy' needs 3 supervisors or more, and has 2; it is left out" in caplog.text
+    with pytest.raises(ValueError, match="'instance_accuracy' needs 3 supervisors or more, and has 2. Add"):
+        chosen(["instance_accuracy"], "ab")
+    mine = Method("mine", supervisors=("a", "b"), min_supervisors=3)
+    with pytest.raises(ValueError, match="'mine' needs 3 supervisors or more, and has 2"):
+        chosen([mine], "abc")
+    with pytest.raises(ValueError, match="'mine': min_supervisors=0 is a number, at least 1"):
+        replace(mine, min_supervisors=0)
 
 
 def test_a_method_may_read_another_ones_student(tmp_path):

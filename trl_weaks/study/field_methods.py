@@ -45,8 +45,7 @@ LABELS = {
 def class_field(supervisors: Sequence[str] = ()) -> dict[str, Method]:
     """Rows of a classification task, by name; those of crowd-kit where it is installed.
 
-    Args:
-        supervisors: of the study; a row that needs more than there are is left out. Empty leaves out none.
+    A row that needs more supervisors than a study has says so (`min_supervisors`), so `supervisors` changes nothing.
     """
     found = [Method(REFERENCE, "Naive multi-weak", loss="naive", settings={"gamma_max": 0.0})]
     for name in AGGREGATORS:
@@ -62,8 +61,6 @@ def class_field(supervisors: Sequence[str] = ()) -> dict[str, Method]:
         settings={"gamma_max": 0.0},
     )
     found += [trusted, _surer_half({}), *_with_student({})]
-    few = 0 < len(supervisors) < MIN_VOTERS
-    found = [method for method in found if not (few and isinstance(method.transform, PooledByInstance))]
     return {method.name: method for method in [*found, *_losses({})]}
 
 
@@ -134,7 +131,11 @@ def _with_student(settings: dict) -> list[Method]:
         ("instance_accuracy", "Votes weighed by accuracy on each text", PooledByInstance(), ON_GOLD_OF_A),
     ]
     plain = {"loss": "naive", "settings": settings | {"gamma_max": 0.0}}
-    found = [Method(name, label, transform=made, after=after, **plain) for name, label, made, after in rows]
+    needs = {"instance_accuracy": {"min_supervisors": MIN_VOTERS}}
+    found = [
+        Method(name, label, transform=made, after=after, **plain, **needs.get(name, {}))
+        for name, label, made, after in rows
+    ]
     return [_two_stage(settings), *found]
 
 

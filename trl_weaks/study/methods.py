@@ -1,6 +1,7 @@
 """Methods of a study as data: one way to train the student on weak labels."""
 
 import importlib.util
+import logging
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from trl_weaks.study.code_digest import code_digest, code_module
 
 ROWS = ("ceiling", "strong_on_a", "untrained", "cdpo", "mean_vote", "majority_vote", "dawid_skene")  # there anyway
 ON_GOLD_OF_A = "strong_on_a"  # the student that is trained on half A's gold
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"\w[\w.-]*")
 
@@ -41,6 +44,7 @@ class Method:
         loss: a registered name of `weak_loss`, or a loss `(logits, targets, progress) -> (n,)` of your own.
         settings: of the student's trainer, over those of the preset.
         supervisors: whose labels; empty for all. PGR is measured against these.
+        min_supervisors: fewer cannot do. With fewer it is left out of `field`, and refused where it is asked for.
 
     Example:
 
@@ -57,6 +61,7 @@ class Method:
     settings: Mapping[str, Any] = field(default_factory=dict)
     supervisors: Sequence[str] = ()
     after: str = ""
+    min_supervisors: int = 1
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -71,6 +76,10 @@ class Method:
                 raise ValueError(f"method {self.name!r}: `{name}` is {value!r}, which cannot be called.")
         if self.after and self.transform is None:
             raise ValueError(f"method {self.name!r}: `after={self.after!r}` is for a `transform`, and there is none.")
+        if not isinstance(self.min_supervisors, int) or self.min_supervisors < 1:
+            raise ValueError(
+                f"method {self.name!r}: min_supervisors={self.min_supervisors!r} is a number, at least 1."
+            )
         object.__setattr__(self, "label", self.label or self.name)
 
     def over(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +131,7 @@ def choose_methods(
 
     Raises:
         ValueError: a name is unknown (lists the known ones), two methods have one name, a method names a supervisor
-            that the study has not.
+            that the study has not, or needs more of them.
     """
     groups = {"all": known, "field": field or {}, "annotators": annotators or {}}
     every = {name: method for group in reversed(groups.values()) for name, method in group.items()}
@@ -132,6 +141,8 @@ def choose_methods(
         if given is None:
             group = headline if name == "headline" else groups.get(name) or [name]
             given = [every[one] for one in group if one in every]
+            if name in groups:
+                given = [method for method in given if not _lacks(method, supervisors, f"`--methods {name}`")]
             unknown = [one for one in group if one not in every and one not in ROWS]
             if unknown:
                 names = list(dict.fromkeys(["headline", *(g for g in groups if groups[g]), *every, *ROWS]))
@@ -142,12 +153,26 @@ def choose_methods(
                 raise ValueError(f"the method {method.name!r} has the name of a supervisor; choose another.")
             if wanted.setdefault(method.name, method) != method:
                 raise ValueError(f"two methods are called {method.name!r}; rename one.")
+            reason = _lacks(method, supervisors)
+            if reason:
+                raise ValueError(f"{reason}. Add supervisors, or leave the method out.")
             missing = sorted(set(method.supervisors) - set(supervisors))
             if missing:
                 raise ValueError(
                     f"method {method.name!r}: there is no supervisor {missing[0]!r}; there are {sorted(supervisors)}."
                 )
     return in_order(wanted)
+
+
+def _lacks(method: Method, supervisors: Collection[str], group: str = "") -> str | None:
+    """Why there are too few supervisors for a method, if there are; a warning that a group of methods goes without."""
+    count = len(method.supervisors or supervisors)
+    if not count or count >= method.min_supervisors:
+        return None
+    reason = f"method {method.name!r} needs {method.min_supervisors} supervisors or more, and has {count}"
+    if group:
+        logger.warning("%s: %s; it is left out.", group, reason)
+    return reason
 
 
 def in_order(methods: Mapping[str, Method]) -> list[Method]:
