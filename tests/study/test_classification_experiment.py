@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
+from readable import unreadable
 from transformers import AutoModelForSequenceClassification
 
 from trl_weaks.study.config import ClassificationConfig
@@ -15,7 +16,7 @@ from trl_weaks.study.pipeline.predictions import read_predictions
 from trl_weaks.study.pipeline.run import run as run_task
 from trl_weaks.study.tasks.classification import Classification
 
-TRAINING = {"per_device_train_batch_size": 8, "num_train_epochs": 1, "learning_rate": 2e-3}
+TRAINING = {"per_device_train_batch_size": 8, "num_train_epochs": 1, "learning_rate": 2e-3, "logging_steps": 1}
 SIZE = {"vocab_size": 420, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 160}
 METHODS = ["single_gpt2", "naive_aux", "bayesian_balanced", "dirichlet_votes"]
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "classification.py"
@@ -54,6 +55,9 @@ def test_report_has_every_system(finished):
     report = (finished / "report.md").read_text()
     for expected in ("McNemar", "AUROC", "reliability.png", "disagreement.png", "the command", "grammar"):
         assert expected in report
+    assert unreadable(report) == []
+    for name in ("pgr.png", "reliability.png", "disagreement.png", "agreement.png", "curves.png"):
+        assert report.count(f"]({name})") == 1 and (finished / name).stat().st_size > 1000
 
 
 def test_scores_are_those_of_the_predictions(finished):

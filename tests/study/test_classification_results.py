@@ -17,7 +17,6 @@ from trl_weaks.study.report.class_results import (
     rank_correlation,
     vacuity_and_disagreement,
 )
-from trl_weaks.study.report.figures import plot_disagreement, plot_reliability
 from trl_weaks.study.report.study import Gathered, report_rows
 from trl_weaks.trainer.weak_classification_config import WeakClassificationConfig
 
@@ -105,14 +104,6 @@ def test_vacuity_that_follows_disagreement_correlates():
     following = Predictions(found.labels, found.probabilities, {"student": gaps**2, "other": -gaps})
     correlations = vacuity_and_disagreement(following, ["a", "b"])
     assert correlations["student"] == pytest.approx(1) and correlations["other"] == pytest.approx(-1)
-
-
-def test_figures_are_drawn(tmp_path):
-    pytest.importorskip("matplotlib")
-    found = predictions()
-    plot_reliability({name: found.stated(name) for name in found.probabilities}, tmp_path / "r.png")
-    plot_disagreement(RNG.random(60), {"student": RNG.random(60)}, tmp_path / "d.png")
-    assert (tmp_path / "r.png").read_bytes()[:4] == (tmp_path / "d.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_every_method_is_a_valid_configuration(tmp_path):

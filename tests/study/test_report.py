@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from readable import unreadable
 
 from trl_weaks.metrics.agreement import slot_agreement
 from trl_weaks.study import files
@@ -114,6 +115,28 @@ def test_an_unresolved_gap_is_printed_as_unbounded(tmp_path):
     assert "[−∞, +∞]" in text and "too small to tell the ceiling" in text
     found = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert found["methods"]["bayes|aux"]["pgr_interval"] == [None, None]
+
+
+def test_no_number_is_raw_and_none_is_nan(tmp_path):
+    """Agreement and settings may hold what has no value, and floats of seventeen digits."""
+    third = 1 / 3
+    agreement = {"pairs": [{"first": "gpt", "second": "opt", "exact_match": third, "span_f1": np.nan}]}
+    agreement |= {"exact_match": third, "span_f1": np.nan, "all_agree": third}
+    told = {"share": third, "of none": np.nan, "each": {"a": third, "b": None}, "list": [third, np.inf]}
+    environment = {"machine": "two cores", "load": third}
+    write(tmp_path, agreement=agreement, story=Story(preference=told), environment=environment)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert unreadable(text) == []
+    assert "- share: 0.3333" in text and "- of none: –" in text and "- each: a 0.3333, b –" in text
+    assert "- list: 0.3333, –" in text and "| gpt, opt | 0.3333 | – |" in text
+
+
+def test_figures_stand_in_the_report(tmp_path):
+    curves = [{"name": "mine", "points": [[1, 0.5], [2, 0.4]]}, {"name": "untrained", "points": []}]
+    write(tmp_path, curves=curves)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for name in ("pgr.png", "reliability.png", "agreement.png", "curves.png"):
+        assert text.count(f"]({name})") == 1 and (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):

@@ -12,7 +12,8 @@ from trl_weaks.study.report import class_results as results
 from trl_weaks.study.report.annotated import annotated_labels, annotated_section
 from trl_weaks.study.report.class_diagnostics import class_diagnostics
 from trl_weaks.study.report.class_scores import right
-from trl_weaks.study.report.figures import plot_disagreement, plot_reliability
+from trl_weaks.study.report.plots import plot_disagreement, plot_reliability
+from trl_weaks.study.report.results import calibrate
 from trl_weaks.study.report.study import NOT_STUDENTS, Gathered, row_labels
 from trl_weaks.study.tasks.base import ClassificationTask
 
@@ -70,14 +71,17 @@ def _figures(
     folder: Path,
 ) -> list[str]:
     shown = [n for n in ("naive", "bayesian", "bayesian_aux", "dirichlet_votes", "ceiling") if n in labels]
-    stated = {labels[name]: found.stated(name) for name in shown}
-    notes = [
-        "## Calibration of the students\n\n"
-        + _draw("reliability.png", "Reliability diagram", lambda path: plot_reliability(stated, path), folder)
-    ]
+    stated = calibrate({labels[name]: found.stated(name) for name in shown})
+    drawn = _draw(
+        "reliability.png",
+        "Reliability diagram of the students",
+        lambda path: plot_reliability(stated, path, "predicted class"),
+        folder,
+    )
+    notes = [f"## Calibration of the students\n\n{drawn}"]
     if correlations:
-        gaps = results.disagreement(found, supervisors).ravel()
-        vacuity = {labels[name]: values.ravel() for name, values in found.vacuity.items()}
+        gaps = results.disagreement(found, supervisors)
+        vacuity = {labels[name]: values for name, values in found.vacuity.items()}
         drawn = _draw(
             "disagreement.png",
             "Vacuity of the evidential students by disagreement of their supervisors",

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from trl_weaks.markdown import table
 from trl_weaks.metrics.gain_audit import LEAST, audit_prediction
-from trl_weaks.study.report.markdown import table
 
 # diagnostic -> (what the report calls it, the gain that its source is about)
 PREDICTIONS = {

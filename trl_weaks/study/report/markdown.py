@@ -1,5 +1,6 @@
 """`report.md` from the results of a study."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,8 @@ def render(results: Mapping[str, Any], story: Story, measure: Measure, figures: 
         *story.notes,
         _per_weak(results),
         _other_scores(results, measure),
-        _agreement(results["agreement"]),
+        _agreement(results["agreement"], figures),
+        _section("Learning curves", _figure("curves.png", "Training loss of every student", figures)),
         _calibration(results["calibration"], figures),
         _section("Preference stage", _bullets(story.preference)),
         _section("Data and models", "\n".join(f"- {sentence}" for sentence in story.about)),
@@ -33,10 +35,11 @@ def render(results: Mapping[str, Any], story: Story, measure: Measure, figures: 
 
 
 def pgr_text(value: float | None, interval: Sequence[float] | None) -> str:
-    """PGR with its interval; never the one without the other."""
+    """PGR with its interval; never the one without the other. A limit of None, as in `results.json`, is unbounded."""
     if value is None or interval is None:
         return "refused"
-    return f"{_signed(value)} [{_signed(interval[0])}, {_signed(interval[1])}]"
+    low, high = (math.inf * sign if end is None else end for end, sign in zip(interval, (-1, 1), strict=True))
+    return f"{_signed(value)} [{_signed(low)}, {_signed(high)}]"
 
 
 def _signed(value: float) -> str:
@@ -79,7 +82,7 @@ def _heading(name: str) -> str:
 
 
 def _number(value: Any) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
 def _reading(results: Mapping[str, Any]) -> str:
@@ -113,7 +116,7 @@ def _per_weak(results: Mapping[str, Any]) -> str:
     return _section("PGR against each weak supervisor", table(header, rows))
 
 
-def _agreement(agreement: Mapping[str, Any]) -> str:
+def _agreement(agreement: Mapping[str, Any], figures: Mapping[str, str | None]) -> str:
     if not agreement:
         return ""
     numbers = [name for name in agreement["pairs"][0] if name not in ("first", "second")]
@@ -123,7 +126,8 @@ def _agreement(agreement: Mapping[str, Any]) -> str:
         rows.append([f"{pair['first']}, {pair['second']}", *(_number(pair[name]) for name in numbers)])
     rows.append(["mean of the pairs", *(_number(agreement[name]) for name in numbers)])
     alike = f"All supervisors say the same on {agreement['all_agree']:.1%} of the examples."
-    return _section("Agreement between the weak supervisors", f"{table(header, rows)}\n\n{alike}")
+    parts = [table(header, rows), alike, _figure("agreement.png", "Agreement of each two supervisors", figures)]
+    return _section("Agreement between the weak supervisors", "\n\n".join(filter(None, parts)))
 
 
 def _calibration(calibration: Mapping[str, Any], figures: Mapping[str, str | None]) -> str:
@@ -152,6 +156,8 @@ def _reproduce(results: Mapping[str, Any], story: Story) -> str:
 
 
 def _figure(name: str, caption: str, figures: Mapping[str, str | None]) -> str:
+    if name not in figures:
+        return ""
     reason = figures[name]
     return f"`{name}` was left out: {reason}." if reason else f"![{caption}]({name})"
 
@@ -161,7 +167,15 @@ def _section(title: str, body: str) -> str:
 
 
 def _bullets(facts: Mapping[str, Any]) -> str:
-    return "\n".join(
-        f"- {name}: {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, Mapping) else value}"
-        for name, value in facts.items()
-    )
+    return "\n".join(f"- {name}: {_fact(value)}" for name, value in facts.items())
+
+
+def _fact(value: Any) -> str:
+    """A value for readers: four digits of a number, a dash for one that is none."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_fact(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_fact, value))
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else "–"
+    return "–" if value is None else str(value)

@@ -44,7 +44,7 @@ def write_page(task: Task, run: SeedRun, labels: Dataset, results: Mapping[str, 
         systems,
         labelled.report,
         forest=_forest(results),
-        curves=_curves(run, systems),
+        curves=training_curves(run, systems),
         reliability=_reliability(results.get("calibration") or {}),
     )
     return page.write(folder / PAGE)
@@ -111,8 +111,8 @@ def _forest(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _curves(run: SeedRun, systems: Sequence[str]) -> list[dict[str, Any]]:
-    """The training losses of the students."""
+def training_curves(run: SeedRun, systems: Sequence[str]) -> list[dict[str, Any]]:
+    """The training losses of the students: name, and points of (step, loss)."""
     found = []
     for name in systems:
         path = run.root / "students" / name / HISTORY

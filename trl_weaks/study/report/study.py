@@ -18,7 +18,7 @@ from trl_weaks.study.pipeline.models import TINY
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.report.compare import compare_systems, comparison_section
 from trl_weaks.study.report.diagnostics import Diagnostics, diagnose, diagnostics_section
-from trl_weaks.study.report.page import half_b_gold, write_page
+from trl_weaks.study.report.page import half_b_gold, training_curves, write_page
 from trl_weaks.study.report.results import Measure
 from trl_weaks.study.report.story import Story
 from trl_weaks.study.report.write import write_report
@@ -132,6 +132,7 @@ def write_study_report(
         environment=describe_environment(),
         agreement=found.agreement,
         word_confidences=found.word_confidences,
+        curves=_labelled_curves(runs[0], {row["name"]: row["label"] for row in rows}),
         story=Story(
             title=task.report_title,
             about=_about(config, task, runs[0], found.about),
@@ -155,6 +156,11 @@ def diagnosed_methods(
     means = {row["name"]: as_table(row["name"], row["samples"], head).mean(1) for row in rows}
     scores = {name: seed_scores(table, head).tolist() for name, table in means.items()}
     return diagnose(found, scores, {row["name"]: row.get("supervisors", supervisors) for row in rows})
+
+
+def _labelled_curves(run: SeedRun, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    students = [name for name in run.systems if name not in run.config.supervisor_names]
+    return [{**curve, "name": labels[curve["name"]]} for curve in training_curves(run, students)]
 
 
 def _report_card(task: Task, run: SeedRun, labels: Dataset) -> str:

@@ -1,4 +1,4 @@
-"""The report of a study: `results.json`, `report.md`, `pgr.png`, `reliability.png`, from plain values, no models."""
+"""The report of a study: `results.json`, `report.md`, and the figures, from plain values, no models."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from trl_weaks.study.files import json_bytes, write_atomically
 from trl_weaks.study.report.markdown import render
-from trl_weaks.study.report.plots import plot_pgr, plot_reliability
+from trl_weaks.study.report.plots import plot_agreement, plot_curves, plot_pgr, plot_reliability
 from trl_weaks.study.report.results import SLU_F1, Measure, calibrate, score_systems
 from trl_weaks.study.report.story import Story
 
@@ -20,6 +20,7 @@ def write_report(
     environment: Mapping[str, Any],
     agreement: Mapping[str, Any] | None = None,
     word_confidences: Mapping[str, tuple[Sequence[float], Sequence[bool]]] | None = None,
+    curves: Sequence[Mapping[str, Any]] = (),
     story: Story | None = None,
     measure: Measure = SLU_F1,
     confidence: float = 0.95,
@@ -37,6 +38,7 @@ def write_report(
         environment: versions, machine, date; see [`trl_weaks.study.environment.describe_environment`].
         agreement: of the supervisors, from `slot_agreement` or `label_agreement`.
         word_confidences: supervisor -> (confidence of each word it wrote, whether the word is right).
+        curves: training losses of the students, `name` and `points` of (step, loss).
         story: what the caller adds in words.
         measure: `SLU_F1` or `ACCURACY` of [`trl_weaks.study.report.results`].
         confidence, resamples: of the intervals.
@@ -66,6 +68,11 @@ def write_report(
     if results["calibration"]:
         drawn = _draw(folder / "reliability.png", lambda path: plot_reliability(results["calibration"], path))
         figures["reliability.png"] = drawn
+    if results["agreement"]:
+        drawn = _draw(folder / "agreement.png", lambda path: plot_agreement(results["agreement"], path))
+        figures["agreement.png"] = drawn
+    if drawable := [curve for curve in curves if curve["points"]]:
+        figures["curves.png"] = _draw(folder / "curves.png", lambda path: plot_curves(drawable, path))
     write_atomically(folder / "results.json", json_bytes(results))
     write_atomically(folder / "report.md", render(results, story, measure, figures).encode())
     return results
