@@ -18,6 +18,7 @@ FLOORS = {
     "trl_weaks.losses": 1,
     "trl_weaks.inference": 2,
     "trl_weaks.heads": 2,
+    "trl_weaks._compat": 2,
     "trl_weaks.distributed": 2,
     "trl_weaks.fingerprint": 2,
     "trl_weaks.supervisors": 3,

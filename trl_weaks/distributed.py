@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
+from ._compat import without_deepspeed_config
 from .files import LabelStoreError, refused
 
 POLL = 0.5  # seconds between looks at what the others did
@@ -75,17 +76,8 @@ def whole_weights() -> Iterator[None]:
     what a checkpoint lacks on the first process alone: right for a student that is about to be trained, wrong for a
     supervisor.
     """
-    from transformers.integrations import deepspeed
-
-    reference = deepspeed._hf_deepspeed_config_weak_ref
-    kept = None if reference is None else reference()
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        with _unset(FSDP):
-            yield
-    finally:
-        if kept is not None:
-            deepspeed.set_hf_deepspeed_config(kept)
+    with without_deepspeed_config(), _unset(FSDP):
+        yield
 
 
 def refuse_pieces(model: nn.Module, name: str) -> None:

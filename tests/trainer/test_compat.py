@@ -1,11 +1,14 @@
 """The contract with TRL's private and unstable parts: a TRL that moved fails here, not in a training run."""
 
+import ast
 import inspect
+from pathlib import Path
 
 from transformers import Trainer, TrainingArguments
 from trl import RewardTrainer, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
+import trl_weaks
 from trl_weaks.trainer import _compat
 
 
@@ -76,3 +79,61 @@ def test_what_streams_and_resuming_rest_on():
 
 def test_the_fused_head_keeps_the_plain_forward_in_a_closure():
     assert _compat._fused_codes(), "copies of a model would compute with the original's weights again"
+
+
+def test_what_stands_below_the_trainers_is_there():
+    from accelerate import PartialState
+    from accelerate.state import AcceleratorState
+    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers.integrations import deepspeed
+
+    from trl_weaks import _compat as below
+
+    model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=5))
+    assert below.exchanges_attention(model)
+    for name in ("eager", "sdpa"):
+        model.set_attn_implementation(name)
+        assert below.attention_of(model.config) == name
+    assert hasattr(deepspeed, "_hf_deepspeed_config_weak_ref")
+    PartialState()
+    state = below.accelerate_state()
+    assert state and state == PartialState._shared_state
+    AcceleratorState(mixed_precision="no")
+    below.restore_accelerate_state(state)
+    assert below.accelerate_state() == state and not AcceleratorState._shared_state
+
+
+def test_deepspeed_settings_are_out_of_sight_for_a_while():
+    from transformers.integrations import deepspeed
+
+    from trl_weaks._compat import without_deepspeed_config
+
+    class Settings:
+        config = {"zero_optimization": {"stage": 3}}
+
+    settings = Settings()
+    deepspeed.set_hf_deepspeed_config(settings)
+    try:
+        with without_deepspeed_config():
+            assert deepspeed.deepspeed_config() is None
+        assert deepspeed.deepspeed_config() is settings.config
+    finally:
+        deepspeed.unset_hf_deepspeed_config()
+
+
+# Private names of libraries by which a version may break us; `_name_or_path` and `_commit_hash` are written by every
+# checkpoint and read where they are needed.
+LIBRARIES_OWN = {"_shared_state", "_reset_state", "_attn_implementation", "_can_set_attn_implementation"}
+LIBRARIES_OWN |= {"_hf_deepspeed_config_weak_ref", "_supports_sdpa", "_fingerprint"}
+
+
+def test_private_names_stand_in_one_place():
+    package = Path(trl_weaks.__file__).parent
+    found = {}
+    for path in package.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+        names |= {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        if path.name != "_compat.py" and names & LIBRARIES_OWN:
+            found[path.relative_to(package).as_posix()] = names & LIBRARIES_OWN
+    assert not found

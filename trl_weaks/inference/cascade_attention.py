@@ -16,6 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
+from .._compat import attention_of
+
 NAME = "trl_weaks_cascade"
 MASKED = -1e30  # finite: a row that sees nothing of one level must not become NaN
 UNKNOWN = ("softcap", "s_aux", "position_bias", "sliding_window")  # attention of another kind: refused below
@@ -118,7 +120,7 @@ AttentionMaskInterface.register(NAME, _whole_mask)
 @contextmanager
 def attention(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Another attention implementation for a while."""
-    before = model.config._attn_implementation
+    before = attention_of(model.config)
     model.set_attn_implementation(name)
     try:
         yield

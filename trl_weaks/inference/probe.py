@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .._compat import exchanges_attention
 from .beam_search import prefill
 from .cascade_attention import NAME, attention
 from .padding import accepted, gather_logps
@@ -58,7 +59,7 @@ def can_share(model: PreTrainedModel) -> bool:
 def _unfit(model: PreTrainedModel) -> str | None:
     if narrow := narrow_attention(model):
         return narrow
-    if not (getattr(model, "_supports_sdpa", False) and model._can_set_attn_implementation()):
+    if not exchanges_attention(model):
         return "its attention cannot be exchanged"
     if not all(accepted(model, name) for name in ("position_ids", "logits_to_keep")):
         return "its forward takes no position_ids or logits_to_keep"

@@ -7,13 +7,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-from accelerate.state import AcceleratorState
 from peft import LoraConfig
 from transformers import TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from trl import SFTConfig
 
+from trl_weaks._compat import accelerate_state, restore_accelerate_state
 from trl_weaks.commands.errors import did_you_mean
 from trl_weaks.distributed import processes
 from trl_weaks.study.config import StudyConfig
@@ -104,15 +103,14 @@ def trying() -> Iterator[None]:
     """Settings made inside leave no trace: making them writes the environment and accelerate's state, and what the
     last of them asked for (DeepSpeed, FSDP, a precision, a device) would reach the first stage's trainer."""
     processes()
-    state, environment = dict(PartialState._shared_state), dict(os.environ)
+    state, environment = accelerate_state(), dict(os.environ)
     try:
         yield
     finally:
         forget_earlier_trainers()
         os.environ.clear()
         os.environ.update(environment)
-        AcceleratorState._reset_state(reset_partial_state=True)
-        PartialState._shared_state.update(state)
+        restore_accelerate_state(state)
 
 
 def try_settings(

@@ -3,6 +3,7 @@
 import torch
 from transformers import PreTrainedModel
 
+from ..._compat import attention_of
 from ...inference.probe import made_up_tokens
 from ...inference.scoring import is_recurrent
 from .layout_probe import tried
@@ -21,7 +22,7 @@ def refuse_packing(model: PreTrainedModel) -> None:
         reason = "OPT builds its causal mask without the positions, so that the texts of a row attend to each other"
     elif is_recurrent(model):
         reason = "its recurrent layers carry their state from one text of a row into the next"
-    elif kind not in EXACT and "flash" not in model.config._attn_implementation:
+    elif kind not in EXACT and "flash" not in attention_of(model.config):
         reason = _tried(model)
     if reason:
         raise ValueError(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..._compat import attention_of
 from ...inference.prefix_trees import PrefixTrees, training_trees
 from ...inference.probe import made_up_tokens
 from ...inference.scoring import accepted, narrow_attention
@@ -26,7 +27,7 @@ def why_rows(model: nn.Module, args: WeakSupervisionConfig, aux_loss: bool) -> s
         aux_loss: Whether a mixture of experts is balanced over the tokens it sees, which are fewer in a tree.
     """
     base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
-    attention = base.config.get_text_config()._attn_implementation
+    attention = attention_of(base.config.get_text_config())
     if args.packing or args.padding_free or args.eval_packing:
         return "packed rows hold texts already"
     if getattr(args.accelerator_config, "dispatch_batches", None):
@@ -64,7 +65,7 @@ def tree_inputs(model: nn.Module, packed: PrefixTrees, input_ids: Tensor) -> dic
     """Arguments of the model's forward: `(G, Q)` tokens and positions, `(G, 1, Q, Q)` mask."""
     mask = packed.visible()
     config = model.get_base_model().config if hasattr(model, "get_base_model") else model.config
-    if config.get_text_config()._attn_implementation == "eager":  # which adds the mask to its scores
+    if attention_of(config.get_text_config()) == "eager":  # which adds the mask to its scores
         mask = torch.zeros_like(mask, dtype=model.dtype).masked_fill_(~mask, torch.finfo(model.dtype).min)
     return {"input_ids": packed.tokens(input_ids), "position_ids": packed.positions(), "attention_mask": mask}
 
