@@ -3,8 +3,8 @@
     python docs/evidence/intervals.py            # the table of docs/evidence/intervals.md, minutes
     python docs/evidence/intervals.py --studies 200
 
-A simulated study has a test set of n examples and S seeds. Example i has a difficulty a_i ~ N(0, 2), the same for every
-system; a system at seed s answers i rightly with probability sigmoid(b - a_i + u_s), b its ability and u_s ~ N(0, spread)
+A simulated study has a test set of n examples and S seeds. Example i has a difficulty a_i ~ N(0, 2), the same for all
+systems; a system at seed s answers i rightly with chance sigmoid(b - a_i + u_s), b its ability, u_s ~ N(0, spread)
 drawn anew for every system and seed. What is to be covered is the score, or the PGR, of the abilities themselves: the
 mean over all examples and seeds there could be, found by quadrature.
 """
