@@ -236,6 +236,10 @@ def test_the_trainer_takes_the_pairs(loss, tmp_path, build):
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, abs=1e-3)
 
 
+WRITTEN_BY = [
+    vote("0", "a", "x", "y", "a", writer_a="gpt", writer_b=2),
+    vote("0", 1, "x", "y", "a", writer_a="gpt", writer_b=2),
+]
 BAD = [
     ([], {}, "comparisons: there are no rows"),
     ([{"example_id": "0"}], {}, "there is no column 'supervisor'"),
@@ -250,7 +254,18 @@ BAD = [
     ([vote("0", "a", "x", "y", "tie")], {}, "tell no two completions apart"),
     ([vote("0", "a", "x", "y", "a")], {"recuse": {"a": ["w"]}}, "recusal needs the column 'writer_a'"),
     ([vote("0", "", "x", "y", "a")], {}, "column 'supervisor' holds ''"),
+    ([vote("0", "a", "x", "y", ["a"])], {}, r"row 0 .*'preferred' holds \['a'\], which is neither"),
+    ([vote("0", "a", "x", "y", "a"), vote("0", "a ", "x", "y", "a")], {}, "'a' and 'a ', which differ only in white"),
+    (WRITTEN_BY, {"recuse": {"a": "gpt"}}, "recuse: 'a' has 'gpt'; give a list of writers"),
+    (WRITTEN_BY, {"recuse": {"aa": ["gpt"]}}, r"no judge is called 'aa'; the judges of the table are \['1', 'a'\]"),
+    (WRITTEN_BY, {"recuse": {"a": ["gtp"]}}, r"no writer is called 'gtp'; .* are \['2', 'gpt'\]"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("recuse", [{1: [2]}, {"1": {"2"}}, {1: (2.0,)}])
+def test_recusal_takes_numbers_as_the_ids_that_they_are(recuse):
+    report = preference_report(pairs_from_comparisons(EXAMPLES, WRITTEN_BY, recuse=recuse))
+    assert report["recused"] == 1 and list(report["judges"]) == ["a"]
 
 
 @pytest.mark.parametrize("comparisons, options, message", BAD)

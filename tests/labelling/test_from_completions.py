@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
@@ -213,6 +214,57 @@ BAD = [
     ({"a": 1}, [answer("7", "a", "x")], {}, "is a dict"),
     ("nowhere.csv", [answer("7", "a", "x")], {}, "no such file"),
 ]  # fmt: skip
+
+
+def test_answers_that_look_alike_are_counted(caplog):
+    texts = {"a": " é", "b": " e\N{COMBINING ACUTE ACCENT}", "c": "é", "d": "x"}
+    answers = [answer("1", name, text) for name, text in texts.items()]
+    assert len(labels_from_completions([{"example_id": "1", "prompt": "p"}], answers)) == 4
+    assert "2 answers differ from another one" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "end, mine", [("<|im_end|>", True), (" </s>\n", True), ("[EOS]", True), ("is", False), (".", False)]
+)
+def test_only_a_mark_of_the_end_may_stand_behind_the_text(end, mine):
+    """Of 'Paris' the answer 'Par' is a part, whose end nobody gave a probability."""
+    said = [{"token": "Par", "logprob": -1.0}, {"token": end, "logprob": -0.5}]
+    if mine:
+        assert read_logprobs(said, "Par", "row").offsets == [[0, 3], [3, 3]]
+    else:
+        with pytest.raises(
+            ValueError, match="row: the tokens of the log-probabilities spell 'Par.*, which is not 'Par'"
+        ):
+            read_logprobs(said, "Par", "row")
+
+
+@pytest.mark.parametrize(
+    "logprobs, message",
+    [
+        ("{bad", "row: column 'logprobs' is not JSON"),
+        ([{"token": "Par", "logprob": -1, "bytes": [300]}], "row: column 'logprobs' is malformed .the bytes of token"),
+    ],
+)
+def test_half_a_json_and_no_bytes_are_named(logprobs, message):
+    with pytest.raises(ValueError, match=message):
+        read_logprobs(logprobs, "Par", "row")
+
+
+GOLD_ROWS = [{"example_id": 1, "completion": 5}]
+
+
+@pytest.mark.parametrize(
+    "table", [list, pandas.DataFrame, Dataset.from_list, lambda rows: {1: 5}, lambda rows: {"1": "5"}]
+)
+def test_gold_is_any_table(table):
+    answers = [answer("1", "a", "5", confidence=0.6)]
+    (row,) = labels_from_completions([{"example_id": 1, "prompt": "p"}], answers, gold=table(GOLD_ROWS))
+    assert sum(row["weak_logps"][0]) > math.log(0.9), "it is right, so its confidence rises"
+
+
+def test_gold_that_is_no_text_is_named():
+    with pytest.raises(ValueError, match="gold answer None of '1' is no text"):
+        labels_from_completions([{"example_id": 1, "prompt": "p"}], [answer("1", "a", "x")], gold={"1": None})
 
 
 @pytest.mark.parametrize("examples, answers, options, message", BAD)

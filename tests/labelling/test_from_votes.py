@@ -310,6 +310,15 @@ BAD = {
     "unknown calibration": (TEXTS, VOTES, {"calibration": "platt"}, "calibration='platt' is not one of"),
     "ruled out": (TEXTS, [vote("7", "a", "x"), vote("7", "b", "y")], {"aggregator": "log_linear"},
                   "votes, example '7': every class is ruled out"),
+    "names alike": (TEXTS, [vote("7", "ann", 0), vote("7", "ann ", 1)],
+                    {"classes": CLASSES}, "'ann' and 'ann ', which"),
+    "text that is a number": ([{"example_id": "7", "text": 5}], VOTES, {},
+                              "row 0 .example_id '7'.: column 'text' holds 5"),
+    "mixed column": ([TEXTS[0] | {"m": 1}, TEXTS[1] | {"m": "x"}], VOTES, {},
+                     "column 'm' holds text in some rows and"),
+    "column twice": (TEXTS,
+                     pandas.DataFrame([["7", "a", "x", "y"]], columns=["example_id", "supervisor", "label", "label"]),
+                     {}, "votes: there are two columns 'label'"),
     "no table": (TEXTS, 5, {}, "votes is a int; give a Dataset"),
 }  # fmt: skip
 
@@ -338,6 +347,30 @@ def test_bad_tables_are_refused_by_name(name):
     examples, given, more, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         labels_from_votes(examples, given, **more)
+
+
+FILES = {
+    "half a JSON": ("v.jsonl", b'{"example_id": "7"}\n{"example_id":', "votes: line 2 of .*v.jsonl is not JSON"),
+    "no object": ("v.jsonl", b"5\n", "votes, row 0: 5 is no object"),
+    "Latin-1": ("v.csv", "example_id,supervisor,label\n7,é,x\n".encode("latin-1"), "v.csv is not UTF-8"),
+    "column twice": ("v.csv", b"example_id,supervisor,label,label\n7,a,x,y\n", "votes: there are two columns 'label'"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_bad_files_are_refused_by_name(name, tmp_path):
+    file, written, message = FILES[name]
+    (tmp_path / file).write_bytes(written)
+    with pytest.raises(ValueError, match=message):
+        labels_from_votes(TEXTS, tmp_path / file)
+
+
+def test_class_names_that_differ_in_the_encoding_of_accents_are_one():
+    votes = [
+        vote("7", "a", "caf\N{LATIN SMALL LETTER E WITH ACUTE}"),
+        vote("7", "b", "cafe\N{COMBINING ACUTE ACCENT}"),
+    ]
+    assert len(labels_from_votes(TEXTS, [*votes, vote("007", "b", "tea")])[0]["weak_classes"]) == 2
 
 
 def test_a_missing_file_is_named(tmp_path):

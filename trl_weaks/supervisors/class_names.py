@@ -1,10 +1,11 @@
 """Classes by name: the order in which a model, a dataset or gold labels list them, and one order for all.
 
-Names are compared without regard to case and white space at their ends. A checkpoint without names of its own
-(`LABEL_0`, `LABEL_1`, ...) is taken to list its classes as the others do.
+Names are compared without regard to case, white space at their ends and the way accents are encoded. A checkpoint
+without names of its own (`LABEL_0`, `LABEL_1`, ...) is taken to list its classes as the others do.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 _UNNAMED = re.compile(r"LABEL_\d+")
@@ -54,4 +55,4 @@ def order_like(names: Sequence[str], wanted: Sequence[str], who: str, whose: str
 
 def plain_name(name: str) -> str:
     """The name as it is compared."""
-    return name.strip().casefold()
+    return unicodedata.normalize("NFC", name).strip().casefold()

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 
 from .. import alignment, columns
-from ..labelling.reliability.gold import Gold, class_id, class_names, read_gold
+from ..labelling.reliability.gold import Gold, class_id, class_names, gold_texts, read_gold
 from ..labelling.reliability.report_card import supervisor_report
 from ..labelling.reliability.voters import supervisor_votes
 from ..pooling import linear_pool, pairwise_disagreement
@@ -65,7 +65,7 @@ def word_confidences(text: str, offsets: Sequence[Sequence[int]], logps: Sequenc
 
 def _completions(labels: Dataset, gold: Gold | None, limit: int) -> list[Shown]:
     found: dict[str, Shown] = {}
-    truth = {} if gold is None else read_gold(gold, set(labels[columns.EXAMPLE_ID]))
+    truth = {} if gold is None else gold_texts(gold, set(labels[columns.EXAMPLE_ID]))
     for row in labels:
         example = row[columns.EXAMPLE_ID]
         if example not in found:

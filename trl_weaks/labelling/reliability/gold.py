@@ -8,22 +8,23 @@ from datasets import ClassLabel, Dataset
 
 from ...columns import CLASSES, COMPLETION, EXAMPLE_ID, LABEL
 from ...supervisors.class_names import plain_name, real_names
+from ..sources.tables import Table, read_table
 
-Gold = Dataset | Mapping[str, Any] | Any  # also any other table that `read_table` reads
+Gold = Mapping[str, Any] | Table
 
 
 def read_gold(gold: Gold, known: Collection[str]) -> dict[str, Any]:
     """Gold labels by id: class ids or names, or texts.
 
     Args:
-        gold: rows of `example_id` and `label` (or `completion`), or a mapping from ids to them.
+        gold: a table of `example_id` and `label` (or `completion`), or a mapping from ids to them.
         known: the ids that weak labels have.
 
     Raises:
         ValueError: no gold, missing columns, an id that no weak label has, or two labels of one id (named).
     """
     if not isinstance(gold, Mapping):
-        gold = _rows(gold)
+        gold = _rows(gold) if not hasattr(gold, "__len__") or len(gold) else {}
     if not gold:
         raise ValueError("gold is empty; give labels of a random sample of the examples.")
     written = [_as_written(example, known) for example in gold]
@@ -38,8 +39,25 @@ def read_gold(gold: Gold, known: Collection[str]) -> dict[str, Any]:
     return {example: _text(label) for example, label in gold.items()}
 
 
+def gold_texts(gold: Gold, known: Collection[str]) -> dict[str, str]:
+    """Gold answers by id, where labels are completions; a whole number stands for its digits.
+
+    Raises:
+        ValueError: as [`read_gold`], or an answer that is no text (named).
+    """
+    found = read_gold(gold, known)
+    for example, answer in found.items():
+        if isinstance(answer, int | np.integer) and not isinstance(answer, bool):
+            found[example] = str(answer)
+        elif not isinstance(answer, str):
+            raise ValueError(f"gold answer {answer!r} of {example!r} is no text; correct it, or drop it.")
+    return found
+
+
 def _as_written(example: Any, known: Collection[str]) -> Any:
     """A whole number as labels write it, in digits."""
+    if isinstance(example, float | np.floating) and float(example).is_integer():  # pandas' whole numbers with gaps
+        example = int(example)
     number = isinstance(example, int | np.integer) and not isinstance(example, bool)
     return str(example) if number and example not in known else example
 
@@ -79,15 +97,16 @@ def class_names(labels: Dataset, count: int) -> list[Any]:
     return list(feature.names) if named else list(range(count))
 
 
-def _rows(gold: Dataset) -> dict[str, Any]:
-    column = next((name for name in (LABEL, COMPLETION) if name in gold.column_names), None)
-    if column is None or EXAMPLE_ID not in gold.column_names:
+def _rows(gold: Table) -> dict[str, Any]:
+    rows = read_table(gold, "gold", ())
+    column = next((name for name in (LABEL, COMPLETION) if name in rows[0]), None)
+    if column is None or EXAMPLE_ID not in rows[0]:
         raise ValueError(
-            f"gold has the columns {gold.column_names}; it needs {EXAMPLE_ID!r} and {LABEL!r} or {COMPLETION!r}."
+            f"gold has the columns {list(rows[0])}; it needs {EXAMPLE_ID!r} and {LABEL!r} or {COMPLETION!r}."
         )
-    feature = gold.features[column]
+    feature = gold.features[column] if isinstance(gold, Dataset) else None
     found: dict[str, Any] = {}
-    for row, (example, label) in enumerate(zip(gold[EXAMPLE_ID], gold[column], strict=True)):
+    for row, (example, label) in enumerate((row.get(EXAMPLE_ID), row.get(column)) for row in rows):
         named = isinstance(feature, ClassLabel) and real_names(feature.names) and label is not None and label >= 0
         label = feature.names[label] if named else label
         if found.setdefault(example, label) != label:

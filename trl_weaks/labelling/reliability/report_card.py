@@ -22,7 +22,7 @@ from ...metrics.chance_corrected import (
     krippendorff_alpha,
 )
 from ...metrics.distances import levenshtein, words
-from .gold import Gold, class_id, class_names, read_gold
+from .gold import Gold, class_id, class_names, gold_texts, read_gold
 from .voters import supervisor_votes
 
 CORRELATED = 0.6  # of the supervisors: below this share of independent ones a warning is due. *ours*
@@ -176,7 +176,7 @@ def _of_completions(labels: Dataset, gold: Gold | None, correct: Callable[[str, 
     names, ids = sorted(answers), sorted({example for given in answers.values() for example in given})
     codes = {text: k for k, text in enumerate(sorted({t for given in answers.values() for t in given.values()}))}
     votes = np.array([[codes[answers[n][e]] if e in answers[n] else NONE for n in names] for e in ids])
-    truth = None if gold is None else read_gold(gold, set(ids))
+    truth = None if gold is None else gold_texts(gold, set(ids))
     rows, errors = [], np.full(votes.shape, np.nan)
     for i, name in enumerate(names):
         given = answers[name]

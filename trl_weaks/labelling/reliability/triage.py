@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from ... import columns
 from ...metrics.selective import Threshold, bounded_threshold, coverage_risk_curve
-from .gold import Gold, class_id, class_names, read_gold
+from .gold import Gold, class_id, class_names, gold_texts, read_gold
 from .voters import supervisor_votes
 
 ACCEPT, WEIGHT, PERSON = "accept", "weight", "person"
@@ -214,7 +214,8 @@ def _compare_with_gold(answers: _Answers, gold: Gold) -> tuple[np.ndarray, np.nd
     """Places of the gold examples among the labels, and whether each label is right."""
     place = {example: i for i, example in enumerate(answers.ids)}
     places, right = [], []
-    for example, label in read_gold(gold, place).items():
+    read = read_gold if answers.classes is not None else gold_texts
+    for example, label in read(gold, place).items():
         if answers.classes is not None:
             same = answers.labels[place[example]] == answers.classes[class_id(label, answers.classes, example)]
         else:

@@ -13,7 +13,7 @@ from ...supervisors.classifier import WeakClassifier
 from ...supervisors.ensemble import WeakEnsemble
 from ...supervisors.messages import completion_text
 from ...supervisors.supervisor import WeakSupervisor
-from .gold import Gold, class_id, class_names, read_gold
+from .gold import Gold, class_id, class_names, gold_texts, read_gold
 from .weights import renormalise_weights
 
 
@@ -69,7 +69,7 @@ def _of_completions(ensemble: WeakEnsemble, labels: Dataset, known: Dataset, gol
     for name, part in (("labels", labels), ("known", known)):
         _check_completions(part, name, ensemble)
     _refuse_shared(labels[columns.PROMPT][:], known[columns.PROMPT][:])
-    truth = read_gold(gold, set(known[columns.EXAMPLE_ID]))
+    truth = gold_texts(gold, set(known[columns.EXAMPLE_ID]))
     trust: list[list[float]] = [[0.0] * len(names) for names in labels[columns.SUPERVISORS]]
     heads = {}
     for supervisor in ensemble.supervisors:

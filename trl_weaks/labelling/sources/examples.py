@@ -1,6 +1,6 @@
 """The examples that votes, answers and comparisons are about: one row each, with an id that joins them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from ... import columns
@@ -49,6 +49,11 @@ def read_examples(
             raise ValueError(
                 f"examples, row {number} (example_id {example!r}): column {text!r} is empty. Write a text, or drop "
                 "the row."
+            )
+        if isinstance(row[text], bytes) or not isinstance(row[text], Iterable):
+            raise ValueError(
+                f"examples, row {number} (example_id {example!r}): column {text!r} holds {row[text]!r}, which is no "
+                "text. Write it as text."
             )
         taken = sorted(set(row) & set(written))
         if taken:

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from ...aggregation.bradley_terry import Judges, Votes, disagreement, fit_bradle
 from ...aggregation.crowd_comparisons import noisy_bradley_terry
 from ...supervisors.messages import as_completion, completion_text
 from .examples import read_examples
-from .tables import Table, as_confidence, as_dataset, as_id, read_table
+from .tables import Table, as_confidence, as_dataset, as_id, read_table, refuse_alike
 
 logger = logging.getLogger(__name__)
 AGGREGATORS: dict[str, Callable[[Votes, int], tuple[Judges, np.ndarray]]] = {
@@ -23,6 +23,7 @@ AGGREGATORS: dict[str, Callable[[Votes, int], tuple[Judges, np.ndarray]]] = {
     "noisy_bradley_terry": noisy_bradley_terry,
 }
 TIE = "tie"
+WRITERS = ("writer_a", "writer_b")
 UNDECIDED = 1e-6  # of a margin
 SIDES = {"a": 1.0, "b": 0.0, TIE: 0.5}
 WRITTEN = (columns.CHOSEN, columns.REJECTED, columns.MARGIN, columns.PAIR_EPSILON, columns.PAIR_WEIGHT)
@@ -49,7 +50,8 @@ def pairs_from_comparisons(
             `preferred` (`"a"`, `"b"`, `"tie"`, None for an abstention, or one of the two texts), optionally
             `confidence` in (0, 1], the judge's own probability that its choice is right, and `writer_a`, `writer_b`,
             who wrote the two.
-        recuse: writers whose texts a judge does not judge; needs the columns `writer_a` and `writer_b`.
+        recuse: lists of the writers whose texts a judge does not judge, by judge; needs the columns `writer_a` and
+            `writer_b`. Names that are nowhere in the table are refused.
         aggregator: `"bradley_terry"`, or `"noisy_bradley_terry"`, crowd-kit's (the extra `crowd`), which counts votes
             as hard and whose `pair_epsilon` is $\sigma(-d)$ at its scores: of few votes it is very sure.
 
@@ -78,6 +80,7 @@ def pairs_from_comparisons(
     votes, counts = _votes(comparisons, prompts, recuse)
     if not votes:
         raise ValueError(f"comparisons: no vote is left of {counts['votes']} ({dict(counts)}).")
+    refuse_alike((v["judge"] for v in votes), "comparisons")
     items = {key: i for i, key in enumerate(sorted({(v["id"], t) for v in votes for t in v["texts"]}))}
     judges = {name: i for i, name in enumerate(sorted({v["judge"] for v in votes}))}
     table = Votes(
@@ -105,15 +108,15 @@ def _votes(
     needed = (columns.EXAMPLE_ID, "supervisor", "completion_a", "completion_b", "preferred")
     counts: Counter = Counter(votes=0, abstained=0, recused=0, ties=0)
     found = []
-    for number, row in enumerate(
-        read_table(comparisons, "comparisons", needed, ("confidence", "writer_a", "writer_b"))
-    ):
+    rows = read_table(comparisons, "comparisons", needed, ("confidence", "writer_a", "writer_b"))
+    recuse = _recusals(recuse, rows)
+    for number, row in enumerate(rows):
         counts["votes"] += 1
         example = as_id(row[columns.EXAMPLE_ID], "comparisons", number, columns.EXAMPLE_ID)
         judge = as_id(row["supervisor"], "comparisons", number, "supervisor")
         where = f"comparisons, row {number} (example_id {example!r})"
         if example not in prompts:
-            raise ValueError(f"{where}: no example has this id.")
+            raise ValueError(f"{where}: no example has this id. Add the example, or drop the vote.")
         texts = [
             completion_text(row[c], where) if row[c] is not None else "" for c in ("completion_a", "completion_b")
         ]
@@ -136,9 +139,39 @@ def _votes(
     return found, counts
 
 
+def _recusals(recuse: Mapping[str, Sequence[str]] | None, rows: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """The recused writers of each judge, names as text.
+
+    Raises:
+        ValueError: a text in place of a list, or a name that no row has, which would recuse nobody in silence.
+    """
+    found = {}
+    for judge, writers in (recuse or {}).items():
+        if isinstance(writers, str) or not isinstance(writers, Iterable):
+            raise ValueError(f"recuse: {judge!r} has {writers!r}; give a list of writers.")
+        found[_name(judge)] = {_name(writer) for writer in writers}
+    seen = {"judge": {_name(row["supervisor"]) for row in rows}}
+    asked = {"judge": set(found)}
+    if any(name in row for row in rows for name in WRITERS):
+        seen["writer"] = {_name(row.get(name)) for row in rows for name in WRITERS}
+        asked["writer"] = set().union(*found.values())
+    for kind, names in asked.items():
+        unknown = sorted(names - seen[kind])
+        if unknown:
+            known = sorted(seen[kind] - {_name(None)})
+            raise ValueError(f"recuse: no {kind} is called {unknown[0]!r}; the {kind}s of the table are {known}.")
+    return found
+
+
+def _name(value: Any) -> str:
+    """A name as `as_id` writes it."""
+    whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value)) if whole else str(value)
+
+
 def _side(preferred: Any, texts: Sequence[str], where: str) -> float:
     named = {1.0 if preferred == texts[0] else 0.0} if preferred in texts else set()
-    meant = named | ({SIDES[preferred]} if preferred in SIDES else set())
+    meant = named | ({SIDES[preferred]} if isinstance(preferred, str) and preferred in SIDES else set())
     if len(meant) == 1:
         return meant.pop()
     if meant:
@@ -151,13 +184,13 @@ def _side(preferred: Any, texts: Sequence[str], where: str) -> float:
     )
 
 
-def _recused(recuse: Mapping[str, Sequence[str]], judge: str, row: Mapping[str, Any], where: str) -> bool:
+def _recused(recuse: Mapping[str, set[str]], judge: str, row: Mapping[str, Any], where: str) -> bool:
     if judge not in recuse:
         return False
-    missing = [name for name in ("writer_a", "writer_b") if name not in row]
+    missing = [name for name in WRITERS if name not in row]
     if missing:
         raise ValueError(f"{where}: recusal needs the column {missing[0]!r}, who wrote the completion.")
-    return bool({row["writer_a"], row["writer_b"]} & set(recuse[judge]))
+    return bool({_name(row[name]) for name in WRITERS if row[name] is not None} & recuse[judge])
 
 
 def _rows(

@@ -9,11 +9,11 @@ from typing import Any
 from datasets import Dataset
 
 from ... import alignment, columns
-from ...aggregation.answer_confidence import calibrator, most_frequent
+from ...aggregation.answer_confidence import METHODS, calibrator, most_frequent
 from ...supervisors.messages import as_completion, completion_text
-from ..reliability.gold import Gold, read_gold
+from ..reliability.gold import Gold, gold_texts
 from .examples import read_examples
-from .tables import Table, as_confidence, as_dataset, as_id, read_table
+from .tables import Table, as_confidence, as_dataset, as_id, plain_text, read_table, refuse_alike
 from .token_logprobs import Alternative, TokenLogprobs, read_logprobs
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,8 @@ def labels_from_completions(
     >>> labels[0]["completion"], labels[0]["weak_weights"], labels[0]["confidence_source"]
     (' Paris', [0.5, 0.5], [None, 'stated'])
     """
+    if calibration not in METHODS:
+        raise ValueError(f"calibration={calibration!r} is not one of {METHODS}.")
     prompts = read_examples(examples)
     alone = labels is not None and isinstance(answers, list) and not answers
     given = {} if alone else _answers(answers, prompts)
@@ -104,7 +106,7 @@ def labels_from_completions(
     if scorers:
         _rescore(given, prompts, scorers)
     if gold is not None:
-        _calibrate(given, read_gold(gold, prompts), calibration, correct)
+        _calibrate(given, gold_texts(gold, prompts), calibration, correct)
     rows = [row for example, found in given.items() for row in _rows(prompts[example], found, weights)]
     if not any(any(row[columns.TOP_LOGPS]) for row in rows):
         rows = [{name: value for name, value in row.items() if name != columns.TOP_LOGPS} for row in rows]
@@ -123,7 +125,9 @@ def _answers(answers: Table, prompts: Mapping[str, dict]) -> dict[str, list[_Ans
         example = as_id(row[columns.EXAMPLE_ID], "answers", number, columns.EXAMPLE_ID)
         supervisor = as_id(row["supervisor"], "answers", number, "supervisor")
         if example not in prompts:
-            raise ValueError(f"answers, row {number}: no example has the id {example!r}.")
+            raise ValueError(
+                f"answers, row {number}: no example has the id {example!r}. Add the example, or drop the answer."
+            )
         if row[columns.COMPLETION] is None:  # an abstention
             continue
         where = f"answers, row {number} (example_id {example!r})"
@@ -138,10 +142,25 @@ def _answers(answers: Table, prompts: Mapping[str, dict]) -> dict[str, list[_Ans
             grouped.setdefault((example, supervisor), []).append(row)
     if empty:
         logger.warning("%d empty answers are left out.", empty)
+    refuse_alike((supervisor for _, supervisor in grouped), "answers")
+    _warn_alike(grouped)
     found: dict[str, list[_Answer]] = {}
     for example, supervisor in sorted(grouped):
         found.setdefault(example, []).append(_answer(supervisor, grouped[example, supervisor]))
     return {example: found[example] for example in prompts if example in found}
+
+
+def _warn_alike(grouped: Mapping[tuple[str, str], list[dict[str, Any]]]) -> None:
+    texts: dict[str, set[str]] = {}
+    for (example, _), rows in grouped.items():
+        texts.setdefault(example, set()).update(row["text"] for row in rows)
+    alike = sum(len(given) - len(set(map(plain_text, given))) for given in texts.values())
+    if alike:
+        logger.warning(
+            "%d answers differ from another one to the same example only in white space at the ends or the encoding "
+            "of accents, and count as different; write them the same way if they are to share a row.",
+            alike,
+        )
 
 
 def _joined(

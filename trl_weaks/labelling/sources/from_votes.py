@@ -16,7 +16,7 @@ from ...supervisors.class_names import plain_name, real_names
 from ..reliability.gold import Gold, class_id, numbered, read_gold
 from .annotation_tools import exported_votes
 from .examples import read_examples
-from .tables import Table, as_confidence, as_dataset, as_id, read_table
+from .tables import Table, as_confidence, as_dataset, as_id, read_table, refuse_alike
 
 logger = logging.getLogger(__name__)
 NEEDED = (columns.EXAMPLE_ID, "supervisor", columns.LABEL)
@@ -47,8 +47,8 @@ def labels_from_votes(
         examples: `example_id` (by default the row's number) and `text` (or `prompt`); other columns are carried.
         votes: one row a vote: `example_id`, `supervisor`, `label` (the name of a class, its case and white space at
             the ends aside, or its place among the classes, from 0, unless their names are numbers themselves; None
-            for an abstention), optionally `confidence` in
-            (0, 1], the supervisor's own probability that its vote is right. Not everybody needs to vote on everything.
+            for an abstention), optionally `confidence` in (0, 1], the supervisor's own probability that its vote is
+            right. Not everybody needs to vote on everything.
             Exports of Label Studio (JSON, JSON-MIN, CSV) and Argilla (records as JSON) are read as they are.
         aggregator: an [`Aggregator`], or a name of [`trl_weaks.aggregation.AGGREGATORS`], such as `"mean"`,
             `"majority"`, `"log_linear"` or `"dawid_skene"`. None keeps the votes apart, one in `weak_probs` for each
@@ -90,6 +90,7 @@ def labels_from_votes(
         truth = {e: class_id(label, names, e) for e, label in read_gold(gold, texts).items()}
         cast = _calibrated(cast, truth, calibration)
     people = sorted({supervisor for _, supervisor, _, _ in cast})
+    refuse_alike(people, "votes")
     voted = sorted({example for example, *_ in cast})  # sorted: sums do not depend on the order of the examples
     table = _table(cast, voted, people, len(names))
     labels = _labels(table, voted, people, names, aggregator)

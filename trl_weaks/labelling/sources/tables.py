@@ -1,8 +1,10 @@
 """Tables of votes, answers and comparisons, read the same from everywhere; ids stay text, as written."""
 
 import csv
+import io
 import json
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,11 @@ def read_table(table: Table, what: str, needed: Sequence[str], optional: Sequenc
         ValueError: no rows, a missing column (with those that are there), or a table of another kind.
         FileNotFoundError: the file is not there.
     """
-    rows = [dict(row) for row in _rows(table, what)]
+    rows = []
+    for number, row in enumerate(_rows(table, what)):
+        if not isinstance(row, Mapping):
+            raise ValueError(f"{what}, row {number}: {row!r} is no object with a value for each column.")
+        rows.append(dict(row))
     if not rows:
         raise ValueError(f"{what}: there are no rows.")
     for number, row in enumerate(rows):
@@ -57,10 +63,18 @@ def as_dataset(rows: Sequence[Mapping[str, Any]], examples: Table) -> Dataset:
     Columns that are carried from a `Dataset` keep their types, such as the names of a `ClassLabel`.
     """
     names = dict.fromkeys(name for row in rows for name in row)
-    made = Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+    made = Dataset.from_dict({name: _column([row.get(name) for row in rows], name) for name in names})
     known = examples.features if isinstance(examples, Dataset) else {}
     kept = {name: feature for name, feature in known.items() if name in names and name != EXAMPLE_ID}
     return made.cast(Features({**made.features, **kept})) if kept else made
+
+
+def _column(values: list[Any], name: str) -> list[Any]:
+    """The values, if one column can hold them: text beside numbers, it cannot."""
+    kinds = {str if isinstance(value, str) else float for value in values if isinstance(value, str | int | float)}
+    if len(kinds) > 1:
+        raise ValueError(f"examples: column {name!r} holds text in some rows and numbers in others; write one kind.")
+    return values
 
 
 def as_id(value: Any, what: str, number: int, column: str) -> str:
@@ -80,6 +94,27 @@ def as_id(value: Any, what: str, number: int, column: str) -> str:
     raise ValueError(
         f"{what}, row {number}: column {column!r} holds {value!r}; it must be non-empty text or a whole number."
     )
+
+
+def plain_text(text: str) -> str:
+    """The text as a reader sees it: without white space at its ends, accents encoded in one way."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def refuse_alike(names: Iterable[str], what: str) -> None:
+    """Refuse two names of supervisors that a reader takes for one.
+
+    Raises:
+        ValueError: two that differ only in white space at the ends or the encoding of accents; names both.
+    """
+    seen: dict[str, str] = {}
+    for name in sorted(set(names)):
+        other = seen.setdefault(plain_text(name), name)
+        if other != name:
+            raise ValueError(
+                f"{what}: column 'supervisor' holds {other!r} and {name!r}, which differ only in white space at the "
+                "ends or the encoding of accents; write one name for one supervisor."
+            )
 
 
 def as_confidence(value: Any, where: str) -> float | None:
@@ -108,6 +143,7 @@ def _rows(table: Table, what: str) -> Iterable[Mapping[str, Any]]:
     if isinstance(table, Dataset):
         return table
     if hasattr(table, "to_dict") and hasattr(table, "columns"):  # pandas, without importing it
+        _refuse_twice(list(table.columns), what)
         return table.to_dict(orient="records")
     rows = list(table) if isinstance(table, Iterable) and not isinstance(table, Mapping) else None
     if rows is None or not all(isinstance(row, Mapping) for row in rows):
@@ -117,19 +153,39 @@ def _rows(table: Table, what: str) -> Iterable[Mapping[str, Any]]:
     return rows
 
 
+def _refuse_twice(names: Sequence[Any], what: str) -> None:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{what}: there are two columns {twice[0]!r}; rename or remove one.")
+
+
+def _text(path: Path, what: str) -> str:
+    """The text of a file, its line ends as they are."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{what}: {path} is not UTF-8 ({error}); save it as UTF-8.") from error
+
+
 def _file(path: Path, what: str) -> Iterable[Mapping[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{what}: no such file: {path}")
     if path.suffix == ".csv":
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            rows = list(csv.DictReader(lines))
+        lines = csv.DictReader(io.StringIO(_text(path, what), newline=""))
+        rows = list(lines)
+        _refuse_twice(list(lines.fieldnames or ()), what)
         for number, row in enumerate(rows):
             if None in row or None in row.values():
                 raise ValueError(f"{what}, row {number} of {path}: it has another number of cells than the header.")
         return [{name: value or None for name, value in row.items()} for row in rows]
     if path.suffix in (".jsonl", ".ndjson"):
-        with path.open(encoding="utf-8-sig", newline="\n") as lines:  # str.splitlines would also cut inside texts
-            return [json.loads(line) for line in lines if line.strip()]
+        rows = []
+        for number, line in enumerate(_text(path, what).split("\n")):  # str.splitlines would also cut inside texts
+            try:
+                rows += [json.loads(line)] if line.strip() else []
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{what}: line {number + 1} of {path} is not JSON ({error}).") from error
+        return rows
     if path.suffix == ".parquet":
         return Dataset.from_parquet(str(path))
     raise ValueError(f"{what}: {path} must be a .csv, .jsonl or .parquet file.")

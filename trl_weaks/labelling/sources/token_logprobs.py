@@ -2,11 +2,13 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 Alternative = tuple[str, float]
+END = re.compile(r"(\s*(<[^<>]*>|\[[^\[\]]*\]))*")  # marks that end a turn, as tokenizers write them
 CLOSE = 1e-4  # a log-probability may end this far above 0 by rounding
 
 
@@ -34,7 +36,7 @@ def read_logprobs(logprobs: Any, text: str, name: str) -> TokenLogprobs:
     alone), and that of completions, `{"tokens": [...], "token_logprobs": [...]}`; in both, `top_logprobs` may hold
     alternatives. A token may hold a part of a
     character: its bytes are used where they are given. White space at the ends of the answer may have been stripped
-    from `text`, and tokens behind it (an end of turn) are read as its end.
+    from `text`, and marks behind it (`<|im_end|>`, `</s>`, `[EOS]`) are read as its end.
 
     Args:
         logprobs: one of the forms, or its JSON text.
@@ -46,14 +48,20 @@ def read_logprobs(logprobs: Any, text: str, name: str) -> TokenLogprobs:
     """
     try:
         tokens = _tokens(json.loads(logprobs) if isinstance(logprobs, str) else logprobs, name)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name}: column 'logprobs' is not JSON ({error}).") from error
     except (TypeError, AttributeError, LookupError) as error:  # inside one of the two forms, anything may be
         raise ValueError(f"{name}: column 'logprobs' is malformed ({error}).") from error
     spelled = b"".join(piece for piece, _, _ in tokens)
-    wanted = text.encode()
+    wanted = text.encode(errors="surrogatepass")
     start = spelled.find(wanted) if wanted in spelled else -1
-    if start < 0 or spelled[:start].strip():
+    tail = spelled[start + len(wanted) :].decode(errors="replace").strip()
+    if start < 0 or spelled[:start].strip() or not END.fullmatch(tail):
         shown = spelled.decode(errors="replace")
-        raise ValueError(f"{name}: the tokens of the log-probabilities spell {shown!r}, which is not {text!r}.")
+        raise ValueError(
+            f"{name}: the tokens of the log-probabilities spell {shown!r}, which is not {text!r}. Give those of the "
+            "text alone, and of marks that end it."
+        )
     characters = _characters(text)
     offsets, logps, top, place = [], [], [], -start
     for piece, logp, alternatives in tokens:
@@ -97,7 +105,10 @@ def _tokens(logprobs: Any, name: str) -> list[tuple[bytes, float, list[Alternati
 
 def _piece(token: Mapping[str, Any]) -> Any:
     """The bytes of a token, or its text where they are not given."""
-    return bytes(token["bytes"]) if token.get("bytes") is not None else token["token"]
+    try:
+        return bytes(token["bytes"]) if token.get("bytes") is not None else token["token"]
+    except ValueError as error:  # no byte
+        raise TypeError(f"the bytes of token {token['token']!r}: {error}") from error
 
 
 def _alternatives(top: Any, token: str | bytes, name: str) -> list[Alternative]:
@@ -127,4 +138,4 @@ def _alternatives(top: Any, token: str | bytes, name: str) -> list[Alternative]:
 
 def _characters(text: str) -> list[int]:
     """The character that each byte of the text's UTF-8 belongs to."""
-    return [i for i, character in enumerate(text) for _ in character.encode()]
+    return [i for i, character in enumerate(text) for _ in character.encode(errors="surrogatepass")]
