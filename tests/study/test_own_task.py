@@ -9,7 +9,7 @@ import processes
 import pytest
 from datasets import load_from_disk
 
-from trl_weaks.aggregation import AGGREGATORS
+from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
 from trl_weaks.losses import LOSSES
 from trl_weaks.study import ClassificationTask, Example, Method, Splits, run_study
 from trl_weaks.study.config import CompletionStudyConfig
@@ -20,7 +20,7 @@ from trl_weaks.study.pipeline.refined_labels import ANSWERS, COUNTED, HALVES, Re
 from trl_weaks.study.pipeline.run import seed_runs
 from trl_weaks.study.report.results import score_systems
 from trl_weaks.study.table_config import CompletionTableConfig
-from trl_weaks.study.tasks.checks import measure_of
+from trl_weaks.study.tasks.checks import check_splits, measure_of
 from trl_weaks.study.tasks.table import CompletionTable
 
 SIZE = {"vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 64}
@@ -222,6 +222,13 @@ class ByTheSeed(Sums):
         (Changed(lambda s: replace(s, test=[Example("x", "z")])), {}, "`test`, example 0 .'x'.: there is no target"),
         (ByTheSeed(), {"seeds": [0, 1]}, r"the test splits of the seeds \[0, 1\] differ, so they cannot be paired"),
         (Changed(score=lambda c, e: {"f": float("nan")}), {}, "example '6-6', the answer '12': the score nan is no f"),
+        (Changed(score=lambda c, e: {"f": None}), {}, "example '6-6', the answer '12': the score None is no finite"),
+        (Changed(score=lambda c, e: {"f": np.ones(2)}), {}, "the score array.* is no finite number"),
+        (Changed(score=lambda c, e: 1.0), {}, "`score` gave 1.0; it must give a dict of scores by name"),
+        (Changed(score=lambda c, e: dict.fromkeys("ab" if c else "ba", 1.0)), {}, r"gives \['a', 'b'\] for the gold"),
+        (Changed(lambda s: replace(s, half_a=None)), {}, "a split is no list of `Example`s"),
+        (Sums, {}, "the task is <class .*Sums'>; it must be a CompletionTask"),
+        (Changed(), {"compare": ["naive", "naive"]}, "the row 'naive' is compared with itself"),
         (Changed(score=lambda c, e: {}), {}, "it has no score"),
         (Changed(score=lambda c, e: dict.fromkeys("ab"[: 1 + bool(c)], 1.0)), {}, "the answer '': 1 scores, where"),
         (Changed(completion=lambda e: 5), {}, "its completion is 5; it must be text"),
@@ -256,6 +263,10 @@ def test_a_task_that_cannot_be_used_is_named_before_any_training(task, settings,
         ("METHODS = [Method('../x')]", "made of letters"),
         ("METHODS = [Method('a', supervisors=('bob',))]", "there is no supervisor 'bob'; there are"),
         ("METHODS = [Method('a', transform=3)]", "`transform` is 3, which cannot be called"),
+        ("METHODS = [Method('a', settings=None)]", "`settings` is None; it must be a dict"),
+        ("METHODS = [Method('a', label=3)]", "`label` is 3; it must be text"),
+        ("METHODS = [Method('a', supervisors='gpt2')]", r"give a list: \['gpt2'\]"),
+        ("METHODS = [Method('a', loss='naive', settings={'weak_loss': 'bayesian'})]", "decide the same; remove one"),
         ("METHODS = [Method('a', loss='nave')]", "method 'a': .*nave"),
         ("METHODS = [Method('a', labels='both')]", "method 'a': 'both' is no completion aggregator; known: indep"),
         (
@@ -270,6 +281,22 @@ def test_a_file_of_methods_that_cannot_be_used_is_named(text, message, tmp_path)
     path.write_text(f"from trl_weaks.study import Method\n{text}\n")
     with pytest.raises(ValueError, match=message):
         run_study(Sums(), ["naive", str(path)], "tiny", tmp_path / "run", **COMPLETIONS)
+
+
+def test_a_split_may_be_a_generator_and_methods_are_names_or_methods():
+    found = check_splits(Sums(), replace(Sums().splits(0), half_a=(one for one in Sums().splits(0).half_a)))
+    assert found == replace(found, half_a=tuple(Sums().splits(0).half_a)) and len(found.half_a) == 30
+    with pytest.raises(ValueError, match="a method is a name or a `Method`, not 3"):
+        run_study(Sums(), ["naive", 3], "tiny", "none", **COMPLETIONS)
+
+
+@pytest.mark.parametrize("registry", [AGGREGATORS, COMPLETION_AGGREGATORS])
+def test_what_is_no_aggregator_is_refused_when_it_is_registered(registry):
+    with pytest.raises(ValueError, match="aggregator 'stranger' is 3; give"):
+        registry["stranger"] = 3
+    with pytest.raises(ValueError, match=r"give CompletionAggregator\(function\)"):
+        COMPLETION_AGGREGATORS["stranger"] = sorted
+    assert "stranger" not in registry
 
 
 def test_a_transform_must_give_rows(tmp_path):

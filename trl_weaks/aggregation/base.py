@@ -63,7 +63,14 @@ class RowByRow(Aggregator):
         return self.function(votes, weights)
 
 
-AGGREGATORS: Registry[type[Aggregator] | Callable] = Registry("aggregator")
+def _check_entry(entry: Any, name: str) -> None:
+    if not callable(entry) or isinstance(entry, Aggregator):
+        raise ValueError(
+            f"the aggregator {name!r} is {entry!r}; give a subclass of Aggregator, or a function of votes and weights."
+        )
+
+
+AGGREGATORS: Registry[type[Aggregator] | Callable] = Registry("aggregator", _check_entry)
 
 
 def make_aggregator(

@@ -129,7 +129,12 @@ def nearest_to_consensus(candidates: Sequence[Candidate]) -> list[Candidate]:
     return [candidates[min(range(len(candidates)), key=key)]]
 
 
-COMPLETION_AGGREGATORS: Registry[CompletionAggregator] = Registry("completion aggregator")
+def _check_entry(entry: object, name: str) -> None:
+    if not isinstance(entry, CompletionAggregator):
+        raise ValueError(f"the completion aggregator {name!r} is {entry!r}; give CompletionAggregator(function).")
+
+
+COMPLETION_AGGREGATORS: Registry[CompletionAggregator] = Registry("completion aggregator", _check_entry)
 COMPLETION_AGGREGATORS["independent"] = CompletionAggregator(every_best, best_only=True)
 COMPLETION_AGGREGATORS["joint"] = CompletionAggregator(highest_joint_score)
 COMPLETION_AGGREGATORS["mbr"] = CompletionAggregator(least_expected_distance)

@@ -68,10 +68,11 @@ def run_study(
     else:
         kind = config_class(task)
     given = {} if preset is None else yaml.safe_load(kind.preset_path(preset).read_text(encoding="utf-8"))
+    methods = [methods] if isinstance(methods, str | Method) else methods
     names = [method for method in methods if isinstance(method, str)]
     config = kind(**given | settings | {"preset": preset, "output_dir": str(output_dir), "methods": names})
     found = task if isinstance(task, Task) else task_of(task, config)
-    own = [method for method in methods if isinstance(method, Method)]
+    own = [method for method in methods if not isinstance(method, str)]  # what is neither is refused by name
     folder = run(config, found, " ".join(sys.argv), own)
     path = folder / "results.json"
     results = (

@@ -74,6 +74,7 @@ class Method:
             value = getattr(self, name)
             if value is not None and not callable(value) and not (name == "loss" and isinstance(value, str)):
                 raise ValueError(f"method {self.name!r}: `{name}` is {value!r}, which cannot be called.")
+        self._check_plain()
         if self.after and self.transform is None:
             raise ValueError(f"method {self.name!r}: `after={self.after!r}` is for a `transform`, and there is none.")
         if not isinstance(self.min_supervisors, int) or self.min_supervisors < 1:
@@ -81,6 +82,19 @@ class Method:
                 f"method {self.name!r}: min_supervisors={self.min_supervisors!r} is a number, at least 1."
             )
         object.__setattr__(self, "label", self.label or self.name)
+
+    def _check_plain(self) -> None:
+        if not isinstance(self.label, str):
+            raise ValueError(f"method {self.name!r}: `label` is {self.label!r}; it must be text.")
+        if not isinstance(self.settings, Mapping):
+            raise ValueError(f"method {self.name!r}: `settings` is {self.settings!r}; it must be a dict.")
+        if isinstance(self.supervisors, str):
+            raise ValueError(f"method {self.name!r}: `supervisors` is text; give a list: [{self.supervisors!r}].")
+        for given, setting in (("loss", "weak_loss"), ("aggregator", "pooling")):
+            if getattr(self, given) is not None and setting in self.settings:
+                raise ValueError(
+                    f"method {self.name!r}: `{given}` and `settings[{setting!r}]` decide the same; remove one."
+                )
 
     def over(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The student's settings with this method's over them."""
@@ -136,7 +150,9 @@ def choose_methods(
     groups = {"all": known, "field": field or {}, "annotators": annotators or {}}
     every = {name: method for group in reversed(groups.values()) for name, method in group.items()}
     wanted: dict[str, Method] = {}
-    for name in names:
+    for name in [names] if isinstance(names, str) else names:
+        if not isinstance(name, str | Method):
+            raise ValueError(f"a method is a name or a `Method`, not {name!r}.")
         given = [name] if isinstance(name, Method) else _read_methods(name) if name.endswith(".py") else None
         if given is None:
             group = headline if name == "headline" else groups.get(name) or [name]

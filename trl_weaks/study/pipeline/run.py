@@ -116,5 +116,8 @@ def check_comparisons(config: StudyConfig, one: SeedRun) -> None:
     """
     extra = ("mean_vote", "majority_vote", "dawid_skene") if one.task.kind == "classes" else ()
     unknown = [name for name in config.compare if name not in one.systems and name not in extra]
+    twice = [a for a, b in zip(config.compare[::2], config.compare[1::2], strict=False) if a == b]
+    if twice:
+        raise ValueError(f"`compare`: the row {twice[0]!r} is compared with itself; name two different ones.")
     if unknown:
         raise ValueError(f"`compare`: there is no row {unknown[0]!r}; there are {', '.join([*one.systems, *extra])}.")

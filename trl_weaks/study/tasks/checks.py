@@ -1,6 +1,5 @@
 """A task's data and scores, tried before anything is trained."""
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from trl_weaks.study.report.results import ACCURACY, Measure
 from trl_weaks.study.tasks.base import ClassificationTask, CompletionTask, Example, Splits, Task
+from trl_weaks.study.tasks.metrics import is_finite_number
 
 
 def check_splits(task: Task, splits: Any) -> Splits:
@@ -22,6 +22,12 @@ def check_splits(task: Task, splits: Any) -> Splits:
         raise ValueError(f"task {task.name!r}: `splits` gave a {type(splits).__name__}; it must give `Splits`.")
     ids: dict[str, str] = {}
     texts: dict[str, tuple[str, str]] = {}
+    try:
+        splits = Splits(
+            **{split: tuple(examples) for split, examples in splits.parts().items()}
+        )  # of a generator, too
+    except TypeError as error:
+        raise ValueError(f"task {task.name!r}: a split is no list of `Example`s ({error}).") from error
     for split, examples in splits.parts().items():
         if not examples and split != "validation":
             raise ValueError(f"task {task.name!r}: `{split}` is empty.")
@@ -81,6 +87,7 @@ def measure_of(task: Task, example: Example) -> Measure:
         raise ValueError(f"task {task.name!r}, example {example.id!r}: its completion is {gold!r}; it must be text.")
     first = checked_statistics(task, gold, example)
     checked_statistics(task, "", example, len(first))
+    _check_names(task, gold, example)
     if type(task).total is not CompletionTask.total:
         names = list(task.total(np.asarray(first, dtype=float)))
         scores: dict[str, Any] = {name: partial(_total, task, name) for name in names}
@@ -90,6 +97,21 @@ def measure_of(task: Task, example: Example) -> Measure:
     if not names:
         raise ValueError(f"task {task.name!r}: it has no score; the first one is the headline.")
     return Measure(getattr(task, "score_title", "") or names[0].replace("_", " "), scores)
+
+
+def _check_names(task: CompletionTask, gold: str, example: Example) -> None:
+    """
+    Raises:
+        ValueError: `score` gives the gold answer and an empty one other names, or in another order: its values are
+            told apart by their place.
+    """
+    if type(task).statistics is CompletionTask.statistics:
+        first, second = (list(task.score(text, example)) for text in (gold, ""))
+        if first != second:
+            raise ValueError(
+                f"task {task.name!r}, example {example.id!r}: `score` gives {first} for the gold answer and {second} "
+                "for an empty one; give every answer the same scores in the same order."
+            )
 
 
 def _total(task: CompletionTask, name: str, means: np.ndarray) -> np.ndarray:
@@ -107,12 +129,17 @@ def checked_statistics(
     Raises:
         ValueError: values that are no finite numbers, or another number of them; names task and example.
     """
-    found = task.statistics(completion, example)
-    values = list(found.values() if isinstance(found, Mapping) else found)
     where = f"task {task.name!r}, example {example.id!r}, the answer {completion[:60]!r}"
+    if type(task).statistics is CompletionTask.statistics:
+        found: Any = task.score(completion, example)
+        if not isinstance(found, Mapping):
+            raise ValueError(f"{where}: `score` gave {found!r}; it must give a dict of scores by name.")
+    else:
+        found = task.statistics(completion, example)
+    values = list(found.values() if isinstance(found, Mapping) else found)
     if length is not None and len(values) != length:
         raise ValueError(f"{where}: {len(values)} scores, where other answers have {length}.")
     for value in values:
-        if isinstance(value, str) or not math.isfinite(float(value)):
+        if not is_finite_number(value):
             raise ValueError(f"{where}: the score {value!r} is no finite number.")
     return values

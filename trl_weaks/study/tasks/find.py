@@ -1,5 +1,6 @@
 """Tasks by name, or from a file of the user's."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ def task_of(name: str, config: StudyConfig) -> Any:
 def _own(name: str) -> Any:
     if name in _OWN:
         return _OWN[name]
+    if not isinstance(name, str):
+        return checked_task(name, "the task")
     if not name.endswith(".py"):
         known = [*TASKS, *_OWN]
         hint = did_you_mean(name, known)
@@ -84,6 +87,10 @@ def checked_task(task: Any, what: str) -> Any:
         raise ValueError(f"{what} is {task!r}; it must be a CompletionTask or a ClassificationTask.")
     if not task.name:
         raise ValueError(f"{what} has no `name`.")
+    if isinstance(task, ClassificationTask) and (
+        isinstance(task.classes, str) or not isinstance(task.classes, Sequence)
+    ):
+        raise ValueError(f"{what}: `classes` must be a list of names; got {task.classes!r}.")
     if isinstance(task, ClassificationTask) and (len(task.classes) < 2 or len(set(task.classes)) < len(task.classes)):
         raise ValueError(f"{what}: `classes` must be at least two different names; got {list(task.classes)}.")
     return task

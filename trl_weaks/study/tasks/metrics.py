@@ -99,6 +99,14 @@ def metric_by_name(name: str) -> Metric:
     return checked(metric, name)
 
 
+def is_finite_number(value: Any) -> bool:
+    """Whether a score is one number: no text, no array of several, neither NaN nor infinite."""
+    try:
+        return not isinstance(value, str) and math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
+
+
 def checked(metric: Metric, name: str) -> Metric:
     """
     Raises (when called):
@@ -108,7 +116,7 @@ def checked(metric: Metric, name: str) -> Metric:
     def score(completion: str, target: str) -> dict[str, float]:
         found = metric(completion, target)
         for key, value in found.items():
-            if isinstance(value, str) or value is None or not math.isfinite(float(value)):
+            if not is_finite_number(value):
                 raise ValueError(f"`metric`: {name!r} gives {key} = {value!r} for {completion[:60]!r}, no number.")
         if not found:
             raise ValueError(f"`metric`: {name!r} gives no number for {completion[:60]!r}.")
