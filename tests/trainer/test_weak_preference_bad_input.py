@@ -10,6 +10,7 @@ from datasets import Dataset, IterableDataset
 from transformers import HfArgumentParser
 from trl import SFTConfig
 
+from trl_weaks import ImitationAlarm
 from trl_weaks.trainer.preference.checks import check_adapters, share_moved
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
 from trl_weaks.trainer.weak_preference_trainer import WeakPreferenceTrainer
@@ -220,3 +221,10 @@ def test_share_of_weights_moved_by_the_papers_step():
 
 def test_a_model_given_by_its_path_has_no_adapters_to_check():
     check_adapters("some/model", None)
+
+
+def test_an_alarm_for_imitators_is_refused_before_the_first_update(tmp_path):
+    trainer = build(tmp_path, runs.pairs(), callbacks=[ImitationAlarm()])
+    with pytest.raises(ValueError, match="`ImitationAlarm` watches students.*`WeakPreferenceTrainer` has none"):
+        trainer.train()
+    assert trainer.state.global_step == 0
