@@ -1,7 +1,6 @@
 """Methods of the field beside the paper's: for `--methods field` every registered aggregator and loss has a row, for
 `--methods annotators` simulated annotators take the supervisors' place."""
 
-from collections.abc import Sequence
 from importlib.util import find_spec
 
 from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
@@ -38,15 +37,12 @@ LABELS = {
     "confidence_window": "Only where the student is unsure (EleutherAI's window)",
     "entropy": "Cross-entropy and the student's own entropy",
     "realm": "REALM, one given expertise",
-    "realm_learned": "REALM, expertise learnt with the student",
+    "realm_learned": "REALM, expertise learned with the student",
 }
 
 
-def class_field(supervisors: Sequence[str] = ()) -> dict[str, Method]:
-    """Rows of a classification task, by name; those of crowd-kit where it is installed.
-
-    A row that needs more supervisors than a study has says so (`min_supervisors`), so `supervisors` changes nothing.
-    """
+def class_field() -> dict[str, Method]:
+    """Rows of a classification task, by name; those of crowd-kit where it is installed."""
     found = [Method(REFERENCE, "Naive multi-weak", loss="naive", settings={"gamma_max": 0.0})]
     for name in AGGREGATORS:
         needs_crowd = AGGREGATORS[name].__module__.endswith(".crowd")
@@ -76,8 +72,8 @@ def annotated() -> dict[str, Method]:
     }
 
 
-def completion_field(supervisors: Sequence[str] = ()) -> dict[str, Method]:
-    """Rows of a completion task, by name; any number of supervisors will do."""
+def completion_field() -> dict[str, Method]:
+    """Rows of a completion task, by name."""
     plain = {"soft_labels": True, "gamma_max": 0.0}
     found = [Method(REFERENCE, "Naive multi-weak + confidence", loss="naive", settings=plain)]
     for name in COMPLETION_AGGREGATORS:

@@ -36,7 +36,7 @@ class _Kind:
     run: type[SeedRun]
     methods: Callable[[Sequence[str]], dict[str, Method]]
     headline: Callable[[Sequence[str]], list[str]]
-    field: Callable[[Sequence[str]], dict[str, Method]]
+    field: Callable[[], dict[str, Method]]
     gather: Callable[..., Any]
     annotators: Callable[[], dict[str, Method]] = dict
 
@@ -54,7 +54,7 @@ def methods_of(config: StudyConfig, task: Task, own: Sequence[Method] = ()) -> l
         ValueError: from [`choose_methods`].
     """
     names, kind = config.supervisor_names, KINDS[task.kind]
-    given, field = [*config.methods, *own], kind.field(names)
+    given, field = [*config.methods, *own], kind.field()
     return choose_methods(given, kind.methods(names), kind.headline(names), names, field, kind.annotators())
 
 

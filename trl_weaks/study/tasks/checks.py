@@ -22,10 +22,8 @@ def check_splits(task: Task, splits: Any) -> Splits:
         raise ValueError(f"task {task.name!r}: `splits` gave a {type(splits).__name__}; it must give `Splits`.")
     ids: dict[str, str] = {}
     texts: dict[str, tuple[str, str]] = {}
-    try:
-        splits = Splits(
-            **{split: tuple(examples) for split, examples in splits.parts().items()}
-        )  # of a generator, too
+    try:  # a generator would be used up by these checks
+        splits = Splits(**{split: tuple(examples) for split, examples in splits.parts().items()})
     except TypeError as error:
         raise ValueError(f"task {task.name!r}: a split is no list of `Example`s ({error}).") from error
     for split, examples in splits.parts().items():
