@@ -4,6 +4,7 @@ import doctest
 import math
 from functools import lru_cache
 from importlib import import_module
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -145,6 +146,17 @@ def test_the_rank_correlation_of_an_audit_is_scipys_with_ties_and_none_where_a_s
     assert found.interval[0] < found.correlation < found.interval[1]
     same = audit_prediction(np.ones(4), np.arange(4))
     assert math.isnan(same.correlation) and same.interval == (-1, 1)
+
+
+def test_a_perfect_order_of_few_methods_may_be_chance():
+    """By all orders: of four, more than 5 % are as extreme as a perfect one, of five fewer."""
+    for methods, interval in ((4, (-1, 1)), (5, (1, 1))):
+        order = np.arange(methods)
+        extreme = [abs(spearmanr(order, other).statistic) > 0.999 for other in permutations(order)]
+        assert (np.mean(extreme) > 0.05) == (interval == (-1, 1))
+        found = audit_prediction(np.tile(order[:, None], 2), np.tile(order[:, None], 2))
+        assert found.correlation == pytest.approx(1)
+        assert found.interval == pytest.approx(interval)
 
 
 def test_methods_are_drawn_whole_so_that_seeds_alike_do_not_narrow_the_interval():

@@ -9,6 +9,9 @@ from scipy.stats import rankdata
 from trl_weaks.metrics.bootstrap import limits
 
 LEAST = 3  # methods: of two, every rank correlation is 1 or -1
+# Of four methods in a perfect order, 2 / 4! = 8 % of all orders are as extreme; of five, 2 %. The bootstrap does not
+# see that: it draws a perfect order from a perfect order.
+LEAST_FOR_INTERVAL = 5
 
 
 class GainAudit(NamedTuple):
@@ -31,7 +34,8 @@ def audit_prediction(
     """Rank correlation of a prediction with the gain it should tell, with an interval. *ours*
 
     Methods are drawn with replacement, and seeds likewise. A draw in which either side is constant has no correlation;
-    it counts as -1 for the lower limit and as 1 for the upper one. The methods of one study share supervisors, data
+    it counts as -1 for the lower limit and as 1 for the upper one. Of fewer than five methods even a perfect order may
+    be chance, so their interval is [-1, 1]. The methods of one study share supervisors, data
     and test examples: the interval is about other methods of this kind on this task, not about other tasks.
 
     Args:
@@ -54,6 +58,8 @@ def audit_prediction(
         bad = np.argwhere(~np.isfinite(table))
         if len(bad):
             raise ValueError(f"{name}: the value of method {bad[0][0]} is not finite.")
+    if len(told) < LEAST_FOR_INTERVAL:
+        return GainAudit(_spearman(told.ravel(), real.ravel()), (-1.0, 1.0), told.size)
     told, real = told.reshape(len(told), -1), real.reshape(len(real), -1)
     rng = np.random.default_rng(seed)
     methods, seeds = told.shape

@@ -145,8 +145,9 @@ def _audit_table(audits: Sequence[Mapping[str, Any]]) -> str:
         rows.append([PREDICTIONS[audit["diagnostic"]][0], GAINS[audit["against"]], told, points])
     text = (
         "Were they true? Rank correlation of each diagnostic with the realised gain over methods and seeds; the "
-        "intervals come from a bootstrap over both. Misfits should correlate positively. Methods of one study share "
-        "supervisors and data, so this says little about another study."
+        "intervals come from a bootstrap over both, and say nothing of fewer than five methods. Misfits should "
+        "correlate positively. Methods of one study share supervisors and data, so this says little about another "
+        "study."
     )
     head = ["diagnostic", "gain in", "rank correlation [95% interval]", "points"]
     return text + "\n\n" + table(head, rows)
