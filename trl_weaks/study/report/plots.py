@@ -223,6 +223,10 @@ def _plain(axes: Any) -> None:
 
 
 def _save(figure: Any, path: str | Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    """The format is the suffix; an SVG has no date and no random ids, so that the same numbers give the same file."""
+    from matplotlib import rc_context
+
+    buffer, kind = io.BytesIO(), Path(path).suffix.removeprefix(".")
+    with rc_context({"svg.hashsalt": "trl_weaks"}):
+        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
     write_atomically(path, buffer.getvalue())
