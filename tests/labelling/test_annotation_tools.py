@@ -81,6 +81,18 @@ def test_argilla_comes_back(tmp_path):
     assert len(made([*flat, {"id": "00"} | unanswered])) == 4  # `to_list` fills what a record lacks
 
 
+@pytest.mark.parametrize("tool", ["argilla", "label_studio"])
+def test_what_goes_into_a_tool_is_not_what_comes_out(tool, tmp_path):
+    """Given back unanswered, its suggestions are the committee's own, and no votes of people."""
+    file = tmp_path / {"argilla": "queue.jsonl", "label_studio": "queue.json"}[tool]
+    getattr(triage(LABELS, {"00": "yes"}), f"to_{tool}")(file)
+    text = file.read_text(encoding="utf-8")
+    rows = json.loads(text) if tool == "label_studio" else [json.loads(line) for line in text.splitlines()]
+    for given in (file, rows):
+        with pytest.raises(ValueError, match="votes: these are records for .* to import.*nobody's answers. Load them"):
+            made(given)
+
+
 def test_plain_rows_stay_and_json_of_rows_is_read(tmp_path):
     rows = [{"example_id": "00", "supervisor": "a", "annotator": "b", "label": "no"}]
     (tmp_path / "rows.json").write_text(json.dumps(rows))

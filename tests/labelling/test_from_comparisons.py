@@ -256,6 +256,7 @@ BAD = [
     ([vote("0", "", "x", "y", "a")], {}, "column 'supervisor' holds ''"),
     ([vote("0", "a", "x", "y", ["a"])], {}, r"row 0 .*'preferred' holds \['a'\], which is neither"),
     ([vote("0", "a", "x", "y", "a"), vote("0", "a ", "x", "y", "a")], {}, "'a' and 'a ', which differ only in white"),
+    ([vote("0", "a", "x", "\ud83d", "a")], {}, r"row 0 .example_id '0'.: column 'completion_b' holds .* half of a"),
     (WRITTEN_BY, {"recuse": {"a": "gpt"}}, "recuse: 'a' has 'gpt'; give a list of writers"),
     (WRITTEN_BY, {"recuse": {"aa": ["gpt"]}}, r"no judge is called 'aa'; the judges of the table are \['1', 'a'\]"),
     (WRITTEN_BY, {"recuse": {"a": ["gtp"]}}, r"no writer is called 'gtp'; .* are \['2', 'gpt'\]"),

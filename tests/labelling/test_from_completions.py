@@ -201,7 +201,8 @@ BAD = [
     (EXAMPLES, [answer("7", "a", "x", confidence="high")], {}, "column 'confidence' holds 'high'"),
     (EXAMPLES, [answer("7", "a", "x", confidence=True)], {}, "holds True"),
     (EXAMPLES, [answer("7", "a", "x", confidence=0.5)] * 2, {}, "2 times and states a confidence"),
-    (EXAMPLES, [answer("7", "a", "x", logprobs={"tokens": ["y"], "token_logprobs": [-1]})], {}, "spell 'y', which"),
+    (EXAMPLES, [answer("7", "a", "x", logprobs={"tokens": ["y"], "token_logprobs": [-1]})], {},
+     r"answers, row 0 .example_id '7'.: the tokens .* spell 'y', which"),
     (EXAMPLES, [answer("7", "a", "x", logprobs={"tokens": ["x"], "token_logprobs": [1]})], {}, "log-probability 1"),
     (EXAMPLES, [answer("7", "a", "x", logprobs={"tokens": ["x"], "token_logprobs": [None]})], {}, "bility None"),
     (EXAMPLES, [answer("7", "a", "x", logprobs={"tokens": ["x"], "token_logprobs": []})], {}, "1 tokens but 0"),
@@ -211,6 +212,11 @@ BAD = [
     (EXAMPLES, [answer("7", "a", "x", confidence=0.5)], {"gold": {"9": "x"}}, "gold has the id '9'"),
     (EXAMPLES, [answer("7", "a", "x", confidence=0.5)], {"gold": {"007": "x"}}, "gold has no example"),
     (EXAMPLES, [answer("7", "a", "x", confidence=0.5)], {"gold": {"7": "x"}, "calibration": "platt"}, "'platt'"),
+    (EXAMPLES, [answer("7", "a", "\ud83d")], {}, r"answers, row 0 .example_id '7'.: column 'completion' holds"),
+    (EXAMPLES, [answer("7", "a", [{"role": "assistant", "content": "\ude00"}])], {}, "column 'completion' holds"),
+    (EXAMPLES, [answer("7", "a", "x", logprobs=[{"token": "\ud83d", "logprob": -1}])], {},
+     r"answers, row 0 .example_id '7'.: column 'logprobs' has the token '.ud83d', which holds half"),
+    (EXAMPLES, [answer("7", "a", "x", confidence=0.5)], {"gold": {"7": "\ud83d"}}, "gold: the label of '7' holds"),
     ({"a": 1}, [answer("7", "a", "x")], {}, "is a dict"),
     ("nowhere.csv", [answer("7", "a", "x")], {}, "no such file"),
 ]  # fmt: skip
@@ -260,6 +266,24 @@ def test_gold_is_any_table(table):
     answers = [answer("1", "a", "5", confidence=0.6)]
     (row,) = labels_from_completions([{"example_id": 1, "prompt": "p"}], answers, gold=table(GOLD_ROWS))
     assert sum(row["weak_logps"][0]) > math.log(0.9), "it is right, so its confidence rises"
+
+
+def test_halves_of_a_character_among_the_tokens_are_read_by_their_bytes():
+    """A server that counts in UTF-16 shows halves as lone surrogates; alternatives that are halves have no row."""
+    smile = "\N{GRINNING FACE}".encode()
+    halves = [
+        {
+            "token": "\ud83d",
+            "logprob": -0.5,
+            "bytes": list(smile[:2]),
+            "top_logprobs": [{"token": "\ud83d", "logprob": -0.5}],
+        },
+        {"token": "\ude00", "logprob": -0.1, "bytes": list(smile[2:])},
+    ]
+    (row,) = labels_from_completions(
+        [{"example_id": "1", "prompt": "p"}], [answer("1", "a", "\N{GRINNING FACE}", logprobs=halves)]
+    )
+    assert row["weak_logps"][0][:2] == [-0.5, -0.1] and "weak_top_logps" not in row
 
 
 def test_gold_that_is_no_text_is_named():

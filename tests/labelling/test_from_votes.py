@@ -349,6 +349,34 @@ def test_bad_tables_are_refused_by_name(name):
         labels_from_votes(examples, given, **more)
 
 
+HALF = "smile \ud83d"
+BROKEN = {
+    "a text": ([{"example_id": "7", "text": HALF}], [vote("7", "a", "x")], {},
+               r"examples, row 0 .example_id '7'.: column 'text' holds '.ud83d' at character 6, half of a character"),
+    "a carried message": ([{"example_id": "7", "text": "t", "m": [{"role": "user", "content": HALF}]}],
+                          [vote("7", "a", "x")], {}, "examples, row 0 .example_id '7'.: column 'm' holds"),
+    "an id": (TEXTS, [vote(HALF, "a", "x")], {}, "votes, row 0 .*column 'example_id' holds"),
+    "a voter": (TEXTS, [vote("7", "a", "x"), vote("7", HALF, "x")], {},
+                "votes, row 1 .example_id '7'.: column 'supervisor' holds"),
+    "a label": (TEXTS, [vote("7", "a", HALF)], {}, "votes, row 0 .example_id '7'.: column 'label' holds"),
+    "a class": (TEXTS, [vote("7", "a", "x")], {"classes": ["x", HALF]}, "classes: a name holds"),
+    "a gold label": (TEXTS, [vote("7", "a", "x"), vote("7", "b", "y")], {"gold": {"7": HALF}},
+                     "gold: the label of '7' holds"),
+    "a gold id": (TEXTS, [vote("7", "a", "x"), vote("7", "b", "y")], {"gold": {HALF: "x"}}, "gold: an id holds"),
+    "a gold row": (TEXTS, [vote("7", "a", "x"), vote("7", "b", "y")],
+                   {"gold": [{"example_id": "7", "label": HALF}]}, "gold, row 0 .*column 'label' holds"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_half_a_character_is_refused_at_the_door(name):
+    """Without, it ends in pyarrow's UnicodeEncodeError of no row."""
+    examples, given, more, message = BROKEN[name]
+    with pytest.raises(ValueError, match=message) as refused:
+        labels_from_votes(examples, given, **more)
+    assert not isinstance(refused.value, UnicodeEncodeError)
+
+
 FILES = {
     "half a JSON": ("v.jsonl", b'{"example_id": "7"}\n{"example_id":', "votes: line 2 of .*v.jsonl is not JSON"),
     "no object": ("v.jsonl", b"5\n", "votes, row 0: 5 is no object"),

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
+from trl_weaks import labels_from_completions, triage
 from trl_weaks.labelling.reliability.report_card import supervisor_report
+from trl_weaks.viewer.from_labels import page_of_labels
 
 NAN = float("nan")
 
@@ -80,6 +82,23 @@ def test_completions_by_plain_counting():
     assert by_name["ann"]["confidence"] == pytest.approx((math.exp(-0.2) + math.exp(-0.5)) / 2)
     pair = next(p for p in report.pairs if (p["first"], p["second"]) == ("ann", "eve"))
     assert pair["word_distance"] == pytest.approx((2 * 2 / 5 + 2 * 1 / 3) / 2)
+
+
+def test_a_text_is_the_same_however_its_accents_are_encoded():
+    """For the report card, triage, the viewer and calibration, as for the warning of answers that look alike."""
+    texts = {"ann": "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "bob": " cafe\N{COMBINING ACUTE ACCENT}", "eve": "tea"}
+    answers = [{"example_id": "1", "supervisor": n, "completion": t, "confidence": 0.6} for n, t in texts.items()]
+    gold = {"1": texts["bob"].strip()}
+    labels = labels_from_completions([{"example_id": "1", "prompt": "p"}], answers)
+    report = supervisor_report(labels, gold)
+    assert [row["accuracy"] for row in report.supervisors] == [1.0, 1.0, 0.0]
+    assert [(p["agreement"], p["word_distance"]) for p in report.pairs] == [(1.0, 0.0), (0.0, 1.0), (0.0, 1.0)]
+    (shown,) = page_of_labels(labels, gold).examples
+    assert {answer.by: answer.score for answer in shown.answers} == {"ann": 1.0, "bob": 1.0, "eve": 0.0}
+    alone = labels_from_completions([{"example_id": "1", "prompt": "p"}], answers[:1])
+    assert triage(alone, gold).threshold.errors == 0
+    surer = labels_from_completions([{"example_id": "1", "prompt": "p"}], answers[:1], gold=gold)
+    assert sum(surer[0]["weak_logps"][0]) > math.log(0.6), "it is right, so its confidence rises"
 
 
 def test_a_metric_of_ones_own():

@@ -1,7 +1,7 @@
 """Labels by path, filtered, put together, and with a completion that one supervisor ended and another did not."""
 
 import pytest
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, List, Value, concatenate_datasets
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer, renormalise_weights
 
@@ -51,6 +51,17 @@ def test_splitting_and_putting_together_changes_nothing(weak_rows):
 def test_votes_are_normalised_within_their_row():
     rows = Dataset.from_dict({"weak_probs": [[[0.5, 0.5]] * 2] * 2, "weak_weights": [[1.0, 3.0], [0.0, 0.0]]})
     assert renormalise_weights(rows)["weak_weights"][:] == [[0.25, 0.75], [0.5, 0.5]]
+
+
+@pytest.mark.parametrize("key", ["example_id", "weak_probs"])
+def test_no_rows_have_no_weights_to_normalise(key):
+    """What a filter left nothing of; the columns keep their types, so that it is concatenated with others."""
+    value = {"example_id": "a", "weak_probs": [[0.5, 0.5]]}[key]
+    rows = Dataset.from_dict({key: [value], "weak_weights": [[1.0]]})
+    none = renormalise_weights(rows.filter(lambda row: False))
+    assert len(none) == 0 and none.features == rows.features
+    narrow = rows.cast_column("weak_weights", List(Value("float32")))
+    assert renormalise_weights(narrow).features == narrow.features
 
 
 @pytest.mark.parametrize(

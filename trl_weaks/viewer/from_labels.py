@@ -13,6 +13,7 @@ from .. import alignment, columns
 from ..labelling.reliability.gold import Gold, class_id, class_names, gold_texts, read_gold
 from ..labelling.reliability.report_card import supervisor_report
 from ..labelling.reliability.voters import supervisor_votes
+from ..labelling.sources.tables import same_text
 from ..pooling import linear_pool, pairwise_disagreement
 from .page import Answer, Page, Shown
 
@@ -89,7 +90,7 @@ def _completions(labels: Dataset, gold: Gold | None, limit: int) -> list[Shown]:
 def _answers(row: Mapping[str, Any], truth: str | None) -> list[Answer]:
     text = row[columns.COMPLETION]
     text = text if isinstance(text, str) else text[-1]["content"]
-    score = None if truth is None else float(text.strip() == truth.strip())
+    score = None if truth is None else same_text(text, truth)
     made = []
     sources = row.get("confidence_source") or [None] * len(row[columns.SUPERVISORS])
     parts = (row[columns.SUPERVISORS], row[columns.WEIGHTS], row[columns.OFFSETS], row[columns.LOGPS], sources)

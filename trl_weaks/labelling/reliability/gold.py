@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset
 
 from ...columns import CLASSES, COMPLETION, EXAMPLE_ID, LABEL
 from ...supervisors.class_names import plain_name, real_names
-from ..sources.tables import Table, read_table
+from ..sources.tables import Table, read_table, refuse_broken_text
 
 Gold = Mapping[str, Any] | Table
 
@@ -21,7 +21,8 @@ def read_gold(gold: Gold, known: Collection[str]) -> dict[str, Any]:
         known: the ids that weak labels have.
 
     Raises:
-        ValueError: no gold, missing columns, an id that no weak label has, or two labels of one id (named).
+        ValueError: no gold, missing columns, an id that no weak label has, two labels of one id, or text that is no
+            Unicode (named).
     """
     if not isinstance(gold, Mapping):
         gold = _rows(gold) if not hasattr(gold, "__len__") or len(gold) else {}
@@ -33,6 +34,9 @@ def read_gold(gold: Gold, known: Collection[str]) -> dict[str, Any]:
             f"gold has the id {next(e for e in written if written.count(e) > 1)!r} as text and as a number."
         )
     gold = dict(zip(written, gold.values(), strict=True))
+    for example, label in gold.items():
+        refuse_broken_text(example, "gold: an id")
+        refuse_broken_text(label, f"gold: the label of {example!r}")
     unknown = [example for example in gold if example not in known]
     if unknown:
         raise ValueError(f"gold has the id {unknown[0]!r}, which no label has ({len(unknown)} such ids).")

@@ -22,6 +22,7 @@ from ...metrics.chance_corrected import (
     krippendorff_alpha,
 )
 from ...metrics.distances import levenshtein, words
+from ..sources.tables import plain_text, same_text
 from .gold import Gold, class_id, class_names, gold_texts, read_gold
 from .voters import supervisor_votes
 
@@ -96,7 +97,7 @@ def supervisor_report(
         gold: rows of `example_id` and `label` (or `completion`), or a mapping from ids to them; of any part of the
             examples. Without it, agreement alone is reported.
         correct: for completions, the quality in [0, 1] of `(answer, gold)`; by default whether they are equal up to
-            white space at the ends.
+            white space at the ends and the encoding of accents, as answers are compared with each other.
         cost: what each supervisor cost, in any unit.
 
     Raises:
@@ -116,9 +117,7 @@ def supervisor_report(
     if columns.WEAK_PROBS in labels.column_names:
         report = _of_classes(labels, gold)
     elif {columns.COMPLETION, columns.SUPERVISORS} <= set(labels.column_names):
-        report = _of_completions(
-            labels, gold, correct or (lambda answer, right: float(answer.strip() == right.strip()))
-        )
+        report = _of_completions(labels, gold, correct or same_text)
     else:
         raise ValueError(
             f"the labels have the columns {labels.column_names}; a report needs {columns.WEAK_PROBS!r} (classes) or "
@@ -174,8 +173,9 @@ def _of_completions(labels: Dataset, gold: Gold | None, correct: Callable[[str, 
             logps = (row.get(columns.LOGPS) or [None] * (i + 1))[i]
             sureness.setdefault(name, []).append(math.exp(_mean(logps)) if logps else math.nan)
     names, ids = sorted(answers), sorted({example for given in answers.values() for example in given})
-    codes = {text: k for k, text in enumerate(sorted({t for given in answers.values() for t in given.values()}))}
-    votes = np.array([[codes[answers[n][e]] if e in answers[n] else NONE for n in names] for e in ids])
+    plain = {n: {e: plain_text(text) for e, text in given.items()} for n, given in answers.items()}
+    codes = {text: k for k, text in enumerate(sorted({t for given in plain.values() for t in given.values()}))}
+    votes = np.array([[codes[plain[n][e]] if e in plain[n] else NONE for n in names] for e in ids])
     truth = None if gold is None else gold_texts(gold, set(ids))
     rows, errors = [], np.full(votes.shape, np.nan)
     for i, name in enumerate(names):
@@ -194,9 +194,7 @@ def _of_completions(labels: Dataset, gold: Gold | None, correct: Callable[[str, 
     for i, j in combinations(range(len(names)), 2):
         pair = _pair(names[i], names[j], votes[:, i], votes[:, j])
         shared = [
-            (answers[names[i]][e], answers[names[j]][e])
-            for e in ids
-            if e in answers[names[i]] and e in answers[names[j]]
+            (plain[names[i]][e], plain[names[j]][e]) for e in ids if e in plain[names[i]] and e in plain[names[j]]
         ]
         pair["word_distance"] = _mean([_symmetric_distance(*texts) for texts in shared]) if shared else math.nan
         pairs.append(pair)

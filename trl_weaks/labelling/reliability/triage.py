@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from ... import columns
 from ...metrics.selective import Threshold, bounded_threshold, coverage_risk_curve
+from ..sources.tables import same_text
 from .gold import Gold, class_id, class_names, gold_texts, read_gold
 from .voters import supervisor_votes
 
@@ -117,7 +118,8 @@ def triage(
     Args:
         labels: what `label_classes` or `label_completions` (mode `"independent"`) wrote; a NaN vote is an abstention.
         gold: of a random sample, rows of `example_id` and `label` (or `completion`), or a mapping from ids to them;
-            classes by id, or by name where the labels name them; texts are compared up to white space at the ends.
+            classes by id, or by name where the labels name them; texts are compared up to white space at the ends and
+            the encoding of accents.
         risk: the largest share of wrong labels to accept. *ours*
         confidence: of the bound. *ours*
         budget: most examples that people can look at; None for as many as are not accepted.
@@ -219,7 +221,7 @@ def _compare_with_gold(answers: _Answers, gold: Gold) -> tuple[np.ndarray, np.nd
         if answers.classes is not None:
             same = answers.labels[place[example]] == answers.classes[class_id(label, answers.classes, example)]
         else:
-            same = answers.labels[place[example]].strip() == label.strip()
+            same = bool(same_text(answers.labels[place[example]], label))
         places.append(place[example])
         right.append(same)
     return np.asarray(places), np.asarray(right)

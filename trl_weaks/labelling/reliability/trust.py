@@ -13,6 +13,7 @@ from ...supervisors.classifier import WeakClassifier
 from ...supervisors.ensemble import WeakEnsemble
 from ...supervisors.messages import completion_text
 from ...supervisors.supervisor import WeakSupervisor
+from ..sources.tables import same_text
 from .gold import Gold, class_id, class_names, gold_texts, read_gold
 from .weights import renormalise_weights
 
@@ -81,7 +82,7 @@ def _of_completions(ensemble: WeakEnsemble, labels: Dataset, known: Dataset, gol
                 f"gold: {len(rows)} completions of supervisor {supervisor.name!r} in `known` have gold; two or more "
                 "are needed to learn from, and some hundreds are better."
             )
-        right = [_text(row).strip() == truth[row[columns.EXAMPLE_ID]].strip() for row in rows]
+        right = [bool(same_text(_text(row), truth[row[columns.EXAMPLE_ID]])) for row in rows]
         heads[supervisor.name] = TrustHead(l2).fit(_states(supervisor, rows), torch.tensor(right))
     for supervisor in ensemble.supervisors:
         places = [(n, row) for n, row in enumerate(labels) if supervisor.name in row[columns.SUPERVISORS]]

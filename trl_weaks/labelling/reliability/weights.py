@@ -12,7 +12,7 @@ def renormalise_weights(labels: Dataset) -> Dataset:
     """The labels with weights that sum to 1 again: over all rows of an example, or within each row of class votes.
 
     For what filtering leaves of an example's rows, and for labels of several runs over different examples. Rows whose
-    weights are all 0 and are alone in their example get equal weights.
+    weights are all 0 and are alone in their example get equal weights. Without rows there is nothing to do.
 
     Args:
         labels: with `weak_weights`, as `label_completions` or `label_classes` give them.
@@ -31,6 +31,8 @@ def renormalise_weights(labels: Dataset) -> Dataset:
     """
     if columns.WEIGHTS not in labels.column_names:
         raise ValueError(f"the labels have no column {columns.WEIGHTS!r}; they have {labels.column_names}.")
+    if not len(labels):
+        return labels
     per_row = columns.WEAK_PROBS in labels.column_names
     weights = labels[columns.WEIGHTS][:]
     keys = list(range(len(labels))) if per_row else labels[columns.EXAMPLE_ID][:]
@@ -43,5 +45,7 @@ def renormalise_weights(labels: Dataset) -> Dataset:
     for key, row in zip(keys, weights, strict=True):
         total = math.fsum(totals[key])
         scaled.append([w / total for w in row] if total > 0 else [1 / len(totals[key])] * len(row))
-    made = labels.remove_columns(columns.WEIGHTS).add_column(columns.WEIGHTS, scaled)
+    made = labels.remove_columns(columns.WEIGHTS).add_column(
+        columns.WEIGHTS, scaled, feature=labels.features[columns.WEIGHTS]
+    )
     return made.select_columns(labels.column_names)

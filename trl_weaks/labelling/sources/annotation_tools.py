@@ -22,13 +22,14 @@ def exported_votes(table: Table) -> Table:
     abstention, a draft is no vote, and predictions and suggestions, the committee's own, are none either.
 
     Raises:
-        ValueError: a `.json` file that is no list of objects, a task without the id of its example, or an answer of
-            several choices (named).
+        ValueError: a `.json` file that is no list of objects, a file that goes into a tool instead of one that comes
+            out of it, a task without the id of its example, or an answer of several choices (named).
         FileNotFoundError: no such file.
     """
     rows = _given(table)
     if not rows:
         return table
+    _refuse_unanswered(rows)
     first = rows[0]
     if "annotations" in first and "data" in first:
         return [vote for number, task in enumerate(rows) for vote in _of_task(task, f"votes, task {number}")]
@@ -56,6 +57,19 @@ def _given(table: Table) -> list[Vote]:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, Mapping) for row in rows):
         raise ValueError(f"votes: {table} is no list of tasks or records, as annotation tools export them.")
     return rows
+
+
+def _refuse_unanswered(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse the files that `triage` writes for a tool to read: suggestions, and nobody's answer."""
+    for tool, suggested, answered, how in (
+        ("Argilla", {"id", f"{LABEL}.suggestion"}, {"responses", RESPONSES}, "`dataset.records.to_json(path)`"),
+        ("Label Studio", {"data", "predictions"}, {"annotations"}, "its export as JSON"),
+    ):
+        if any(suggested <= set(row) for row in rows) and not any(answered & set(row) for row in rows):
+            raise ValueError(
+                f"votes: these are records for {tool} to import, with the committee's own suggestions and nobody's "
+                f"answers. Load them into {tool}, have people answer, and give {how} instead."
+            )
 
 
 def _of_task(task: Mapping[str, Any], where: str) -> Iterable[Vote]:

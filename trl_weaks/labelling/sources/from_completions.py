@@ -13,7 +13,7 @@ from ...aggregation.answer_confidence import METHODS, calibrator, most_frequent
 from ...supervisors.messages import as_completion, completion_text
 from ..reliability.gold import Gold, gold_texts
 from .examples import read_examples
-from .tables import Table, as_confidence, as_dataset, as_id, plain_text, read_table, refuse_alike
+from .tables import Table, as_confidence, as_dataset, as_id, plain_text, read_table, refuse_alike, same_text
 from .token_logprobs import Alternative, TokenLogprobs, read_logprobs
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,8 @@ def labels_from_completions(
         gold: texts of some examples; confidences are then calibrated against whether answers are right, for each
             supervisor and source by itself.
         calibration: `"temperature"` or `"isotonic"`, see [`trl_weaks.aggregation.answer_confidence.calibrator`].
-        correct: how right `(answer, gold)` is, in [0, 1]; by default equality up to white space at the ends.
+        correct: how right `(answer, gold)` is, in [0, 1]; by default equality up to white space at the ends and the
+            encoding of accents.
         labels: what other supervisors said of the same examples, such as local models in `label_completions`; an
             equal completion shares their row.
 
@@ -128,6 +129,7 @@ def _answers(answers: Table, prompts: Mapping[str, dict]) -> dict[str, list[_Ans
             raise ValueError(
                 f"answers, row {number}: no example has the id {example!r}. Add the example, or drop the answer."
             )
+        row[columns.EXAMPLE_ID] = example
         if row[columns.COMPLETION] is None:  # an abstention
             continue
         where = f"answers, row {number} (example_id {example!r})"
@@ -198,7 +200,8 @@ def _answer(supervisor: str, rows: list[dict[str, Any]]) -> _Answer:
     if row["confidence"] is not None:
         return _whole(supervisor, text, row["confidence"], STATED, finished)
     if row.get("logprobs") is not None:
-        read: TokenLogprobs = read_logprobs(row["logprobs"], text, f"answers, row {row['number']}")
+        where = f"answers, row {row['number']} (example_id {row[columns.EXAMPLE_ID]!r})"
+        read: TokenLogprobs = read_logprobs(row["logprobs"], text, where)
         return _Answer(supervisor, text, read.offsets, read.logps, LOGPROBS, finished, read.top)
     if len(rows) > 1:
         return _whole(supervisor, text, share, SAMPLES, finished)
@@ -234,7 +237,7 @@ def _calibrate(
     correct: Callable[[str, str], float] | None,
 ) -> None:
     """Scale every answer's log-probabilities so that its confidence is the calibrated one."""
-    right = correct or (lambda answer, truth: float(answer.strip() == truth.strip()))
+    right = correct or same_text
     groups: dict[tuple[str, str], list[tuple[str, _Answer]]] = {}
     for example, found in given.items():
         for answer in found:

@@ -16,7 +16,7 @@ from ...supervisors.class_names import plain_name, real_names
 from ..reliability.gold import Gold, class_id, numbered, read_gold
 from .annotation_tools import exported_votes
 from .examples import read_examples
-from .tables import Table, as_confidence, as_dataset, as_id, read_table, refuse_alike
+from .tables import Table, as_confidence, as_dataset, as_id, read_table, refuse_alike, refuse_broken_text
 
 logger = logging.getLogger(__name__)
 NEEDED = (columns.EXAMPLE_ID, "supervisor", columns.LABEL)
@@ -162,6 +162,7 @@ def _names(
     wrong = [name for name, p in zip(names, plain, strict=True) if not p or plain.count(p) > 1]
     if wrong:
         raise ValueError(f"classes: {wrong[0]!r} is empty or there twice; give every class a name of its own.")
+    refuse_broken_text(names, "classes: a name")
     if given is None and not names:
         raise ValueError("votes: every vote is an abstention; there is nothing to train on.")
     if len(names) < 2:

@@ -14,6 +14,7 @@ from datasets import Dataset, Features
 
 from ...columns import EXAMPLE_ID
 
+LOGPROBS = "logprobs"
 Table = Any  # a Dataset, a pandas DataFrame, a list of dicts, or the path of a CSV, JSON-lines or Parquet file
 
 
@@ -27,7 +28,8 @@ def read_table(table: Table, what: str, needed: Sequence[str], optional: Sequenc
         needed: columns that must be there. `optional`: columns that may be; others are kept too.
 
     Raises:
-        ValueError: no rows, a missing column (with those that are there), or a table of another kind.
+        ValueError: no rows, a missing column (with those that are there), text that is no Unicode (row, id and
+            column), or a table of another kind.
         FileNotFoundError: the file is not there.
     """
     rows = []
@@ -47,7 +49,33 @@ def read_table(table: Table, what: str, needed: Sequence[str], optional: Sequenc
         for name, value in row.items():
             if _is_missing(value):
                 row[name] = None
+            if name != LOGPROBS:  # its tokens may be parts of characters; `read_logprobs` looks at them
+                refuse_broken_text(value, f"{what}, row {number}{_of_example(row)}: column {name!r}")
     return rows
+
+
+def _of_example(row: Mapping[str, Any]) -> str:
+    return f" (example_id {row[EXAMPLE_ID]!r})" if row.get(EXAMPLE_ID) is not None else ""
+
+
+def refuse_broken_text(value: Any, where: str) -> None:
+    """Refuse a text, or one within lists and dicts, that holds half a character and that no file could store.
+
+    Raises:
+        ValueError: says `where`, which half, and what to do.
+    """
+    if isinstance(value, str):
+        try:
+            value.isascii() or value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{where} holds {value[error.start]!r} at character {error.start}, half of a character (a lone "
+                "surrogate), as a text has that was cut in the middle of one. Cut it elsewhere, or drop the half: "
+                "text.encode('utf-8', 'ignore').decode()."
+            ) from None
+    elif isinstance(value, Mapping | list | tuple):
+        for part in [*value, *value.values()] if isinstance(value, Mapping) else value:
+            refuse_broken_text(part, where)
 
 
 def _is_missing(value: Any) -> bool:
@@ -99,6 +127,11 @@ def as_id(value: Any, what: str, number: int, column: str) -> str:
 def plain_text(text: str) -> str:
     """The text as a reader sees it: without white space at its ends, accents encoded in one way."""
     return unicodedata.normalize("NFC", text).strip()
+
+
+def same_text(first: str, second: str) -> float:
+    """1 where a reader sees the same text, else 0."""
+    return float(plain_text(first) == plain_text(second))
 
 
 def refuse_alike(names: Iterable[str], what: str) -> None:

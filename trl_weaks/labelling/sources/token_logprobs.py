@@ -98,7 +98,13 @@ def _tokens(logprobs: Any, name: str) -> list[tuple[bytes, float, list[Alternati
             raise ValueError(f"{name}: the token {token!r} is no text.")
         if isinstance(logp, bool) or not isinstance(logp, int | float) or not math.isfinite(logp) or logp > CLOSE:
             raise ValueError(f"{name}: token {token!r} has the log-probability {logp!r}; give a finite one <= 0.")
-        piece = token.encode() if isinstance(token, str) else token
+        try:
+            piece = token.encode() if isinstance(token, str) else token
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{name}: column 'logprobs' has the token {token!r}, which holds half of a character; give its bytes "
+                "beside it ('bytes')."
+            ) from None
         found.append((piece, float(logp), _alternatives(top, token, name)))
     return found
 
@@ -126,8 +132,8 @@ def _alternatives(top: Any, token: str | bytes, name: str) -> list[Alternative]:
         if isinstance(logp, bool) or not isinstance(logp, int | float) or not logp <= CLOSE:
             raise ValueError(f"{name}: an alternative of token {token!r} has the log-probability {logp!r}.")
         try:
-            text = piece.decode() if isinstance(piece, bytes) else piece
-        except UnicodeDecodeError:  # a part of a character
+            text = (piece if isinstance(piece, bytes) else piece.encode()).decode()
+        except UnicodeError:  # a part of a character
             continue
         if "\N{REPLACEMENT CHARACTER}" not in text and math.isfinite(logp):
             known = found.get(text, -math.inf)
