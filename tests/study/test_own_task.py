@@ -1,6 +1,7 @@
 """A stranger's task and methods, each an object in one file of theirs: run, resumed, compared, and refused by name."""
 
 import json
+import math
 import random
 from dataclasses import replace
 
@@ -8,13 +9,15 @@ import numpy as np
 import processes
 import pytest
 from datasets import load_from_disk
+from safetensors.torch import load_file
 
 from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
 from trl_weaks.losses import LOSSES
-from trl_weaks.study import ClassificationTask, Example, Method, Splits, run_study
+from trl_weaks.study import ClassificationTask, Example, Method, PreferenceMethod, Splits, run_study
 from trl_weaks.study.config import CompletionStudyConfig
 from trl_weaks.study.field_methods import OF_THE_PAPER, class_field, completion_field, field_comparisons
 from trl_weaks.study.methods import choose_methods
+from trl_weaks.study.pipeline import completions
 from trl_weaks.study.pipeline.completions import _labels_of as labels_of
 from trl_weaks.study.pipeline.refined_labels import ANSWERS, COUNTED, HALVES, Refinement, refined_folder
 from trl_weaks.study.pipeline.run import seed_runs
@@ -469,6 +472,52 @@ def test_refined_labels_come_of_two_half_students_and_a_half_done_run_goes_on(tm
         run_study(Parity(), [replace(ilr, settings={})], "tiny", tmp_path / "classes", **SMALL | CAPS)
     with pytest.raises(ValueError, match="method 'ilr'.*judged by all supervisors"):
         run_study(Sums(), [replace(ilr, supervisors=("opt",))], "tiny", tmp_path / "one", **settings)
+
+
+def test_preference_rows_share_their_pairs_and_start_from_another_rows_student(tmp_path, monkeypatch):
+    training = {"per_device_train_batch_size": 4, "num_train_epochs": 1, "label_smoothing": 0.1, "learning_rate": 1e-3}
+    more = {"student_model": "tiny:llama", "preference_training": training, "num_preference_candidates": 4}
+    settings = COMPLETIONS | CAPS | more
+    names, rows = ["prefer_cw", "prefer_surest"], completion_field()
+    made, build = [], completions.build_preferences
+    monkeypatch.setattr(completions, "build_preferences", lambda *a, **k: made.append(1) or build(*a, **k))
+    found = run_study(Sums(), ["naive", *names], "tiny", tmp_path, **settings)
+    assert set(names) <= set(found.results["methods"]) and len(made) == 1
+    assert {"naive", *names} == set(found.results["diagnostics"]["methods"])
+    pairs = load_from_disk(tmp_path / "seed-0" / "pairs" / "naive" / "dataset")
+    steps = {
+        name: json.loads((tmp_path / "seed-0" / "students" / name / "history.json").read_text()) for name in names
+    }
+    assert [steps[name][-1]["step"] for name in names] == [-(-len(pairs) // 4), -(-math.ceil(0.3 * len(pairs)) // 4)]
+    weights = [load_file(tmp_path / "seed-0" / "students" / name / "model.safetensors") for name in ["naive", *names]]
+    assert all(any((one[key] != weights[0][key]).any() for key in one) for one in weights[1:])
+    run_study(Sums(), ["naive", *names], "tiny", tmp_path, **settings)
+    assert len(made) == 1  # nothing is done again
+    with pytest.raises(ValueError, match="'prefer_cw' starts from 'naive', which is no supervised method here"):
+        run_study(Sums(), [rows["prefer_cw"]], "tiny", tmp_path / "alone", **settings)
+    with pytest.raises(ValueError, match="'prefer_cw' compares texts"):
+        run_study(Parity(), ["naive", rows["prefer_cw"]], "tiny", tmp_path / "classes", **SMALL | CAPS)
+    later = Method("later", transform=len, after="prefer_cw")
+    with pytest.raises(ValueError, match="'later' reads the student of 'prefer_cw', which is trained on preferences"):
+        run_study(Sums(), ["naive", rows["prefer_cw"], later], "tiny", tmp_path / "later", **settings)
+    typo = replace(rows["prefer_cw"], settings={"betta": 1})
+    with pytest.raises(ValueError, match="method 'prefer_cw' has an unknown setting 'betta'. Did you mean 'beta'"):
+        run_study(Sums(), ["naive", typo], "tiny", tmp_path / "typo", **settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"loss": "cw"}, "`start` names the method"),
+        ({"loss": "naive", "start": "naive"}, "loss='naive' is none of cdpo, cw"),
+        ({"loss": len, "start": "naive"}, "is none of cdpo, cw"),
+        ({"start": "naive", "supervisors": ("opt",)}, "ranked by all supervisors"),
+        ({"start": "naive", "labels": "joint"}, "ranked by all supervisors"),
+    ],
+)
+def test_preference_methods_that_cannot_be_are_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        PreferenceMethod("mine", **given)
 
 
 def test_gold_of_a_table_is_text_a_number_or_messages(tmp_path):

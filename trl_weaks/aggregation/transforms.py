@@ -1,4 +1,5 @@
-"""Transforms of labels, `Dataset -> Dataset`: filter, keep the best, relabel, reweight, one after another.
+"""Transforms of labels, `Dataset -> Dataset`: filter, keep the best, relabel, reweight, one after another; and the
+surest of preference pairs.
 
 Each takes what `label_completions`, `label_classes` or `labels_from_votes` give and leaves labels of the same kind:
 the weights that remain sum to 1 again. A study's `Method(transform=...)` takes any of them, or a function of your own.
@@ -91,6 +92,57 @@ class KeepBest:
         sure = [confidence(row) for row in _plain(labels)]
         best = sorted(range(len(sure)), key=lambda number: -sure[number])
         return _left(labels, sorted(best[: math.ceil(self.share * len(sure))]), f"{self}: there is none")
+
+
+@dataclass(frozen=True)
+class KeepSurestPairs:
+    r"""
+    Keeps the share of the pairs whose confidence $C_i = 1 - 2 \varepsilon_i$ is largest, in their order.
+
+    $\varepsilon_i$ is the pair's flip probability, and $C_i = 2 (\sigma(s^+ - s^-) - 1/2)$ the confidence of CW-PO
+    (arXiv 2603.04968). It reports that DPO on the 30 % of the weak labels that are surest beats DPO on human ones, in
+    single runs without intervals, and that weighting all pairs by C (`preference_loss="cw"`) is better still.
+
+    Args:
+        share: in (0, 1], rounded up to whole pairs; of equally sure ones the first stay. 0.3: *paper*.
+    """
+
+    share: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a number outside (0, 1]."""
+        _share("share", self.share, 0 < self.share <= 1)
+
+    def __call__(self, pairs: Dataset) -> Dataset:
+        """The pairs that are left, their `pair_weight` with mean one again.
+
+        Raises:
+            ValueError: no pairs, no column `pair_epsilon`, or a flip probability outside [0, 0.5] (row named).
+        """
+        if columns.PAIR_EPSILON not in pairs.column_names:
+            raise ValueError(f"the pairs have no column {columns.PAIR_EPSILON!r}; `build_preferences` writes it.")
+        doubts = pairs[columns.PAIR_EPSILON][:]
+        if not doubts:
+            raise ValueError("there are no pairs to choose from.")
+        for row, doubt in enumerate(doubts):
+            if not 0 <= doubt <= 0.5:
+                raise ValueError(
+                    f"row {row}: {columns.PAIR_EPSILON!r} is {doubt}; a flip probability lies in [0, 0.5]."
+                )
+        count = math.ceil(self.share * len(doubts))
+        left = pairs.select(sorted(sorted(range(len(doubts)), key=doubts.__getitem__)[:count]))
+        if columns.PAIR_WEIGHT not in pairs.column_names:
+            return left
+        weights = left[columns.PAIR_WEIGHT][:]
+        mean = math.fsum(weights) / len(weights)
+        if mean == 0:
+            return left
+        scaled = [weight / mean for weight in weights]
+        return (
+            left.remove_columns(columns.PAIR_WEIGHT)
+            .add_column(columns.PAIR_WEIGHT, scaled)
+            .select_columns(pairs.column_names)
+        )
 
 
 @dataclass(frozen=True)

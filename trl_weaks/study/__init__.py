@@ -11,6 +11,7 @@ _MODULES = {
     "TASKS": "tasks.find",
     "register_task": "tasks.find",
     "Method": "methods",
+    "PreferenceMethod": "preference_methods",
     "StudyResults": "api",
     "run_study": "api",
 }
@@ -20,6 +21,7 @@ __all__ = [
     "CompletionTask",
     "Example",
     "Method",
+    "PreferenceMethod",
     "Splits",
     "StudyResults",
     "register_task",
@@ -29,6 +31,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .api import StudyResults, run_study
     from .methods import Method
+    from .preference_methods import PreferenceMethod
     from .tasks.base import ClassificationTask, CompletionTask, Example, Splits
     from .tasks.find import TASKS, register_task
 

@@ -13,6 +13,7 @@ from trl_weaks.labelling.with_student.two_stage import TwoStage
 from trl_weaks.losses import LOSSES
 from trl_weaks.study.annotators import ANNOTATORS
 from trl_weaks.study.methods import ON_GOLD_OF_A, Method
+from trl_weaks.study.preference_methods import preference_field
 
 REFERENCE = "naive"  # what the rows are compared with
 BY_MEAN, BY_DAWID_SKENE = "annotators_mean", "annotators_dawid_skene"
@@ -88,7 +89,7 @@ def completion_field() -> dict[str, Method]:
                 )
             )
     soft = {"soft_labels": True}
-    found += [_surer_half(soft), _two_stage(soft), _refined(plain)]
+    found += [_surer_half(soft), _two_stage(soft), _refined(plain), *preference_field(REFERENCE)]
     return {method.name: method for method in [*found, *_losses(soft, votes=False)]}
 
 

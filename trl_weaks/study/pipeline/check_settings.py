@@ -22,6 +22,7 @@ from trl_weaks.study.pipeline.completion_training import KEEP_BEST, ON_GOLD, gol
 from trl_weaks.study.pipeline.models import TINY
 from trl_weaks.study.pipeline.pretrain import pretraining_settings, weak_plan
 from trl_weaks.study.pipeline.training import trainer_settings
+from trl_weaks.study.preference_methods import PreferenceMethod
 from trl_weaks.study.tasks.base import Task
 from trl_weaks.trainer.common.parallel_checks import forget_earlier_trainers
 from trl_weaks.trainer.weak_classification_config import WeakClassificationConfig
@@ -92,6 +93,10 @@ def _check_student(config: StudyConfig, kind: Kind, methods: Sequence[Method], f
     settings, name = config.student_training or {}, "`student_training`"
     try_settings(name, kind.trainer, settings, folder, decided=kind.decided)
     for method in methods:
+        if isinstance(method, PreferenceMethod):
+            given = method.over(getattr(config, "preference_training", None) or {})
+            try_settings(f"method {method.name!r}", WeakPreferenceConfig, given, folder)
+            continue
         pooling = {"pooling": method.aggregator} if method.aggregator and kind.peft == "SEQ_CLS" else {}
         try_settings(f"method {method.name!r}", kind.trainer, method.over(settings) | pooling, folder)
     try_settings(name, kind.trainer, kind.gold(settings), folder, kind.on_gold)

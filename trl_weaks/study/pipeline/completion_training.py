@@ -17,7 +17,7 @@ from trl_weaks.study.pipeline.models import Loaded
 from trl_weaks.study.pipeline.training import train, trainer_settings
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 from trl_weaks.supervisors.supervisor import WeakSupervisor
-from trl_weaks.trainer.preference.run import preference_trainer
+from trl_weaks.trainer.preference.run import preference_trainer, trainer_on_pairs
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
 from trl_weaks.trainer.weak_supervision_config import WeakSupervisionConfig
 from trl_weaks.trainer.weak_supervision_trainer import WeakSupervisionTrainer
@@ -96,3 +96,16 @@ def train_on_preferences(
     if processes().is_main_process:
         write_atomically(folder / PAIRS, json_bytes(preference_report(pairs)))
     train(trainer, folder, student.tokenizer)
+
+
+def train_on_pairs(
+    student: WeakSupervisor,
+    pairs: Dataset,
+    settings: dict[str, Any],
+    folder: Path,
+    seed: int,
+    lora: LoraConfig | None = None,
+) -> None:
+    """The student, trained on, on pairs that are there already."""
+    args = WeakPreferenceConfig(**trainer_settings(settings, folder, seed))
+    train(trainer_on_pairs(student, pairs, args, lora), folder, student.tokenizer)

@@ -13,6 +13,7 @@ from trl_weaks.aggregation.completions import COMPLETION_AGGREGATORS
 from trl_weaks.columns import COMPLETION, EXAMPLE_ID, PROMPT
 from trl_weaks.distributed import processes
 from trl_weaks.labelling.label_completions import label_completions
+from trl_weaks.labelling.preferences import build_preferences
 from trl_weaks.labelling.with_student.trained import TrainedStudent
 from trl_weaks.study.code_digest import code_digest
 from trl_weaks.study.methods import Method
@@ -24,6 +25,7 @@ from trl_weaks.study.pipeline.predictions import predict_completions
 from trl_weaks.study.pipeline.refined_labels import REFINED, Refinement, refined_folder
 from trl_weaks.study.pipeline.room import check_room
 from trl_weaks.study.pipeline.seed_run import SeedRun
+from trl_weaks.study.preference_methods import PreferenceMethod
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.tasks.base import Example
 from trl_weaks.supervisors.ensemble import WeakEnsemble
@@ -137,7 +139,57 @@ class CompletionRun(SeedRun):
         training.train_on_gold(student, rows, settings, folder, self.seed, lora=self.lora)
 
     def preferred(self, students: Mapping[str, Stage], labels: Stage, weak: Sequence[Stage]) -> dict[str, Stage]:
-        """The paper's last stage (§4.3): the Bayesian student, trained on on its own candidates; none without it."""
+        """The paper's last stage (§4.3), the Bayesian student, trained on on its own candidates (none without it); and
+        the methods of that kind."""
+        return self._paper_preferred(students, labels, weak) | {
+            method.name: self._preferred(method, students, labels, weak)
+            for method in self.methods
+            if isinstance(method, PreferenceMethod)
+        }
+
+    def _preferred(
+        self, method: PreferenceMethod, students: Mapping[str, Stage], labels: Stage, weak: Sequence[Stage]
+    ) -> Stage:
+        c, start = self.config, students.get(method.start)
+        if start is None:
+            raise ValueError(
+                f"method {method.name!r} starts from {method.start!r}, which is no supervised method here; add it."
+            )
+        if method.start not in self.pairs:
+            spec = self.common() | self.label_spec() | {"candidates": c.num_preference_candidates}
+            folder, action = self.root / "pairs" / method.start, partial(self._make_pairs, start, weak)
+            self.pairs[method.start] = Stage(f"pairs of {method.start}", folder, spec, action, (start, labels))
+        pairs = self.pairs[method.start]
+        settings = method.over(c.preference_training or {})
+        spec = self.common() | {"training": settings, "method": method.spec()}
+        action = partial(self._train_on_pairs, method, start, pairs)
+        return Stage(f"student, {method.label}", self.root / "students" / method.name, spec, action, (pairs, start))
+
+    def _make_pairs(self, start: Stage, weak: Sequence[Stage], folder: Path) -> None:
+        c = self.config
+        build_preferences(
+            WeakSupervisor(*self.factory.trained(start.folder), name="student"),
+            self._ensemble(weak),
+            Dataset.from_list(self.unlabelled_rows(self.splits.half_b)),
+            num_candidates=c.num_preference_candidates,
+            output_dir=folder,
+            max_new_tokens=c.max_new_tokens,
+            batch_size=c.generation_batch_size,
+        )
+
+    def _train_on_pairs(self, method: PreferenceMethod, start: Stage, pairs: Stage, folder: Path) -> None:
+        rows = load_from_disk(str(pairs.folder / "dataset"))
+        if method.transform is not None:
+            rows = method.transform(rows)
+            if not isinstance(rows, Dataset) or not len(rows):
+                raise ValueError(f"method {method.name!r}: `transform` left no `Dataset` of pairs.")
+        settings = method.over(self.config.preference_training or {})
+        student = WeakSupervisor(*self.factory.trained(start.folder), name="student")
+        training.train_on_pairs(student, rows, settings, folder, self.seed, self.lora)
+
+    def _paper_preferred(
+        self, students: Mapping[str, Stage], labels: Stage, weak: Sequence[Stage]
+    ) -> dict[str, Stage]:
         c = self.config
         if PREFERENCE_FROM not in students or "preference" not in c.stages:
             return {}

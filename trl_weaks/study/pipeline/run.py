@@ -23,6 +23,7 @@ from trl_weaks.study.pipeline.completions import CompletionRun
 from trl_weaks.study.pipeline.models import ModelFactory
 from trl_weaks.study.pipeline.pretrain import base_stages
 from trl_weaks.study.pipeline.seed_run import SeedRun
+from trl_weaks.study.preference_methods import PreferenceMethod
 from trl_weaks.study.report.classes import gather_classes
 from trl_weaks.study.report.completions import gather_completions
 from trl_weaks.study.report.study import write_study_report
@@ -55,7 +56,11 @@ def methods_of(config: StudyConfig, task: Task, own: Sequence[Method] = ()) -> l
     """
     names, kind = config.supervisor_names, KINDS[task.kind]
     given, field = [*config.methods, *own], kind.field()
-    return choose_methods(given, kind.methods(names), kind.headline(names), names, field, kind.annotators())
+    found = choose_methods(given, kind.methods(names), kind.headline(names), names, field, kind.annotators())
+    preferred = [method.name for method in found if isinstance(method, PreferenceMethod)]
+    if preferred and task.kind == "classes":
+        raise ValueError(f"method {preferred[0]!r} compares texts, and a classifier has none: completion tasks only.")
+    return found
 
 
 def seed_runs(config: StudyConfig, task: Task, methods: Sequence[Method]) -> list[SeedRun]:

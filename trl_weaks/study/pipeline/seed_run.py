@@ -13,6 +13,7 @@ from trl_weaks._version import __version__
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.methods import ON_GOLD_OF_A, Method
 from trl_weaks.study.pipeline.models import ModelFactory
+from trl_weaks.study.preference_methods import PreferenceMethod
 from trl_weaks.study.stages import Stage, fingerprint
 from trl_weaks.study.tasks.base import Example, Splits, Task
 from trl_weaks.study.tasks.checks import check_splits
@@ -43,6 +44,7 @@ class SeedRun(ABC):
     methods: Sequence[Method]
     bases: Mapping[str, Stage] = field(default_factory=dict)
     systems: dict[str, Stage] = field(default_factory=dict)
+    pairs: dict[str, Stage] = field(default_factory=dict)
 
     # what a kind of task fills in
 
@@ -91,7 +93,7 @@ class SeedRun(ABC):
         return method.labels
 
     def preferred(self, students: Mapping[str, Stage], labels: Stage, weak: Sequence[Stage]) -> dict[str, Stage]:
-        """Stages that train a student further on preferences."""
+        """Stages that train a student further on preferences; `self.pairs` are those that make what they share."""
         return {}
 
     def gold_settings(self) -> dict[str, Any]:
@@ -108,6 +110,8 @@ class SeedRun(ABC):
         views = self.label_views(labels, weak)
         gold, students = self._gold_stages(), {}
         for method in self.methods:
+            if isinstance(method, PreferenceMethod):
+                continue
             before = self._before(method, students, gold)
             students[method.name] = self._student(method, views.get(self.view_of(method), labels), before)
         preferred = self.preferred(students, labels, weak)
@@ -120,7 +124,7 @@ class SeedRun(ABC):
             label=[labels, *views.values()],
             student=students.values(),
             ceiling=gold.values(),
-            preference=preferred.values(),
+            preference=[*self.pairs.values(), *preferred.values()],
             evaluate=self.systems.values(),
         )
 
@@ -148,6 +152,11 @@ class SeedRun(ABC):
         """The stage that trains the student which the method reads."""
         if method.after == ON_GOLD_OF_A:
             return gold.get(ON_GOLD_OF_A, gold["ceiling"])  # without gold of half B the ceiling is that student
+        if method.after and method.after not in students:
+            raise ValueError(
+                f"method {method.name!r} reads the student of {method.after!r}, which is trained on preferences after "
+                "all others; name a row that is trained on labels."
+            )
         return students[method.after] if method.after else None
 
     def _student(self, method: Method, labels: Stage, before: Stage | None = None) -> Stage:

@@ -38,8 +38,15 @@ def preference_trainer(
     """
     folder = candidates.pop("output_dir", None) or Path(args.output_dir) / "preferences"
     pairs = build_preferences(student, ensemble, dataset, output_dir=folder, **candidates)
+    return trainer_on_pairs(student, pairs, args, peft_config), pairs
+
+
+def trainer_on_pairs(
+    student: WeakSupervisor, pairs: Dataset, args: WeakPreferenceConfig, peft_config: Any = None
+) -> WeakPreferenceTrainer:
+    """The same for pairs that are there already."""
     live = peft_config is None and not args.precompute_ref_log_probs
-    trainer = WeakPreferenceTrainer(
+    return WeakPreferenceTrainer(
         student.model,
         copy.deepcopy(student.model) if live else None,
         args,
@@ -47,4 +54,3 @@ def preference_trainer(
         processing_class=student.tokenizer,
         peft_config=peft_config,
     )
-    return trainer, pairs
