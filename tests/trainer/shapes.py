@@ -32,16 +32,16 @@ def shape(name: str, tokenizer, **overrides) -> torch.nn.Module:
     ids = dict(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
     ids["bos_token_id"] = tokenizer.eos_token_id
     if name == "llama":
-        config = LlamaConfig(**ids, **SIZES, intermediate_size=48, num_key_value_heads=1, **overrides)
+        config = LlamaConfig(**ids, **SIZES | overrides, intermediate_size=48, num_key_value_heads=1)
         model = LlamaForCausalLM(config)
     elif name == "gpt2":
         sizes = dict(n_embd=32, n_layer=2, n_head=2, n_positions=128)
         off = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
         model = GPT2LMHeadModel(GPT2Config(**ids, **sizes | off | overrides))
     elif name == "opt":
-        model = OPTForCausalLM(OPTConfig(**ids, **SIZES, **NO_DROPOUT | overrides, ffn_dim=48, word_embed_proj_dim=32))
+        model = OPTForCausalLM(OPTConfig(**ids, **SIZES | NO_DROPOUT | overrides, ffn_dim=48, word_embed_proj_dim=32))
     else:
-        model = GPTNeoXForCausalLM(GPTNeoXConfig(**ids, **SIZES, **NO_DROPOUT | overrides, intermediate_size=48))
+        model = GPTNeoXForCausalLM(GPTNeoXConfig(**ids, **SIZES | NO_DROPOUT | overrides, intermediate_size=48))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

@@ -36,6 +36,13 @@ class ObjectiveConfig(PublicSettings):
     loss_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Arguments of the `weak_loss` that are no settings here, as JSON."}
     )
+    cache_frozen_layers: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute the hidden states of the student's frozen lower layers once per text, keep them on disk "
+            "in `output_dir` while training, and read them in later epochs. Ours."
+        },
+    )
 
     def __post_init__(self):
         forget_earlier_trainers()

@@ -90,6 +90,12 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
         vote_precision (`float`, *optional*, defaults to `100.0`):
             Observations a vote is worth under `weak_loss="dirichlet_votes"`. Ours.
 
+        > Parameters that control speed
+
+        cache_frozen_layers (`bool`, *optional*, defaults to `False`):
+            Where the student's embeddings and lowest layers are frozen, keep their hidden states of each text while
+            training, as in [`WeakSupervisionConfig`]. Ours.
+
     > [!NOTE]
     > These parameters have default values different from [`~transformers.TrainingArguments`]: `logging_steps` 10,
     > `gradient_checkpointing` `True` and `bf16` `True` as everywhere in TRL, and `learning_rate` 1e-5 (paper).

@@ -226,7 +226,8 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         inputs = dict(inputs)
         votes, weights, labels = inputs.pop(VOTES), inputs.pop(VOTE_WEIGHTS), inputs.pop(LABELS)
         numbers = inputs.pop(ROWS)
-        outputs = model(**inputs)
+        with self.frozen_layers_reused(inputs):
+            outputs = model(**inputs)
         votes, weights, teaching = self._supervise(outputs.logits, votes, weights, numbers)
         target = self._objective.target(votes, weights)
         self._observe(outputs.logits, votes, weights, target)

@@ -85,6 +85,11 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
             trl_weaks is installed where there is a C++ compiler. By default where it loads; `True` refuses to train
             where it does not, and on other devices; `False`: never. Changes speed, and the results by rounding alone.
             Models in float64 or bfloat16 and losses without a closed form keep PyTorch's passes. Ours.
+        cache_frozen_layers (`bool`, *optional*, defaults to `False`):
+            Where the student's embeddings and lowest layers are frozen (`requires_grad_(False)`, no adapters in them,
+            no dropout), compute their last hidden states once for each text, keep them in `output_dir` for the time
+            of training (tokens * width numbers), and read them in later epochs: same losses up to rounding. Refused
+            where that would not be exact. Ours.
 
     What cannot be honoured beside weak labels is refused by the trainer, see `docs/refused_settings.md`. `packing`
     (strategies `"bfd"` and `"bfd_split"`) and `padding_free` are exact where the model keeps the texts of a row apart,

@@ -15,6 +15,7 @@ from ..losses.base import WeakLoss
 from ..losses.vocabulary.cpu_kernels import find_kernels, load_kernels
 from ._compat import global_then_local_main_first, is_peft_model, unbind_fused_head
 from .common.callable_loss import chosen_loss, refuse_over_tokens
+from .common.frozen_layers import refuse_rows
 from .common.imitation_alarm import token_numbers
 from .common.label_paths import at_path
 from .common.model_card import Supervision, weak_supervision_section
@@ -146,6 +147,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         """Check the weak datasets, and leave in `given` only what TRL is to see of them."""
         train, held_out, tokenizer = (given.get(n) for n in ("train_dataset", "eval_dataset", "processing_class"))
         refuse_empty(train, "train")
+        refuse_rows(args, train, is_weak(train) or self.trusts_plain_rows)
         if is_weak(train):
             given["train_dataset"] = train = self._checked(train, args, tokenizer, "train")
             given["formatting_func"] = None  # applied to the weak rows already
@@ -308,7 +310,8 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
         trees = {} if packed is None else tree_inputs(self.model, packed, inputs["input_ids"])
-        outputs = model(**inputs | trees, weak_head=request)
+        with self.frozen_layers_reused(inputs, packed):
+            outputs = model(**inputs | trees, weak_head=request)
         loss = outputs.loss
         if self.aux_loss_enabled:
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1

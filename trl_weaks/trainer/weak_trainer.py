@@ -2,15 +2,19 @@
 
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from datasets import Dataset
+from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from trl.models import unwrap_model_for_generation
 
+from ..inference.prefix_trees import PrefixTrees
 from ._compat import get_peak_flops_per_device, is_peft_model
+from .common.frozen_layers import FOLDER, FrozenStates, refuse_cache, refuse_engines
 from .common.imitation_alarm import ImitationAlarm
 from .common.parallel_checks import (
     ParallelChecks,
@@ -62,9 +66,10 @@ class WeakTrainer(Publishing, ResumedTokens, ParallelChecks):
             super().__init__(*args, **kwargs)
         refuse_other_strategy(self)
         refuse_split_model(self)
+        self._frozen_states = self._keep_frozen_states()
         self._throughput = Throughput()
         self.add_callback(self._throughput)
-        self.add_callback(_FreshStart(self._start_afresh))
+        self.add_callback(_FreshStart(self._start_afresh, self._finish))
 
     @contextmanager
     def whole_model(self) -> Iterator[PreTrainedModel]:
@@ -134,6 +139,33 @@ class WeakTrainer(Publishing, ResumedTokens, ParallelChecks):
                 )
             alarm.check(self.eval_dataset, self.args.eval_strategy)
 
+        self._finish()  # what a killed run left
+        if self._frozen_states is not None:
+            self._frozen_states.begin(self.train_dataset, self.state.num_train_epochs)
+
+    def _keep_frozen_states(self) -> FrozenStates | None:
+        if not getattr(self.args, "cache_frozen_layers", False):
+            return None
+        refuse_engines(self)
+        return FrozenStates(self.model, Path(self.args.output_dir, FOLDER))
+
+    def frozen_layers_reused(
+        self, inputs: Mapping[str, Tensor], trees: PrefixTrees | None = None
+    ) -> AbstractContextManager[None]:
+        """A training pass of the model inside reads the states of its frozen layers, or keeps them
+        (`cache_frozen_layers`)."""
+        if self._frozen_states is None or not self.model.training:
+            return nullcontext()
+        return self._frozen_states.reused(inputs, trees)
+
+    def _finish(self) -> None:
+        """Delete the states of the frozen layers, once no process reads them."""
+        if self._frozen_states is not None:
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_local_main_process:
+                self._frozen_states.remove()
+            self.accelerator.wait_for_everyone()
+
     @property
     def _alarms(self) -> list[ImitationAlarm]:
         return [one for one in self.callback_handler.callbacks if isinstance(one, ImitationAlarm)]
@@ -179,13 +211,16 @@ class WeakTrainer(Publishing, ResumedTokens, ParallelChecks):
 
 
 class _FreshStart(TrainerCallback):
-    """Forgets what an earlier training, or an attempt with larger batches, added and did not log."""
+    """Forgets what an earlier training, or an attempt with larger batches, added and did not log; cleans up after."""
 
-    def __init__(self, start_afresh: Callable[[], None]):
-        self._start_afresh = start_afresh
+    def __init__(self, start_afresh: Callable[[], None], finish: Callable[[], None]):
+        self._start_afresh, self._finish = start_afresh, finish
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._start_afresh()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._finish()
 
 
 def checked_settings(args: TrainingArguments | None, kind: type[Settings], model: Any, suffix: str) -> Settings:
@@ -204,6 +239,7 @@ def checked_settings(args: TrainingArguments | None, kind: type[Settings], model
     elif not isinstance(args, kind):
         raise ValueError(f"`args` must be a `{kind.__name__}`, got `{type(args).__name__}`. It takes the same fields.")
     refuse_launch(args)
+    refuse_cache(args)
     return args
 
 

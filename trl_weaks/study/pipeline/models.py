@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_weaks.commands.sources import first_line
@@ -16,6 +15,7 @@ from trl_weaks.study.files import file_digest
 from trl_weaks.study.pypi_models import PYPI, known_model, pypi_model
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.tiny_models import build_model, train_tokenizer
+from trl_weaks.trainer.common.frozen_layers import layers_of
 
 TINY = "tiny:"
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -150,9 +150,7 @@ def freeze_lower_layers(model: PreTrainedModel, last: int) -> None:
     Raises:
         ValueError: the model has no such list of layers, or fewer than `last`.
     """
-    depth = model.config.get_text_config().num_hidden_layers
-    lists = (module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth)
-    layers = next(lists, nn.ModuleList())  # the outermost: experts and heads of attention come in lists, too
+    layers = layers_of(model)
     if not 1 <= last <= len(layers):
         raise ValueError(f"`student_layers` is {last}; the student has {len(layers)} layers.")
     for module in (model.get_input_embeddings(), *layers[: len(layers) - last]):

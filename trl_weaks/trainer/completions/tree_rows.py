@@ -10,6 +10,7 @@ from ..._compat import attention_of
 from ...inference.prefix_trees import PrefixTrees, training_trees
 from ...inference.probe import made_up_tokens
 from ...inference.scoring import accepted, narrow_attention
+from ..common.frozen_layers import first_dropout
 from ..weak_supervision_config import WeakSupervisionConfig
 from .layout_probe import tried
 
@@ -40,7 +41,7 @@ def why_rows(model: nn.Module, args: WeakSupervisionConfig, aux_loss: bool) -> s
         return "the experts are balanced over all tokens of the rows"
     if attention not in ("sdpa", "eager"):
         return f"attention {attention!r} takes no mask of a tree; 'sdpa' and 'eager' do"
-    if (where := _dropout(model)) is not None:
+    if (where := first_dropout(model)) is not None:
         return f"dropout is on ({where}), and a token of a tree is dropped for all of its rows at once"
     if narrow := narrow_attention(base):
         return narrow
@@ -68,18 +69,6 @@ def tree_inputs(model: nn.Module, packed: PrefixTrees, input_ids: Tensor) -> dic
     if attention_of(config.get_text_config()) == "eager":  # which adds the mask to its scores
         mask = torch.zeros_like(mask, dtype=model.dtype).masked_fill_(~mask, torch.finfo(model.dtype).min)
     return {"input_ids": packed.tokens(input_ids), "position_ids": packed.positions(), "attention_mask": mask}
-
-
-def _dropout(model: nn.Module) -> str | None:
-    """The first module that drops something; some keep the rate as a number instead of in a module of its own."""
-    for name, module in model.named_modules():
-        rates = {key: value for key, value in vars(module).items() if "drop" in key and isinstance(value, float)}
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            rates["p"] = module.p
-        for key, rate in rates.items():
-            if rate > 0.0:
-                return f"{name or type(module).__name__}: {key}={rate}"
-    return None
 
 
 def _tried(model: PreTrainedModel) -> str | None:
