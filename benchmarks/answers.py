@@ -24,8 +24,8 @@ from datasets import Dataset, disable_progress_bars
 from trl_weaks import WeakEnsemble, WeakSupervisor, build_preferences
 from trl_weaks.columns import EXAMPLE_ID, PROMPT
 from trl_weaks.study.config import SlotFillingConfig
+from trl_weaks.study.models.shipped import FOLDER
 from trl_weaks.study.pipeline.predictions import PREDICTIONS, predict_completions
-from trl_weaks.study.shipped_models import FOLDER
 from trl_weaks.study.tasks.slot_filling import SlotFilling
 
 SEED = 0  # of the splits

@@ -19,9 +19,9 @@ from datasets import Dataset, disable_progress_bars
 
 from trl_weaks.columns import TEXT, WEAK_PROBS
 from trl_weaks.study.config import ClassificationConfig
-from trl_weaks.study.pipeline.class_training import train_on_votes
 from trl_weaks.study.pipeline.launch import parse
 from trl_weaks.study.pipeline.run import seed_runs
+from trl_weaks.study.pipeline.students.classes import train_on_votes
 from trl_weaks.study.tasks.classification import Classification
 from trl_weaks.supervisors.classifier import WeakClassifier
 

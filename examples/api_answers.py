@@ -18,7 +18,7 @@ import random
 from collections import Counter
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer, labels_from_completions, supervisor_report
-from trl_weaks.study.shipped_models import FOLDER
+from trl_weaks.study.models.shipped import FOLDER
 
 ROOMS = ["kitchen", "garage", "bedroom", "hall"]
 STATES = ["on", "off"]

@@ -20,7 +20,7 @@ from datasets import Dataset, load_dataset
 from trl import SFTConfig, SFTTrainer
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-from trl_weaks.study.tiny_models import build_model, train_tokenizer
+from trl_weaks.study.models.tiny import build_model, train_tokenizer
 
 PROMPTS = (
     "lights on",

@@ -20,7 +20,7 @@ import random
 
 from trl_weaks import WeakPreferenceConfig, WeakPreferenceTrainer, pairs_from_comparisons
 from trl_weaks.labelling.preferences import preference_report
-from trl_weaks.study.shipped_models import FOLDER
+from trl_weaks.study.models.shipped import FOLDER
 
 JUDGES = {
     "careful": (0.9, 0.0),

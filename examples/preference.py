@@ -38,14 +38,14 @@ from trl_weaks import (
     WeakSupervisor,
     build_preferences,
 )
-from trl_weaks.aggregation.preferences import judge_pairs
+from trl_weaks.aggregation.comparisons.preferences import judge_pairs
 from trl_weaks.labelling.preferences import preference_report
 from trl_weaks.metrics import slu_f1
 from trl_weaks.study.data.grammar import load_splits, slot_types
 from trl_weaks.study.data.prompts import FILLER_LEAD, build_prompt
 from trl_weaks.study.data.rows import task_rows
 from trl_weaks.study.data.targets import decode_slots
-from trl_weaks.study.tiny_models import build_model, train_tokenizer
+from trl_weaks.study.models.tiny import build_model, train_tokenizer
 
 ON_CPU = {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False, "gradient_checkpointing": False}
 

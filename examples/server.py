@@ -28,7 +28,7 @@ from trl_weaks import (
     labels_from_completions,
     supervisor_report,
 )
-from trl_weaks.study.shipped_models import FOLDER
+from trl_weaks.study.models.shipped import FOLDER
 
 PROMPTS = [
     {"example_id": f"{room}-{state}", "prompt": f"turn the light in the {room} {state} ->"}

@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset
 
 from trl_weaks import WeakClassificationConfig, WeakClassificationTrainer, labels_from_votes, supervisor_report
-from trl_weaks.study.shipped_models import FOLDER
+from trl_weaks.study.models.shipped import FOLDER
 
 INTENTS = {
     "alarm": ["wake me up at {}", "set an alarm for {}", "alarm at {} please"],

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from trl_weaks.aggregation import completions as module
-from trl_weaks.aggregation import rover
-from trl_weaks.aggregation.completions import (
+from trl_weaks.aggregation.answers import completions as module
+from trl_weaks.aggregation.answers import rover
+from trl_weaks.aggregation.answers.completions import (
     COMPLETION_AGGREGATORS,
     Answered,
     Candidate,

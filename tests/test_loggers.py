@@ -10,9 +10,9 @@ import pytest
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer, labels_from_completions
 from trl_weaks.study.config import SlotFillingConfig
+from trl_weaks.study.models.shipped import FOLDER
 from trl_weaks.study.pipeline.check_settings import check_loggers
-from trl_weaks.study.pipeline.training import trainer_settings
-from trl_weaks.study.shipped_models import FOLDER
+from trl_weaks.study.pipeline.students.training import trainer_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 

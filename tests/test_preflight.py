@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, DistilBertConfig, D
 
 from trl_weaks.cli import main
 from trl_weaks.metrics import kernel_score
-from trl_weaks.study.tiny_models import build_model, train_tokenizer
+from trl_weaks.study.models.tiny import build_model, train_tokenizer
 from trl_weaks.supervisors.classifier import WeakClassifier
 from trl_weaks.supervisors.supervisor import WeakSupervisor
 

@@ -55,7 +55,7 @@ def test_all_are_found():
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A folder with prompts, weak rows, pairs and models under short names."""
-    from trl_weaks.study.tiny_models import build_model, train_tokenizer
+    from trl_weaks.study.models.tiny import build_model, train_tokenizer
 
     folder = tmp_path_factory.mktemp("commands")
     texts = ["play some jazz at nine", "wake me at six", "lights on ok no"] * 20

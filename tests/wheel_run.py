@@ -34,7 +34,7 @@ def main() -> None:
 def train(labels, folder: str) -> None:
     """One step of the drop-in on a model made in place."""
     from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
-    from trl_weaks.study.tiny_models import build_model, train_tokenizer
+    from trl_weaks.study.models.tiny import build_model, train_tokenizer
 
     tokenizer = train_tokenizer("llama", ["play some jazz"] * 10, 420)
     model = build_model("llama", tokenizer, hidden_size=16, layers=1, heads=2, max_length=64, seed=0)

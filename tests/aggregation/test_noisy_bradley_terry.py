@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit
 
 from trl_weaks import pairs_from_comparisons
-from trl_weaks.aggregation.bradley_terry import Votes
+from trl_weaks.aggregation.comparisons.bradley_terry import Votes
 
 JUDGES = {"ann": 0.95, "bob": 0.75, "eve": 0.65}
 EXAMPLES = [{"example_id": str(i), "prompt": f"p{i}"} for i in range(40)]
@@ -66,7 +66,7 @@ def test_order_changes_nothing_and_judges_are_reported():
 
 def test_ties_alone_decide_nothing():
     pytest.importorskip("crowdkit.aggregation")
-    from trl_weaks.aggregation.crowd_comparisons import noisy_bradley_terry
+    from trl_weaks.aggregation.comparisons.crowd import noisy_bradley_terry
 
     _, scores = noisy_bradley_terry(Votes([0], [1], [0], [0.5], [1]), 2)
     assert scores.tolist() == [0, 0]

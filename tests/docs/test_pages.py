@@ -25,7 +25,7 @@ MODELS = {"my-gpt2": "gpt2", "my-opt": "opt", "my-pythia": "gpt_neox", "my-stron
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Tiny models under the names that the pages use, without a pad token, as many real ones are."""
-    from trl_weaks.study.tiny_models import build_model, train_tokenizer
+    from trl_weaks.study.models.tiny import build_model, train_tokenizer
 
     folder = tmp_path_factory.mktemp("pages")
     texts = ["Capital of France? Paris", "Question: good answer, bad answer", "play some jazz at nine"] * 20

@@ -20,7 +20,7 @@ from trl_weaks import (
     labels_from_completions,
     push_labels,
 )
-from trl_weaks.study.tiny_models import build_model, train_tokenizer
+from trl_weaks.study.models.tiny import build_model, train_tokenizer
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "hub.md"
 ROOM, TOKEN = Path(sys.argv[1]), sys.argv[2]

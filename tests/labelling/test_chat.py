@@ -7,9 +7,9 @@ import pytest
 from datasets import Dataset
 
 from trl_weaks.labelling.label_completions import label_completions
-from trl_weaks.supervisors.chat import place
 from trl_weaks.supervisors.ensemble import WeakEnsemble
-from trl_weaks.supervisors.text import Encoder
+from trl_weaks.supervisors.reading.chat import place
+from trl_weaks.supervisors.reading.text import Encoder
 
 spec = importlib.util.spec_from_file_location("templates", Path(__file__).with_name("templates.py"))
 templates = importlib.util.module_from_spec(spec)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from trl_weaks.supervisors.text import Encoder
+from trl_weaks.supervisors.reading.text import Encoder
 
 PROMPT = "USER: wake me up at nine, 你好 ASSISTANT:"
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=30)

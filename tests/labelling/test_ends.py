@@ -8,8 +8,8 @@ from datasets import Dataset
 from trl_weaks.inference.beam_search import _until
 from trl_weaks.inference.sampling import Sampling
 from trl_weaks.labelling.label_completions import label_completions
-from trl_weaks.supervisors.ends import end_ids
 from trl_weaks.supervisors.ensemble import WeakEnsemble
+from trl_weaks.supervisors.reading.ends import end_ids
 from trl_weaks.supervisors.supervisor import WeakSupervisor
 
 SHAPES = ("gpt2", "opt", "neox", "llama")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.integrate import dblquad, quad
 
-from trl_weaks.aggregation.bradley_terry import (
+from trl_weaks.aggregation.comparisons.bradley_terry import (
     Judges,
     Votes,
     _marginal,

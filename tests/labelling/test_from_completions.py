@@ -10,7 +10,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from scipy.optimize import minimize_scalar
 
-from trl_weaks.aggregation.answer_confidence import calibrator, most_frequent
+from trl_weaks.aggregation.answers.confidence import calibrator, most_frequent
 from trl_weaks.inference.sampling import Sampling
 from trl_weaks.labelling.sources.from_completions import labels_from_completions
 from trl_weaks.labelling.sources.token_logprobs import read_logprobs

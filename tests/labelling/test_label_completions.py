@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 
 from trl_weaks import columns
-from trl_weaks.aggregation.completions import COMPLETION_AGGREGATORS, CompletionAggregator
+from trl_weaks.aggregation.answers.completions import COMPLETION_AGGREGATORS, CompletionAggregator
 from trl_weaks.labelling.label_completions import label_completions
 from trl_weaks.labelling.storage.store import LabelStoreError
 from trl_weaks.labelling.verify import verify_labels

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from trl_weaks.aggregation.preferences import (
+from trl_weaks.aggregation.comparisons.preferences import (
     best_and_worst,
     flip_probabilities,
     judge_pairs,

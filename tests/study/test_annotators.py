@@ -107,7 +107,7 @@ def test_what_annotators_cannot_do_is_refused_before_any_training(tmp_path, monk
     def train(*_, **__):
         raise AssertionError("something was trained")
 
-    monkeypatch.setattr("trl_weaks.study.pipeline.class_training.train", train)
+    monkeypatch.setattr("trl_weaks.study.pipeline.students.classes.train", train)
 
     class Unlabelled(Kinds):
         def splits(self, seed):

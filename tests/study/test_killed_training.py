@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from trl_weaks.study.config import SlotFillingConfig
 from trl_weaks.study.data import pretraining
-from trl_weaks.study.pipeline import completion_training as training
 from trl_weaks.study.pipeline.models import ModelFactory
-from trl_weaks.study.pipeline.training import HISTORY, last_whole_checkpoint
+from trl_weaks.study.pipeline.students import completions as training
+from trl_weaks.study.pipeline.students.training import HISTORY, last_whole_checkpoint
 from trl_weaks.study.stages import Stage
 
 TEXTS = [f"play song {word} in the hall" for word in ("one", "two", "three", "four", "five", "six")]
@@ -82,7 +82,7 @@ def killed_in_a_step(when: int) -> None:
 
 def killed_while_cleaning_up(when: int) -> None:
     """Training is over; of a checkpoint that is being removed only the weights are gone."""
-    from trl_weaks.study.pipeline import training
+    from trl_weaks.study.pipeline.students import training
 
     calls = []
 

@@ -248,7 +248,7 @@ def test_a_task_that_cannot_be_used_is_named_before_any_training(task, settings,
     def train(*_, **__):
         raise AssertionError("something was trained")
 
-    monkeypatch.setattr("trl_weaks.study.pipeline.completion_training.train", train)
+    monkeypatch.setattr("trl_weaks.study.pipeline.students.completions.train", train)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run_study(task, ["naive"], "tiny", tmp_path, **COMPLETIONS | settings)
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from trl_weaks.study import pypi_models
 from trl_weaks.study.config import ClassificationConfig
+from trl_weaks.study.models import pypi as pypi_models
+from trl_weaks.study.models.tiny import build_model, train_tokenizer
 from trl_weaks.study.pipeline.classifiers import ClassifierFactory
 from trl_weaks.study.pipeline.models import freeze_lower_layers
-from trl_weaks.study.tiny_models import build_model, train_tokenizer
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trl_weaks.study import shipped_models
 from trl_weaks.study.config import SlotFillingConfig
+from trl_weaks.study.models import shipped as shipped_models
 from trl_weaks.study.pipeline.launch import parse
 from trl_weaks.study.pipeline.models import ModelFactory
 from trl_weaks.study.pipeline.pretrain import base_stages
@@ -22,7 +22,7 @@ def stages(tmp_path, **changes):
 
 
 def test_the_default_run_starts_from_what_is_shipped(tmp_path):
-    """A change of the plan, the sizes or the embedded grammar needs `python -m trl_weaks.study.ship_models`."""
+    """A change of the plan, the sizes or the embedded grammar needs `python -m trl_weaks.study.models.ship`."""
     for stage in stages(tmp_path):
         assert stage.spec["shipped"]
         stage.run()

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from trl_weaks import columns
 from trl_weaks.study.config import SlotFillingConfig
-from trl_weaks.study.pipeline import completion_training as training
 from trl_weaks.study.pipeline import predictions
 from trl_weaks.study.pipeline.run import run as run_task
+from trl_weaks.study.pipeline.students import completions as training
 from trl_weaks.study.stages import STAMP
 from trl_weaks.study.tasks.slot_filling import SlotFilling
 from trl_weaks.study.workers import LOG, possible_workers

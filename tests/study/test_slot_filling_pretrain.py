@@ -8,11 +8,11 @@ from trl import SFTConfig, SFTTrainer
 
 from trl_weaks.study.config import SlotFillingConfig
 from trl_weaks.study.data import pretraining
-from trl_weaks.study.pipeline import completion_training as training
+from trl_weaks.study.models.tiny import build_model, train_tokenizer
 from trl_weaks.study.pipeline.gold import tokenized
 from trl_weaks.study.pipeline.models import ModelFactory
-from trl_weaks.study.pipeline.training import HISTORY, trainer_settings
-from trl_weaks.study.tiny_models import build_model, train_tokenizer
+from trl_weaks.study.pipeline.students import completions as training
+from trl_weaks.study.pipeline.students.training import HISTORY, trainer_settings
 
 
 def test_training_on_gold_is_plain_fine_tuning(tmp_path):

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl_weaks.study.data import grammar
 from trl_weaks.study.data.prompts import build_prompt
 from trl_weaks.study.data.rows import task_rows
-from trl_weaks.study.tiny_models import build_model, train_tokenizer
+from trl_weaks.study.models.tiny import build_model, train_tokenizer
 
 KINDS = ("gpt2", "opt", "gpt_neox", "llama")
 SIZES = {"gpt2": 700, "opt": 600, "gpt_neox": 800, "llama": 900}

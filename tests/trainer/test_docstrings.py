@@ -6,7 +6,7 @@ import importlib
 import pytest
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from trl_weaks.study.shipped_models import FOLDER
+from trl_weaks.study.models.shipped import FOLDER
 
 TINY = str(FOLDER / "student")
 MODULES = ("weak_supervision_trainer", "weak_preference_trainer", "weak_classification_trainer")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trl_weaks.aggregation.agreement import Agreement
+    from trl_weaks.aggregation.answers.completions import COMPLETION_AGGREGATORS, CompletionAggregator
     from trl_weaks.aggregation.base import AGGREGATORS, Aggregator, aggregate, make_aggregator
-    from trl_weaks.aggregation.completions import COMPLETION_AGGREGATORS, CompletionAggregator
     from trl_weaks.aggregation.crowd import GLAD, MACE, Wawa
     from trl_weaks.aggregation.dawid_skene import DawidSkene
     from trl_weaks.aggregation.raven import Raven
@@ -31,8 +31,8 @@ _MODULES = {
     "GLAD": "crowd",
     "MACE": "crowd",
     "Wawa": "crowd",
-    "COMPLETION_AGGREGATORS": "completions",
-    "CompletionAggregator": "completions",
+    "COMPLETION_AGGREGATORS": "answers.completions",
+    "CompletionAggregator": "answers.completions",
 }
 _REGISTERING = (
     "votes",

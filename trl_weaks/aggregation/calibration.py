@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .answer_confidence import isotonic_steps
+from .answers.confidence import isotonic_steps
 
 RANGE = (0.01, 100.0)  # of the temperature; a classifier that is always right would ask for 0
 

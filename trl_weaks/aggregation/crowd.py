@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from .base import AGGREGATORS, Aggregator, checked_votes, shares
-from .crowd_comparisons import crowd_kit
+from .comparisons.crowd import crowd_kit
 
 _FLOOR = 1e-10  # of a probability, so that its logarithm is finite; crowd-kit's
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..aggregation.completions import COMPLETION_AGGREGATORS
+from ..aggregation.answers.completions import COMPLETION_AGGREGATORS
 
 DESCRIPTION = """\
 Label prompts with several weak supervisors: every model answers every prompt, every model reads every answer, and the

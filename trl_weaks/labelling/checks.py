@@ -9,7 +9,7 @@ from ..columns import EXAMPLE_ID, PROMPT
 from ..fingerprint import digest
 from ..inference.shared_prefix import SAMPLE, longest_match
 from ..supervisors.ensemble import WeakEnsemble
-from ..supervisors.messages import check_prompts
+from ..supervisors.reading.messages import check_prompts
 from ..supervisors.supervisor import WeakSupervisor
 from .prompt_columns import check_columns
 from .storage.index import BLOCK, Prompts

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ..aggregation.completions import (
+from ..aggregation.answers.completions import (
     UNFINISHED,
     Answered,
     CompletionAggregator,

@@ -26,7 +26,7 @@ from string import Formatter
 from datasets import Dataset
 
 from .. import columns
-from ..supervisors.messages import Prompt
+from ..supervisors.reading.messages import Prompt
 from ..supervisors.supervisor import WeakSupervisor
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset
 from torch import Tensor
 
 from .. import columns
-from ..aggregation.answer_confidence import METHODS
+from ..aggregation.answers.confidence import METHODS
 from ..aggregation.calibration import fit_isotonic, fit_temperature
 from ..distributed import processes
 from ..files import replaced_folder, writing

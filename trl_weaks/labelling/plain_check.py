@@ -15,7 +15,7 @@ from ..inference.as_found import inference, untouched
 from ..inference.generation_settings import these_alone
 from ..inference.padding import COARSE, ROUNDING, forget_lengths, positions_follow_length
 from ..inference.sampling import Sampling
-from ..supervisors.messages import Prompt
+from ..supervisors.reading.messages import Prompt
 from ..supervisors.supervisor import WeakSupervisor
 
 NUDGES = 8  # searches that are tried before labels count as wrong. *ours*

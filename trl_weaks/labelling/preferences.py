@@ -12,7 +12,7 @@ from statistics import fmean, quantiles
 
 from datasets import Dataset, Features, List, Value, load_from_disk
 
-from ..aggregation.preferences import (
+from ..aggregation.comparisons.preferences import (
     CERTAIN_BELOW,
     best_and_worst,
     flip_probabilities,
@@ -25,7 +25,7 @@ from ..files import replaced_folder, writing
 from ..fingerprint import digest, refuse_unknown_code, supervisor_fingerprint
 from ..inference.sampling import Sampling
 from ..supervisors.ensemble import WeakEnsemble
-from ..supervisors.messages import as_completion
+from ..supervisors.reading.messages import as_completion
 from ..supervisors.scores import Scored
 from ..supervisors.supervisor import WeakSupervisor
 from .checks import prefixes_forgotten

@@ -5,7 +5,7 @@ import logging
 from datasets import Dataset, Value
 
 from ..columns import COMPLETION, EXAMPLE_ID, FINISHED, GENERATION, PROMPT, SCORE
-from ..supervisors.messages import before_last_answer
+from ..supervisors.reading.messages import before_last_answer
 
 logger = logging.getLogger(__name__)
 MESSAGES = "messages"  # TRL's whole conversations

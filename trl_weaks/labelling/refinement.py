@@ -22,7 +22,7 @@ from datasets import Dataset
 
 from .. import columns
 from ..supervisors.ensemble import WeakEnsemble
-from ..supervisors.messages import Prompt, as_completion
+from ..supervisors.reading.messages import Prompt, as_completion
 
 SHARE = 0.5  # of the labels, the most that a round replaces. *ours*: the paper has such a share, its value not found
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from ..supervisors.ensemble import WeakEnsemble, same_reader
-from ..supervisors.messages import Completion, Prompt, is_messages
+from ..supervisors.reading.messages import Completion, Prompt, is_messages
 from ..supervisors.supervisor import WeakSupervisor
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from ..columns import PROMPT
 from ..distributed import on_main_process, processes
 from ..inference.sampling import decoding
 from ..supervisors.ensemble import WeakEnsemble
-from ..supervisors.messages import Prompt
+from ..supervisors.reading.messages import Prompt
 from ..supervisors.scores import Scored
 from ..supervisors.supervisor import WeakSupervisor
 from .checks import check_dataset

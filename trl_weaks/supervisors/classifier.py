@@ -12,12 +12,12 @@ from ..distributed import refuse_pieces
 from ..inference.as_found import borrowed_tokenizer, inference
 from ..inference.padding import forget_lengths, positions_follow_length
 from .adapters import Adapters
-from .chat import rendered
 from .class_names import names_of
 from .class_predictions import EVIDENCE_KEY, OFFSET_KEY, PRIOR_KEY, ClassPredictions
 from .loading import load
-from .messages import Prompt
-from .text import refuse_split_special_tokens
+from .reading.chat import rendered
+from .reading.messages import Prompt
+from .reading.text import refuse_split_special_tokens
 
 
 def _ignore(_: int) -> None:

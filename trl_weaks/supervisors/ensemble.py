@@ -9,7 +9,7 @@ import torch
 from ..fingerprint import tokenizer_facts
 from .classifier import WeakClassifier
 from .loading import classifies
-from .messages import Completion, Prompt
+from .reading.messages import Completion, Prompt
 from .scores import Scored
 from .supervisor import WeakSupervisor
 

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
-from .messages import Prompt
+from .reading.messages import Prompt
 
 LONGEST_WAIT = 60.0  # seconds between two tries, unless the server asks for more. *ours*
 LONGEST_ASKED = 600.0  # of a wait that the server asks for; what is longer ends the run. *ours*

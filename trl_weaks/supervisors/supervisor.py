@@ -18,12 +18,12 @@ from ..inference.scoring import Pair, packed_logps, plain_logps
 from ..inference.shared_prefix import Sharing
 from .adapters import Adapters, base_of
 from .eligible import check_model, check_room, has_room
-from .ends import end_ids, told_ends
 from .hidden_states import last_states
 from .loading import load
-from .messages import Completion, Prompt, check_prompts, completion_text
+from .reading.ends import end_ids, told_ends
+from .reading.messages import Completion, Prompt, check_prompts, completion_text
+from .reading.text import EncodedCompletion, EncodedPrompt, Encoder, check_tokenizer
 from .scores import Candidate, Scored
-from .text import EncodedCompletion, EncodedPrompt, Encoder, check_tokenizer
 
 
 def _ignore(_: int) -> None:

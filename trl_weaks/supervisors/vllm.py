@@ -13,8 +13,8 @@ from ..inference.decoding import Decoding
 from ..inference.generation_settings import honoured
 from ..inference.scoring import Pair
 from ..inference.shared_prefix import Sharing
+from .reading.text import Encoder
 from .supervisor import WeakSupervisor
-from .text import Encoder
 
 # Arguments of vLLM that change how fast it answers and not what; all others are part of the key of kept labels.
 RESOURCES = {"tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "gpu_memory_utilization"}

@@ -11,7 +11,7 @@ from ... import columns
 from ...aggregation.trust import TrustHead
 from ...supervisors.classifier import WeakClassifier
 from ...supervisors.ensemble import WeakEnsemble
-from ...supervisors.messages import completion_text
+from ...supervisors.reading.messages import completion_text
 from ...supervisors.supervisor import WeakSupervisor
 from ..sources.tables import same_text
 from .gold import Gold, class_id, class_names, gold_texts, read_gold

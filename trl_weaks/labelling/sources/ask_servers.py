@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ... import columns
 from ...fingerprint import digest
-from ...supervisors.messages import check_prompts
+from ...supervisors.reading.messages import check_prompts
 from ...supervisors.server import ServerAnswer, ServerError, ServerSupervisor
 from ..storage.store import LabelStore
 from .examples import read_examples

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from ... import columns
-from ...supervisors.messages import before_last_answer
+from ...supervisors.reading.messages import before_last_answer
 from ..prompt_columns import MESSAGES
 from .tables import Table, as_id, read_table
 

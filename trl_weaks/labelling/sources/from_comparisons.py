@@ -11,9 +11,9 @@ import numpy as np
 from datasets import Dataset
 
 from ... import columns
-from ...aggregation.bradley_terry import Judges, Votes, disagreement, fit_bradley_terry, score_covariance
-from ...aggregation.crowd_comparisons import noisy_bradley_terry
-from ...supervisors.messages import as_completion, completion_text
+from ...aggregation.comparisons.bradley_terry import Judges, Votes, disagreement, fit_bradley_terry, score_covariance
+from ...aggregation.comparisons.crowd import noisy_bradley_terry
+from ...supervisors.reading.messages import as_completion, completion_text
 from .examples import read_examples
 from .tables import Table, as_confidence, as_dataset, as_id, read_table, refuse_alike
 
@@ -38,11 +38,12 @@ def pairs_from_comparisons(
     r"""One preference pair for each two completions that judges tell apart.
 
     Every vote goes into one Bradley-Terry fit with a reliability and a position bias per judge
-    ([`trl_weaks.aggregation.bradley_terry`]): both orders of a pair are merged, and a judge whose votes all go to one
-    side leaves the weighting. With d the difference of two completions' scores, the better one is `chosen`, `margin`
-    is the size of d at its maximum, and `pair_epsilon` the expectation of $\sigma(-d)$: the probability that another
-    judge, of reliability 1, sees the pair the other way round. Pairs with d = 0 (ties only, or as much for one as for
-    the other) are left out and counted. `preference_report` reads the counts and what was found of each judge.
+    ([`trl_weaks.aggregation.comparisons.bradley_terry`]): both orders of a pair are merged, and a judge whose votes
+    all go to one side leaves the weighting. With d the difference of two completions' scores, the better one is
+    `chosen`, `margin` is the size of d at its maximum, and `pair_epsilon` the expectation of $\sigma(-d)$: the
+    probability that another judge, of reliability 1, sees the pair the other way round. Pairs with d = 0 (ties only,
+    or as much for one as for the other) are left out and counted. `preference_report` reads the counts and what was
+    found of each judge.
 
     Args:
         examples: `example_id`, `prompt` (text or messages); other columns are carried through.

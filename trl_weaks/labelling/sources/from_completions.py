@@ -9,8 +9,8 @@ from typing import Any
 from datasets import Dataset
 
 from ... import alignment, columns
-from ...aggregation.answer_confidence import METHODS, calibrator, most_frequent
-from ...supervisors.messages import as_completion, completion_text
+from ...aggregation.answers.confidence import METHODS, calibrator, most_frequent
+from ...supervisors.reading.messages import as_completion, completion_text
 from ..reliability.gold import Gold, gold_texts
 from .examples import read_examples
 from .tables import Table, as_confidence, as_dataset, as_id, plain_text, read_table, refuse_alike, same_text
@@ -73,7 +73,7 @@ def labels_from_completions(
         weights: of the supervisors, by name; equal by default. Over the answers of an example they are normalised.
         gold: texts of some examples; confidences are then calibrated against whether answers are right, for each
             supervisor and source by itself.
-        calibration: `"temperature"` or `"isotonic"`, see [`trl_weaks.aggregation.answer_confidence.calibrator`].
+        calibration: `"temperature"` or `"isotonic"`, see [`trl_weaks.aggregation.answers.confidence.calibrator`].
         correct: how right `(answer, gold)` is, in [0, 1]; by default equality up to white space at the ends and the
             encoding of accents.
         labels: what other supervisors said of the same examples, such as local models in `label_completions`; an

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset
 
 from ... import columns
 from ...aggregation import Aggregator, aggregate, make_aggregator
-from ...aggregation.answer_confidence import METHODS, calibrator
+from ...aggregation.answers.confidence import METHODS, calibrator
 from ...supervisors.class_names import plain_name, real_names
 from ..reliability.gold import Gold, class_id, numbered, read_gold
 from .annotation_tools import exported_votes
@@ -58,7 +58,7 @@ def labels_from_votes(
         gold: classes of some examples; confidences are then calibrated against whether votes are right, for each
             supervisor by itself. Votes without a confidence get the share of them that is right (*ours*).
         calibration: of stated confidences: `"temperature"` or `"isotonic"`, see
-            [`trl_weaks.aggregation.answer_confidence.calibrator`].
+            [`trl_weaks.aggregation.answers.confidence.calibrator`].
 
     Raises:
         ValueError: before any work: names the row, the column and the remedy.

@@ -10,7 +10,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, List, Value, load_from_disk
 from datasets.arrow_writer import ArrowWriter
 
-from ...aggregation.completions import LeftOut
+from ...aggregation.answers.completions import LeftOut
 from ...columns import (
     COMPLETION,
     EXAMPLE_ID,
@@ -25,7 +25,7 @@ from ...columns import (
 )
 from ...files import replaced_folder, writing
 from ...fingerprint import digest
-from ...supervisors.messages import as_completion
+from ...supervisors.reading.messages import as_completion
 from .index import BLOCK
 from .progress import bar
 

@@ -17,11 +17,11 @@ from trl_weaks.commands.errors import did_you_mean
 from trl_weaks.distributed import processes
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.methods import Method
-from trl_weaks.study.pipeline.class_training import ON_GOLD as CLASSES_ON_GOLD
-from trl_weaks.study.pipeline.completion_training import KEEP_BEST, ON_GOLD, gold_settings
 from trl_weaks.study.pipeline.models import TINY
 from trl_weaks.study.pipeline.pretrain import pretraining_settings, weak_plan
-from trl_weaks.study.pipeline.training import trainer_settings
+from trl_weaks.study.pipeline.students.classes import ON_GOLD as CLASSES_ON_GOLD
+from trl_weaks.study.pipeline.students.completions import KEEP_BEST, ON_GOLD, gold_settings
+from trl_weaks.study.pipeline.students.training import trainer_settings
 from trl_weaks.study.preference_methods import PreferenceMethod
 from trl_weaks.study.tasks.base import Task
 from trl_weaks.trainer.common.parallel_checks import forget_earlier_trainers

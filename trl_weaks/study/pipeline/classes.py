@@ -16,11 +16,11 @@ from trl_weaks.labelling.sources.from_votes import labels_from_votes
 from trl_weaks.labelling.with_student.trained import TrainedStudent
 from trl_weaks.study.annotators import ANNOTATORS, check_plan, simulated_votes
 from trl_weaks.study.methods import Method
-from trl_weaks.study.pipeline import class_training as training
 from trl_weaks.study.pipeline.label_views import transformed
 from trl_weaks.study.pipeline.models import Loaded
 from trl_weaks.study.pipeline.predictions import predict_classes
 from trl_weaks.study.pipeline.seed_run import SeedRun
+from trl_weaks.study.pipeline.students import classes as training
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.tasks.base import Example
 from trl_weaks.study.tasks.checks import label_index

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from datasets import Dataset, load_from_disk
 
 from trl_weaks.aggregation import AGGREGATORS
-from trl_weaks.aggregation.completions import COMPLETION_AGGREGATORS
+from trl_weaks.aggregation.answers.completions import COMPLETION_AGGREGATORS
 from trl_weaks.columns import COMPLETION, EXAMPLE_ID, PROMPT
 from trl_weaks.distributed import processes
 from trl_weaks.labelling.label_completions import label_completions
@@ -18,13 +18,13 @@ from trl_weaks.labelling.with_student.trained import TrainedStudent
 from trl_weaks.study.code_digest import code_digest
 from trl_weaks.study.methods import Method
 from trl_weaks.study.paper_methods import PREFERENCE, PREFERENCE_FROM
-from trl_weaks.study.pipeline import completion_training as training
 from trl_weaks.study.pipeline.label_views import only_supervisors, transformed
 from trl_weaks.study.pipeline.models import TINY, Loaded
 from trl_weaks.study.pipeline.predictions import predict_completions
 from trl_weaks.study.pipeline.refined_labels import REFINED, Refinement, refined_folder
 from trl_weaks.study.pipeline.room import check_room
 from trl_weaks.study.pipeline.seed_run import SeedRun
+from trl_weaks.study.pipeline.students import completions as training
 from trl_weaks.study.preference_methods import PreferenceMethod
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.tasks.base import Example

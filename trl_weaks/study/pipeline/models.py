@@ -12,9 +12,9 @@ from trl_weaks.commands.sources import first_line
 from trl_weaks.distributed import processes, whole_weights
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.files import file_digest
-from trl_weaks.study.pypi_models import PYPI, known_model, pypi_model
+from trl_weaks.study.models.pypi import PYPI, known_model, pypi_model
+from trl_weaks.study.models.tiny import build_model, train_tokenizer
 from trl_weaks.study.stages import Stage
-from trl_weaks.study.tiny_models import build_model, train_tokenizer
 from trl_weaks.trainer.common.frozen_layers import layers_of
 
 TINY = "tiny:"

@@ -9,12 +9,12 @@ from trl import SFTConfig, SFTTrainer
 
 from trl_weaks._version import __version__
 from trl_weaks.distributed import processes
-from trl_weaks.study import shipped_models
 from trl_weaks.study.config import StudyConfig
-from trl_weaks.study.pipeline.completion_training import train_on_gold
+from trl_weaks.study.models import shipped as shipped_models
 from trl_weaks.study.pipeline.models import TINY, ModelFactory
 from trl_weaks.study.pipeline.seed_run import STUDENT
-from trl_weaks.study.pipeline.training import train, trainer_settings
+from trl_weaks.study.pipeline.students.completions import train_on_gold
+from trl_weaks.study.pipeline.students.training import train, trainer_settings
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.tasks.base import Task
 

@@ -16,8 +16,8 @@ from trl_weaks.labelling.refinement import SHARE, cross_halves, proposals, refin
 from trl_weaks.study.config import CompletionStudyConfig
 from trl_weaks.study.files import json_bytes, write_atomically
 from trl_weaks.study.methods import Method
-from trl_weaks.study.pipeline import completion_training as training
 from trl_weaks.study.pipeline.models import Loaded, ModelFactory
+from trl_weaks.study.pipeline.students import completions as training
 from trl_weaks.study.stages import Stage
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 from trl_weaks.supervisors.supervisor import WeakSupervisor

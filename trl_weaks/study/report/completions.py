@@ -11,13 +11,13 @@ import numpy as np
 from datasets import Dataset, load_from_disk
 
 from trl_weaks import alignment, columns
-from trl_weaks.aggregation.preferences import judge_pairs
+from trl_weaks.aggregation.comparisons.preferences import judge_pairs
 from trl_weaks.study.paper_methods import PREFERENCE
-from trl_weaks.study.pipeline.completion_training import PAIRS
 from trl_weaks.study.pipeline.label_views import completions_by_supervisor
 from trl_weaks.study.pipeline.predictions import read_predictions
 from trl_weaks.study.pipeline.seed_run import SeedRun
-from trl_weaks.study.report.completion_diagnostics import completion_diagnostics
+from trl_weaks.study.pipeline.students.completions import PAIRS
+from trl_weaks.study.report.diagnostics.completions import completion_diagnostics
 from trl_weaks.study.report.study import Gathered
 from trl_weaks.study.tasks.base import CompletionTask
 from trl_weaks.study.tasks.checks import checked_statistics

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from trl_weaks.study.pipeline.predictions import read_predictions
 from trl_weaks.study.pipeline.seed_run import SeedRun
-from trl_weaks.study.pipeline.training import HISTORY
+from trl_weaks.study.pipeline.students.training import HISTORY
 from trl_weaks.study.tasks.base import Example, Task
 from trl_weaks.study.tasks.checks import label_index
 from trl_weaks.viewer.from_labels import page_of_labels

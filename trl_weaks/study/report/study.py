@@ -17,7 +17,7 @@ from trl_weaks.study.files import json_bytes, write_atomically
 from trl_weaks.study.pipeline.models import TINY
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.report.compare import compare_systems, comparison_section
-from trl_weaks.study.report.diagnostics import Diagnostics, diagnose, diagnostics_section
+from trl_weaks.study.report.diagnostics.base import Diagnostics, diagnose, diagnostics_section
 from trl_weaks.study.report.page import half_b_gold, training_curves, write_page
 from trl_weaks.study.report.results import Measure
 from trl_weaks.study.report.story import Story

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ... import alignment, columns
-from ...supervisors.chat import place
+from ...supervisors.reading.chat import place
 
 # Prepared columns, aligned with `input_ids`.
 UNIT_IDS = "weak_unit_ids"  # [tokens] confidence unit of each supervised token, -1 elsewhere

@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..columns import COMPLETION, FINISHED, LOGPS, OFFSETS, SCORE, SUPERVISORS, WEIGHTS
-from ..registry import Registry
+from ...columns import COMPLETION, FINISHED, LOGPS, OFFSETS, SCORE, SUPERVISORS, WEIGHTS
+from ...registry import Registry
 
 UNFINISHED = ("no_eos", "keep", "drop")
 
@@ -77,7 +77,7 @@ def least_expected_distance(candidates: Sequence[Candidate]) -> list[Candidate]:
     >>> least_expected_distance([Candidate(text, True, [name], {}, -1.0) for text, name in given])[0].text
     'call ann'
     """
-    from ..metrics.distances import levenshtein  # its package loads numpy, and a command's help lists the modes
+    from ...metrics.distances import levenshtein  # its package loads numpy, and a command's help lists the modes
 
     words = [candidate.text.split() for candidate in candidates]
 
@@ -111,7 +111,7 @@ def nearest_to_consensus(candidates: Sequence[Candidate]) -> list[Candidate]:
     >>> nearest_to_consensus([Candidate(text, True, [name], {}, -1.0) for text, name in given])[0].text
     'call ann'
     """
-    from ..metrics.distances import levenshtein
+    from ...metrics.distances import levenshtein
     from .rover import consensus
 
     for candidate in candidates:

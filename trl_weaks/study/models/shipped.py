@@ -1,7 +1,7 @@
 """Pre-trained tiny models that come with the package, so that a first run need not make them.
 
 They are what pre-training gives under the preset `tiny`; another plan, another size or other sentences have no shipped
-model, and `--pretrain true` makes them anew. `python -m trl_weaks.study.ship_models` writes them again, here (about a
+model, and `--pretrain true` makes them anew. `python -m trl_weaks.study.models.ship` writes them again, here (about a
 quarter of an hour on two cores).
 """
 

@@ -8,7 +8,7 @@ from datasets import Dataset
 from peft import LoraConfig
 
 from trl_weaks.study.pipeline.models import Loaded
-from trl_weaks.study.pipeline.training import train, trainer_settings
+from trl_weaks.study.pipeline.students.training import train, trainer_settings
 from trl_weaks.trainer.classification.data import gold_votes
 from trl_weaks.trainer.weak_classification_config import WeakClassificationConfig
 from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer

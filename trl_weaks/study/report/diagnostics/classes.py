@@ -14,7 +14,7 @@ from trl_weaks.study.pipeline.predictions import read_states
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.report.class_results import Predictions
 from trl_weaks.study.report.class_scores import right
-from trl_weaks.study.report.diagnostics import Diagnostics
+from trl_weaks.study.report.diagnostics.base import Diagnostics
 
 FLOOR = 1e-3  # least probability of the supervisors in a gain measured in nats, as in `reverse_kl_misfit`
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from trl_weaks.metrics.distances import pairwise_word_distance
 from trl_weaks.study.pipeline.seed_run import SeedRun
-from trl_weaks.study.report.diagnostics import Diagnostics
+from trl_weaks.study.report.diagnostics.base import Diagnostics
 
 NOT_KEPT = "evaluation keeps the answers, not the probabilities of their tokens"
 MISSING = {

@@ -1,12 +1,12 @@
-"""Makes the tiny models that come with the package: `python -m trl_weaks.study.ship_models`."""
+"""Makes the tiny models that come with the package: `python -m trl_weaks.study.models.ship`."""
 
 import tempfile
 from pathlib import Path
 
 from trl_weaks.study.config import SlotFillingConfig
+from trl_weaks.study.models.shipped import ship
 from trl_weaks.study.pipeline.launch import parse
 from trl_weaks.study.pipeline.run import run
-from trl_weaks.study.shipped_models import ship
 from trl_weaks.study.tasks.slot_filling import SlotFilling
 
 
@@ -15,7 +15,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--stages", "pretrain", "--pretrain", "true", "--output_dir", folder]
         config = parse(SlotFillingConfig, arguments)
-        run(config, SlotFilling(config), "python -m trl_weaks.study.ship_models")
+        run(config, SlotFilling(config), "python -m trl_weaks.study.models.ship")
         made = sorted(path.parent for path in Path(folder).glob("base*/stage.json"))
         ship({path.name.removeprefix("base-").replace("base", "student"): path for path in made})
 
