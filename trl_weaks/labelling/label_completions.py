@@ -11,7 +11,7 @@ from ..supervisors.ensemble import WeakEnsemble, refuse_no_ensemble
 from .checks import prefixes_forgotten
 from .completion_run import CompletionRun, CompletionSettings
 
-MODES = ("independent", "joint")  # the paper's, of `aggregation.completions.COMPLETION_AGGREGATORS`
+MODES = ("independent", "joint")  # the paper's, of `aggregation.COMPLETION_AGGREGATORS`
 
 
 def label_completions(
@@ -43,7 +43,7 @@ def label_completions(
         mode: `independent` keeps each supervisor's best completion, or its one draw; `joint` keeps the one completion
             of highest joint score among the candidates of all (Eq. 6 of Cui et al., arXiv 2406.03199); `mbr`
             the one that differs least from those of all (*ours* in its weights); `rover` the one nearest to the
-            consensus of their words; or any other name in `aggregation.completions.COMPLETION_AGGREGATORS`.
+            consensus of their words; or any other name in `aggregation.COMPLETION_AGGREGATORS`.
         num_candidates: beams of each supervisor, all scored in `joint` mode; or draws in `joint` mode. *paper*
         output_dir: labels are kept here while they are made, and the dataset in its folder `dataset`, as Arrow and as
             Parquet (which `load_dataset(output_dir)` finds), with a card; the same call continues where a killed one

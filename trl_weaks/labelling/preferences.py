@@ -63,9 +63,9 @@ def build_preferences(
     from the dataset.
 
     Columns: the dataset's own, TRL's `prompt`, `chosen`, `rejected`, and `chosen_score`, `rejected_score`, `margin`
-    (nats per token), `pair_epsilon` (see `aggregation.preferences.flip_probabilities`; pairs it puts above
+    (nats per token), `pair_epsilon` (see `aggregation.comparisons.preferences.flip_probabilities`; pairs it puts above
     one half are swapped, which leaves their `margin` negative) and `pair_weight` (see
-    `aggregation.preferences.pair_weights`; mean one).
+    `aggregation.comparisons.preferences.pair_weights`; mean one).
 
     Args:
         student: the model to be trained on the pairs, with its tokenizer.
@@ -80,7 +80,7 @@ def build_preferences(
         min_margin: drop pairs whose margin is smaller, nats per token. *ours*
         shared_error: how often supervisors that agree are wrong together, in [0, 0.5), which their disagreement cannot
             show; part of every `pair_epsilon`. Default: the *paper's* constant ε.
-            `aggregation.preferences.judge_pairs` measures it where gold is at hand.
+            `aggregation.comparisons.preferences.judge_pairs` measures it where gold is at hand.
         batch_size: prompts per batch of work, the most that a kill can lose. *ours*
 
     Raises:
