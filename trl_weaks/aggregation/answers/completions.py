@@ -98,9 +98,9 @@ def nearest_to_consensus(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidate with the fewest word edits to the consensus of all supervisors' words: ROVER (after Fiscus, 1997).
 
     Every candidate votes for its words with a weight of its confidence, exp(`score`), for each supervisor that gave it
-    (*ours*); see [`~aggregation.answers.rover.consensus`]. The consensus itself may be a text that nobody gave and nobody
-    scored, so a candidate stands for it (*ours*). Of equal distances the highest joint score, then the text that sorts
-    first.
+    (*ours*); see [`~aggregation.answers.rover.consensus`]. The consensus itself may be a text that nobody gave and
+    nobody scored, so a candidate stands for it (*ours*). Of equal distances the highest joint score, then the text that
+    sorts first.
 
     Raises:
         ValueError: a candidate's score is not a finite number (names its text).
