@@ -99,8 +99,8 @@ def nearest_to_consensus(candidates: Sequence[Candidate]) -> list[Candidate]:
 
     Every candidate votes for its words with a weight of its confidence, exp(`score`), for each supervisor that gave it
     (*ours*); see [`~aggregation.answers.rover.consensus`]. The consensus itself may be a text that nobody gave and
-    nobody scored, so a candidate stands for it (*ours*). Of equal distances the highest joint score, then the text that
-    sorts first.
+    nobody scored, so a candidate stands for it (*ours*). Of equal distances the highest joint score, then the text
+    that sorts first.
 
     Raises:
         ValueError: a candidate's score is not a finite number (names its text).
