@@ -10,6 +10,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from scipy.optimize import minimize_scalar
 
+from trl_weaks import ServerSupervisor, WeakEnsemble
 from trl_weaks.aggregation.answers.confidence import calibrator, most_frequent
 from trl_weaks.inference.sampling import Sampling
 from trl_weaks.labelling.sources.from_completions import labels_from_completions
@@ -68,10 +69,11 @@ def test_each_source_of_confidence_in_its_order():
     assert all(spans[-1] == [5, 5] for spans in row["weak_offsets"])
 
 
-def test_an_answer_that_was_cut_teaches_no_end():
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS", "content_filter", "abort"])
+def test_an_answer_that_was_cut_teaches_no_end(reason):
     labels = labels_from_completions(
         EXAMPLES,
-        [answer("007", "a", " jazz", finish_reason="length"), answer("007", "b", " jazz", finish_reason="stop")],
+        [answer("007", "a", " jazz", finish_reason=reason), answer("007", "b", " jazz", finish_reason="stop")],
     )
     by_end = {row["weak_finished"]: row for row in labels}
     assert by_end[False]["weak_offsets"] == [[[0, 5]]] and by_end[True]["weak_offsets"] == [[[0, 5], [5, 5]]]
@@ -104,6 +106,15 @@ def test_scorers_read_what_has_no_confidence(build):
     assert row["confidence_source"] == ["rescored"]
     sums = [math.fsum(s.score([examples[0]["prompt"]], [text])[0].logps) for s in scorers]
     assert math.fsum(row["weak_logps"][0]) == pytest.approx(sum(sums) / 2, abs=1e-5)
+    for same in (WeakEnsemble(scorers), tuple(scorers)):
+        assert labels_from_completions(examples, [answer("1", "api", text)], scorers=same).to_list() == [row]
+
+
+def test_answers_too_long_for_every_scorer_are_counted(build, caplog):
+    answers = [answer("007", "api", "x" * 1000), answer("7", "api", " jazz")]
+    labels = labels_from_completions(EXAMPLES, answers, scorers=build("gpt2"))
+    assert labels["confidence_source"][:] == [[None], ["rescored"]]
+    assert "1 of 2 answers without a confidence are too long for every scorer" in caplog.text
 
 
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])
@@ -217,6 +228,18 @@ BAD = [
     (EXAMPLES, [answer("7", "a", "x", logprobs=[{"token": "\ud83d", "logprob": -1}])], {},
      r"answers, row 0 .example_id '7'.: column 'logprobs' has the token '.ud83d', which holds half"),
     (EXAMPLES, [answer("7", "a", "x", confidence=0.5)], {"gold": {"7": "\ud83d"}}, "gold: the label of '7' holds"),
+    ([{"example_id": "1", "prompt": "p"}, {"example_id": "2", "prompt": [{"role": "user", "content": "p"}]}],
+     [answer("1", "a", "x")], {}, r"examples, row 1 .example_id '2'.: column 'prompt' mixes text and messages"),
+    ([{"example_id": "1", "prompt": [{"role": "user"}]}], [answer("1", "a", "x")], {}, "row 0 .*holds a list"),
+    ([{"example_id": "1", "prompt": {"role": "user", "content": "p"}}], [answer("1", "a", "x")], {}, "holds a dict"),
+    ([{"example_id": "1", "prompt": [{"role": "user", "content": None}]}], [answer("1", "a", "x")], {},
+     "row 0 .*column 'prompt' has a message whose content is None, which is no text"),
+    ([{"example_id": "1", "prompt": [{"role": "assistant", "content": "p"}]}], [answer("1", "a", "x")], {},
+     "ends with an assistant message"),
+    (EXAMPLES, [answer("7", "a", "x")], {"scorers": ["small"]}, "scorers: 'small' cannot read the answers of others"),
+    (EXAMPLES, [answer("7", "a", "x")], {"scorers": "small"}, "scorers: 'small' cannot read"),
+    (EXAMPLES, [answer("7", "a", "x", confidence=0.5)], {"scorers": [ServerSupervisor("http://localhost:9/v1", "m")]},
+     "scorers: a ServerSupervisor cannot read the answers of others; give a list of local models"),
     ({"a": 1}, [answer("7", "a", "x")], {}, "is a dict"),
     ("nowhere.csv", [answer("7", "a", "x")], {}, "no such file"),
 ]  # fmt: skip

@@ -1,5 +1,7 @@
 """`from_pretrained` of supervisors, classifiers and ensembles: pad tokens, names, and what cannot be loaded."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from datasets import Dataset
@@ -108,6 +110,45 @@ def test_kinds_are_not_mixed(saved):
         WeakEnsemble.from_pretrained([str(saved / "gpt2"), str(saved / "classifier")])
     with pytest.raises(ValueError, match="nowhere' cannot be loaded"):
         WeakEnsemble.from_pretrained([str(saved / "nowhere")])
+
+
+@pytest.mark.parametrize(
+    "paths, more, message",
+    [
+        ("small", {}, "paths='small' is one; give a list of them"),
+        (Path("small"), {}, "paths='small' is one"),
+        (["a", "b"], {"names": "ab"}, "names='ab' is one"),
+        (["a"], {"names": ["a", "b"]}, "2 names for 1 paths"),
+        (["a"], {"weights": [1, 2]}, "2 weights for 1 paths"),
+        (["x/a", "y/a/"], {}, "two supervisors would be called 'a'"),
+        (["http://me:word@host/v1#m"], {}, "'host/v1' is the address of a server: ask it with"),
+    ],
+)
+def test_an_ensemble_is_checked_before_anything_is_loaded(paths, more, message, monkeypatch):
+    monkeypatch.setattr("trl_weaks.supervisors.loading.AutoConfig", None)
+    with pytest.raises(ValueError, match=message):
+        WeakEnsemble.from_pretrained(paths, **more)
+
+
+def test_paths_are_paths_and_a_folder_has_a_name(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(saved / "gpt2")
+    assert WeakSupervisor.from_pretrained(".").name == "gpt2"
+    assert WeakEnsemble.from_pretrained([saved / "gpt2"]).names == ["gpt2"]
+    with pytest.raises(ValueError, match="nowhere' cannot be loaded as a supervisor: no such folder"):
+        WeakSupervisor.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="device='gpu7': Invalid device string"):
+        WeakSupervisor.from_pretrained(".", device="gpu7")
+
+
+def test_a_head_of_random_weights_is_refused(saved):
+    """transformers makes one, with a line in the log, and the votes would be noise."""
+    with pytest.raises(
+        ValueError, match="gpt2' is a GPT2LMHeadModel and has no head that classifies; a new one would"
+    ):
+        WeakClassifier.from_pretrained(saved / "gpt2")
+    with pytest.raises(ValueError, match="classifier' is a LlamaForSequenceClassification and writes no text"):
+        WeakSupervisor.from_pretrained(saved / "classifier")
+    assert WeakClassifier.from_pretrained(saved / "gpt2", num_labels=3).num_classes == 3  # asked for
 
 
 def test_paths_where_an_ensemble_belongs_are_told_how_to_become_one():

@@ -1,11 +1,13 @@
 """Decisions follow ids, the budget holds, the promised risk is kept, and every export can be read back."""
 
+import csv
 import json
 
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value, concatenate_datasets
 
+from trl_weaks import labels_from_completions
 from trl_weaks.labelling.reliability.triage import triage
 from trl_weaks.metrics.selective import bounded_threshold
 
@@ -116,6 +118,30 @@ def test_exports_carry_the_queue(tmp_path):
     assert tasks[0]["predictions"][0]["result"][0]["value"]["choices"] == [found.queue()[0]["triage_label"]]
     records = [json.loads(line) for line in (tmp_path / "argilla.jsonl").read_text().splitlines()]
     assert [record["id"] for record in records] == ids
+
+
+@pytest.mark.parametrize("messages", [False, True])
+def test_texts_that_people_write_come_back_as_completions(tmp_path, messages):
+    prompt = [{"role": "user", "content": "Capital?"}, {"role": "tool", "content": "of Peru"}]
+    examples = [{"example_id": f"0{i}", "prompt": prompt if messages else "Capital?"} for i in range(3)]
+    answers = [{"example_id": f"0{i}", "supervisor": "llm", "completion": " Lima"} for i in range(3)]
+    found = triage(labels_from_completions(examples, answers), {"00": " Lima"})
+    found.to_csv(tmp_path / "q.csv")
+    found.to_jsonl(tmp_path / "q.jsonl")
+    rows = list(csv.DictReader((tmp_path / "q.csv").read_text().splitlines(keepends=True)))
+    assert {row["prompt"] for row in rows} == {"user: Capital?\ntool: of Peru" if messages else "Capital?"}
+    for table in (rows, [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]):
+        made = labels_from_completions(examples, [row | {"completion": " Cusco"} for row in table[:2]])
+        assert made["example_id"][:] == ["00", "01"] and made["weak_supervisors"][:] == [["person"]] * 2
+    with pytest.raises(ValueError, match="every answer is empty or an abstention"):
+        labels_from_completions(examples, tmp_path / "q.csv")
+    found.to_label_studio(tmp_path / "ls.json")
+    found.to_argilla(tmp_path / "argilla.jsonl")
+    task = json.loads((tmp_path / "ls.json").read_text())[0]
+    shown = {"from_name": "completion", "to_name": "text", "type": "textarea", "value": {"text": [" Lima"]}}
+    assert task["predictions"][0]["result"] == [shown] and task["data"]["text"] == rows[0]["prompt"]
+    record = json.loads((tmp_path / "argilla.jsonl").read_text().splitlines()[0])
+    assert (record["text"], record["completion.suggestion"]) == (rows[0]["prompt"], " Lima")
 
 
 def test_the_report_says_when_nothing_can_be_accepted():

@@ -1,7 +1,7 @@
 """Labels by path, filtered, put together, and with a completion that one supervisor ended and another did not."""
 
 import pytest
-from datasets import Dataset, List, Value, concatenate_datasets
+from datasets import Dataset, DatasetDict, List, Value, concatenate_datasets
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer, renormalise_weights
 
@@ -25,6 +25,12 @@ def test_a_path_stands_for_the_labels_there(weak_rows, student, tokenizer, argum
 
 def test_a_path_without_labels_is_told(student, tokenizer, arguments, tmp_path):
     with pytest.raises(ValueError, match="holds no labels: neither it nor its folder `dataset`"):
+        train(str(tmp_path), student, tokenizer, arguments)
+    rows = Dataset.from_dict({"a": [1]})
+    DatasetDict({"test": rows, "train": rows}).save_to_disk(tmp_path / "dataset")
+    with pytest.raises(
+        ValueError, match=r"holds several splits, \['test', 'train'\]; give the folder of one, .*/test'"
+    ):
         train(str(tmp_path), student, tokenizer, arguments)
 
 

@@ -143,14 +143,14 @@ def label_with_servers(
 
 def _answers(options: argparse.Namespace, prompts: Any, servers: Sequence[Any]) -> list[dict]:
     from ..labelling.sources.ask_servers import ask_servers
-    from ..supervisors.server import ServerError
+    from ..supervisors.server import ServerError, was_cut
 
     try:
         answers = ask_servers(servers, prompts, options.output_dir, options.max_total_tokens, options.max_cost)
     except ServerError as error:  # the budget's names are those of the options
         said = str(error).replace("max_tokens=", "--max_total_tokens ").replace("max_cost=", "--max_cost ")
         raise ServerError(said) from None
-    cut = [row for row in answers if row["finish_reason"] == "length"]
+    cut = [row for row in answers if was_cut(row["finish_reason"])]
     if cut:
         done = {"no_eos": "teach no end", "keep": "are trained as whole answers", "drop": "are left out"}
         logger.warning(
@@ -158,7 +158,7 @@ def _answers(options: argparse.Namespace, prompts: Any, servers: Sequence[Any]) 
             *(len(cut), len(answers), done[options.unfinished]),
         )
     if options.unfinished == "drop":
-        return [row for row in answers if row["finish_reason"] != "length"]
+        return [row for row in answers if not was_cut(row["finish_reason"])]
     return [row | {"finish_reason": None} for row in answers] if options.unfinished == "keep" else answers
 
 

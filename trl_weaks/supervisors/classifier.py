@@ -1,7 +1,7 @@
 """One weak supervisor that classifies: a sequence classifier with its own tokenizer."""
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from ..inference.padding import forget_lengths, positions_follow_length
 from .adapters import Adapters
 from .class_names import names_of
 from .class_predictions import EVIDENCE_KEY, OFFSET_KEY, PRIOR_KEY, ClassPredictions
-from .loading import load
+from .loading import load, name_of
 from .reading.chat import rendered
 from .reading.messages import Prompt
 from .reading.text import refuse_split_special_tokens
@@ -100,7 +100,7 @@ class WeakClassifier:
     @classmethod
     def from_pretrained(
         cls,
-        path: str,
+        path: str | Path,
         name: str | None = None,
         device: str | torch.device | None = None,
         max_length: int | None = None,
@@ -115,7 +115,7 @@ class WeakClassifier:
             kwargs: for `AutoModelForSequenceClassification.from_pretrained`, such as `dtype` or `revision`.
         """
         model, tokenizer = load(path, AutoModelForSequenceClassification, device, **kwargs)
-        return cls(model, tokenizer, name or PurePath(path).name, max_length, batch_size)
+        return cls(model, tokenizer, name or name_of(path), max_length, batch_size)
 
     @borrowed_tokenizer
     def predict(

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..fingerprint import tokenizer_facts
 from .classifier import WeakClassifier
-from .loading import classifies
+from .loading import classifies, name_of
 from .reading.messages import Completion, Prompt
 from .scores import Scored
 from .supervisor import WeakSupervisor
@@ -56,7 +57,7 @@ class WeakEnsemble:
     @classmethod
     def from_pretrained(
         cls,
-        paths: Sequence[str],
+        paths: Sequence[str | Path],
         weights: Sequence[float] | None = None,
         names: Sequence[str] | None = None,
         device: str | torch.device | None = None,
@@ -69,14 +70,15 @@ class WeakEnsemble:
             kwargs: for every `from_pretrained`, such as `dtype`.
 
         Raises:
-            ValueError: a model cannot be loaded (named), or some classify and others do not.
+            ValueError: before anything is loaded: one path in place of a list, numbers that do not match, two of one
+                name, or some that classify and others that do not; then, a model that cannot be loaded (named).
         """
+        names = _names(paths, weights, names)
         kinds = {path: classifies(path, **kwargs) for path in paths}
         if len(set(kinds.values())) > 1:
             odd = sorted(path for path, kind in kinds.items() if kind)
             raise ValueError(f"{odd} are classifiers and the others language models; make two ensembles of them.")
         kind = WeakClassifier if any(kinds.values()) else WeakSupervisor
-        names = [None] * len(paths) if names is None else names
         loaded = [kind.from_pretrained(p, name=n, device=device, **kwargs) for p, n in zip(paths, names, strict=True)]
         return cls(loaded, weights)
 
@@ -97,6 +99,21 @@ class WeakEnsemble:
     def combine(self, scores: Sequence[Scored]) -> float:
         """The joint score from what each supervisor gave, in the order of `names`."""
         return math.fsum(w * r.mean_logp for w, r in zip(self.weights, scores, strict=True))
+
+
+def _names(paths: Any, weights: Any, names: Any) -> list[str]:
+    """What the supervisors will be called."""
+    for setting, given in (("paths", paths), ("names", names)):
+        if isinstance(given, str | Path):
+            raise ValueError(f"{setting}={str(given)!r} is one; give a list of them.")
+    for setting, given in (("weights", weights), ("names", names)):
+        if given is not None and len(given) != len(paths):
+            raise ValueError(f"{len(given)} {setting} for {len(paths)} paths; give one for each.")
+    found = [name or name_of(path) for path, name in zip(paths, names or [None] * len(paths), strict=True)]
+    twice = sorted({name for name in found if found.count(name) > 1})
+    if twice:
+        raise ValueError(f"two supervisors would be called {twice[0]!r}; give each its own (`names`).")
+    return found
 
 
 def same_reader(one: Any, other: Any) -> bool:

@@ -1,14 +1,20 @@
 """Models and tokenizers from the Hub or a folder, ready to supervise."""
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import find_adapter_config_file
 
 from ..distributed import whole_weights
@@ -26,8 +32,13 @@ def hub_id(name: str | None) -> str | None:
     return None if Path(name).exists() else name
 
 
+def name_of(path: str | Path) -> str:
+    """What a supervisor is called where no name is given: the last part of its path."""
+    return PurePath(path).name or Path(path).resolve().name
+
+
 def load(
-    path: str, auto: Any, device: str | torch.device | None = None, **kwargs: Any
+    path: str | Path, auto: Any, device: str | torch.device | None = None, **kwargs: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model and its tokenizer; a missing pad token is set to the end-of-sequence token, in both.
 
@@ -41,9 +52,13 @@ def load(
             the tokenizer. `dtype` is the checkpoint's own by default.
 
     Raises:
-        ValueError: it cannot be found or loaded; names it.
+        ValueError: it cannot be found or loaded, is the address of a server, or has no head of this kind; names it.
     """
+    path = str(path)
+    _refuse_server(path)
     shared = {name: kwargs[name] for name in ("revision", "token", "trust_remote_code") if name in kwargs}
+    device = PartialState().device if device is None else _device(device)
+    _refuse_other_head(path, auto, kwargs, shared)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **shared)
         with whole_weights():
@@ -64,12 +79,45 @@ def load(
     if model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if not hasattr(model, "hf_device_map"):  # else `device_map` has placed it
-        model = model.to(PartialState().device if device is None else device)
+        model = model.to(device)
     return model, tokenizer
 
 
-def classifies(path: str, **kwargs: Any) -> bool:
+def _refuse_server(path: str) -> None:
+    if path.startswith(("http://", "https://")):
+        raise ValueError(
+            f"{path.partition('#')[0].rpartition('@')[2]!r} is the address of a server: ask it with "
+            "`ServerSupervisor.from_url` and `ask_servers`, and read its answers by `labels_from_completions`."
+        )
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r}: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_other_head(path: str, auto: Any, kwargs: dict[str, Any], shared: dict[str, Any]) -> None:
+    """Refuse a whole checkpoint whose head is of another kind: transformers makes a new one, of random weights."""
+    try:
+        architectures = AutoConfig.from_pretrained(path, **shared).architectures or []
+    except (OSError, ValueError, ImportError):  # an adapter, which brings its head, or what loading will name
+        return
+    asked, found = auto is AutoModelForSequenceClassification, any(CLASSIFIES in name for name in architectures)
+    if architectures and asked and not found and "num_labels" not in kwargs:
+        raise ValueError(
+            f"{path!r} is a {architectures[0]} and has no head that classifies; a new one would vote at random. "
+            "Fine-tune it, load it as a `WeakSupervisor`, or give `num_labels` where a new head is wanted."
+        )
+    if found and not asked:
+        raise ValueError(f"{path!r} is a {architectures[0]} and writes no text; load it as a `WeakClassifier`.")
+
+
+def classifies(path: str | Path, **kwargs: Any) -> bool:
     """Whether the checkpoint's own architecture is a sequence classifier; of an adapter: its task, else its base."""
+    path = str(path)
+    _refuse_server(path)
     shared = {name: kwargs[name] for name in ("revision", "token", "trust_remote_code") if name in kwargs}
     try:
         architectures = AutoConfig.from_pretrained(path, **shared).architectures or []

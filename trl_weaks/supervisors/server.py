@@ -16,6 +16,14 @@ LONGEST_ASKED = 600.0  # of a wait that the server asks for; what is longer ends
 TOP_LOGPROBS = 20  # what the protocol allows
 
 
+CUT = ("length", "max_tokens", "content_filter", "abort")  # reasons, of whatever protocol, for an answer without end
+
+
+def was_cut(finish_reason: str | None) -> bool:
+    """Whether an answer ended before its author did, so that its end must not be taught."""
+    return str(finish_reason).lower() in CUT
+
+
 class ServerError(ConnectionError):
     """The server cannot be used: it refuses the request, is gone, or answers nonsense; says what to do."""
 
@@ -26,7 +34,7 @@ class ServerAnswer:
 
     Attributes:
         text: None where the server gave none (a refusal, a tool call).
-        finish_reason: `"length"` for an answer that was cut.
+        finish_reason: `"length"` for an answer that was cut, or another of [`CUT`].
         logprobs: token log-probabilities in the server's form, see `labelling.sources.token_logprobs`.
         tokens: of prompt and answer together, as the server counts them.
         cost: of this request, in the unit of the prices.

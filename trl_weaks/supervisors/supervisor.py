@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from ..inference.shared_prefix import Sharing
 from .adapters import Adapters, base_of
 from .eligible import check_model, check_room, has_room
 from .hidden_states import last_states
-from .loading import load
+from .loading import load, name_of
 from .reading.ends import end_ids, told_ends
 from .reading.messages import Completion, Prompt, check_prompts, completion_text
 from .reading.text import EncodedCompletion, EncodedPrompt, Encoder, check_tokenizer
@@ -83,7 +83,7 @@ class WeakSupervisor:
     @classmethod
     def from_pretrained(
         cls,
-        path: str,
+        path: str | Path,
         name: str | None = None,
         device: str | torch.device | None = None,
         max_tokens_in_flight: int = MAX_TOKENS,
@@ -97,7 +97,7 @@ class WeakSupervisor:
             kwargs: for `AutoModelForCausalLM.from_pretrained`, such as `dtype` or `revision`.
         """
         model, tokenizer = load(path, AutoModelForCausalLM, device, **kwargs)
-        return cls(model, tokenizer, name or PurePath(path).name, max_tokens_in_flight)
+        return cls(model, tokenizer, name or name_of(path), max_tokens_in_flight)
 
     @borrowed_tokenizer
     def generate(

@@ -32,6 +32,7 @@ class Triage:
         threshold: the confidence from which on labels are accepted, and its bound.
         curve: `coverage_risk_curve` of the gold examples.
         risk, confidence: what was asked for.
+        answered: the column that people fill in: `label`, or `completion` where the labels are texts.
     """
 
     dataset: Dataset
@@ -39,6 +40,7 @@ class Triage:
     curve: dict[str, list[float]]
     risk: float
     confidence: float
+    answered: str = columns.LABEL
 
     def counts(self) -> dict[str, int]:
         """How many examples each decision has; `audit` of them are looked at although they are accepted."""
@@ -68,20 +70,30 @@ class Triage:
         return rows.sort([AUDIT, CONFIDENCE])
 
     def to_csv(self, path: str | Path) -> None:
-        """The queue as a table with an empty column `label`, which [`labels_from_votes`] reads when it is filled."""
-        _for_people(self.queue()).to_pandas().to_csv(path, index=False)
+        """The queue as a table with an empty column `label`, which [`labels_from_votes`] reads when it is filled.
+
+        Where the labels are texts the column is `completion`, and [`labels_from_completions`] reads it.
+        """
+        table = _for_people(self.queue(), self.answered).to_pandas()
+        for name in table.columns.intersection(TEXTS):
+            table[name] = [_shown(text) for text in table[name]]
+        table.to_csv(path, index=False)
 
     def to_jsonl(self, path: str | Path) -> None:
         """The queue as JSON lines, with the columns of `to_csv`."""
-        _for_people(self.queue()).to_json(path)
+        _for_people(self.queue(), self.answered).to_json(path)
 
     def to_label_studio(self, path: str | Path) -> None:
-        """The queue as tasks that Label Studio imports, the committee's answers as predictions (from `label`)."""
+        """The queue as tasks that Label Studio imports, the committee's answers as predictions.
+
+        They are choices of `label`, or, where the labels are texts, a text area `completion`.
+        """
+        kind, field = ("choices", "choices") if self.answered == columns.LABEL else ("textarea", "text")
         tasks = []
         for row in self.queue():
-            choice = {"from_name": "label", "to_name": "text", "type": "choices"}
-            result = [choice | {"value": {"choices": [str(row[PREDICTION])]}}]
-            data = {name: row[name] for name in (columns.EXAMPLE_ID, *TEXTS) if name in row}
+            choice = {"from_name": self.answered, "to_name": "text", "type": kind}
+            result = [choice | {"value": {field: [str(row[PREDICTION])]}}]
+            data = {name: _shown(row[name]) for name in (columns.EXAMPLE_ID, *TEXTS) if name in row}
             data[columns.TEXT] = data.get(columns.TEXT, data.get(columns.PROMPT))
             tasks.append({"data": data, "predictions": [{"score": row[CONFIDENCE], "result": result}]})
         Path(path).write_text(json.dumps(tasks, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -90,9 +102,9 @@ class Triage:
         """The queue as records for `rg.Dataset.records.log`: JSON lines of `id`, fields, suggestion and metadata."""
         with open(path, "w", encoding="utf-8") as lines:
             for row in self.queue():
-                text = next(row[name] for name in TEXTS if name in row)
-                record = {"id": row[columns.EXAMPLE_ID], "text": text, "label.suggestion": str(row[PREDICTION])}
-                record |= {"label.suggestion.score": row[CONFIDENCE], "audit": row[AUDIT]}
+                text, asked = _shown(next(row[name] for name in TEXTS if name in row)), f"{self.answered}.suggestion"
+                record = {"id": row[columns.EXAMPLE_ID], "text": text, asked: str(row[PREDICTION])}
+                record |= {f"{asked}.score": row[CONFIDENCE], "audit": row[AUDIT]}
                 lines.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
@@ -152,7 +164,8 @@ def triage(
         TRAIN_WEIGHT: np.where(accepted, 1.0, estimated).tolist(),
     }
     curve = coverage_risk_curve(scores[places], right, confidence)
-    return Triage(Dataset.from_dict(rows), threshold, curve, risk, confidence)
+    answered = columns.COMPLETION if answers.classes is None else columns.LABEL
+    return Triage(Dataset.from_dict(rows), threshold, curve, risk, confidence, answered)
 
 
 @dataclass(frozen=True)
@@ -252,7 +265,12 @@ def _isotonic(known: np.ndarray, right: np.ndarray, asked: np.ndarray) -> np.nda
     return np.interp(asked, levels, fitted)
 
 
-def _for_people(queue: Dataset) -> Dataset:
+def _shown(text: Any) -> str:
+    """A text, or messages as people read them."""
+    return text if isinstance(text, str) else "\n".join(f"{m['role']}: {m['content']}" for m in text)
+
+
+def _for_people(queue: Dataset, answered: str) -> Dataset:
     kept = [name for name in (columns.EXAMPLE_ID, *TEXTS, PREDICTION, CONFIDENCE, AUDIT) if name in queue.column_names]
     made = queue.select_columns(kept).add_column("supervisor", ["person"] * len(queue))
-    return made.add_column(columns.LABEL, [""] * len(queue))
+    return made.add_column(answered, [""] * len(queue))

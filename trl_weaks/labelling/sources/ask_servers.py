@@ -11,10 +11,9 @@ from tqdm import tqdm
 
 from ... import columns
 from ...fingerprint import digest
-from ...supervisors.reading.messages import check_prompts
 from ...supervisors.server import ServerAnswer, ServerError, ServerSupervisor
 from ..storage.store import LabelStore
-from .examples import read_examples
+from .examples import read_prompts
 from .tables import Table
 from .token_logprobs import read_logprobs
 
@@ -48,14 +47,13 @@ def ask_servers(
         ServerError: a server refuses or is gone, or the budget is used up, or cannot be kept since the server does
             not say what it used. What was answered is stored.
     """
-    prompts = read_examples(examples)
+    prompts = read_prompts(examples)
     names = [server.name for server in servers]
     twice = [name for name in names if names.count(name) > 1]
     if twice or not servers:
         raise ValueError(f"two servers are called {twice[0]!r}; give each a name." if twice else "there is no server.")
     if max_cost is not None and not any(server.price_in or server.price_out for server in servers):
         raise ValueError(f"max_cost={max_cost} needs the servers' prices: price_in and price_out.")
-    check_prompts([row[columns.PROMPT] for row in prompts.values()], [f"example {e!r}" for e in prompts])
     with tempfile.TemporaryDirectory() as temporary:
         store = LabelStore(Path(output_dir or temporary) / "answers")
         try:

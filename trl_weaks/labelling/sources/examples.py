@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from ... import columns
-from ...supervisors.reading.messages import before_last_answer
+from ...supervisors.reading.messages import before_last_answer, check_prompts
 from ..prompt_columns import MESSAGES
 from .tables import Table, as_id, read_table
 
@@ -59,6 +59,18 @@ def read_examples(
         if taken:
             raise ValueError(f"examples have a column {taken[0]!r}, which labels write; rename or remove it.")
         found[example] = {columns.EXAMPLE_ID: example} | row | {columns.EXAMPLE_ID: example}
+    return found
+
+
+def read_prompts(examples: Table) -> dict[str, dict[str, Any]]:
+    """As `read_examples`, with prompts that can be asked: all text, or all messages.
+
+    Raises:
+        ValueError: as `read_examples`, or a prompt that is neither, or already answered (row and id).
+    """
+    found = read_examples(examples)
+    names = [f"examples, row {number} (example_id {example!r})" for number, example in enumerate(found)]
+    check_prompts([row[columns.PROMPT] for row in found.values()], names)
     return found
 
 

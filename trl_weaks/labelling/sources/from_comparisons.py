@@ -14,7 +14,7 @@ from ... import columns
 from ...aggregation.comparisons.bradley_terry import Judges, Votes, disagreement, fit_bradley_terry, score_covariance
 from ...aggregation.comparisons.crowd import noisy_bradley_terry
 from ...supervisors.reading.messages import as_completion, completion_text
-from .examples import read_examples
+from .examples import read_prompts
 from .tables import Table, as_confidence, as_dataset, as_id, read_table, refuse_alike
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def pairs_from_comparisons(
         raise ValueError(
             f"aggregator={aggregator!r} is none of {', '.join(AGGREGATORS)}, which aggregate comparisons."
         )
-    prompts = read_examples(examples)
+    prompts = read_prompts(examples)
     taken = [name for row in prompts.values() for name in WRITTEN if name in row]
     if taken:
         raise ValueError(f"examples have a column {taken[0]!r}, which pairs write; rename or remove it.")

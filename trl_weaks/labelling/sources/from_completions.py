@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -11,8 +12,9 @@ from datasets import Dataset
 from ... import alignment, columns
 from ...aggregation.answers.confidence import METHODS, calibrator, most_frequent
 from ...supervisors.reading.messages import as_completion, completion_text
+from ...supervisors.server import was_cut
 from ..reliability.gold import Gold, gold_texts
-from .examples import read_examples
+from .examples import read_prompts
 from .tables import Table, as_confidence, as_dataset, as_id, plain_text, read_table, refuse_alike, same_text
 from .token_logprobs import Alternative, TokenLogprobs, read_logprobs
 
@@ -67,9 +69,9 @@ def labels_from_completions(
         examples: `example_id` (by default the row's number), `prompt` (text or messages); other columns are carried
             through.
         answers: one row an answer: `example_id`, `supervisor`, `completion` (text, one assistant message, or None for
-            an abstention), optionally `confidence`, `logprobs`, and `finish_reason` (`"length"`: the answer was cut,
-            and no end is taught).
-        scorers: [`WeakSupervisor`]s to read answers without any confidence.
+            an abstention), optionally `confidence`, `logprobs`, and `finish_reason` (`"length"`, or what other
+            protocols call it: the answer was cut, and no end is taught).
+        scorers: [`WeakSupervisor`]s (or an ensemble of them) to read answers without any confidence.
         weights: of the supervisors, by name; equal by default. Over the answers of an example they are normalised.
         gold: texts of some examples; confidences are then calibrated against whether answers are right, for each
             supervisor and source by itself.
@@ -96,7 +98,8 @@ def labels_from_completions(
     """
     if calibration not in METHODS:
         raise ValueError(f"calibration={calibration!r} is not one of {METHODS}.")
-    prompts = read_examples(examples)
+    scorers = _readers(scorers)
+    prompts = read_prompts(examples)
     alone = labels is not None and isinstance(answers, list) and not answers
     given = {} if alone else _answers(answers, prompts)
     if labels is not None:
@@ -196,7 +199,7 @@ def _answer(supervisor: str, rows: list[dict[str, Any]]) -> _Answer:
             "times and states a confidence; give one answer, or no confidence to take the share of equal answers."
         )
     # of equal texts one that ended is believed, as among the candidates of `label_completions`
-    finished = any(r.get("finish_reason") != "length" for r in rows if r["text"] == text)
+    finished = any(not was_cut(r.get("finish_reason")) for r in rows if r["text"] == text)
     if row["confidence"] is not None:
         return _whole(supervisor, text, row["confidence"], STATED, finished)
     if row.get("logprobs") is not None:
@@ -211,6 +214,24 @@ def _answer(supervisor: str, rows: list[dict[str, Any]]) -> _Answer:
 def _whole(supervisor: str, text: str, confidence: float, source: str | None, finished: bool) -> _Answer:
     """A confidence of the whole answer: one span with its logarithm, and a certain end."""
     return _Answer(supervisor, text, [[0, len(text)]], [math.log(confidence)], source, finished)
+
+
+def _readers(scorers: Any) -> Sequence[Any]:
+    """The scorers as a list.
+
+    Raises:
+        ValueError: what cannot read an answer, such as a path, a server or a classifier.
+    """
+    given = getattr(scorers, "supervisors", scorers) or ()  # of an ensemble
+    given = given if isinstance(given, list | tuple) else [given]
+    for scorer in given:
+        if not hasattr(scorer, "score_fitting"):
+            named = repr(scorer) if isinstance(scorer, str | Path) else f"a {type(scorer).__name__}"
+            raise ValueError(
+                f"scorers: {named} cannot read the answers of others; give a list of local models, "
+                "`WeakSupervisor.from_pretrained(path)`."
+            )
+    return given
 
 
 def _rescore(given: Mapping[str, list[_Answer]], prompts: Mapping[str, dict], scorers: Sequence[Any]) -> None:
@@ -228,6 +249,12 @@ def _rescore(given: Mapping[str, list[_Answer]], prompts: Mapping[str, dict], sc
             moved = [alignment.transfer_logps(s.offsets, s.logps, spans, text=answer.text, unit="word") for s in known]
             answer.offsets, answer.logps = spans, (sum(moved) / len(moved)).tolist()
             answer.source = RESCORED
+    unread = sum(answer.source is None for _, answer in unsure)
+    if unread:
+        logger.warning(
+            "%d of %d answers without a confidence are too long for every scorer, and train as hard labels.",
+            *(unread, len(unsure)),
+        )
 
 
 def _calibrate(

@@ -23,7 +23,13 @@ def check_prompts(prompts: Sequence[Prompt], names: Sequence[str]) -> None:
             empty = prompt == ""
         elif is_messages(prompt):
             kinds.add("messages")
-            empty = not prompt or not all(isinstance(m["content"], str) for m in prompt)
+            empty = not prompt
+            wrong = next((m["content"] for m in prompt if not isinstance(m["content"], str)), "")
+            if wrong != "":
+                raise ValueError(
+                    f"{name}: column 'prompt' has a message whose content is {wrong!r}, which is no text; write it as "
+                    "text, or drop the row."
+                )
             if prompt and prompt[-1]["role"] == "assistant":
                 raise ValueError(
                     f"{name}: column 'prompt' ends with an assistant message, so there is nothing to answer; move "

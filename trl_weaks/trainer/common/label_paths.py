@@ -24,6 +24,12 @@ def at_path(dataset: Any) -> Any:
             return Dataset.from_parquet([str(file) for file in files])
     if folder.suffix == ".parquet" and folder.is_file():
         return Dataset.from_parquet(str(folder))
+    split = next((p for p in (folder / "dataset", folder) if (p / "dataset_dict.json").is_file()), None)
+    if split is not None:
+        names = sorted(part.name for part in split.iterdir() if part.is_dir())
+        raise ValueError(
+            f"{dataset!r} holds several splits, {names}; give the folder of one, {str(split / names[0])!r}."
+        )
     raise ValueError(
         f"{dataset!r} holds no labels: neither it nor its folder `dataset` is a saved dataset or has "
         "files train-*.parquet. Give the output folder "
