@@ -6,8 +6,9 @@
         --output_dir /tmp/pretrained
 
 `results.json` holds the seconds of every stage by the clock; those of a run that was continued are summed. A run that
-is started here is timed from outside, too: what its stages leave is the start of the process, imports, the data, the
-statistics and figures of the report. Stages that shipped models stand for take no time.
+is started here is timed from outside, too, which adds the start of the process, imports, the data, the statistics and
+figures of the report; stages run side by side where there are cores, and then make more than the clock. Stages that
+shipped models stand for take no time.
 """
 
 import argparse
@@ -26,7 +27,7 @@ GROUPS = {  # the first whose words a stage's name holds
     "students on weak labels": ("student",),
     "evaluation": ("evaluate",),
 }
-OTHER, REST, WHOLE = "other stages", "start, imports, data, report", "whole"
+OTHER, ALL, CLOCK = "other stages", "all stages", "by the clock"
 
 
 def grouped(seconds: dict[str, float]) -> dict[str, tuple[float, int]]:
@@ -45,9 +46,9 @@ def table(folder: Path, clock: float | None = None) -> str:
         raise SystemExit(f"{folder}/results.json holds no `stage_seconds`; it is from before they were kept.")
     rows = {name: (spent, str(count)) for name, (spent, count) in grouped(results["stage_seconds"]).items()}
     whole = sum(spent for spent, _ in rows.values())
+    rows[ALL] = (whole, str(len(results["stage_seconds"])))
     if clock is not None:
-        rows[REST], whole = (clock - whole, ""), clock
-    rows[WHOLE] = (whole, "")
+        rows[CLOCK] = (clock, "")
     environment = results["environment"]
     lines = [
         f"`{results.get('command', folder.name)}`, {environment['date']}, {environment['machine']}",

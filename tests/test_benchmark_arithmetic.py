@@ -1,0 +1,65 @@
+"""The arithmetic of benchmarks that only print, against the same by hand; scripts, loaded from their paths."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    def by_path(name):
+        spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)  # dataclasses look for their module
+        spec.loader.exec_module(module)
+        return module
+
+    return by_path
+
+
+def test_hours_of_scale_are_flops_over_what_the_gpus_do(load):
+    scale = load("scaling_model")
+    given = {name: one.value for name, one in scale.CONSTANTS.items()} | {
+        "supervisors": 2, "supervisor": 1e9, "student": 2e9, "prompt": 10, "generated": 20, "scored": 30, "rows": 2,
+        "row": 5, "epochs": 3, "peak": 1e12, "mfu_score": 0.5, "mfu_decode": 0.1, "mfu_train": 0.25,
+        "scaling_label": 1.0, "scaling_train": 0.5, "check": 1e-3, "store": 4e-3, "consolidate": 2e-3,
+        "prepare": 8e-3, "processes": 4,
+    }  # fmt: skip
+    constants = {name: scale.Constant(value, "", "") for name, value in given.items()}
+    hours = {name: value * 3600 / 1000 for name, value in scale.hours(constants, 1000, 4).items()}  # s per prompt
+    assert hours["answer"] == pytest.approx(2 * 2 * 1e9 * (20 / 0.1 + 10 / 0.5) / 4e12)
+    assert hours["score"] == pytest.approx(2 * 2 * 1e9 * 30 / 0.5 / 4e12)
+    assert hours["train"] == pytest.approx(6 * 2e9 * 2 * 5 * 3 / 0.25 / (4e12 * 0.25))  # two doublings at a half each
+    assert hours["read, store"] == pytest.approx(1e-3 + 4e-3 / 4)  # every process reads all prompts
+    assert (hours["consolidate"], hours["prepare"]) == pytest.approx((2e-3, 2 * 8e-3 / 4))
+
+
+def test_stages_are_summed_by_kind_and_stages_side_by_side_are_told(tmp_path, load):
+    stages = load("stage_seconds")
+    seconds = {"student, pre-training": 1.0, "weak supervisor a": 2.0, "weak supervisor b": 3.0, "weak labels": 4.0,
+               "student on gold, half_a": 5.0, "student, cDPO": 6.0, "student, Naive": 7.0,
+               "evaluate naive": 8.0}  # fmt: skip
+    results = {"stage_seconds": seconds, "environment": {"date": "today", "machine": "one"}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    rows = [line.split(" | ") for line in stages.table(tmp_path, 30.0).splitlines()[4:]]
+    found = {cells[0].removeprefix("| "): (cells[1], cells[2]) for cells in rows}
+    assert found["weak supervisors"] == ("2", "5.0") and found["students on weak labels"] == ("1", "7.0")
+    assert found["students on gold"] == ("1", "5.0") and found["preference students"] == ("1", "6.0")
+    assert found["all stages"] == ("8", "36.0") and found["by the clock"] == ("", "30.0")
+
+
+def test_peers_are_compared_round_by_round(load):
+    peers = load("labelling_peers")
+    times = lambda ours, vllm: {s: {"ours": {"seconds": ours}, "vllm": {"seconds": vllm}} for s in peers.STAGES}  # noqa: E731
+    rounds = [
+        {"times": times(a, b), "error": e, "same greedy answers": 1.0, "our best beam among theirs": 0.5}
+        for a, b, e in ((1.0, 2.0, 1e-4), (2.0, 10.0, 3e-4), (4.0, 12.0, 2e-4))
+    ]
+    lines = peers.table({"alone": rounds}, peers.parse(["--prompts", "8"])).splitlines()
+    assert lines[2] == "| alone | beams | 4 | 0.8 | 3.00 [2.00, 5.00] | 50% |  |"
+    assert lines[3] == "| alone | scoring | 4 | 0.8 | 3.00 [2.00, 5.00] |  | 3e-04 |"
