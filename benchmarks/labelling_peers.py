@@ -154,6 +154,8 @@ class Side:
             {"OMP_NUM_THREADS": "1"} | os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
         )
         if name == "vllm":
+            libraries = [Path(python).parents[1] / "lib" / "libiomp5.so", *options.preload]  # as vLLM's pages advise
+            environment["LD_PRELOAD"] = ":".join(str(path.absolute()) for path in libraries if path.exists())
             environment["PYTHONPATH"] = ""
         self.process = subprocess.Popen(
             [*command, *(["--eager"] if options.eager else [])],
@@ -282,6 +284,9 @@ def parse(given: list[str] | None) -> argparse.Namespace:
                         ("max_tokens", 16_384)):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--eager", action="store_true", help="vLLM without compilation")
+    parser.add_argument(
+        "--preload", nargs="*", type=Path, default=[], help="libraries for vLLM, such as libtcmalloc.so"
+    )
     parser.add_argument("--output", help="JSON of all measurements")
     parser.add_argument("--rehearse", action="store_true", help="two prompts, six tokens, one round, vLLM eager")
     parser.add_argument("--worker", choices=("ours", "vllm"), help=argparse.SUPPRESS)
@@ -302,7 +307,7 @@ def main(given: list[str] | None = None) -> None:
     results = run(options)
     hidden = ("worker", "folder", "output")
     about = {
-        "settings": {k: v for k, v in vars(options).items() if k not in hidden},
+        "settings": {k: str(v) for k, v in vars(options).items() if k not in hidden},
         "date": time.strftime("%Y-%m-%d"),
     }
     about |= {"threads": os.environ.get("OMP_NUM_THREADS", "1"), "load": os.getloadavg(), "results": results}

@@ -1,5 +1,6 @@
-"""The arithmetic of benchmarks that only print, against the same by hand; scripts, loaded from their paths."""
+"""Benchmarks that only print: their arithmetic against the same by hand, and that what they import exists."""
 
+import ast
 import importlib.util
 import json
 import sys
@@ -63,3 +64,15 @@ def test_peers_are_compared_round_by_round(load):
     lines = peers.table({"alone": rounds}, peers.parse(["--prompts", "8"])).splitlines()
     assert lines[2] == "| alone | beams | 4 | 0.8 | 3.00 [2.00, 5.00] | 50% |  |"
     assert lines[3] == "| alone | scoring | 4 | 0.8 | 3.00 [2.00, 5.00] |  | 3e-04 |"
+
+
+@pytest.mark.parametrize("script", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_takes_from_the_package_exists(script):
+    """Also what it imports inside of functions, hours into a run."""
+    nodes = [node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.ImportFrom)]
+    for node in nodes:
+        if node.module.split(".")[0] == "trl_weaks":
+            module = importlib.import_module(node.module)
+            lacking = [one.name for one in node.names if not hasattr(module, one.name)]
+            lacking = [name for name in lacking if importlib.util.find_spec(f"{node.module}.{name}") is None]
+            assert not lacking, f"{script.name}, line {node.lineno}: {node.module} has no {lacking}"
