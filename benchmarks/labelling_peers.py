@@ -40,7 +40,7 @@ HEAD = "You read requests to an assistant and write the slots that they fill as 
 def vllm_side(folder: str, options: argparse.Namespace):
     os.environ |= {
         "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "DO_NOT_TRACK": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR",
     }  # fmt: skip
     from vllm import LLM, SamplingParams
     from vllm.sampling_params import BeamSearchParams
