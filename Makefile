@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN = TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 ARGS ?=
 
-.PHONY: help demo test test-slow test-distributed test-peer test-crowd test-browser test-servers test-wheel docs evidence lint format benchmarks clean
+.PHONY: help demo test test-slow test-distributed test-peer test-crowd test-triton test-browser test-servers test-wheel docs evidence lint format benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -46,6 +46,15 @@ test-distributed: $(VENV)/.testable ## every test that starts several processes:
 test-crowd: $(VENV)/.testable ## the aggregators of crowd-kit against crowd-kit, which the extra `crowd` brings
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[crowd]'
 	$(RUN) $(BIN)/python -m pytest tests/aggregation tests/trainer/test_pooled_votes.py $(ARGS)
+
+# Beside the environment rather than in it: PyTorch for CPUs asks for none, and takes other ways where it finds one.
+build/triton/.installed: pyproject.toml
+	$(PYTHON) -m pip install --quiet --upgrade --target build/triton 'triton>=3.3'
+	touch $@
+
+test-triton: $(VENV)/.testable build/triton/.installed ## the losses' kernels for CUDA under Triton's interpreter, on a CPU, and through its compiler
+	PYTHONPATH=build/triton TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -rs \
+		tests/losses/test_triton_kernels.py $(ARGS)
 
 test-browser: $(VENV)/.testable ## the viewer in a headless Chromium (Debian: apt-get install chromium chromium-driver)
 	$(BIN)/python -m pip install --quiet 'selenium>=4.20'

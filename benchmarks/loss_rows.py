@@ -97,7 +97,7 @@ class Problem:
     def ours(self, loss, hard: bool = False, cpu_kernels: bool = False) -> None:
         weights = torch.ones(len(self.ids), 1)
         tokens = Tokens(self.ids, weights, self.segments, None if hard else self.logps, "confidence")
-        request = WeakHeadRequest(loss, PROGRESS, weights, chunk_size=CHUNK, cpu_kernels=cpu_kernels)
+        request = WeakHeadRequest(loss, PROGRESS, weights, chunk_size=CHUNK, kernels=cpu_kernels)
         ChunkedHeadLoss.apply(self.hidden, self.weight, None, tokens, request, LogitTransform())[0].backward()
 
 

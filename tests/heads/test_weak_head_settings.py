@@ -94,7 +94,7 @@ def test_compiled_passes_give_the_same(loss, reachable, compiler, monkeypatch):
     one = run(model, loss, chunk_size=5)
     reference = gradients(model, one.loss)
     assert not asked
-    other = run(model, loss, chunk_size=5, cpu_kernels=True)
+    other = run(model, loss, chunk_size=5, kernels=True)
     assert asked, "the compiled passes ran"
     for name in ("per_token_loss", "log_probs", "entropy", "target_probs", "is_top1"):
         torch.testing.assert_close(getattr(other, name), getattr(one, name), rtol=2e-6, atol=2e-6)

@@ -21,7 +21,7 @@ pytestmark = needs_compiler
 @pytest.mark.parametrize("width", [2, 17, 1_023, 1_024, 1_025, 2_500])
 def test_any_number_of_classes(loss, hard, width):
     logits, ids, labels = problem(5, width, hard=hard, dtype=torch.float32)
-    value, gradient = closed(loss, logits, ids, labels, 0.6, cpu_kernels=True)
+    value, gradient = closed(loss, logits, ids, labels, 0.6, kernels=True)
     expected, slope = plain(loss, logits, ids, labels, 0.6)
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradient.double(), slope, rtol=1e-5, atol=1e-5 * float(slope.abs().max()))
@@ -38,7 +38,7 @@ def test_the_sums_and_the_gradient_over_the_whole_range_of_evidence():
     exact[small] = (-e + np.pi**2 / 12 * e**2)[small]
     columns = torch.tensor([1.0, 0.0, 0.0]).expand(len(z), 1, 3)
     bent, one = z.clone(), torch.zeros(len(z), 1)
-    values, dots = cpu_kernels.compiled_evidential_rows(bent, 0.0, one, columns, torch.zeros(len(z), 2), True)
+    values, dots = cpu_kernels.compiled_evidential_rows(bent, 0.0, one, columns, torch.zeros(len(z), 2), bent)
     assert np.abs(values[:, 0].numpy() / exact - 1).max() < 1e-6
     assert np.abs(dots.numpy() / (e * np.log1p(e)) - 1)[log_e > -40].max() < 1e-6  # below, a square is 0
     h = np.where(e < 1e4, e * polygamma(1, 1 + e), 1 - 0.5 / e + 1 / (6 * e**2))
@@ -52,7 +52,7 @@ def test_the_sums_and_the_gradient_over_the_whole_range_of_evidence():
 def test_a_logit_that_is_not_a_number_is_not_hidden(loss):
     logits, ids, labels = problem(4, 2_000, hard=True, dtype=torch.float32)
     logits[2, 1_500], ids[2] = torch.nan, 7
-    value, _ = closed(loss, logits, ids, labels, 0.6, cpu_kernels=True)
+    value, _ = closed(loss, logits, ids, labels, 0.6, kernels=True)
     assert torch.isnan(value).tolist() == [False, False, True, False]
 
 
@@ -61,9 +61,9 @@ def test_the_same_bits_from_any_number_of_threads():
     loss, threads = LOSSES["evidential + aux"], torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = closed(loss, logits, ids, labels, 0.6, cpu_kernels=True)
+        one = closed(loss, logits, ids, labels, 0.6, kernels=True)
         torch.set_num_threads(2)
-        two = closed(loss, logits, ids, labels, 0.6, cpu_kernels=True)
+        two = closed(loss, logits, ids, labels, 0.6, kernels=True)
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
@@ -73,7 +73,7 @@ def test_other_rows_keep_the_passes_of_pytorch():
     plan = NaiveLoss().token_form_plan(True, torch.float32)
     ids = torch.zeros(3, dtype=torch.long)
     for logits in (torch.randn(3, 5, dtype=torch.float64), torch.randn(5, 3).T):
-        assert not split_rows(logits, ids, plan, cpu_kernels=True).compiled
+        assert not split_rows(logits, ids, plan, kernels=True).kernels
 
 
 def test_of_the_libraries_the_one_for_these_instructions_is_loaded(monkeypatch):
@@ -111,11 +111,11 @@ def test_older_machines_get_the_same(capability, monkeypatch):
     if capability == "AVX2" and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         pytest.skip("this machine does not know the instructions")
     logits, ids, labels = problem(9, 3_000, dtype=torch.float32)
-    expected = [closed(loss, logits, ids, labels, 0.6, cpu_kernels=True) for loss in LOSSES.values()]
+    expected = [closed(loss, logits, ids, labels, 0.6, kernels=True) for loss in LOSSES.values()]
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     older = cpu_kernels.find_kernels.__wrapped__()
     monkeypatch.setattr(cpu_kernels, "load_kernels", lambda: older)
     for loss, (value, gradient) in zip(LOSSES.values(), expected, strict=True):
-        other, slope = closed(loss, logits, ids, labels, 0.6, cpu_kernels=True)
+        other, slope = closed(loss, logits, ids, labels, 0.6, kernels=True)
         torch.testing.assert_close(other, value, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(slope, gradient, rtol=2e-6, atol=2e-6 * float(gradient.abs().max()))

@@ -24,14 +24,14 @@ def test_value_and_gradient_equal_autograd_in_float64(loss, hard, spread, shift)
     assert torch.equal(without[0], value) and without[1] is None
 
 
-@pytest.mark.parametrize("cpu_kernels", EITHER)
+@pytest.mark.parametrize("kernels", EITHER)
 @pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 @pytest.mark.parametrize(("spread", "shift"), [(1.0, -6.0), (3.0, 0.0), (8.0, 5.0)])
-def test_float32_keeps_five_digits_over_a_vocabulary(loss, hard, spread, shift, cpu_kernels):
+def test_float32_keeps_five_digits_over_a_vocabulary(loss, hard, spread, shift, kernels):
     logits, ids, labels = problem(4, 5_000, spread, shift, hard=hard, dtype=torch.float32)
-    value, gradient = closed(loss, logits.clamp(max=38), ids, labels, 0.6, cpu_kernels=cpu_kernels)
-    without = closed(loss, logits.clamp(max=38), ids, labels, 0.6, needs_grad=False, cpu_kernels=cpu_kernels)
+    value, gradient = closed(loss, logits.clamp(max=38), ids, labels, 0.6, kernels=kernels)
+    without = closed(loss, logits.clamp(max=38), ids, labels, 0.6, needs_grad=False, kernels=kernels)
     assert torch.equal(without[0], value) and without[1] is None
     expected, slope = plain(loss, logits.clamp(max=38), ids, labels, 0.6)
     assert torch.allclose(value, expected, rtol=1e-5, atol=1e-5)
@@ -63,29 +63,29 @@ def test_gradients_pass_finite_differences(loss):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "cpu_kernels"),
+    ("dtype", "kernels"),
     [(torch.float64, False), *(pytest.param(torch.float32, *p.values, marks=p.marks) for p in EITHER)],
 )
 @pytest.mark.parametrize("margin", [20.0, 27.6, 60.0, 1e4])
-def test_a_saturated_token_still_feels_its_label(margin, dtype, cpu_kernels):
+def test_a_saturated_token_still_feels_its_label(margin, dtype, kernels):
     """At p_t = 1 - 1e-12 (margin 27.6) dloss/dz_t = p_t - P: 1 - p_t rounds to 0, and the naive label is 0/0."""
     logits = torch.tensor([[margin, 0.0, -1.0]], dtype=dtype)
     ids, labels = torch.tensor([0]), [TokenLabel(torch.ones(1, dtype=torch.float64), torch.tensor([0.7]).double())]
-    value, gradient = closed(NaiveLoss(), logits, ids, labels, 0.0, cpu_kernels=cpu_kernels)
+    value, gradient = closed(NaiveLoss(), logits, ids, labels, 0.0, kernels=kernels)
     q = torch.softmax(torch.tensor([0.0, -1.0], dtype=torch.float64), -1)
     expected = torch.cat([torch.tensor([0.3], dtype=torch.float64), -0.3 * q])
     assert torch.allclose(gradient[0].double(), expected, rtol=1e-6, atol=1e-8)
     assert value.item() == pytest.approx(0.3 * (margin + q[0].item() * 0 + q[1].item()), rel=1e-6)
 
 
-@pytest.mark.parametrize("cpu_kernels", EITHER)
+@pytest.mark.parametrize("kernels", EITHER)
 @pytest.mark.parametrize("hard", [True, False])
-def test_logits_above_the_limit_are_left_to_autograd_untouched(hard, cpu_kernels):
+def test_logits_above_the_limit_are_left_to_autograd_untouched(hard, kernels):
     logits, ids, _ = problem(3, 11, dtype=torch.float32)
     logits[1, 4] = 41.0
     ids[1] = 2
     plan = EvidentialLoss().token_form_plan(hard, torch.float32)
-    rows = split_rows(given_logits := logits.clone(), ids, plan, cpu_kernels)
+    rows = split_rows(given_logits := logits.clone(), ids, plan, kernels)
     assert rows.others is None
     assert torch.equal(given_logits, logits)
 
@@ -95,14 +95,14 @@ def test_which_losses_have_no_closed_form():
     assert EvidentialLoss("softplus").token_form_plan(True, torch.float32) is None
 
 
-@pytest.mark.parametrize("cpu_kernels", EITHER)
+@pytest.mark.parametrize("kernels", EITHER)
 @pytest.mark.parametrize("width", [3, 1_000, 1_021, 4_096, 2_500])
-def test_row_statistics_including_ties(width, cpu_kernels):
+def test_row_statistics_including_ties(width, kernels):
     g = torch.Generator().manual_seed(width)
     logits = torch.randint(-4, 5, (50, width), generator=g).float()  # many ties
     ids = torch.randint(width, (50,), generator=g)
     plan = AuxiliaryConfidence(NaiveLoss(), 0.5).token_form_plan(True, torch.float32)
-    rows = split_rows(logits.clone(), ids, plan, cpu_kernels)
+    rows = split_rows(logits.clone(), ids, plan, kernels)
     log_probs = logits.double().log_softmax(-1)
     others = logits.scatter(-1, ids[:, None], -torch.inf)
     assert torch.equal(rows.is_top1, logits.argmax(-1) == ids)

@@ -38,7 +38,7 @@ def on_the_edge(loss, logits, target, prob, progress):
     return bool((with_it - without - loss.kl_clamp).abs() <= 1e-4)
 
 
-def check_one_row(case, cpu_kernels):
+def check_one_row(case, kernels):
     row, target, prob, name, hard, progress = case
     loss, ids = LOSSES[name], torch.tensor([target])
     one = torch.ones(1, dtype=torch.float64)
@@ -48,10 +48,10 @@ def check_one_row(case, cpu_kernels):
         (torch.float32, torch.float32, 1e-5),
         (torch.bfloat16, torch.float32, 1e-5),
     ):
-        if cpu_kernels and dtype is torch.float64:
+        if kernels and dtype is torch.float64:
             continue
         logits = torch.tensor([row], dtype=given_in).to(dtype)
-        rows = split_rows(logits.clone(), ids, loss.token_form_plan(hard, dtype), cpu_kernels)
+        rows = split_rows(logits.clone(), ids, loss.token_form_plan(hard, dtype), kernels)
         if rows.others is None:
             continue
         value, gradient = loss.token_form(rows, labels, progress, True)
@@ -63,7 +63,7 @@ def check_one_row(case, cpu_kernels):
             assert torch.allclose(gradient.double(), slope, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("cpu_kernels", EITHER)
+@pytest.mark.parametrize("kernels", EITHER)
 @given(case=rows_of_logits())
 @example(case=([-710.0, 0.0], 1, 0.0, "evidential", False, 0.0))
 @example(case=([744.0, 0.0, 0.0], 0, 0.0, "evidential", False, 1.0))
@@ -71,13 +71,13 @@ def check_one_row(case, cpu_kernels):
 @example(case=([1e4, 38.0, -30.0], 0, 0.5, "evidential + aux", True, 1.0))
 @example(case=([90.0, 38.0, 37.0], 0, 1.0, "evidential, clamped", True, 1.0))
 @settings(max_examples=200, deadline=None)
-def test_any_row_is_finite_and_equals_autograd(case, cpu_kernels):
-    check_one_row(case, cpu_kernels)
+def test_any_row_is_finite_and_equals_autograd(case, kernels):
+    check_one_row(case, kernels)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cpu_kernels", EITHER)
+@pytest.mark.parametrize("kernels", EITHER)
 @given(case=rows_of_logits())
 @settings(max_examples=10_000, deadline=None)
-def test_ten_thousand_rows_are_finite_and_equal_autograd(case, cpu_kernels):
-    check_one_row(case, cpu_kernels)
+def test_ten_thousand_rows_are_finite_and_equal_autograd(case, kernels):
+    check_one_row(case, kernels)

@@ -70,10 +70,10 @@ def plain(loss, logits, ids, labels, progress):
     return rows.detach(), gradient
 
 
-def closed(loss, logits, ids, labels, progress, needs_grad=True, cpu_kernels=False):
+def closed(loss, logits, ids, labels, progress, needs_grad=True, kernels=False):
     hard = all(label.probs is None for label in labels)
-    rows = split_rows(logits.clone(), ids, loss.token_form_plan(hard, logits.dtype), cpu_kernels)
-    assert rows.others is not None and rows.compiled is cpu_kernels
+    rows = split_rows(logits.clone(), ids, loss.token_form_plan(hard, logits.dtype), kernels)
+    assert rows.others is not None and (rows.kernels is not None) is kernels
     value, gradient = loss.token_form(rows, labels, progress, needs_grad)
     return value, gradient.full() if needs_grad else gradient
 

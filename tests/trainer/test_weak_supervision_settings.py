@@ -5,6 +5,8 @@ import torch
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
+from trl_weaks.losses.vocabulary import triton_passes
+from trl_weaks.trainer.weak_supervision_trainer import _uses_kernels
 
 
 def test_config_builds_the_loss_it_describes():
@@ -48,7 +50,26 @@ def test_compiled_passes_are_for_a_cpu_with_a_compiler(student, perfect, tokeniz
         WeakSupervisionTrainer(args=args, **given)
     monkeypatch.setattr("trl_weaks.trainer.weak_supervision_trainer.find_kernels", lambda: None)
     unset = WeakSupervisionConfig(**arguments)
-    assert not WeakSupervisionTrainer(args=unset, **given)._cpu_kernels, "PyTorch's passes where none load"
+    assert not WeakSupervisionTrainer(args=unset, **given)._kernels, "PyTorch's passes where none load"
     monkeypatch.setattr(WeakSupervisionConfig, "device", torch.device("cuda", 0))
     with pytest.raises(ValueError, match="`use_cpu_kernels` is for training on a CPU, not on cuda:0; remove it"):
         WeakSupervisionTrainer(args=args, **given)
+
+
+def test_triton_kernels_are_for_cuda_and_chosen_there(student, perfect, tokenizer, arguments, monkeypatch):
+    given = {"model": student(), "train_dataset": perfect, "processing_class": tokenizer}
+    with pytest.raises(ValueError, match="`use_triton_kernels` is for training on CUDA, not on cpu; remove it"):
+        WeakSupervisionTrainer(args=WeakSupervisionConfig(**arguments, use_triton_kernels=True), **given)
+    monkeypatch.setattr(WeakSupervisionConfig, "device", torch.device("cuda", 0))
+    found = []
+    monkeypatch.setattr(triton_passes, "find_kernels", lambda: found[-1])
+    for kernels, chosen, expected in (
+        (object(), {}, True),
+        (object(), {"use_triton_kernels": False}, False),
+        (object(), {"use_cpu_kernels": False}, True),
+        (None, {}, False),
+    ):
+        found.append(kernels)
+        assert _uses_kernels(WeakSupervisionConfig(**arguments, **chosen)) is expected
+    with pytest.raises(RuntimeError, match="use_triton_kernels=True asks for Triton's kernels"):
+        _uses_kernels(WeakSupervisionConfig(**arguments, use_triton_kernels=True))

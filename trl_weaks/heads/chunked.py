@@ -61,10 +61,11 @@ class ChunkedHeadLoss(torch.autograd.Function):
                 h = hidden[span].detach().to(compute)
                 logits = logits_of(h)
                 slope = transform.slope(logits) if any(ctx.needs_input_grad) else None
-                rows = chunk_rows(logits, tokens, span, request, any(ctx.needs_input_grad))
+                held = compute if wide and slope is None else exact  # what the products below take
+                rows = chunk_rows(logits, tokens, span, request, any(ctx.needs_input_grad), held)
                 statistics[span] = statistic_columns(rows, exact)
                 if rows.gradient is not None:
-                    _accumulate(grads, span, _raw(rows.gradient, slope, compute), h, kernel)
+                    _accumulate(grads, span, _raw(rows.gradient, slope, held, compute), h, kernel)
         ctx.grads, ctx.dtypes = grads, [None if x is None else x.dtype for x in (hidden, weight, bias)]
         ctx.mark_non_differentiable(statistics)
         return statistics[:, 0].sum(), statistics
@@ -91,10 +92,10 @@ class ChunkedLogitsLoss(torch.autograd.Function):
 
         tokens = tokens.with_totals(spans, lambda span: top_probs(logits_of(span), tokens, span, request))
         for span in spans:
-            rows = chunk_rows(logits_of(span), tokens, span, request, needs_grad)
+            rows = chunk_rows(logits_of(span), tokens, span, request, needs_grad, held)
             statistics[span] = statistic_columns(rows, exact)
             if needs_grad:
-                gradient[span] = rows.gradient.full().to(gradient.dtype)
+                gradient[span] = rows.gradient.full(held)
         ctx.grads, ctx.dtypes = [gradient], [logits.dtype]
         ctx.mark_non_differentiable(statistics)
         return statistics[:, 0].sum(), statistics
@@ -145,11 +146,12 @@ def _empty_gradients(
     ]
 
 
-def _raw(gradient: LogitGradient, slope: Tensor | None, compute: torch.dtype) -> LogitGradient:
+def _raw(gradient: LogitGradient, slope: Tensor | None, held: torch.dtype, compute: torch.dtype) -> LogitGradient:
     """With respect to the raw logits; in one piece where it has to be rounded, which is once then."""
     if slope is not None:
         return LogitGradient(gradient.full().mul_(slope))
-    return gradient if gradient.dense.dtype == compute else LogitGradient(gradient.full())
+    whole = gradient.tops is not None or gradient.dense.dtype != compute
+    return LogitGradient(gradient.full(held)) if whole else gradient
 
 
 def _wide_products(factor: Tensor, dtype: torch.dtype) -> bool:

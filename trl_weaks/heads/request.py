@@ -37,7 +37,8 @@ class WeakHeadRequest:
         divisor: What every loss is divided by, such as the number of tokens of the update. Half precision wants it
             here rather than after the forward: a gradient that is rounded, divided and rounded once more errs to one
             side.
-        cpu_kernels: Whether float32 logits on a CPU take the compiled passes of `losses.vocabulary.cpu_kernels`.
+        kernels: Whether logits take compiled passes where there are any for them: `losses.vocabulary.cpu_kernels` for
+            float32 on a CPU, `triton_passes` for CUDA.
     """
 
     loss: WeakLoss
@@ -49,7 +50,7 @@ class WeakHeadRequest:
     chunk_size: int = 256
     nodes: Tensor | None = None
     divisor: Tensor | float = 1.0
-    cpu_kernels: bool = False
+    kernels: bool = False
 
     def __post_init__(self) -> None:
         if self.split not in get_args(Split):

@@ -25,24 +25,32 @@ class RowResult:
     gradient: LogitGradient | None
 
 
-def chunk_rows(logits: Tensor, tokens: Tokens, span: slice, request: WeakHeadRequest, needs_grad: bool) -> RowResult:
+def chunk_rows(
+    logits: Tensor,
+    tokens: Tokens,
+    span: slice,
+    request: WeakHeadRequest,
+    needs_grad: bool,
+    gradient_dtype: torch.dtype | None = None,
+) -> RowResult:
     """
     Everything about the tokens of `span`, from their logits `(n, V)`, float32 or float64, which are overwritten.
 
     A loss with a closed form (`token_form`) is evaluated through it. Rows with a logit beyond its limit, and any other
-    callable, take autograd, a few rows at a time.
+    callable, take autograd, a few rows at a time. Passes that write the gradient to other memory do so in
+    `gradient_dtype`, all others in the dtype of the logits.
     """
     loss, ids, weights = request.loss, tokens.ids[span], tokens.weights[span].double()
     hard = tokens.unit_logps is None
     plan = closed_form_plan(loss, hard, logits.dtype)
-    rows = split_rows(logits, ids, plan, request.cpu_kernels)
+    rows = split_rows(logits, ids, plan, request.kernels, gradient_dtype)
     probs = tokens.target_logps(span, rows.top_probs).exp()
     total = weights.sum(-1)
     mean = (weights * probs).sum(-1) / torch.where(total == 0, 1, total)
     label = (mean, total) if hard or loss.linear_in_targets else (probs, weights)
     apart, inside = None, rows
     if rows.others is None:
-        apart, kept, inside = _set_apart(logits, rows, plan, request.cpu_kernels)
+        apart, kept, inside = _set_apart(logits, rows, plan, request.kernels)
     values, gradient = torch.zeros_like(total), LogitGradient(logits) if needs_grad else None
     if inside is not None:
         values, gradient = loss.token_form(inside, _token_labels(hard, *label), request.progress, needs_grad)
@@ -53,7 +61,7 @@ def chunk_rows(logits: Tensor, tokens: Tokens, span: slice, request: WeakHeadReq
         values[apart] = loss_by_autograd(request, kept, ids[apart], *label, needs_grad, dtype)
         if needs_grad and inside is not None:
             gradient = LogitGradient(gradient.full())
-            gradient.dense[apart] = kept
+            gradient.dense[apart] = kept.to(gradient.dense.dtype)
     return RowResult(
         loss=values,
         log_probs=rows.log_prob,
@@ -67,7 +75,7 @@ def chunk_rows(logits: Tensor, tokens: Tokens, span: slice, request: WeakHeadReq
 
 def top_probs(logits: Tensor, tokens: Tokens, span: slice, request: WeakHeadRequest) -> Tensor:
     """The largest probability after each token of `span`, `(n,)`, from their logits, which `chunk_rows` sees again."""
-    return split_rows(logits, tokens.ids[span], None, request.cpu_kernels).top_probs
+    return split_rows(logits, tokens.ids[span], None, request.kernels).top_probs
 
 
 def _set_apart(
@@ -82,7 +90,7 @@ def _set_apart(
         return everything, logits, None
     kept = logits[apart]
     logits[apart] = -plan.offset  # evidence of 1: within any limit
-    return apart, kept, split_rows(logits, rows.ids, plan, kernels)
+    return apart, kept, split_rows(logits, rows.ids, plan, kernels, rows.gradient_dtype)
 
 
 def _token_labels(hard: bool, probs: Tensor, weights: Tensor) -> list[TokenLabel]:

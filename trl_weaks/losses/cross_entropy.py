@@ -74,7 +74,7 @@ class NaiveLoss(WeakLoss):
         columns = [(rows.ids, at_target)]
         if rows.rival_ids is not None:
             columns.append((rows.rival_ids, at_rival))
-        return loss, LogitGradient(rows.others, share / rows.rest_sum, tuple(columns))
+        return loss, LogitGradient(rows.others, share / rows.rest_sum, tuple(columns), rows.tops)
 
 
 CrossEntropyLoss = NaiveLoss  # the field's name for it

@@ -90,6 +90,11 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
             no dropout), compute their last hidden states once for each text, keep them in `output_dir` for the time
             of training (tokens * width numbers), and read them in later epochs: same losses up to rounding. Refused
             where that would not be exact. Ours.
+        use_triton_kernels (`bool`, *optional*):
+            Training on CUDA: whether the loss passes over the vocabulary by Triton's kernels. By default where Triton
+            is installed, with PyTorch's passes, and a line in the log, where one of them does not compile; `True`
+            refuses to train where they do not run, and on other devices; `False`: never. Changes speed, and the
+            results by rounding alone. Models in float64 and losses without a closed form keep PyTorch's passes. Ours.
 
     What cannot be honoured beside weak labels is refused by the trainer, see `docs/refused_settings.md`. `packing`
     (strategies `"bfd"` and `"bfd_split"`) and `padding_free` are exact where the model keeps the texts of a row apart,
@@ -162,6 +167,13 @@ class WeakSupervisionConfig(ObjectiveConfig, SFTConfig):
         metadata={
             "help": "On a CPU: the loss passes over the vocabulary by compiled code; by default where it was built "
             "and loads, true: refuse to train where it does not, false: never. Speed only. Ours."
+        },
+    )
+    use_triton_kernels: bool | None = field(
+        default=None,
+        metadata={
+            "help": "On CUDA: the loss passes over the vocabulary by Triton's kernels; by default where Triton is "
+            "installed, true: refuse to train where they do not run, false: never. Speed only. Ours."
         },
     )
 

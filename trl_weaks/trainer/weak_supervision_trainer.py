@@ -12,6 +12,7 @@ from trl import SFTTrainer
 
 from ..heads import WeakHeadRequest, add_weak_head
 from ..losses.base import WeakLoss
+from ..losses.vocabulary import triton_passes
 from ..losses.vocabulary.cpu_kernels import find_kernels, load_kernels
 from ._compat import global_then_local_main_first, is_peft_model, unbind_fused_head
 from .common.callable_loss import chosen_loss, refuse_over_tokens
@@ -114,13 +115,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         **kwargs: Any,
     ):
         args = checked_settings(args, WeakSupervisionConfig, model, "weak-supervision")
-        if args.use_cpu_kernels:
-            if args.device.type != "cpu":
-                raise ValueError(f"`use_cpu_kernels` is for training on a CPU, not on {args.device}; remove it.")
-            load_kernels()
-        self._cpu_kernels = args.use_cpu_kernels or (
-            args.use_cpu_kernels is None and args.device.type == "cpu" and find_kernels() is not None
-        )
+        self._kernels = _uses_kernels(args)
         args, self.weak_loss = chosen_loss(args, loss)
         refuse_over_tokens(self.weak_loss)
         config = student_config(model, args)
@@ -304,7 +299,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
             chunk_size=self.args.loss_chunk_size,
             nodes=None if packed is None else packed.nodes,
             divisor=torch.as_tensor(count).clamp(min=1) / ranks,
-            cpu_kernels=self._cpu_kernels,
+            kernels=self._kernels,
         )
         inputs["use_cache"] = False
         if self.aux_loss_enabled:
@@ -376,3 +371,20 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
 def _description(dataset: Any) -> str:
     info = dataset.info if isinstance(dataset, Dataset | IterableDataset) else None
     return (info.description if info else None) or ""
+
+
+def _uses_kernels(args: WeakSupervisionConfig) -> bool:
+    """Whether the loss passes over the vocabulary by compiled code; loads what is asked for by name."""
+    if args.use_cpu_kernels:
+        if args.device.type != "cpu":
+            raise ValueError(f"`use_cpu_kernels` is for training on a CPU, not on {args.device}; remove it.")
+        load_kernels()
+    if args.use_triton_kernels:
+        if args.device.type != "cuda":
+            raise ValueError(f"`use_triton_kernels` is for training on CUDA, not on {args.device}; remove it.")
+        triton_passes.load_kernels(args.device)
+    if args.device.type == "cpu":
+        return args.use_cpu_kernels or args.use_cpu_kernels is None and find_kernels() is not None
+    if args.device.type == "cuda":
+        return args.use_triton_kernels is not False and triton_passes.find_kernels() is not None
+    return False

@@ -23,6 +23,7 @@ from .row_reductions import Reduction
 
 logger = logging.getLogger(__name__)
 
+OVERWRITES, WITHOUT_SUMS = True, False  # see token_rows.Kernels
 _VERSION = 1  # of the functions' arguments, as in row_kernels.cpp
 _LIBRARIES = {"AVX512": ("avx512", "avx2", "plain"), "AVX2": ("avx2", "plain")}  # PyTorch's word -> in this order
 _ARGUMENTS = {
@@ -97,26 +98,28 @@ def compiled_reduce_rows(logits: Tensor, ids: Tensor, rival: bool, overwrite: bo
 
 
 def compiled_evidential_rows(
-    logits: Tensor, offset: float, keeps: Tensor, columns: Tensor, shares: Tensor | None, needs_grad: bool
+    logits: Tensor, offset: float, keeps: Tensor, columns: Tensor, shares: Tensor, out: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """
     The sums of an evidential loss over the tokens of `(n, V)` logits, and its gradient, written over them.
 
     Args:
-        logits: Stay what they are without `needs_grad`.
+        logits: Stay what they are unless they are `out`.
         offset: Added to the logits.
         keeps: a of each of G labels, which keeps the evidence `e~ = e (1 + a e)`, `(n, G)`; 0 for hard labels.
         columns: weight, lift and pull of the gradient `x~ (weight x~ n(x~) + lift + pull e~)`, `(n, G, 3)`.
-        shares: share and m of the likelihood of soft labels, whose gradient is `e (share + m x)`, `(n, 2)`.
-        needs_grad: Whether to write the gradient.
+        shares: share and m of the likelihood of soft labels, whose gradient is `e (share + m x)`, `(n, 2)`; `(n, 1)`
+            where there are none.
+        out: Where to write the gradient: the logits, or `None` for nowhere.
 
     Returns:
-        Sums of c(e~), `(n, G)`, and of `e ln(1 + e)`, `(n,)`, 0 without `shares`; float64.
+        Sums of c(e~), `(n, G)`, and of `e ln(1 + e)`, `(n,)`, 0 where there are no soft labels; float64.
     """
     sums = torch.zeros(len(logits), keeps.shape[1] + 1, dtype=torch.float64)
+    shares = shares if shares.shape[1] == 2 else None
     keeps, columns, shares = (None if x is None else x.float().contiguous() for x in (keeps, columns, shares))
     load_kernels().evidential_rows(
         *(_address(logits), *logits.shape, offset, _address(keeps), _address(columns), keeps.shape[1]),
-        *(_address(shares), _address(sums), needs_grad, torch.get_num_threads()),
+        *(_address(shares), _address(sums), out is not None, torch.get_num_threads()),
     )
     return sums[:, :-1], sums[:, -1]

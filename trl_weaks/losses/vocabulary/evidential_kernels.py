@@ -3,31 +3,41 @@
 import torch
 from torch import Tensor
 
-from .cpu_kernels import compiled_evidential_rows
 from .evidential_parts import Parts
 from .token_rows import TokenRows
 
 
-def compiled_passes(rows: TokenRows, parts: Parts, offset: float, needs_grad: bool) -> Tensor:
+def compiled_passes(
+    rows: TokenRows, parts: Parts, share: Tensor, offset: float, needs_grad: bool
+) -> tuple[Tensor, Tensor] | None:
     """
-    `evidential_passes.dense_passes` for parts that are not empty.
+    `evidential_passes.dense_passes`, and what holds the gradient: the rows themselves, or new memory where the
+    gradient is wanted in another type. None, and nothing has changed, where these rows or parts are left to PyTorch.
 
     Without `needs_grad` the rows stay as they are. Where a row may reach the clamp, all are read twice.
     """
     groups, soft, everything = parts.groups, parts.likelihood, slice(0, len(rows.ids))
-    nothing = torch.zeros(len(rows.ids), 1)
+    if rows.kernels is None or not (groups or soft or rows.kernels.WITHOUT_SUMS):
+        return None
+    out = rows.others
+    if needs_grad and out.dtype != rows.gradient_dtype:
+        out = torch.empty_like(out, dtype=rows.gradient_dtype)
+    nothing = torch.zeros(len(rows.ids), 1, device=share.device)
     keeps = [soft.per_evidence[id(g.labels[0])] if g.soft else nothing for g in groups]
     keeps = torch.cat(keeps, -1) if groups else nothing[:, :0]
-    shares = torch.cat([soft.share, soft.negative], -1) if soft else None
+    shares = torch.cat([soft.share, soft.negative], -1) if soft else nothing if groups else share[:, None]
 
-    def sweep(write: bool) -> tuple[Tensor, Tensor]:
+    def sweep(write: bool) -> tuple[Tensor, Tensor] | None:
         columns = [torch.cat(g.columns(everything), -1) for g in groups]
-        columns = torch.stack(columns, 1) if groups else torch.zeros(len(rows.ids), 0, 3)
-        return compiled_evidential_rows(rows.others, offset, keeps, columns, shares, write)
+        columns = torch.stack(columns, 1) if groups else nothing.new_zeros(len(rows.ids), 0, 3)
+        to = out if write else None
+        return rows.kernels.compiled_evidential_rows(rows.others, offset, keeps, columns, shares, to)
 
-    values, dots = sweep(needs_grad and not parts.near)
-    for g, of_group in zip(groups, values.unbind(-1), strict=True):
+    sums = sweep(needs_grad and not parts.near)
+    if sums is None:
+        return None
+    for g, of_group in zip(groups, sums[0].unbind(-1), strict=True):
         g.settle(everything, of_group)
-    if parts.near and needs_grad:  # with the weights that the clamp has left
+    if parts.near and needs_grad:  # with the weights that the clamp has left, by the same program
         sweep(True)
-    return sum((g.loss for g in groups), soft.loss(dots) if soft else torch.zeros_like(dots))
+    return sum((g.loss for g in groups), soft.loss(sums[1]) if soft else torch.zeros_like(share)), out

@@ -75,7 +75,7 @@ class Likelihood:
     """
 
     def __init__(self, rows: TokenRows, labels: list[DenseLabel], share: Tensor) -> None:
-        dtype = rows.others.dtype
+        dtype = rows.dtype
         # evidence below exp(-80) counts for nothing, whatever its label
         per_evidence = (-rows.log_rest.clamp(min=-80)).exp()
         self.per_evidence = {id(p): ((p.label.probs - 1) * per_evidence).to(dtype)[:, None] for p in labels}
@@ -113,6 +113,6 @@ def parts_of(rows: TokenRows, labels: list[DenseLabel], share: Tensor, penalty: 
     if penalty.coefficient:
         alone = torch.zeros_like(share) if soft else share
         kept = [hard] * bool(hard) + [[p] for p in soft]
-        groups = [Divergences(same, alone, penalty, rows.others.dtype) for same in kept]
+        groups = [Divergences(same, alone, penalty, rows.dtype) for same in kept]
     near = any(bool((penalty.coefficient * p.strength > penalty.clamp).any()) for g in groups for p in g.labels)
     return Parts(groups, Likelihood(rows, soft, share) if soft else None, near)

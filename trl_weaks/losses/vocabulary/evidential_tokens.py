@@ -28,7 +28,7 @@ from .token_rows import LogitGradient, TokenLabel, TokenRows
 def evidential_token_form(
     rows: TokenRows, labels: list[TokenLabel], penalty: Penalty, offset: float, needs_grad: bool
 ) -> tuple[Tensor, LogitGradient | None]:
-    """Sum over labels of scale times loss, `(n,)` float64; the gradient is written over `rows.others`."""
+    """Sum over labels of scale times loss, `(n,)` float64; the gradient is written over `rows.others`, or beside."""
     width = rows.others.shape[1]
     log_strength = torch.logaddexp(rows.log_normaliser, torch.full_like(rows.rest_max, width).log())
     prepared = _prepare(rows, labels, width, penalty)
@@ -36,15 +36,16 @@ def evidential_token_form(
     loss = total_scale * log_strength - sum(label.scales * _log_alpha_of_token(rows, label) for label in labels)
     share = total_scale * (-log_strength).exp()
     parts = parts_of(rows, prepared, share, penalty)
-    if rows.compiled and (parts.groups or parts.likelihood):
-        loss = loss + compiled_passes(rows, parts, offset, needs_grad)
-    else:
-        loss = loss + dense_passes(rows, parts, share, offset, needs_grad)
+    done = compiled_passes(rows, parts, share, offset, needs_grad)
+    if done is None:
+        rows = rows.for_pytorch()
+        done = dense_passes(rows, parts, share, offset, needs_grad), rows.others
+    value, gradient = done
     if not needs_grad:
-        return loss, None
+        return loss + value, None
     for ids, values in _columns(rows, prepared, log_strength):
-        rows.others.scatter_(-1, ids[:, None], values.to(rows.others.dtype)[:, None])
-    return loss, LogitGradient(rows.others)
+        gradient.scatter_(-1, ids[:, None], values.to(gradient.dtype)[:, None])
+    return loss + value, LogitGradient(gradient)
 
 
 def _prepare(rows: TokenRows, labels: list[TokenLabel], width: int, penalty: Penalty) -> list[DenseLabel]:

@@ -1,12 +1,40 @@
 """Rows of vocabulary logits, reduced to what closed-form token losses read. T supervised tokens, V vocabulary."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .cpu_kernels import can_run, compiled_reduce_rows
-from .row_reductions import NOWHERE, reduce_rows
+from . import cpu_kernels, triton_passes
+from .row_reductions import NOWHERE, Reduction, reduce_rows
+
+
+class Kernels(Protocol):
+    """
+    Compiled passes: a module of functions, `cpu_kernels` or `triton_passes`.
+
+    Attributes:
+        OVERWRITES: Whether `compiled_reduce_rows` can leave exponentials behind. Otherwise it leaves the logits alone,
+            and `triton_passes.scaled_exponentials` makes the gradient of them.
+        WITHOUT_SUMS: Whether `compiled_evidential_rows` is to be called where the loss asks for no sums.
+    """
+
+    OVERWRITES: bool
+    WITHOUT_SUMS: bool
+
+    def can_run(self, rows: Tensor) -> bool: ...
+
+    def compiled_reduce_rows(self, logits: Tensor, ids: Tensor, rival: bool, overwrite: bool) -> Reduction | None: ...
+
+    def compiled_evidential_rows(
+        self, logits: Tensor, offset: float, keeps: Tensor, columns: Tensor, shares: Tensor, out: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None: ...
+
+
+def kernels_for(logits: Tensor) -> Kernels | None:
+    """The compiled passes that take these rows."""
+    return next((module for module in (cpu_kernels, triton_passes) if module.can_run(logits)), None)
 
 
 @dataclass(frozen=True)
@@ -39,19 +67,25 @@ class LogitGradient:
         dense: `(n, V)`.
         scales: Factor of each row of `dense`, `(n,)`; `None` for 1.
         columns: Pairs of ids `(n,)` and values `(n,)` that are added, one column per row.
+        tops: Where given, `(n,)`, `dense` holds logits and stands for `exp(dense - tops)`.
     """
 
     dense: Tensor
     scales: Tensor | None = None
     columns: tuple[tuple[Tensor, Tensor], ...] = ()
+    tops: Tensor | None = None
 
-    def full(self) -> Tensor:
-        """The gradient itself, written over `dense`."""
+    def full(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The gradient itself, written over `dense` where that is of the type asked for, or none is."""
+        if self.tops is not None:
+            scales = torch.ones_like(self.tops) if self.scales is None else self.scales
+            asked = dtype or torch.float32
+            return triton_passes.scaled_exponentials(self.dense, self.tops, scales, self.columns, asked)
         if self.scales is not None:
             self.dense.mul_(self.scales[:, None].to(self.dense.dtype))
         for ids, values in self.columns:
             self.dense.scatter_add_(-1, ids[:, None], values[:, None].to(self.dense.dtype))
-        return self.dense
+        return self.dense.to(dtype or self.dense.dtype)
 
 
 @dataclass(frozen=True)
@@ -83,7 +117,8 @@ class TokenRows:
         ids: Emitted tokens t, `(n,)`.
         others: `(n, V)`, from which a closed form makes its gradient, in place: `exp(z_j - rest_max)`, 0 at t; or,
             where the plan asks for logits, those as they were given, without the offset, and -1e30 at t and the
-            rival. `None` where there is no plan or a logit exceeds its limit: the logits are what they were then.
+            rival; or, where there are `tops`, logits that stand for their exponentials. `None` where there is no plan
+            or a logit exceeds its limit: the logits are what they were then.
         target_logits: z_t with the offset, `(n,)` float64, as are the next three.
         rest_max: Largest of the other logits.
         rest_sum: Sum over the others of `exp(z - rest_max)`, at least 1.
@@ -92,7 +127,9 @@ class TokenRows:
         rival_ids: The first largest of the other tokens, `(n,)`; `None` unless asked for.
         sum_without_rival: `rest_sum` without the rival's 1, summed afresh; `None` unless asked for.
         squares_without_rival: Likewise the sum of the squares of the exponentials.
-        compiled: Whether dense passes over `others` are to be the compiled ones.
+        tops: `rest_max` without the offset, `(n,)`, where the exponentials are still to be taken; see `LogitGradient`.
+        kernels: The compiled passes that are to read `others`; `None` for PyTorch's.
+        gradient_dtype: In which a gradient in other memory than that of `others` is wanted.
     """
 
     ids: Tensor
@@ -105,7 +142,18 @@ class TokenRows:
     rival_ids: Tensor | None
     sum_without_rival: Tensor | None
     squares_without_rival: Tensor | None
-    compiled: bool = False
+    tops: Tensor | None = None
+    kernels: Kernels | None = None
+    gradient_dtype: torch.dtype = torch.float32
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the passes over `others` count."""
+        return torch.float64 if self.others.dtype == torch.float64 else torch.float32
+
+    def for_pytorch(self) -> "TokenRows":
+        """The same for passes that count in the dtype of `others`."""
+        return replace(self, others=_raised(self.others), kernels=None)
 
     @property
     def log_rest(self) -> Tensor:
@@ -143,34 +191,39 @@ class TokenRows:
         return torch.maximum(self.log_prob, self.rest_max - self.log_normaliser).exp()
 
 
-def split_rows(logits: Tensor, ids: Tensor, plan: TokenFormPlan | None, cpu_kernels: bool = False) -> TokenRows:
+def split_rows(
+    logits: Tensor,
+    ids: Tensor,
+    plan: TokenFormPlan | None,
+    kernels: bool = False,
+    gradient_dtype: torch.dtype | None = None,
+) -> TokenRows:
     """
-    Reduce `(n, V)` float32 or float64 logits.
+    Reduce `(n, V)` logits.
 
     Args:
-        logits: Become the `others` of the result, or stay what they were where that is `None`.
+        logits: Become the `others` of the result, or stay what they were where that is `None`. Half precision is
+            raised to float32 in new memory where no compiled passes take it.
         ids: Emitted tokens, `(n,)`.
         plan: What the closed form asks for; `None` if there is none.
-        cpu_kernels: Whether to use compiled passes where they take such rows.
+        kernels: Whether to use compiled passes where they take such rows.
+        gradient_dtype: See `TokenRows`; by default that of the logits, and at least float32.
     """
     asked, plan = plan is not None, plan or TokenFormPlan(-torch.inf)
+    exact = torch.float64 if logits.dtype == torch.float64 else torch.float32
     target = logits.gather(-1, ids[:, None])[:, 0]
-    logits.scatter_(-1, ids[:, None], NOWHERE)
-    overwrite = plan.limit == torch.inf and not plan.logits
-    compiled = cpu_kernels and can_run(logits)
-    if compiled:
-        reduced = compiled_reduce_rows(logits, ids, plan.rival, overwrite)
-    else:
-        reduced = reduce_rows(logits, ids, target, plan.rival, plan.squares, plan.logits, overwrite)
+    logits.scatter_(-1, ids[:, None], _nowhere(logits))
+    exponentials = plan.limit == torch.inf and not plan.logits
+    others, reduced, compiled = _reduced(logits, ids, target, plan, exponentials, kernels)
     top, rivals = reduced.top, reduced.rivals
-    closed = asked and (overwrite or bool((top.double() + plan.offset <= plan.limit).all()))
+    closed = asked and (exponentials or bool((top.double() + plan.offset <= plan.limit).all()))
     if not closed:
         logits.scatter_(-1, ids[:, None], target[:, None])
         if rivals is not None:
-            logits.scatter_(-1, rivals[:, None], top[:, None])
+            logits.scatter_(-1, rivals[:, None], top[:, None].to(logits.dtype))
     return TokenRows(
         ids=ids,
-        others=logits if closed else None,
+        others=others if closed else None,
         target_logits=target.double() + plan.offset,
         rest_max=top.double() + plan.offset,
         rest_sum=reduced.sums[0] + (rivals is not None),
@@ -179,5 +232,34 @@ def split_rows(logits: Tensor, ids: Tensor, plan: TokenFormPlan | None, cpu_kern
         rival_ids=rivals,
         sum_without_rival=None if rivals is None else reduced.sums[0],
         squares_without_rival=reduced.sums[2] if plan.squares else None,
-        compiled=compiled,
+        tops=None if compiled is None or compiled.OVERWRITES or not exponentials else top,
+        kernels=compiled,
+        gradient_dtype=gradient_dtype or exact,
     )
+
+
+def _reduced(
+    logits: Tensor, ids: Tensor, target: Tensor, plan: TokenFormPlan, exponentials: bool, kernels: bool
+) -> tuple[Tensor, Reduction, Kernels | None]:
+    """What becomes of the logits, what the reduction found, and the compiled passes that found it."""
+    if kernels and (compiled := kernels_for(logits)) is not None:
+        reduced = compiled.compiled_reduce_rows(logits, ids, plan.rival, exponentials and compiled.OVERWRITES)
+        if reduced is not None:
+            if reduced.rivals is not None and not exponentials and not compiled.OVERWRITES:
+                logits.scatter_(-1, reduced.rivals[:, None], _nowhere(logits))
+            return logits, reduced, compiled
+    others = _raised(logits)
+    reduced = reduce_rows(others, ids, target.to(others.dtype), plan.rival, plan.squares, plan.logits, exponentials)
+    return others, reduced, None
+
+
+def _nowhere(logits: Tensor) -> float:
+    """`NOWHERE`, of which float16 knows nothing: minus infinity there, which kernels read as the same."""
+    return -torch.inf if logits.dtype == torch.float16 else NOWHERE
+
+
+def _raised(logits: Tensor) -> Tensor:
+    """For passes in PyTorch, which count in the dtype of what they are given."""
+    if logits.dtype in (torch.float32, torch.float64):
+        return logits
+    return logits.float().clamp_(min=NOWHERE)
