@@ -15,6 +15,7 @@ class LocalHub(ThreadingHTTPServer):
     """`repositories` holds, for `models/NAME` and `datasets/NAME`, the files as they are now; every commit, its files.
 
     Attributes:
+        collections: by slug, as the Hub describes them; an account is called `me`.
         blobs: large files by SHA-256, as Git LFS sends them before the commit that names them.
     """
 
@@ -22,6 +23,7 @@ class LocalHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories: dict[str, Files] = {}
         self.private: set[str] = set()
+        self.collections: dict[str, dict] = {}
         self.blobs: dict[str, bytes] = {}
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -57,6 +59,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._json({"errors": [], "warnings": []})
         if parts == ["api", "repos", "create"]:
             return self._create(json.loads(body))
+        if parts[1] == "collections":
+            return self._collect(parts, json.loads(body))
         kind, owner, name, action = parts[1:5]
         repository = f"{kind}/{owner}/{name}"
         if repository not in self.server.repositories:
@@ -82,6 +86,10 @@ class Handler(BaseHTTPRequestHandler):
         if "resolve" in parts:
             return self._resolve(parts)
         assert parts[0] == "api", f"unknown request: GET {self.path}"
+        if parts[1] == "whoami-v2":
+            return self._json({"type": "user", "name": "me", "orgs": [{"name": "our-lab"}]})
+        if parts[1] == "collections":
+            return self._json(self.server.collections["/".join(parts[2:])])
         kind, owner, name, *rest = parts[1:]
         repository = f"{kind}/{owner}/{name}"
         if repository not in self.server.repositories:
@@ -101,6 +109,13 @@ class Handler(BaseHTTPRequestHandler):
         return self._missing("EntryNotFound")
 
     do_HEAD = do_GET
+
+    def do_PATCH(self):
+        """A new note for an item of a collection."""
+        _, _, owner, name, items, item_id = self._parts()
+        (item,) = [one for one in self.server.collections[f"{owner}/{name}"][items] if one["_id"] == item_id]
+        item["note"] = {"text": json.loads(self._body())["note"]}
+        self._json({})
 
     def do_PUT(self):
         body = self._body()
@@ -131,6 +146,28 @@ class Handler(BaseHTTPRequestHandler):
         if asked.get("visibility") == "private" or asked.get("private"):
             self.server.private.add(repository)
         self._json({"url": f"{self.server.url}/{kind}{name}", "id": name, "name": name})
+
+    def _collect(self, parts: list[str], asked: dict) -> None:
+        """Make a collection, or add an item to one."""
+        there = self.server.collections
+        if len(parts) > 2:
+            found, item = there["/".join(parts[2:4])], asked["item"]
+            assert f"{item['type']}s/{item['id']}" in self.server.repositories, "an item is what is there"
+            new = {"_id": f"{len(found['items']):024x}", "position": len(found["items"])} | item
+            found["items"].append(new | {"note": {"text": asked["note"]}})
+            return self._json(found)
+        assert len(asked["title"]) < 60 and len(asked.get("description", "")) <= 150, "the Hub refuses longer ones"
+        slug = f"{asked['namespace']}/{asked['title'].lower()}-0123456789abcdef01234567"
+        if slug in there:
+            return self._json({"slug": slug}, 409)
+        made = {
+            "slug": slug,
+            "owner": {"name": asked["namespace"]},
+            "items": [],
+            "lastUpdated": "2026-01-01T00:00:00Z",
+        }
+        there[slug] = made | asked | {"position": 0, "theme": "blue", "upvotes": 0}
+        self._json(there[slug])
 
     def _commit(self, repository: str, body: bytes) -> None:
         files = self.server.repositories[repository]

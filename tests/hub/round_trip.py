@@ -1,4 +1,4 @@
-"""Pushes labels and three students to the Hub at HF_ENDPOINT, loads all again, and prints what it compared as JSON."""
+"""Pushes labels, students and studies to the Hub at HF_ENDPOINT, loads all again, prints what it compared as JSON."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset, load_dataset, load_from_disk
 from huggingface_hub import ModelCard, hf_hub_download
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -20,8 +20,12 @@ from trl_weaks import (
     labels_from_completions,
     push_labels,
 )
+from trl_weaks.study import ClassificationTask, CompletionTask, Example, Splits, run_study
 from trl_weaks.study.models.tiny import build_model, train_tokenizer
+from trl_weaks.supervisors.classifier import WeakClassifier
+from trl_weaks.supervisors.supervisor import WeakSupervisor
 
+CLASSIFIER = AutoModelForSequenceClassification
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "hub.md"
 ROOM, TOKEN = Path(sys.argv[1]), sys.argv[2]
 WORDS = ("jazz", "some rock", "nine songs", "the radio")
@@ -114,6 +118,72 @@ def preferences(found: dict) -> None:
     found["aligned"] = same(trainer.model, AutoModelForCausalLM.from_pretrained("me/aligned"))
 
 
+class Parity(ClassificationTask):
+    name, classes = "parity", ("even", "odd")
+
+    def splits(self, seed):
+        made = [Example(str(n), f"Is {n} odd?", self.classes[n % 2]) for n in range(60)]
+        return Splits(made[:20], made[20:35], made[35:40], made[40:])
+
+
+class Sums(CompletionTask):
+    name = "sums"
+
+    def splits(self, seed):
+        made = [Example(f"{a}-{b}", f"{a} + {b}", a + b) for a in range(7) for b in range(7)]
+        return Splits(made[:20], made[20:32], made[32:36], made[36:])
+
+    def prompt(self, example):
+        return f"{example.text} =\n"
+
+    def completion(self, example):
+        return str(example.target)
+
+    def score(self, completion, example):
+        return {"exact_match": float(completion.strip() == str(example.target))}
+
+
+def studies(found: dict) -> None:
+    """A study of classes pushed twice, once of its two seeds; and one of completions whose student is an adapter."""
+    size = {"vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 64}
+    training = {"per_device_train_batch_size": 8, "max_steps": 3, "learning_rate": 5e-3}
+    shared = {"tiny_models": dict.fromkeys(("gpt2", "opt", "llama"), size), "weak_models": ["tiny:gpt2", "tiny:opt"]}
+    shared |= {"student_model": "tiny:llama", "weak_training": training, "student_training": training, "workers": 1}
+    shared |= {"preset": None, "methods": ["naive"], "hub_license": "apache-2.0"}
+    for prefix, more in (
+        ("me/parity", {"seeds": [0]}),
+        ("me/parity", {"seeds": [0]}),
+        ("our-lab/two", {"seeds": [0, 1]}),
+    ):
+        study = run_study(Parity(), output_dir=str(ROOM / "parity"), push_to_hub=prefix, **shared, **more)
+    model, tokenizer = (kind.from_pretrained("our-lab/two-naive-seed1") for kind in (CLASSIFIER, AutoTokenizer))
+    test = Parity().splits(1).test
+    said = WeakClassifier(model, tokenizer).predict([example.text for example in test]).probabilities.argmax(-1)
+    gold = torch.tensor([Parity.classes.index(example.target) for example in test])
+    found["accuracy"] = (said == gold).double().mean().item()
+    found["parity"] = study["naive"]
+    labels = load_dataset("our-lab/two-labels", "seed1-independent", split="train")
+    found["study_labels"] = labels[:] == load_from_disk(str(ROOM / "parity" / "seed-1" / "labels" / "dataset"))[:]
+    more = {"num_candidates": 2, "max_new_tokens": 4, "use_peft": True, "lora": {"r": 2}, "hub_private_repo": True}
+    more["student_model"] = str(ROOM / "base")
+    run_study(Sums(), output_dir=str(ROOM / "sums"), push_to_hub="me/sums", **shared | more)
+    lines = (ROOM / "sums" / "seed-0" / "predictions" / "naive" / "predictions.jsonl").read_text().splitlines()
+    model, tokenizer = (kind.from_pretrained("me/sums-naive") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    prompts = [Sums().prompt(example) for example in Sums().splits(0).test]
+    answers = WeakSupervisor(model, tokenizer, "again").answer(prompts, num_candidates=3, max_new_tokens=4)
+    found["answers"] = [answer[0][0] for answer in answers] == [json.loads(line)["completion"] for line in lines]
+    found["code"] += (
+        run_code("our-lab/two-naive-seed1") + run_code("me/sums-naive") + run_code("me/sums-labels", "dataset")
+    )
+    refused: dict = {}
+    for name, how in (("somebody/else", {}), ("me/parity", {"hub_private_repo": True})):
+        try:
+            run_study(Parity(), output_dir=str(ROOM / "parity"), push_to_hub=name, **shared, **how)
+        except ValueError as error:
+            refused[name] = str(error)
+    found["refused"] = refused
+
+
 def main() -> None:
     found: dict = {}
     made = labels()
@@ -126,6 +196,7 @@ def main() -> None:
     generation(made, tokenizer, found)
     classes(tokenizer, found)
     preferences(found)
+    studies(found)
     print(json.dumps(found))
 
 

@@ -88,3 +88,41 @@ def test_the_labels_card_says_what_each_column_is(pushed):
     assert text.count('load_dataset("me/labels", "people", split="train")') == 1
     assert text.count("## Labels `people`") == 1 and text.count("## Labels `one`") == 1
     assert '"completion": " yes"' in text or '"completion": " no"' in text
+
+
+def test_a_study_comes_back_with_its_numbers(pushed):
+    hub, found, _ = pushed
+    assert found["study_labels"] is True and found["answers"] is True
+    head, text = card(hub, "models/our-lab/two-naive-seed1")
+    (result,) = head["model-index"][0]["results"]
+    metrics = {metric["type"]: metric for metric in result["metrics"]}
+    row = found["parity"]
+    assert metrics["accuracy"]["value"] == pytest.approx(found["accuracy"]) == row["accuracy_per_seed"][1]
+    assert head["license"] == "apache-2.0" and head["datasets"] in (["our-lab/two-labels"], "our-lab/two-labels")
+    assert f"mean of 2 seeds [95% interval] | {row['accuracy']:.3f}" in text and "`gpt2`, `opt`" in text
+    head, _ = card(hub, "models/me/parity-naive")
+    (result,) = head["model-index"][0]["results"]
+    interval = next(m for m in result["metrics"] if m["type"] == "accuracy")["args"]["interval_95"]
+    assert interval[0] <= next(m for m in result["metrics"] if m["type"] == "accuracy")["value"] <= interval[1]
+    head, _ = card(hub, "models/me/sums-naive")
+    assert (
+        "adapter_config.json" not in hub.repositories["models/me/sums-naive"]
+        and head["library_name"] == "transformers"
+    )
+    assert {
+        "models/me/sums-naive",
+        "datasets/me/sums-labels",
+    } <= hub.private and "models/me/parity-naive" not in hub.private
+
+
+def test_a_study_has_one_collection_however_often_it_is_pushed(pushed):
+    hub, found, _ = pushed
+    there = {c["title"]: c for c in hub.collections.values()}
+    assert set(there) == {"parity", "two", "sums"} and [c["private"] for c in there.values()] == [False, False, True]
+    items = [(item["type"], item["id"]) for item in there["parity"]["items"]]
+    assert items == [("dataset", "me/parity-labels"), ("model", "me/parity-naive")]
+    assert [i["id"] for i in there["two"]["items"][1:]] == ["our-lab/two-naive-seed0", "our-lab/two-naive-seed1"]
+    assert "PGR" in there["two"]["items"][1]["note"]["text"] and there["two"]["owner"]["name"] == "our-lab"
+    assert (
+        "yours are me, our-lab" in found["refused"]["somebody/else"] and "is public" in found["refused"]["me/parity"]
+    )

@@ -236,6 +236,7 @@ class ByTheSeed(Sums):
         (Changed(score=lambda c, e: dict.fromkeys("ab"[: 1 + bool(c)], 1.0)), {}, "the answer '': 1 scores, where"),
         (Changed(completion=lambda e: 5), {}, "its completion is 5; it must be text"),
         (Changed(), {"num_gold": 31}, "`num_gold` asks for 31 examples; the task 'sums' has 30 in `half_a`"),
+        (Changed(), {"use_peft": True}, "`use_peft`: an adapter on random weights cannot be loaded again"),
         (Changed(), {"pretraining": {"sentences": 3}}, "`pretraining`: the task 'sums' has no unlabelled text"),
         (Changed(), {"compare": ["naive"]}, "`compare` takes rows two by two"),
         (Changed(), {"compare": ["naive", "other"]}, "`compare`: there is no row 'other'; there are gpt2"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -103,8 +104,21 @@ class StudyConfig:
         default=None, metadata={"help": "Weights of the supervisors; default equal (ours)."}
     )
 
+    push_to_hub: str | None = field(
+        default=None,
+        metadata={
+            "help": "OWNER/NAME: after the report, push the labels (NAME-labels), every student (NAME-method) and a "
+            "collection of them. It changes no result."
+        },
+    )
+    hub_private_repo: bool = field(default=False, metadata={"help": "With push_to_hub: everything there is private."})
+    hub_license: str | None = field(
+        default=None, metadata={"help": "With push_to_hub: licence identifier of the Hub, e.g. apache-2.0."}
+    )
+
     def __post_init__(self):
         self._read_mappings()
+        self._check_hub()
         unknown = set(self.stages) - set(self.known_stages)
         if unknown:
             raise ValueError(f"Unknown stages {sorted(unknown)}; known: {', '.join(self.known_stages)}.")
@@ -148,6 +162,17 @@ class StudyConfig:
                 setattr(self, f.name, value)
             if not isinstance(value, dict):
                 raise ValueError(f"`{f.name}` must be a mapping (JSON on the command line); got {value!r}.")
+
+    def _check_hub(self) -> None:
+        if self.push_to_hub is None:
+            given = [name for name in ("hub_private_repo", "hub_license") if getattr(self, name)]
+            if given:
+                raise ValueError(f"`{given[0]}` has no effect without `push_to_hub`.")
+            return
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push_to_hub):
+            raise ValueError(f"`push_to_hub` is OWNER/NAME; got {self.push_to_hub!r}.")
+        if "report" not in self.stages:
+            raise ValueError("`push_to_hub` needs the stage `report`: cards state the scores of the report.")
 
     @property
     def supervisor_names(self) -> list[str]:

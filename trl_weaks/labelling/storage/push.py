@@ -73,12 +73,7 @@ def push_labels(
         card = card or (folder / "README.md" if (folder / "README.md").is_file() else None)
         labels = load_from_disk(str(folder / "dataset" if (folder / "dataset").is_dir() else folder))
     api = HfApi(token=token)
-    repository = api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True).repo_id
-    if private and not api.repo_info(repository, repo_type="dataset").private:
-        raise ValueError(
-            f"{repository} exists and is public. Nothing was uploaded; make it private in its settings, or choose "
-            "another name."
-        )
+    repository = new_or_same(api, repository, "dataset", private)
     whole = _there(api, repository)
     whole.data.license = license or whole.data.license
     whole.data.tags = sorted({*TAGS, *(whole.data.tags or [])})
@@ -92,6 +87,24 @@ def push_labels(
         path_or_fileobj=str(whole).encode(), path_in_repo="README.md", repo_id=repository, repo_type="dataset"
     )
     labels.push_to_hub(repository, config_name=config_name, split=split, private=private, token=token)
+
+
+def new_or_same(api: HfApi, repository: str, kind: str, private: bool | None) -> str:
+    """The id of a repository, made where there is none.
+
+    Args:
+        kind: `dataset` or `model`.
+
+    Raises:
+        ValueError: a private one was asked for, and it exists and is public.
+    """
+    repository = api.create_repo(repository, repo_type=kind, private=private, exist_ok=True).repo_id
+    if private and not api.repo_info(repository, repo_type=kind).private:
+        raise ValueError(
+            f"{repository} exists and is public. Nothing was uploaded; make it private in its settings, or choose "
+            "another name."
+        )
+    return repository
 
 
 END = "<!-- end of these labels -->"
@@ -112,7 +125,7 @@ def _there(api: HfApi, repository: str) -> DatasetCard:
 def labels_section(labels: Dataset, repository: str, config_name: str, split: str, card: str | None = None) -> str:
     """What a reader of the Hub must know of these labels, as markdown between two marks."""
     named = "" if config_name == "default" else f", {json.dumps(config_name)}"
-    head = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.S) if card else _who(labels)
+    head = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.S) if card else who_labelled(labels)
     row = json.dumps(_short(labels[0]), indent=1, ensure_ascii=False)
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", row)), default=0))
     known = [[f"`{name}`", MEANING.get(name, "carried through")] for name in labels.column_names]
@@ -124,7 +137,7 @@ def labels_section(labels: Dataset, repository: str, config_name: str, split: st
     return "\n\n".join(lines)
 
 
-def _who(labels: Dataset) -> str:
+def who_labelled(labels: Dataset) -> str:
     """How many rows, and of whom; whether they are people or programs is not in the columns."""
     size = f"{len(labels)} rows"
     if columns.EXAMPLE_ID in labels.column_names:

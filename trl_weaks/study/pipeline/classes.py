@@ -135,6 +135,9 @@ class ClassRun(SeedRun):
         keep = [votes[0][SUPERVISORS].index(name) for name in supervisors]
         return votes.map(lambda row: {c: [row[c][i] for i in keep] for c in (WEAK_PROBS, WEIGHTS, SUPERVISORS)})
 
+    def label_sets(self) -> dict[str, Dataset]:
+        return {name: self.votes(labels=name) for name in ("independent", *(method.labels for method in self.methods))}
+
     def train_student(self, method: Method, folder: Path, before: Stage | None = None) -> None:
         settings = method.over(self.config.training(self.config.student_training))
         if method.aggregator:

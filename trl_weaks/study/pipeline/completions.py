@@ -117,6 +117,9 @@ class CompletionRun(SeedRun):
         root = self.labels_folder if mode in EXPORTED else self.root / f"labels-{mode}"
         return load_from_disk(str(root / mode))
 
+    def label_sets(self) -> dict[str, Dataset]:
+        return {mode: self.labels(mode) for mode in (*EXPORTED, *map(_labels_of, self.methods))}
+
     def train_student(self, method: Method, folder: Path, before: Stage | None = None) -> None:
         rows = self.labels(_labels_of(method))
         if method.supervisors:

@@ -27,12 +27,17 @@ def base_stages(config: StudyConfig, task: Task, factory: ModelFactory) -> dict[
     random, or is one that somebody else pre-trained.
 
     Raises:
-        ValueError: unknown settings in `pretraining`, or a plan for a task without unlabelled text.
+        ValueError: unknown settings in `pretraining`, or a plan for a task without unlabelled text, or an adapter on
+            a student that nobody trained.
     """
     plans: dict[str, tuple[str, dict[str, Any]]] = {}
     if not task.has_unlabelled:
         if config.pretraining or config.weak_pretraining:
             raise ValueError(f"`pretraining`: the task {task.name!r} has no unlabelled text; leave the setting out.")
+        if config.use_peft and config.student_model.startswith(TINY):
+            raise ValueError(
+                "`use_peft`: an adapter on random weights cannot be loaded again; name a trained student."
+            )
         return {}
     if config.student_model.startswith(TINY):
         plans[STUDENT] = (config.student_model, dict(config.pretraining or {}))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trl_weaks.distributed import processes
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.field_methods import (
     BY_DAWID_SKENE,
@@ -26,6 +27,7 @@ from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.preference_methods import PreferenceMethod
 from trl_weaks.study.report.classes import gather_classes
 from trl_weaks.study.report.completions import gather_completions
+from trl_weaks.study.report.push import check_push, push_study
 from trl_weaks.study.report.study import write_study_report
 from trl_weaks.study.tasks.base import ClassificationTask, Task
 from trl_weaks.study.tasks.checks import measure_of
@@ -106,11 +108,14 @@ def run(config: StudyConfig, task: Task, command: str, methods: Sequence[Method]
     for one in runs:
         stages += one.stages()
     check_comparisons(config, runs[0])
+    check_push(config, runs)
     if not all(stage.done() for stage in stages):
         runs[0].factory.check()
     run_stages(stages, config.workers)
     if "report" in config.stages:
         write_study_report(config, task, runs, measure, KINDS[task.kind].gather, stages, command)
+    if config.push_to_hub and processes().is_main_process:
+        print(f"On the Hub: {push_study(config, task, runs)}")
     return Path(config.output_dir)
 
 

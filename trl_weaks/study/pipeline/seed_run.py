@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from datasets import Dataset
 from peft import LoraConfig
 
 from trl_weaks._version import __version__
@@ -75,6 +76,10 @@ class SeedRun(ABC):
     @abstractmethod
     def predict(self, name: str, trained: Stage | None, folder: Path) -> None:
         """Answer the test split."""
+
+    @abstractmethod
+    def label_sets(self) -> dict[str, Dataset]:
+        """The labelled half B, by name of the labels: all that the methods read."""
 
     @abstractmethod
     def label_spec(self) -> dict[str, Any]:

@@ -125,8 +125,7 @@ def complete_card(
     found = last_metrics(trainer.state.log_history) | dict(results or {})
     where = dataset_name or "held out"
     task = "text-generation" if trainer.language_model else "text-classification"
-    made = [EvalResult(task, where, where, name, **_metric(name, value)) for name, value in found.items()]
-    data.eval_results = made or None
+    data.eval_results = eval_results(task, where, where, found) or None
     text = card.text
     if base is None:
         text = re.sub(
@@ -139,6 +138,15 @@ def complete_card(
     if getattr(trainer.processing_class, "chat_template", None) is None:
         text = text.replace('[{"role": "user", "content": question}]', "question")
     card.text = text
+
+
+def eval_results(task: str, dataset_type: str, dataset_name: str, found: Mapping[str, Result]) -> list[EvalResult]:
+    """Metrics by name as a card's `model-index` holds them, intervals included.
+
+    Raises:
+        ValueError: a result is neither a number nor a number with the two ends of its interval.
+    """
+    return [EvalResult(task, dataset_type, dataset_name, name, **_metric(name, v)) for name, v in found.items()]
 
 
 def last_metrics(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
