@@ -110,9 +110,10 @@ def test_columns_are_checked_before_a_model_is_loaded(tmp_path, monkeypatch, opt
     row = {"example_id": "1", "prompt": "p", "gold": "g", "completion": "c"}
     (tmp_path / "data.jsonl").write_text(json.dumps(row))
     monkeypatch.setattr("trl_weaks.commands.label.load_ensemble", lambda _: pytest.fail("a model is loaded"))
-    run = ["label", "--dataset", str(tmp_path / "data.jsonl"), "--supervisors", "x", "--output_dir", str(tmp_path)]
-    with pytest.raises(SystemExit, match=message):
-        main([*run, *options])
+    run = ["--dataset", str(tmp_path / "data.jsonl"), "--supervisors", "x", "--output_dir", str(tmp_path)]
+    for command in ("label", "verify"):
+        with pytest.raises(SystemExit, match=message):
+            main([command, *run, *options])
     kept = read(tmp_path / "data.jsonl", "--drop_columns", "completion", "gold")
     assert kept.column_names == ["example_id", "prompt"]
 
