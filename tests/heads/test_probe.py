@@ -4,52 +4,29 @@ import warnings
 
 import pytest
 import torch
+from tiny import causal_lm, config
 from torch import nn
-from transformers import (
-    CohereConfig,
-    CohereForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GraniteConfig,
-    GraniteForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PhiConfig,
-    PhiForCausalLM,
-    RecurrentGemmaConfig,
-    RecurrentGemmaForCausalLM,
-    xLSTMConfig,
-    xLSTMForCausalLM,
-)
+from transformers import LlamaForCausalLM, xLSTMForCausalLM
 
 from trl_weaks.heads import WeakHeadRequest, add_weak_head
 from trl_weaks.inference.probe import made_up_tokens
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
 
 V = 59
-SMALL = {"vocab_size": V, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+KERNELS = {
+    "chunkwise_kernel": "chunkwise--native_autograd",
+    "sequence_kernel": "native_sequence__native",
+    "step_kernel": "native",
+}
 MODELS = {
-    "gpt2, tied": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=V, n_embd=16, n_layer=1, n_head=2)),
-    "phi, bias": lambda: PhiForCausalLM(PhiConfig(**SMALL, intermediate_size=24)),
-    "cohere, scale": lambda: CohereForCausalLM(CohereConfig(**SMALL, intermediate_size=24, pad_token_id=0)),
-    "granite, divisor": lambda: GraniteForCausalLM(GraniteConfig(**SMALL, intermediate_size=24, logits_scaling=3.0)),
-    "recurrent gemma, cap": lambda: RecurrentGemmaForCausalLM(
-        RecurrentGemmaConfig(
-            **SMALL, intermediate_size=48, lru_width=16, head_dim=8, num_key_value_heads=1, attention_window_size=32
-        )
+    "gpt2, tied": lambda: causal_lm("gpt2", V),
+    "phi, bias": lambda: causal_lm("phi", V, inner=24),
+    "cohere, scale": lambda: causal_lm("cohere", V, inner=24, pad_token_id=0),
+    "granite, divisor": lambda: causal_lm("granite", V, inner=24, logits_scaling=3.0),
+    "recurrent gemma, cap": lambda: causal_lm(
+        "recurrent_gemma", V, inner=48, kv_heads=1, lru_width=16, head_dim=8, attention_window_size=32
     ),
-    "xlstm, cap": lambda: xLSTMForCausalLM(
-        xLSTMConfig(
-            vocab_size=V,
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_blocks=1,
-            num_heads=2,
-            chunkwise_kernel="chunkwise--native_autograd",
-            sequence_kernel="native_sequence__native",
-            step_kernel="native",
-        )
-    ),
+    "xlstm, cap": lambda: causal_lm("xlstm", V, num_blocks=1, **KERNELS),
 }
 LOSSES = [AuxiliaryConfidence(NaiveLoss(), 0.3), AuxiliaryConfidence(EvidentialLoss(kl_coef=0.05), 0.3)]
 
@@ -119,7 +96,7 @@ BENDS = {
 @pytest.mark.parametrize("bend", BENDS.values(), ids=BENDS)
 def test_logits_that_cannot_be_rebuilt_are_taken_whole(bend, monkeypatch):
     monkeypatch.setattr(Bent, "bend", staticmethod(bend))
-    model = build(lambda: Bent(LlamaConfig(**SMALL, intermediate_size=24)))
+    model = build(lambda: Bent(config("llama", V, inner=24)))
     with pytest.warns(UserWarning, match="full logits"):
         run(model, NaiveLoss())
     assert not model._weak_head_reachable
@@ -128,8 +105,7 @@ def test_logits_that_cannot_be_rebuilt_are_taken_whole(bend, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("trained", [False, True])
 def test_rounding_is_no_reason(dtype, trained):
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**SMALL | {"hidden_size": 256}, intermediate_size=24))
+    model = causal_lm("llama", V, width=256, inner=24)
     if trained:
         nn.init.normal_(model.lm_head.weight, std=3.0)
     model = model.to(dtype).eval()
@@ -172,7 +148,7 @@ class Padded(Bent):
 
 
 def padded(**given):
-    return Padded(LlamaConfig(**SMALL | given, intermediate_size=24, pad_token_id=0))
+    return Padded(config("llama", V, inner=24, pad_token_id=0, **given))
 
 
 TOUCHES = {
@@ -237,7 +213,7 @@ def test_a_bias_that_rules_tokens_out_hides_nothing(value, monkeypatch):
 
 @pytest.mark.parametrize("size", [4, 23, 7919, 2 * 7919])
 def test_made_up_tokens_differ_and_are_never_the_padding(size):
-    model = LlamaForCausalLM(LlamaConfig(**SMALL | {"vocab_size": size}, intermediate_size=24, pad_token_id=0))
+    model = causal_lm("llama", size, inner=24, pad_token_id=0)
     ids = made_up_tokens(model, 12)
     assert ids.shape == (1, 12) and 0 not in ids and torch.equal(ids, made_up_tokens(model, 12))
     assert len(ids.unique()) == min(12, size - 1)

@@ -4,46 +4,24 @@ import copy
 
 import pytest
 import torch
-from transformers import (
-    CohereConfig,
-    CohereForCausalLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    GraniteConfig,
-    GraniteForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-    PhiConfig,
-    PhiForCausalLM,
-)
+from tiny import causal_lm
 
 from trl_weaks.heads import WeakHeadRequest, add_weak_head
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
 
 V = 53
-SMALL = {"vocab_size": V, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-OFF = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+SMALL = {"layers": 2, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 MODELS = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, **OFF, intermediate_size=24, num_key_value_heads=1)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=V, n_embd=16, n_layer=2, n_head=2, **OFF)),
-    "opt": lambda: OPTForCausalLM(OPTConfig(**SMALL, **OFF, ffn_dim=24, word_embed_proj_dim=8)),
-    "neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SMALL, **OFF, intermediate_size=24)),
-    "gemma2": lambda: Gemma2ForCausalLM(
-        Gemma2Config(
-            **SMALL, **OFF, intermediate_size=24, num_key_value_heads=1, head_dim=8, final_logit_softcapping=3.0
-        )
-    ),
+    "llama": {"inner": 24, "kv_heads": 1},
+    "gpt2": {},
+    "opt": {"inner": 24, "word_embed_proj_dim": 8},
+    "gpt_neox": {"inner": 24},
+    "gemma2": {"inner": 24, "kv_heads": 1, "head_dim": 8, "final_logit_softcapping": 3.0},
 }
 MODELS |= {  # with a bias, a logit scale, a logit divisor
-    "phi": lambda: PhiForCausalLM(PhiConfig(**SMALL, **OFF, intermediate_size=24)),
-    "cohere": lambda: CohereForCausalLM(CohereConfig(**SMALL, **OFF, intermediate_size=24)),
-    "granite": lambda: GraniteForCausalLM(GraniteConfig(**SMALL, **OFF, intermediate_size=24, logits_scaling=3.0)),
+    "phi": {"inner": 24},
+    "cohere": {"inner": 24},
+    "granite": {"inner": 24, "logits_scaling": 3.0},
 }
 LOSSES = {
     "naive": NaiveLoss(),
@@ -55,9 +33,12 @@ LOSSES = {
 }
 
 
+def plain(name="llama"):
+    return causal_lm(name, V, **SMALL, **MODELS[name]).double().eval()
+
+
 def build(name="llama"):
-    torch.manual_seed(0)
-    model = MODELS[name]().double().eval()
+    model = plain(name)
     bias = getattr(model.get_output_embeddings(), "bias", None)
     if bias is not None:
         torch.nn.init.normal_(bias)
@@ -205,7 +186,7 @@ def test_patching_twice_and_copying_keep_the_plain_forward():
     with torch.no_grad():
         for p in twin.parameters():
             p.mul_(0.5)
-    fresh = MODELS["llama"]().double().eval()
+    fresh = plain()
     fresh.load_state_dict(twin.state_dict())
     assert torch.equal(twin(input_ids=ids).logits, fresh(input_ids=ids).logits)
     assert twin.generate(ids, max_new_tokens=2, do_sample=False).shape == (3, 11)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from tiny import causal_lm
 
 from trl_weaks.heads import WeakHeadRequest, add_weak_head, rows
 from trl_weaks.heads.tokens import Tokens, flatten_tokens
@@ -12,14 +12,12 @@ from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
 from trl_weaks.losses.vocabulary import cpu_kernels
 
 V = 61
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 LOSSES = [AuxiliaryConfidence(NaiveLoss(), 0.3), AuxiliaryConfidence(EvidentialLoss(kl_coef=0.05), 0.3)]
 NAMES = ["naive", "evidential"]
 
 
-def llama(seed=0, **kwargs):
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=V, **SIZES, num_key_value_heads=1, **kwargs)).eval()
+def llama():
+    return causal_lm("llama", V, layers=2, inner=24, kv_heads=1).eval()
 
 
 def batch(rows=3, length=12):
@@ -140,9 +138,7 @@ def test_adapter_dropout_on_the_head_falls_back_to_full_logits():
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
 def test_a_head_with_a_layer_in_front_falls_back_to_full_logits_with_one_warning(loss, recwarn):
-    torch.manual_seed(0)
-    config = BertConfig(vocab_size=V, is_decoder=True, **SIZES)
-    model = BertLMHeadModel(config).eval()
+    model = causal_lm("bert", V, layers=2, inner=24, is_decoder=True).eval()
     expected = from_full_logits(model, loss)
     reference = gradients(model, expected)
     add_weak_head(model)
@@ -310,16 +306,8 @@ def test_logits_beyond_the_closed_form_are_still_exact():
 
 
 def test_a_mixture_of_experts_reports_its_balancing_loss():
-    torch.manual_seed(0)
-    config = MixtralConfig(
-        vocab_size=V,
-        **SIZES,
-        num_key_value_heads=1,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-        output_router_logits=True,
-    )
-    model = MixtralForCausalLM(config).eval()
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "output_router_logits": True}
+    model = causal_lm("mixtral", V, layers=2, inner=24, kv_heads=1, **experts).eval()
     ids, labels, *_ = batch()
     own = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels)
     add_weak_head(model)
