@@ -1,26 +1,22 @@
 """A labelling run in a process of its own: `python labelling_run.py FOLDER PROMPTS`, or the same under torchrun."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 
 def main(folder: str, count: int) -> None:
     import torch
     from datasets import Dataset
+    from small_supervisors import model_of, tokenizer_of
 
     from trl_weaks.labelling.label_completions import label_completions
     from trl_weaks.supervisors.ensemble import WeakEnsemble
     from trl_weaks.supervisors.supervisor import WeakSupervisor
 
     torch.set_num_threads(1)
-    spec = importlib.util.spec_from_file_location("shapes", Path(__file__).with_name("conftest.py"))
-    shapes = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(shapes)
     supervisors = []
     for seed, shape in enumerate(("gpt2", "opt", "llama")):
-        tokenizer = shapes.tokenizer_of(shape)
-        supervisors.append(WeakSupervisor(shapes.model_of(shape, len(tokenizer), seed), tokenizer, shape))
+        tokenizer = tokenizer_of(shape)
+        supervisors.append(WeakSupervisor(model_of(shape, len(tokenizer), seed), tokenizer, shape))
     texts = [
         f"USER: turn on the light in the kitchen, please, number {i}{' now' * (i % 5)} ASSISTANT:"
         for i in range(count)

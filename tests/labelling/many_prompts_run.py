@@ -5,7 +5,6 @@ which the system takes back when it needs them, do not count.
 """
 
 import copy
-import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -33,15 +32,12 @@ def memory() -> int:
 
 def main(folder: Path, count: int) -> None:
     from datasets import Dataset, load_dataset
+    from small_supervisors import model_of, tokenizer_of
 
     from trl_weaks.labelling.label_completions import label_completions
     from trl_weaks.supervisors.ensemble import WeakEnsemble
     from trl_weaks.supervisors.scores import Scored
     from trl_weaks.supervisors.supervisor import WeakSupervisor
-
-    spec = importlib.util.spec_from_file_location("shapes", Path(__file__).with_name("conftest.py"))
-    shapes = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(shapes)
 
     class Quick(WeakSupervisor):
         """Reads prompts with its tokenizer as ever, but answers without its model."""
@@ -52,8 +48,8 @@ def main(folder: Path, count: int) -> None:
         def score_fitting(self, prompts, completions, names=None):
             return [Scored([1] * 9, [-0.25] * 9, [(i, i + 1) for i in range(8)] + [(8, 8)]) for _ in completions]
 
-    tokenizer = shapes.tokenizer_of("gpt2")
-    model = shapes.model_of("gpt2", len(tokenizer))
+    tokenizer = tokenizer_of("gpt2")
+    model = model_of("gpt2", len(tokenizer))
     ensemble = WeakEnsemble([Quick(copy.deepcopy(model), tokenizer, name) for name in "ab"])
     folder.mkdir(parents=True)
     with (folder / "prompts.jsonl").open("w") as file:

@@ -5,7 +5,7 @@ import torch
 from peft import IA3Config, LoHaConfig, LoraConfig, OFTConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
-from transformers import GPT2Config, GPT2ForSequenceClassification
+from tiny import classifier
 
 from trl_weaks.fingerprint import supervisor_fingerprint
 from trl_weaks.labelling.label_completions import label_completions
@@ -203,22 +203,10 @@ def test_labels_of_one_adapter_are_not_taken_for_anothers(saved, tokenizer, new_
 
 def test_classifiers_on_one_base(tokenizer, tmp_path):
     """The head is part of the adapter (`modules_to_save`), and switches with it."""
-    base = GPT2ForSequenceClassification(
-        GPT2Config(
-            vocab_size=len(tokenizer),
-            n_embd=32,
-            n_layer=2,
-            n_head=4,
-            pad_token_id=tokenizer.pad_token_id,
-            num_labels=3,
-        )
-    ).eval()
-    start = {name: value.clone() for name, value in base.state_dict().items()}
 
     def fresh():
-        model = GPT2ForSequenceClassification(base.config).eval()
-        model.load_state_dict(start)
-        return model
+        sizes = {"width": 32, "layers": 2, "heads": 4}
+        return classifier("gpt2", len(tokenizer), 3, **sizes, pad_token_id=tokenizer.pad_token_id).eval()
 
     for i, name in enumerate("ab"):
         config = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, task_type="SEQ_CLS")
@@ -239,8 +227,8 @@ def test_classifiers_on_one_base(tokenizer, tmp_path):
     both = {n: WeakClassifier(models[n], tokenizer, n) for n in "ab"}
     both |= {f"{n} by name": WeakClassifier(models["b"], tokenizer, n, adapter=n) for n in "ab"}
     before = state(shared)
-    for name, classifier in both.items():
-        assert torch.allclose(classifier.predict(PROMPTS).probabilities, right[name[0]], atol=1e-5), name
+    for name, judge in both.items():
+        assert torch.allclose(judge.predict(PROMPTS).probabilities, right[name[0]], atol=1e-5), name
         assert state(shared) == before
     assert len({supervisor_fingerprint(c) for c in both.values()}) == 2
 

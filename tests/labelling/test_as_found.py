@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2ForSequenceClassification, MambaConfig
+from tiny import causal_lm, classifier
 
 from trl_weaks.inference.sampling import Sampling
 from trl_weaks.labelling.label_classes import label_classes
@@ -37,9 +37,7 @@ def made(tiny, shape):
     kind = {"dynamic": "llama", "longrope": "llama", "lora": "llama", "mamba": "gpt2"}.get(shape, shape)
     tokenizer = tiny.tokenizer(kind)
     if shape == "mamba":
-        torch.manual_seed(0)
-        config = MambaConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1)
-        model = AutoModelForCausalLM.from_config(config)
+        model = causal_lm("mamba", len(tokenizer))
     else:
         changes = {"rope_parameters": ROPES[shape]} if shape in ROPES else {}
         model = tiny.model(kind, len(tokenizer), seed=4, **changes)
@@ -167,9 +165,7 @@ def test_left_as_found_where_the_work_fails(held, build, tmp_path):
 
 def test_classifiers_are_left_as_found(tiny, tmp_path):
     tokenizer = as_used(tiny.tokenizer("gpt2"))
-    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(tokenizer)}
-    config = GPT2Config(**sizes, pad_token_id=tokenizer.pad_token_id, num_labels=3)
-    model = as_held(GPT2ForSequenceClassification(config))
+    model = as_held(classifier("gpt2", len(tokenizer), 3, pad_token_id=tokenizer.pad_token_id))
     data = Dataset.from_dict({"text": PROMPTS})
     for limit in (None, 5):
         ensemble = WeakEnsemble([WeakClassifier(model, tokenizer, "c", max_length=limit)])

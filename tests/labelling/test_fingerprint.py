@@ -7,11 +7,12 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from tiny import classifier
 from tokenizers.processors import TemplateProcessing
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils.parametrize import register_parametrization
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 
 from trl_weaks.edits import edits
@@ -158,9 +159,8 @@ def test_saving_loading_and_moving_a_folder_leaves_the_key(tiny, tmp_path, shape
 
 def test_classifiers(tiny):
     tokenizer = tiny.tokenizer("gpt2")
-    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(tokenizer)}
-    config = GPT2Config(**sizes, pad_token_id=tokenizer.pad_token_id, num_labels=3)
-    one = WeakClassifier(GPT2ForSequenceClassification(config).eval(), tokenizer, "c")
+    model = classifier("gpt2", len(tokenizer), 3, pad_token_id=tokenizer.pad_token_id)
+    one = WeakClassifier(model.eval(), tokenizer, "c")
     seen = {supervisor_fingerprint(one)}
     one.predict(PROMPTS)
     assert seen == {supervisor_fingerprint(one)}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from scipy.optimize import minimize_scalar
+from tiny import causal_lm
 
 from trl_weaks import ServerSupervisor, WeakEnsemble
 from trl_weaks.aggregation.answers.confidence import calibrator, most_frequent
@@ -176,16 +177,10 @@ def test_both_forms_of_log_probabilities_are_placed(logprobs):
 
 
 def test_a_student_trains_on_them(tmp_path, build):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 
     tokenizer = build("gpt2").tokenizer
-    student = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
-        )
-    )
+    student = causal_lm("llama", len(tokenizer), inner=16)
     labels = labels_from_completions(EXAMPLES, [answer("007", "a", " jazz", confidence=0.5), answer("7", "a", " ok")])
     settings = WeakSupervisionConfig(
         str(tmp_path), max_steps=1, use_cpu=True, bf16=False, report_to="none", save_strategy="no", logging_steps=1

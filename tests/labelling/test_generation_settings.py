@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AddedToken, AutoModelForSequenceClassification, GenerationConfig, GPT2Config
+from tiny import classifier
+from transformers import AddedToken, GenerationConfig
 
 from trl_weaks.inference.generation_settings import ASKED, HONOURED, REFUSED, WITHOUT_EFFECT
 from trl_weaks.inference.sampling import Sampling
@@ -383,8 +384,6 @@ def test_special_tokens_read_letter_by_letter_are_refused(build):
     supervisor.tokenizer.split_special_tokens = True
     with pytest.raises(ValueError, match="supervisor 'x': the tokenizer has split_special_tokens=True"):
         WeakSupervisor(supervisor.model, supervisor.tokenizer, "x")
-    config = GPT2Config(
-        vocab_size=len(supervisor.tokenizer), n_embd=8, n_layer=1, n_head=2, num_labels=2, pad_token_id=0
-    )
+    model = classifier("gpt2", len(supervisor.tokenizer), width=8, pad_token_id=0)
     with pytest.raises(ValueError, match="supervisor 'y': the tokenizer has split_special_tokens=True"):
-        WeakClassifier(AutoModelForSequenceClassification.from_config(config), supervisor.tokenizer, "y")
+        WeakClassifier(model, supervisor.tokenizer, "y")

@@ -12,14 +12,9 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset
 from scipy.optimize import minimize_scalar
+from tiny import classifier
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    AutoModelForSequenceClassification,
-    GPT2Config,
-    GPT2ForSequenceClassification,
-    LlamaConfig,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedTokenizerFast
 
 from trl_weaks.aggregation.calibration import fit_temperature
 from trl_weaks.labelling import label_classes as module
@@ -40,20 +35,7 @@ def tokenizer():
 
 
 def model(seed: int, num_labels: int = 3, kind: str = "llama", **extra):
-    common = {"vocab_size": len(WORDS) + 2, "num_labels": num_labels, "pad_token_id": 0, **extra}
-    if kind == "gpt2":
-        config = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=12, **common)
-    else:
-        config = LlamaConfig(
-            hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-            max_position_embeddings=12, **common,
-        )  # fmt: skip
-    torch.manual_seed(seed)
-    built = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    with torch.no_grad():
-        for parameter in built.parameters():
-            parameter.mul_(8 if parameter.dim() == 2 else 1)
-    return built
+    return classifier(kind, len(WORDS) + 2, num_labels, seed=seed, scale=8, positions=12, pad_token_id=0, **extra)
 
 
 @pytest.fixture
@@ -365,12 +347,8 @@ def test_models_of_another_problem_are_refused(tokenizer, problem):
 def test_class_names_of_later_are_followed(tiny):
     """They were read when a classifier was made, and votes were pooled in the old order under the new key."""
     tokenizer = tiny.tokenizer("gpt2")
-    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(tokenizer)}
-    members = []
-    for seed in range(2):
-        torch.manual_seed(seed)
-        config = GPT2Config(**sizes, pad_token_id=tokenizer.pad_token_id, num_labels=2)
-        members.append(WeakClassifier(GPT2ForSequenceClassification(config).eval(), tokenizer, f"c{seed}"))
+    built = [classifier("gpt2", len(tokenizer), pad_token_id=tokenizer.pad_token_id, seed=seed) for seed in range(2)]
+    members = [WeakClassifier(model.eval(), tokenizer, f"c{seed}") for seed, model in enumerate(built)]
     rows = Dataset.from_dict({"text": ["wake me", "play some jazz"]})
     raw = [model.predict(rows["text"][:]).probabilities for model in members]
     members[0].model.config.id2label = {0: "no", 1: "yes"}
@@ -388,9 +366,8 @@ def test_class_names_of_later_are_followed(tiny):
 def test_gold_of_the_calibration_is_compared_as_names_are(tiny, written):
     """Without regard to case and white space, as everywhere; a row without gold (-1) is named."""
     tokenizer = tiny.tokenizer("gpt2")
-    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(tokenizer)}
-    config = GPT2Config(**sizes, pad_token_id=tokenizer.pad_token_id, num_labels=2, id2label={0: "no", 1: "yes"})
-    member = WeakClassifier(GPT2ForSequenceClassification(config).eval(), tokenizer, "c")
+    names = {"pad_token_id": tokenizer.pad_token_id, "id2label": {0: "no", 1: "yes"}}
+    member = WeakClassifier(classifier("gpt2", len(tokenizer), **names).eval(), tokenizer, "c")
     texts, rows = ["a", "b", "c"], Dataset.from_dict({"text": ["wake me"]})
     plain = Dataset.from_dict({"text": texts, "label": [0, 1, 0]})
     gold = Dataset.from_dict({"text": texts, "label": written if isinstance(written, list) else [1, 0, 1]})

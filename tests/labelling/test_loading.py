@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from tiny import classifier
 
 from trl_weaks import WeakClassifier, WeakEnsemble, WeakSupervisor, label_classes, label_completions
 
@@ -23,16 +23,8 @@ def saved(tmp_path_factory, build):
         supervisor.model.save_pretrained(folder / shape)
         tokenizer.save_pretrained(folder / shape)
     tokenizer = build("gpt2").tokenizer
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        pad_token_id=tokenizer.pad_token_id,
-        num_labels=2,
-    )
-    LlamaForSequenceClassification(config).save_pretrained(folder / "classifier")
+    model = classifier("llama", len(tokenizer), inner=16, pad_token_id=tokenizer.pad_token_id)
+    model.save_pretrained(folder / "classifier")
     tokenizer.save_pretrained(folder / "classifier")
     return folder
 

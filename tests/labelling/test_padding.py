@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification
+from tiny import any_architecture, classifier
 
 from trl_weaks.inference.as_found import inference
 from trl_weaks.inference.padding import leading_of_one_length, one_length_only
@@ -10,16 +10,6 @@ from trl_weaks.inference.scoring import plain_logps
 from trl_weaks.supervisors.classifier import WeakClassifier
 from trl_weaks.supervisors.supervisor import WeakSupervisor
 
-SIZES = {
-    **dict.fromkeys(("hidden_size", "n_embd", "d_model"), 32),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"), 2),
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads"), 4),
-    **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "decoder_ffn_dim"), 32),
-    **dict.fromkeys(("max_position_embeddings", "n_positions"), 256),
-    **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts"), 4),
-    "num_key_value_heads": 2, "head_dim": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "rotary_dim": 4,
-    "word_embed_proj_dim": 32, "sliding_window": 16, "vocab_size": 64, "state_size": 4, "pad_token_id": 0,
-}  # fmt: skip
 FAMILIES = (
     "bloom", "codegen", "cohere", "ctrl", "falcon", "gemma3_text", "glm", "gpt2", "gpt_bigcode", "gpt_neox", "gptj",
     "granite", "jamba", "llama", "mamba", "mistral", "mixtral", "mpt", "olmo2", "opt", "persimmon", "phi", "phi3",
@@ -36,17 +26,6 @@ ROPES = {
 }
 
 
-def family(kind, **changes):
-    known = AutoConfig.for_model(kind).to_dict().keys()
-    config = AutoConfig.for_model(kind, **{k: v for k, v in SIZES.items() if k in known}, **changes)
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).float().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
-
-
 def by_itself(model, pair):
     """Softmax in float64, no padding, and no other row before it."""
     prompt, completion = pair
@@ -57,7 +36,7 @@ def by_itself(model, pair):
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_score_does_not_depend_on_the_batch(kind):
-    model = family(kind)
+    model = any_architecture(kind).eval()
     expected = [by_itself(model, pair) for pair in PAIRS]
     with inference(model):
         together = plain_logps(model, PAIRS, 0, 10**6, bool)
@@ -71,17 +50,9 @@ def test_a_score_does_not_depend_on_the_batch(kind):
 def test_positions_that_depend_on_the_longest_row(rope):
     """Issue 19, item 12: up to 0.28 nats; with "dynamic", what was read before counted too."""
     limit = {"max_position_embeddings": 40} if rope == "dynamic" else {}
-    config = LlamaConfig(
-        **{k: v for k, v in SIZES.items() if k != "sliding_window"} | limit, rope_parameters=ROPES[rope]
-    )
 
     def fresh():
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config).eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.3)
-        return model
+        return any_architecture("llama", noise=0.3, rope_parameters=ROPES[rope], **limit).eval()
 
     pairs = [*PAIRS, (LONG[:60], (1, 2))]
     expected = [by_itself(fresh(), pair) for pair in pairs]
@@ -112,9 +83,9 @@ def test_supervisors_and_classifiers_of_such_models(tiny, rope):
         (alone,), (found,) = one.score(prompts[i : i + 1], answers[i : i + 1]), one.generate(prompts[i : i + 1], 2, 5)
         assert alone.logps == pytest.approx(together[i].logps, abs=1e-4)
         assert [c.token_ids for c in found] == [c.token_ids for c in beams[i]]
-    config = LlamaConfig(**model.config.to_dict() | {"num_labels": 3, "pad_token_id": tokenizer.pad_token_id})
-    torch.manual_seed(1)
-    classifier = WeakClassifier(LlamaForSequenceClassification(config).eval(), tokenizer, "c")
-    votes = classifier.predict(prompts).probabilities
+    sizes = {"width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "positions": 256}
+    own = {"pad_token_id": tokenizer.pad_token_id, "rope_parameters": ROPES[rope]}
+    judge = WeakClassifier(classifier("llama", len(tokenizer), 3, seed=1, **sizes, **own).eval(), tokenizer, "c")
+    votes = judge.predict(prompts).probabilities
     for i in (1, 0, 2):
-        assert torch.allclose(classifier.predict(prompts[i : i + 1]).probabilities[0], votes[i], atol=1e-5)
+        assert torch.allclose(judge.predict(prompts[i : i + 1]).probabilities[0], votes[i], atol=1e-5)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny import causal_lm
 
 from trl_weaks.inference import shared_prefix as module
 from trl_weaks.inference.as_found import inference
@@ -119,23 +120,15 @@ def test_kept_prefixes_count_against_the_budget(build, monkeypatch):
 
 
 def test_recurrent_and_windowed_models_take_the_plain_path():
-    from transformers import AutoModelForCausalLM, MambaConfig, MistralConfig
-
-    small = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}
-    for config in (MambaConfig(**small), MistralConfig(**small, **heads, sliding_window=8)):
-        model = AutoModelForCausalLM.from_config(config)
+    for model in (causal_lm("mamba", 50), causal_lm("mistral", 50, kv_heads=1, sliding_window=8)):
         with inference(model):
             assert not module.can_share(model)
 
 
 def test_recurrent_models_are_never_padded(build):
-    from transformers import AutoModelForCausalLM, MambaConfig
-
     from trl_weaks.inference.scoring import plain_logps
 
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1)).eval()
+    model = causal_lm("mamba", 50).eval()
     pairs = [((1, 2, 3, 4, 5), (6, 7)), ((1, 2), (3,)), ((9, 8), (7, 6))]
     with inference(model):
         together = plain_logps(model, pairs, 0, 1000, bool)

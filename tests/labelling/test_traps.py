@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Cache, MambaConfig, MistralConfig
+from tiny import causal_lm
+from transformers import Cache
 
 from trl_weaks.inference.sampling import Sampling
 from trl_weaks.supervisors.supervisor import WeakSupervisor
@@ -70,23 +71,18 @@ def test_half_precision_logits_are_summed_in_float32(build, reference_logps, sha
         assert read.logps == pytest.approx(reference_logps(supervisor, ids, read.token_ids), abs=0.2)
 
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2}
 FOREIGN = {
-    "windowed": lambda n: MistralConfig(vocab_size=n, **SMALL, num_attention_heads=4, num_key_value_heads=2,
-                                        intermediate_size=64, sliding_window=8, max_position_embeddings=256),
-    "recurrent": lambda n: MambaConfig(vocab_size=n, **SMALL),
-}  # fmt: skip
+    "windowed": ("mistral", {"heads": 4, "kv_heads": 2, "sliding_window": 8, "positions": 256}),
+    "recurrent": ("mamba", {}),
+}
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_windowed_and_recurrent_models_take_the_plain_path(build, reference_logps, kind):
     tokenizer = build("gpt2").tokenizer
-    torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(FOREIGN[kind](len(tokenizer))).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    supervisor = WeakSupervisor(model, tokenizer, kind)
+    name, own = FOREIGN[kind]
+    model = causal_lm(name, len(tokenizer), width=32, layers=2, seed=1, noise=0.1, **own)
+    supervisor = WeakSupervisor(model.eval(), tokenizer, kind)
     beams = supervisor.generate(PROMPTS, 3, 5)
     draws = supervisor.answer(PROMPTS, 2, 5, sampling=Sampling(1.0), keys=list("abcd"))
     for i, (prompt, row) in enumerate(zip(PROMPTS, beams, strict=True)):
