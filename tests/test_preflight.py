@@ -4,8 +4,7 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForSequenceClassification, DistilBertConfig, DistilBertModel, GPT2Config
+from tiny import classifier, headless
 
 from trl_weaks.cli import main
 from trl_weaks.metrics import kernel_score
@@ -25,15 +24,10 @@ def folder(tmp_path_factory):
         build_model("gpt2", tokenizer, 16, 1, 2, 64, seed).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     for seed, name in enumerate(("a", "b", "student")):
-        torch.manual_seed(seed)
-        config = GPT2Config(
-            n_embd=16, n_layer=1, n_head=2, n_positions=64, num_labels=3, vocab_size=len(tokenizer),
-            pad_token_id=tokenizer.pad_token_id, id2label=dict(enumerate(("play", "stop", "find"))),
-        )  # fmt: skip
-        AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / name)
+        own = {"pad_token_id": tokenizer.pad_token_id, "id2label": dict(enumerate(("play", "stop", "find")))}
+        classifier("gpt2", len(tokenizer), 3, positions=64, seed=seed, **own).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    config = DistilBertConfig(dim=16, n_layers=1, n_heads=2, hidden_dim=16, vocab_size=len(tokenizer))
-    DistilBertModel(config).save_pretrained(folder / "encoder")
+    headless("distilbert", len(tokenizer), inner=16).save_pretrained(folder / "encoder")
     rows = [json.dumps({"example_id": str(i), "prompt": text}) for i, text in enumerate(PROMPTS)]
     (folder / "prompts.jsonl").write_text("\n".join(rows))
     rows = [json.dumps({"example_id": str(i), "label": label}) for i, label in enumerate(LABELS)]

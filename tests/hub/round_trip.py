@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset, load_dataset, load_from_disk
 from huggingface_hub import ModelCard, hf_hub_download
+from tiny import classifier
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from trl_weaks import (
@@ -88,13 +89,9 @@ def generation(made: Dataset, tokenizer, found: dict) -> None:
 
 
 def classes(tokenizer, found: dict) -> None:
-    from transformers import LlamaConfig, LlamaForSequenceClassification
-
     votes = [{"text": f"play {word}", "weak_probs": [[0.2, 0.8], [0.4, 0.6]]} for word in WORDS]
-    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    config = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, num_labels=2, **sizes)
     trainer = WeakClassificationTrainer(
-        LlamaForSequenceClassification(config),
+        classifier("llama", len(tokenizer), inner=16, pad_token_id=tokenizer.pad_token_id),
         settings(WeakClassificationConfig, "classifier"),
         Dataset.from_list(votes),
         processing_class=tokenizer,

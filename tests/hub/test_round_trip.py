@@ -1,12 +1,12 @@
 """Models and labels go to a Hub and come back the same; their cards are true, and nothing private goes along."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import local_hub
 import pytest
 import yaml
 
@@ -17,14 +17,12 @@ TOKEN = "hf_SecretSecretSecretSecretSecret1234"
 @pytest.fixture(scope="module")
 def pushed(tmp_path_factory):
     """The hub after the run, what the run compared, and its room."""
-    spec = importlib.util.spec_from_file_location("local_hub", HERE / "local_hub.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     room = tmp_path_factory.mktemp("private-room")
-    with module.running() as hub:
+    with local_hub.running() as hub:
         where = {"HF_ENDPOINT": hub.url, "HF_HOME": str(room / "home"), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
         plain = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")}
         quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "CI": "1", "NO_PROXY": "127.0.0.1"}
+        plain["PYTHONPATH"] = os.pathsep.join(sys.path)
         run = subprocess.run(
             [sys.executable, str(HERE / "round_trip.py"), str(room), TOKEN],
             env=plain | where | quiet,

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+from tiny import classifier
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from trl_weaks.study.config import ClassificationConfig
 from trl_weaks.study.models import pypi as pypi_models
@@ -85,8 +86,7 @@ def test_no_connection_and_unknown_names(wheel, monkeypatch):
 
 def test_experts_are_no_layers():
     """Eight experts in each of two layers: the longer list is not the one that is meant."""
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    model = BertForSequenceClassification(BertConfig(vocab_size=50, **sizes))
+    model = classifier("bert", 50, layers=2)
     model.bert.experts = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(8))
     freeze_lower_layers(model, 1)
     assert all(weights.requires_grad for weights in model.bert.experts.parameters())
@@ -101,8 +101,7 @@ def test_two_at_once_fetch_it_once(wheel):
 
 
 def test_the_embeddings_of_bert_and_all_but_its_last_layers_are_frozen():
-    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
-    model = BertForSequenceClassification(BertConfig(vocab_size=50, **sizes))
+    model = classifier("bert", 50, layers=4)
     freeze_lower_layers(model, 2)
     frozen = {name for name, weights in model.named_parameters() if not weights.requires_grad}
     assert {name.split(".")[3] for name in frozen if ".layer." in name} == {"0", "1"}

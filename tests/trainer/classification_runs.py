@@ -3,24 +3,15 @@
 import json
 import sys
 
+import tiny
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    AutoModelForSequenceClassification,
-    BertConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    OPTConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from trl_weaks.trainer.weak_classification_config import WeakClassificationConfig
 
 WORDS = "wake me up at seven play some jazz turn the lights on off what is weather in paris now".split()
-SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 40}
 KINDS = ("llama", "gpt2", "opt", "gpt_neox", "bert")
 
 
@@ -37,32 +28,13 @@ def tokenizer(cls_token: bool = False) -> PreTrainedTokenizerFast:
 
 
 def classifier(kind: str = "llama", num_labels: int = 2, seed: int = 0, dropout: float = 0.0) -> PreTrainedModel:
-    common = {
-        "vocab_size": len(WORDS) + 4,
-        "num_labels": num_labels,
-        "pad_token_id": 0,
-        "bos_token_id": 3,
-        "eos_token_id": 2,
+    own = {
+        "gpt2": {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout},
+        "opt": {"dropout": 0.0},
+        "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     }
-    configs = {
-        "llama": lambda: LlamaConfig(intermediate_size=32, **SHAPE, **common),
-        "gpt2": lambda: GPT2Config(
-            n_embd=16, n_layer=2, n_head=2, n_positions=40, **common,
-            resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
-        ),
-        "opt": lambda: OPTConfig(ffn_dim=32, word_embed_proj_dim=16, dropout=0.0, **SHAPE, **common),
-        "gpt_neox": lambda: GPTNeoXConfig(intermediate_size=32, **SHAPE, **common),
-        "bert": lambda: BertConfig(
-            intermediate_size=32, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **SHAPE, **common
-        ),
-    }  # fmt: skip
-    torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_config(configs[kind](), dtype=torch.float32)
-    with torch.no_grad():  # the usual scale of 0.02 leaves tiny models nearly linear
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.mul_(5)
-    return model
+    common = {"layers": 2, "positions": 40, "pad_token_id": 0, "bos_token_id": 3, "eos_token_id": 2}
+    return tiny.classifier(kind, len(WORDS) + 4, num_labels, seed=seed, scale=5, **common, **own.get(kind, {}))
 
 
 def texts(rows: int, seed: int = 0) -> list[str]:

@@ -3,11 +3,11 @@
 import warnings
 
 import pytest
-import torch
 from datasets import Dataset
 from shapes import TEXTS
+from tiny import causal_lm
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 
@@ -29,19 +29,10 @@ def student(tokenizer):
     """A function that builds the same tiny Llama every time."""
 
     def build(**overrides):
-        torch.manual_seed(0)
-        settings = dict(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=128,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+        ids = dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+        return causal_lm(
+            "llama", len(tokenizer), width=32, inner=48, layers=2, kv_heads=2, positions=128, **ids | overrides
         )
-        return LlamaForCausalLM(LlamaConfig(**settings | overrides))
 
     return build
 

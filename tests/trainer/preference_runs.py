@@ -7,16 +7,9 @@ import sys
 
 import torch
 from datasets import Dataset
+from tiny import causal_lm
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedTokenizerFast
 
 WORDS = "wake me at seven play some jazz in the kitchen turn off every light call anna set an alarm for noon".split()
 
@@ -31,17 +24,13 @@ def tokenizer():
 
 
 def model(kind="llama", seed=0, dropout=0.0):
-    torch.manual_seed(seed)
-    size = {"vocab_size": 320, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
-    if kind == "llama":
-        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-        return LlamaForCausalLM(LlamaConfig(**size, **shape, attention_dropout=dropout))
-    if kind == "gpt2":
-        drop = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
-        return GPT2LMHeadModel(GPT2Config(**size, n_embd=32, n_layer=2, n_head=4, n_positions=128, **drop))
-    shape = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    shape |= {"word_embed_proj_dim": 32, "max_position_embeddings": 128, "attention_dropout": dropout}
-    return OPTForCausalLM(OPTConfig(**size, **shape, dropout=dropout))
+    own = {
+        "llama": {"attention_dropout": dropout},
+        "gpt2": {"positions": 128, "resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout},
+        "opt": {"positions": 128, "attention_dropout": dropout, "dropout": dropout},
+    }
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    return causal_lm(kind, 320, width=32, layers=2, heads=4, seed=seed, **ids, **own[kind])
 
 
 def reference_of(policy, noise=0.05):

@@ -1,18 +1,9 @@
 """The four architectures of the paper, tiny and without dropout; texts of very unequal lengths."""
 
 import torch
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-)
+from tiny import causal_lm
 
-SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=128)
+SIZES = dict(width=32, layers=2, positions=128)
 TEXTS = [
     ("wake me up at five pm tomorrow\n", '{"time": "five pm", "date": "tomorrow"}'),
     ("play something\n", "{}"),
@@ -24,29 +15,19 @@ TEXTS = [
     ("lights off\n", '{"device": "lights"}'),
 ]
 NO_DROPOUT = dict(attention_dropout=0.0, hidden_dropout=0.0, dropout=0.0)
+OWN = {
+    "llama": dict(inner=48, kv_heads=1),
+    "gpt2": dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
+    "opt": dict(inner=48) | NO_DROPOUT,
+    "gpt_neox": dict(inner=48) | NO_DROPOUT,
+}
 
 
 def shape(name: str, tokenizer, **overrides) -> torch.nn.Module:
     """A model of architecture `name` with larger weights than its initialisation, so that attention matters."""
-    torch.manual_seed(0)
-    ids = dict(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
-    ids["bos_token_id"] = tokenizer.eos_token_id
-    if name == "llama":
-        config = LlamaConfig(**ids, **SIZES | overrides, intermediate_size=48, num_key_value_heads=1)
-        model = LlamaForCausalLM(config)
-    elif name == "gpt2":
-        sizes = dict(n_embd=32, n_layer=2, n_head=2, n_positions=128)
-        off = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-        model = GPT2LMHeadModel(GPT2Config(**ids, **sizes | off | overrides))
-    elif name == "opt":
-        model = OPTForCausalLM(OPTConfig(**ids, **SIZES | NO_DROPOUT | overrides, ffn_dim=48, word_embed_proj_dim=32))
-    else:
-        model = GPTNeoXForCausalLM(GPTNeoXConfig(**ids, **SIZES | NO_DROPOUT | overrides, intermediate_size=48))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4.0)
-    return model
+    end = tokenizer.eos_token_id
+    ids = dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=end, bos_token_id=end)
+    return causal_lm(name, len(tokenizer), scale=4, **SIZES | OWN[name] | ids | overrides)
 
 
 def one_step(trainer) -> tuple[float, dict[str, torch.Tensor], dict[str, float]]:

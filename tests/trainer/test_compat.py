@@ -84,12 +84,12 @@ def test_the_fused_head_keeps_the_plain_forward_in_a_closure():
 def test_what_stands_below_the_trainers_is_there():
     from accelerate import PartialState
     from accelerate.state import AcceleratorState
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from tiny import causal_lm
     from transformers.integrations import deepspeed
 
     from trl_weaks import _compat as below
 
-    model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=5))
+    model = causal_lm("gpt2", 5, width=8, heads=1)
     assert below.exchanges_attention(model)
     for name in ("eager", "sdpa"):
         model.set_attn_implementation(name)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from shapes import one_step, relative_error, shape, watch_gradients
-from transformers import MistralConfig, MistralForCausalLM
+from tiny import causal_lm
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.trainer.completions.packing_checks import refuse_packing
@@ -174,17 +174,7 @@ def test_settings_that_cannot_be_exact_are_refused(settings, message, weak_rows,
 
 
 def mistral(tokenizer):
-    torch.manual_seed(0)
-    return MistralForCausalLM(
-        MistralConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-        )
-    )
+    return causal_lm("mistral", len(tokenizer), width=32, inner=48, layers=2, kv_heads=1)
 
 
 def test_another_architecture_is_tried_at_start(tokenizer, monkeypatch):

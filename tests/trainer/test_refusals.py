@@ -1,15 +1,17 @@
 """What is refused beside weak labels is in one table, with reason and remedy; the documentation prints it."""
 
-import importlib.util
 import logging
 from dataclasses import fields
 from pathlib import Path
 
+import classification_runs
+import preference_runs
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, BartConfig, T5Config, T5ForConditionalGeneration
+from tiny import encoder_decoder
+from transformers import AutoConfig, BartConfig, T5Config
 
 from trl_weaks import (
     WeakClassificationTrainer,
@@ -20,15 +22,6 @@ from trl_weaks import (
 )
 from trl_weaks.trainer.completions import refusals
 
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-classification_runs, preference_runs = script("classification_runs"), script("preference_runs")
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "refused_settings.md"
 NOT_HERE = "no-such-model"  # a check that waited for the model would fail otherwise
 SETTINGS = {  # one way to ask for each
@@ -110,9 +103,9 @@ def test_an_encoder_decoder_is_refused_before_it_is_loaded(arguments, weak_rows,
 
 
 def test_a_loaded_encoder_decoder_is_refused(arguments, weak_rows, tokenizer):
-    tiny = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    model = encoder_decoder("t5", len(tokenizer), inner=16, d_kv=8)
     with pytest.raises(ValueError, match="t5: an encoder-decoder student"):
-        build(arguments, weak_rows, T5ForConditionalGeneration(tiny), tokenizer)
+        build(arguments, weak_rows, model, tokenizer)
 
 
 def test_a_tokenizer_that_splits_special_tokens_is_refused(arguments, weak_rows, tokenizer, config_alone):

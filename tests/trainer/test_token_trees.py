@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PrefixTuningConfig
 from shapes import one_step, relative_error, shape, watch_gradients
-from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from tiny import causal_lm
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.heads import WeakHeadRequest, add_weak_head
@@ -193,11 +193,11 @@ def test_default_is_by_what_the_student_allows(rows, tokenizer, arguments):
     assert trainer(dropping, rows, tokenizer, arguments).data_collator.tree_width is None
 
 
-SMALL = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+SMALL = dict(width=32, inner=48, layers=2, kv_heads=1)
 
 
 def mistral(tokenizer, **overrides):
-    return MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), **SMALL | overrides))
+    return causal_lm("mistral", len(tokenizer), **SMALL, **overrides)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_another_architecture_is_tried_at_start(tokenizer, arguments, monkeypatc
     args = WeakSupervisionConfig(**arguments)
     for model in (
         mistral(tokenizer, sliding_window=None),
-        Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **SMALL)),
+        causal_lm("qwen2", len(tokenizer), **SMALL),
     ):
         assert why_rows(model, args, False) is None and model.training
         assert "not here to be tried" in why_rows(model.to("meta"), args, False)
