@@ -1,6 +1,7 @@
 """The floors of the house: a room uses only the floors below it, nothing points back, rooms stay small."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -154,3 +155,81 @@ def test_type_checkers_and_dir_see_the_names_that_are_resolved_on_first_use():
     lazy = {(name, module, name) for name, module in trl_weaks._MODULES.items()}
     assert seen == lazy | {(name, None, name) for name in trl_weaks._SUBMODULES}
     assert set(dir(trl_weaks)) == set(trl_weaks.__all__) == {name for name, _, _ in seen} | {"__version__"}
+
+
+TESTS = Path(__file__).resolve().parent
+TEST_FILES = {str(path.relative_to(TESTS)): path for path in sorted(TESTS.rglob("*.py"))}
+# Files that configure models themselves, and why; all others ask `shared/tiny.py`.
+OWN_MODELS = {
+    "shared/tiny.py": "builds them for all others",
+    "test_hours.py": "counts the operations of published sizes",
+    "test_memory.py": "counts the bytes of published sizes",
+    "trainer/test_throughput.py": "counts the operations of sizes by hand",
+    "trainer/test_docstrings.py": "a shipped model's own configuration under another head",
+    "peer/models.py": "stands for the models that TRL's tests load, in a process without `shared/`",
+}
+NOT_OF_MODELS = {"GenerationConfig", "HfDeepSpeedConfig", "BitsAndBytesConfig"}
+OWN_PATHS = {
+    "shared/processes.py": "starts a script as Python does",
+    "distributed/test_launches.py": "a stand-in for a package makes way for the real one",
+}
+EDITS_PATH = re.compile(r"sys\.path(\.(insert|append|extend|remove|pop|clear)\b|(\[[^\]]*\])?\s*\+?=[^=])")
+
+
+def models_made(source: str) -> list[str]:
+    """Calls that configure a model of transformers or build one from a configuration."""
+    tree, kinds, libraries = ast.parse(source), set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "transformers":
+            kinds |= {a.asname or a.name for a in node.names if a.name.endswith("Config")} - NOT_OF_MODELS
+        elif isinstance(node, ast.Import):
+            libraries |= {a.asname or a.name for a in node.names if a.name.split(".")[0] == "transformers"}
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [ast.unparse(called) for called in calls if _makes_a_model(called, kinds, libraries)]
+
+
+def _makes_a_model(called: ast.expr, kinds: set[str], libraries: set[str]) -> bool:
+    if isinstance(called, ast.Name):
+        return called.id in kinds
+    if isinstance(called, ast.Attribute):
+        of_library = isinstance(called.value, ast.Name) and called.value.id in libraries
+        return called.attr in ("from_config", "_from_config", "for_model") or (
+            of_library and called.attr.endswith("Config") and called.attr not in NOT_OF_MODELS
+        )
+    by_name = isinstance(called, ast.Call) and isinstance(called.func, ast.Name) and called.func.id == "getattr"
+    return by_name and "Config" in ast.unparse(called.args[1])
+
+
+def test_one_module_of_the_tests_builds_the_tiny_models():
+    found = {name: models_made(path.read_text(encoding="utf-8")) for name, path in TEST_FILES.items()}
+    assert not {name: made for name, made in found.items() if made and name not in OWN_MODELS}, (
+        "see tests/shared/tiny.py"
+    )
+    assert all(found[name] for name in OWN_MODELS), "leaves the list of exceptions"
+
+
+@pytest.mark.parametrize(
+    ("source", "number"),
+    [
+        ("from transformers import LlamaConfig, LlamaForCausalLM\nLlamaForCausalLM(LlamaConfig(hidden_size=8))", 1),
+        ("from transformers import GPT2Config as G\nsizes = {}\nf = lambda: G(**sizes)", 1),
+        ("import transformers as hf\nhf.OPTConfig(ffn_dim=8)\ngetattr(hf, f'{k}Config')(vocab_size=9)", 2),
+        ("AutoModel.from_config(c)\nAutoConfig.for_model('gpt2', n_embd=8)", 2),
+        ("from transformers import GenerationConfig as Config\nfrom peft import LoraConfig\nLoraConfig(r=2)", 0),
+        ("from tiny import causal_lm\nfrom transformers import T5Config\ncausal_lm('gpt2', 9)\nT5Config", 0),
+    ],
+)
+def test_what_counts_as_configuring_a_model(source, number):
+    assert len(models_made(source)) == number
+
+
+def test_tests_find_each_other_through_pythonpath():
+    """That of pytest's settings in `pyproject.toml`; a process that a test starts is given `sys.path`."""
+    found = {name for name, path in TEST_FILES.items() if EDITS_PATH.search(path.read_text(encoding="utf-8"))}
+    assert found == set(OWN_PATHS), "add the folder to `pythonpath` in pyproject.toml"
+
+
+@pytest.mark.parametrize("edit", [".insert(0, 'x')", ".append('x')", "[:0] = ['x']", " += ['x']", " = ['x']"])
+def test_what_counts_as_an_edit_of_the_path(edit):
+    assert EDITS_PATH.search("sys." + "path" + edit)
+    assert not EDITS_PATH.search("os.pathsep.join(sys." + "path)")

@@ -45,11 +45,12 @@ def test_tensorboard_gets_the_losses_of_every_update(tmp_path):
 def test_trackio_keeps_a_run_under_the_name_of_the_stage(tmp_path):
     """Offline: it writes a database in its folder, which it reads from the environment when it is imported."""
     code = f"""
-import sys; from pathlib import Path; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+from pathlib import Path
 from test_loggers import SlotFillingConfig, trained
 trained(Path({str(tmp_path)!r}), SlotFillingConfig(report_to="trackio"))
 """
     environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *sys.path])
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path, timeout=280)
     (database,) = (tmp_path / "trackio").glob("*.db")
     with sqlite3.connect(database) as opened:

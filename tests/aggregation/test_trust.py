@@ -1,12 +1,11 @@
 """The trust head: its minimum against an independent search in float64, planted states, and weights of labels."""
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from classification_runs import KINDS, WORDS, classifier, settings, texts, tokenizer
 from datasets import Dataset
 from scipy.optimize import minimize
 
@@ -15,9 +14,6 @@ from trl_weaks.aggregation.trust import TrustHead
 from trl_weaks.labelling.label_classes import label_classes
 from trl_weaks.supervisors.classifier import WeakClassifier
 from trl_weaks.supervisors.ensemble import WeakEnsemble
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "trainer"))
-from classification_runs import KINDS, WORDS, classifier, settings, texts, tokenizer  # noqa: E402
 
 
 def planted(rows: int, columns: int = 4, seed: int = 0):

@@ -1,19 +1,13 @@
 """Chats are read as their template writes them: white space trimmed, words put before an answer, refusals."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+import templates
 from datasets import Dataset
 
 from trl_weaks.labelling.label_completions import label_completions
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 from trl_weaks.supervisors.reading.chat import place
 from trl_weaks.supervisors.reading.text import Encoder
-
-spec = importlib.util.spec_from_file_location("templates", Path(__file__).with_name("templates.py"))
-templates = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(templates)
 
 QUESTION = [{"role": "user", "content": "wake me up at nine"}]
 TEXTS = ["five", " five", "five\n", "\n five pm  ", "think", "s", '{"time": "five pm"}', "  ", "", "<assistant>\nfive"]

@@ -3,18 +3,15 @@
 import csv
 import math
 import random
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
+from classification_runs import classifier, settings, tokenizer
 from datasets import ClassLabel, Dataset, Features, Value
 
 from trl_weaks import labels_from_votes, supervisor_report, triage
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "trainer"))
-from classification_runs import classifier, settings, tokenizer  # noqa: E402
 
 TEXTS = [{"example_id": "007", "text": "wake me up", "topic": "t"}, {"example_id": "7", "text": "play some jazz"}]
 CLASSES = ["alarm", "music", "weather"]

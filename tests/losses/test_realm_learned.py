@@ -1,17 +1,11 @@
 """Learned expertise: the running mean by loops, a planted crowd, and what a trainer keeps of it."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from classification_runs import classifier, settings, tokenizer, trajectory, weak_dataset
 
 from trl_weaks.losses.realm_learned import LearnedRealm
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "trainer"))
-from classification_runs import classifier, settings, tokenizer, trajectory, weak_dataset  # noqa: E402
-
-from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer  # noqa: E402
+from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer
 
 
 def told(loss, logits, votes, weights):

@@ -1,18 +1,14 @@
 """A pytest plugin: TRL's tests run on the CPU, on rows made here, with the classes named in PEER_CLASS."""
 
 import os
-import sys
-from pathlib import Path
 
 import datasets
+import rows
 import transformers
 import trl
 import trl.import_utils as import_utils
 
-sys.path.insert(0, str(Path(__file__).parent))
-import rows  # noqa: E402
-
-import trl_weaks  # noqa: E402
+import trl_weaks
 
 
 def on_cpu(kind: type) -> None:

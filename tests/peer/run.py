@@ -53,7 +53,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(given.checkout / "tests", folder / "tests")
-        sys.path.insert(0, str(HERE))
         from models import make_models
 
         make_models(folder / "trl-internal-testing", given.checkout / "trl" / "chat_templates")

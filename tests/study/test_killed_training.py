@@ -113,9 +113,7 @@ def whole(tmp_path_factory) -> Path:
 )
 def test_the_same_command_ends_with_the_same_model(whole, tmp_path, where, when, left):
     program = f"""
-import sys
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_killed_training as killed
 killed.{where.__name__}({when})
 killed.stage(Path({str(tmp_path)!r}) / "supervisor").run()

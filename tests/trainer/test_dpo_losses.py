@@ -1,10 +1,9 @@
 """Every loss that TRL's `DPOConfig` offers, with and without weights, against `DPOTrainer` itself."""
 
-import importlib.util
 import re
 from dataclasses import fields
-from pathlib import Path
 
+import preference_runs as runs
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -13,10 +12,6 @@ from trl import DPOConfig, DPOTrainer
 
 from trl_weaks import WeakPreferenceConfig, WeakPreferenceTrainer
 from trl_weaks.losses.dpo_losses import DPO_LOSSES, SORTING
-
-_spec = importlib.util.spec_from_file_location("preference_runs", Path(__file__).with_name("preference_runs.py"))
-runs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(runs)
 
 BASED_ON_MARGINS = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft")
 CASES = {name: {"loss_type": [name]} for name in DPO_LOSSES}

@@ -3,14 +3,15 @@
 A field that TRL or transformers adds is in no list, and fails here until someone has thought about it.
 """
 
-import importlib.util
-import sys
 from dataclasses import fields
 from pathlib import Path
 
+import classification_runs as classification
+import preference_runs as preference
 import pytest
 import torch
 from datasets import Dataset
+from shapes import shape
 from transformers import TrainingArguments
 from trl import DPOConfig, SFTConfig
 
@@ -19,18 +20,6 @@ from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrai
 from trl_weaks.trainer.weak_preference_trainer import WeakPreferenceTrainer
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-from shapes import shape  # noqa: E402
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-preference, classification = load("preference_runs"), load("classification_runs")
 
 # Tried below: with this value every row still meets the columns that are its own.
 TRIED = {

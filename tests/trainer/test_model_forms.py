@@ -1,8 +1,7 @@
 """Every trainer takes a path, a loaded model and a wrapped one, with and without `peft_config`: one step trains it."""
 
-import importlib.util
-from pathlib import Path
-
+import classification_runs as classification
+import preference_runs as preference
 import pytest
 import torch
 from datasets import Dataset
@@ -16,15 +15,6 @@ from trl_weaks import (
     WeakSupervisionTrainer,
 )
 
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-classification, preference = script("classification_runs"), script("preference_runs")
 TARGETS = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
 TRAINERS = ("supervision", "classification", "preference")
 FORMS = ("path", "loaded", "PeftModel")

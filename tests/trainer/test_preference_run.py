@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import preference_runs as runs
 import pytest
 import torch
 from datasets import Dataset
@@ -27,7 +28,6 @@ def load(name, path):
     return module
 
 
-runs = load("preference_runs", HERE.with_name("preference_runs.py"))
 ROWS = Dataset.from_list([{"example_id": f"e{i}", "prompt": f"wake me at {w}"} for i, w in enumerate(runs.WORDS[:6])])
 
 

@@ -1,13 +1,12 @@
 """`WeakPreferenceTrainer` against stock `DPOTrainer`, against Eq. 12 written by hand, and against itself."""
 
 import copy
-import importlib.util
 import inspect
 import itertools
 import math
 import types
-from pathlib import Path
 
+import preference_runs as runs
 import pytest
 import torch
 from datasets import IterableDataset, load_from_disk
@@ -17,10 +16,6 @@ from trl import DPOConfig, DPOTrainer
 from trl_weaks.losses.preference import PREFERENCE_LOSSES, preference_loss
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
 from trl_weaks.trainer.weak_preference_trainer import WeakPreferenceTrainer
-
-_spec = importlib.util.spec_from_file_location("preference_runs", Path(__file__).with_name("preference_runs.py"))
-runs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(runs)
 
 # TRL averages the ratios of batches; ours are ratios of sums.
 BY_TOKENS = ("entropy", "logits/chosen", "logits/rejected", "mean_token_accuracy")

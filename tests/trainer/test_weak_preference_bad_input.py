@@ -1,9 +1,8 @@
 """What `WeakPreferenceTrainer` and its config refuse, and what they count."""
 
-import importlib.util
 import logging
-from pathlib import Path
 
+import preference_runs as runs
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
@@ -14,10 +13,6 @@ from trl_weaks import ImitationAlarm
 from trl_weaks.trainer.preference.checks import check_adapters, share_moved
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
 from trl_weaks.trainer.weak_preference_trainer import WeakPreferenceTrainer
-
-_spec = importlib.util.spec_from_file_location("preference_runs", Path(__file__).with_name("preference_runs.py"))
-runs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(runs)
 
 
 def build(folder, dataset, policy=None, reference="own", args=None, **changes):

@@ -1,6 +1,6 @@
 """From labelled rows to the loss of an update: every setting together, against loops over rows and tokens in float64.
 
-The reference of `tests/test_whole_path_fuzz.py` says what a row trains; here rows are cut to a length, packed and
+The reference of `tests/shared/row_reference.py` says what a row trains; here rows are cut to a length, packed and
 weighted too, and each trained token's loss is written out. Nothing is shared with the package.
 """
 
@@ -8,19 +8,15 @@ import copy
 import itertools
 import math
 import random
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
+from row_reference import SPACES, WORDS, expected_row, tokenizer
+from shapes import shape
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-from shapes import shape  # noqa: E402
-from test_whole_path_fuzz import SPACES, WORDS, expected_row, tokenizer  # noqa: E402
-
-from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer  # noqa: E402
+from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
 
 CASES = 12
 KINDS = ("byte-level BPE", "WordPiece", "Unigram", "word level")
