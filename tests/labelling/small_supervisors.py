@@ -1,7 +1,7 @@
 """Supervisors of several shapes, tiny, with tokenizers trained in place; nothing is downloaded."""
 
 from tiny import causal_lm
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tiny_tokenizers import byte_level, metaspace
 from transformers import PreTrainedTokenizerFast
 
 CORPUS = [
@@ -20,38 +20,12 @@ KINDS = {  # shape -> transformers' name, and what is its own
 }
 
 
-def byte_level(bos: str | None = None, eos: str = "<|endoftext|>", vocab: int = 320) -> PreTrainedTokenizerFast:
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    special = ["<pad>", *([bos] if bos and bos != eos else []), eos]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(
-        CORPUS, trainers.BpeTrainer(vocab_size=vocab, special_tokens=special, initial_alphabet=alphabet)
-    )
-    if bos:
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, backend.token_to_id(bos))]
-        )
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=eos, pad_token="<pad>")
-
-
-def metaspace() -> PreTrainedTokenizerFast:
-    """Llama's way: a leading space is a letter, unknown letters are bytes, `<s>` opens every text."""
-    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first")])
-    special = ["<unk>", "<s>", "</s>", "<pad>"]
-    backend.train_from_iterator(CORPUS[:2], trainers.BpeTrainer(vocab_size=150, special_tokens=special))
-    backend.add_tokens([f"<0x{i:02X}>" for i in range(256)])
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-
-
 def tokenizer_of(shape: str) -> PreTrainedTokenizerFast:
     if shape == "opt":
-        return byte_level(bos="</s>", eos="</s>", vocab=300)
-    return metaspace() if shape in ("llama", "gemma", "gemma2") else byte_level()
+        return byte_level(CORPUS, "</s>", bos="</s>", vocabulary=300)
+    if shape in ("llama", "gemma", "gemma2"):
+        return metaspace(CORPUS[:2], 150)
+    return byte_level(CORPUS, "<|endoftext|>")
 
 
 def model_of(shape: str, vocab: int, seed: int = 0, **changes):

@@ -1,11 +1,10 @@
 """Tokens as a stock TRL `SFTTrainer` makes them, offsets that cover the text, text that survives the round trip."""
 
-import json
-
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tiny_tokenizers import metaspace
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from trl_weaks.supervisors.reading.text import Encoder
@@ -17,21 +16,11 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_siz
 @pytest.fixture(scope="module")
 def encoders(build):
     """ByteLevel, ByteLevel behind a beginning-of-sequence token that is also the end, Metaspace with byte fallback."""
-    return {"gpt2": build("gpt2").encoder, "opt": build("opt").encoder, "llama": Encoder(byte_fallback(), "llama")}
-
-
-def byte_fallback() -> PreTrainedTokenizerFast:
-    """Llama's way with any letter: what the vocabulary lacks is spelt in bytes, which are ordinary tokens."""
-    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first")])
-    special, letters = ["<unk>", "<s>", "</s>", "<pad>"], [f"<0x{i:02X}>" for i in range(256)]
-    backend.train_from_iterator([PROMPT[:24]], trainers.BpeTrainer(vocab_size=300, special_tokens=special + letters))
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    described = json.loads(backend.to_str())
-    described["added_tokens"] = described["added_tokens"][: len(special)]
-    backend = Tokenizer.from_str(json.dumps(described))
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    return {
+        "gpt2": build("gpt2").encoder,
+        "opt": build("opt").encoder,
+        "llama": Encoder(metaspace([PROMPT[:24]], 300, ordinary_bytes=True), "llama"),
+    }
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "opt", "llama"])

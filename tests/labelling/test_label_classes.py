@@ -13,8 +13,7 @@ import torch
 from datasets import ClassLabel, Dataset
 from scipy.optimize import minimize_scalar
 from tiny import classifier
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tiny_tokenizers import word_level
 
 from trl_weaks.aggregation.calibration import fit_temperature
 from trl_weaks.labelling import label_classes as module
@@ -29,9 +28,7 @@ WORDS = "wake me up at seven play some jazz turn the lights on off".split()
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<pad>", "<unk>", *WORDS])}, "<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", padding_side="left")
+    return word_level(WORDS)
 
 
 def model(seed: int, num_labels: int = 3, kind: str = "llama", **extra):

@@ -6,7 +6,7 @@ import sys
 import tiny
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tiny_tokenizers import word_level
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from trl_weaks.trainer.weak_classification_config import WeakClassificationConfig
@@ -16,15 +16,7 @@ KINDS = ("llama", "gpt2", "opt", "gpt_neox", "bert")
 
 
 def tokenizer(cls_token: bool = False) -> PreTrainedTokenizerFast:
-    backend = Tokenizer(
-        models.WordLevel({w: i for i, w in enumerate(["<pad>", "<unk>", "</s>", "<cls>", *WORDS])}, "<unk>")
-    )
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    if cls_token:
-        backend.post_processor = processors.TemplateProcessing(single="<cls> $A", special_tokens=[("<cls>", 3)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", eos_token="</s>", padding_side="left"
-    )
+    return word_level(WORDS, eos="</s>", more=("<cls>",), bos="<cls>" if cls_token else None)
 
 
 def classifier(kind: str = "llama", num_labels: int = 2, seed: int = 0, dropout: float = 0.0) -> PreTrainedModel:

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 from shapes import TEXTS
 from tiny import causal_lm
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tiny_tokenizers import byte_level
 from transformers import PreTrainedTokenizerFast
 
 warnings.filterwarnings("ignore", category=FutureWarning)
@@ -14,14 +14,7 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=["<pad>", "<eos>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    raw.train_from_iterator([prompt + completion for prompt, completion in TEXTS], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>")
+    return byte_level([prompt + completion for prompt, completion in TEXTS], "<eos>")
 
 
 @pytest.fixture

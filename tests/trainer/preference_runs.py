@@ -8,19 +8,13 @@ import sys
 import torch
 from datasets import Dataset
 from tiny import causal_lm
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from tiny_tokenizers import byte_level
 
 WORDS = "wake me at seven play some jazz in the kitchen turn off every light call anna set an alarm for noon".split()
 
 
 def tokenizer():
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=["<pad>", "</s>"], show_progress=False)
-    core.train_from_iterator([" ".join(WORDS)], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>")
+    return byte_level([" ".join(WORDS)], "</s>", every_byte=False)
 
 
 def model(kind="llama", seed=0, dropout=0.0):
