@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 SPELT = {
     "vocabulary": "vocab_size",
@@ -57,7 +58,8 @@ def config(
     sizes = {"vocabulary": vocabulary, "width": width, "layers": layers, "heads": heads, "inner": inner}
     sizes |= {name: settings.pop(name) for name in ("kv_heads", "positions") if name in settings}
     spelt = SPELT | SPELT_OTHERWISE.get(kind, {})
-    given = {spelt[name]: size for name, size in sizes.items() if spelt[name]}
+    own = CONFIG_MAPPING[kind].attribute_map  # so that a setting in the architecture's own spelling takes its place
+    given = {own.get(spelt[name], spelt[name]): size for name, size in sizes.items() if spelt[name]}
     if kind == "opt":  # a projection after the embeddings, which is not there where the widths are equal
         given["word_embed_proj_dim"] = width
     return AutoConfig.for_model(kind, **given | settings)

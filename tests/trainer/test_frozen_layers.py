@@ -1,27 +1,24 @@
 """Reading the states of frozen layers is computing them: same losses, gradient norms and weights, over epochs."""
 
-import importlib.util
 from pathlib import Path
 
+import classification_runs as runs
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig
 from shapes import shape
+from tiny import causal_lm
 from torch import nn
-from transformers import Gemma3nTextConfig, MixtralConfig, MixtralForCausalLM
-from transformers.models.gemma3n.modeling_gemma3n import Gemma3nForCausalLM
 
 from trl_weaks import WeakClassificationConfig, WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.inference import prefix_trees
 from trl_weaks.trainer.common.frozen_layers import FOLDER, frozen_layers, layers_of
 from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer
 
-LAYERS = {"gpt2": {"n_layer": 3}}
-
 
 def partly_frozen(name, tokenizer, frozen=2, **overrides):
-    model = shape(name, tokenizer, **LAYERS.get(name, {"num_hidden_layers": 3}) | overrides)
+    model = shape(name, tokenizer, **{"layers": 3} | overrides)
     return freeze(model, frozen)
 
 
@@ -112,9 +109,6 @@ def test_resumed_training_is_the_same(weak_rows, tokenizer, arguments):
 
 
 def test_classification_reads_them_too(tmp_path):
-    spec = importlib.util.spec_from_file_location("runs", Path(__file__).parent / "classification_runs.py")
-    runs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(runs)
     for kind in ("bert", "gpt2"):
         logs = []
         for cached in (False, True):
@@ -166,9 +160,9 @@ def test_rows_without_weak_labels_and_streams_are_refused(gold, weak_rows, token
 
 
 def test_students_that_make_it_inexact_are_refused(tokenizer):
-    sizes = dict(vocab_size=320, hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1)
-    shared = Gemma3nTextConfig(
-        **sizes, num_hidden_layers=4, num_kv_shared_layers=2, head_dim=16, laurel_rank=4, altup_num_inputs=2,
+    sizes = dict(width=32, inner=48, kv_heads=1)
+    shared = causal_lm(
+        "gemma3n_text", 320, **sizes, layers=4, num_kv_shared_layers=2, head_dim=16, laurel_rank=4, altup_num_inputs=2,
         hidden_size_per_layer_input=8, vocab_size_per_layer_input=320, activation_sparsity_pattern=[0.0] * 4,
         layer_types=["full_attention"] * 4,
     )  # fmt: skip
@@ -181,13 +175,13 @@ def test_students_that_make_it_inexact_are_refused(tokenizer):
         "positions": partly_frozen(
             "llama", tokenizer, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
         ),
-        "": freeze(Gemma3nForCausalLM(shared), 3),
+        "": freeze(shared, 3),
     }
     for words, model in students.items():
         with pytest.raises(ValueError, match=f"cache_frozen_layers.*{words}"):
             frozen_layers(model)
     assert len(frozen_layers(partly_frozen("gpt2", tokenizer, resid_pdrop=0.0))) == 2
-    experts = MixtralForCausalLM(MixtralConfig(**sizes, num_hidden_layers=3, num_local_experts=2))
+    experts = causal_lm("mixtral", 320, **sizes, layers=3, num_local_experts=2)
     assert len(frozen_layers(freeze(experts))) == 2  # exact for the loss; the balance of its experts is refused
 
 
