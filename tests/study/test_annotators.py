@@ -119,7 +119,9 @@ def test_what_annotators_cannot_do_is_refused_before_any_training(tmp_path, monk
     mine = Method("mine", labels="annotators", aggregator="mean", supervisors=("gpt2",))
     with pytest.raises(ValueError, match="method 'mine': `supervisors` chooses among models"):
         run_study(Kinds(), [mine], "tiny", tmp_path, **SMALL)
-    with pytest.raises(ValueError, match="`labels='crowd'`: votes of classes are 'independent', 'trusted' or 'annot"):
+    with pytest.raises(
+        ValueError, match="`labels='crowd'`: votes of classes are 'independent', 'trusted', 'boosted' or 'annot"
+    ):
         run_study(Kinds(), [Method("mine", labels="crowd", aggregator="mean")], "tiny", tmp_path, **SMALL)
 
 

@@ -12,6 +12,7 @@ from datasets import load_from_disk
 from safetensors.torch import load_file
 
 from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
+from trl_weaks.aggregation.boosted import boosted_weights
 from trl_weaks.losses import LOSSES
 from trl_weaks.study import ClassificationTask, Example, Method, PreferenceMethod, Splits, run_study
 from trl_weaks.study.config import CompletionStudyConfig
@@ -395,6 +396,22 @@ def test_every_registered_aggregator_and_loss_is_a_row_of_the_field(tmp_path):
     assert field_comparisons(list(completion_field().values()))[:2] == ["on_joint", "naive"]
     compared = field_comparisons([*class_field().values(), *completion_field().values()])
     assert set(class_field()) | set(completion_field()) == set(compared), "no row of the field goes uncompared"
+
+
+def test_boosted_labels_weigh_supervisors_by_the_gold_of_the_validation_split(tmp_path):
+    """The student's labels are the votes of half B, each supervisor's weight that of boosting on the other split."""
+    found = run_study(Parity(), ["boosted"], "tiny", tmp_path, **SMALL | CAPS | {"num_validation": 5})
+    assert found["boosted"]["role"] == "method"
+    known = load_from_disk(str(tmp_path / "seed-0/labels-boosted/dataset"))
+    gold = np.array([int(text[3:].split()[0]) % 2 for text in known["text"]])
+    expected = boosted_weights(np.array(known["weak_probs"][:]), gold)
+    labels = load_from_disk(str(tmp_path / "seed-0/labels-boosted/boosted"))
+    plain = load_from_disk(str(tmp_path / "seed-0/labels/dataset"))
+    assert labels["weak_probs"][:] == plain["weak_probs"][:] and len(gold) == 5
+    np.testing.assert_allclose(np.array(labels["weak_weights"][:]), np.tile(expected, (len(labels), 1)), atol=1e-9)
+    with pytest.raises(ValueError, match="'some': boosting weighs all supervisors"):
+        some = Method("some", labels="boosted", supervisors=("opt",))
+        run_study(Parity(), [some], "tiny", tmp_path / "some", **SMALL | CAPS)
 
 
 def test_a_row_of_the_field_that_needs_more_supervisors_is_left_out_and_by_name_refused(caplog):

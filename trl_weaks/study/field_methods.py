@@ -50,14 +50,12 @@ def class_field() -> dict[str, Method]:
         if name not in SAME_AS_NAIVE and (not needs_crowd or find_spec("crowdkit") is not None):
             label = LABELS.get(name, f"Student on the labels of {name}")
             found.append(Method(f"on_{name}", label, loss="naive", aggregator=name, settings={"gamma_max": 0.0}))
-    trusted = Method(
-        "trusted",
-        "Votes weighted by trust heads",
-        labels="trusted",
-        loss="naive",
-        settings={"gamma_max": 0.0},
-    )
-    found += [trusted, _surer_half({}), *_with_student({})]
+    plain = {"loss": "naive", "settings": {"gamma_max": 0.0}}
+    found += [
+        Method("trusted", "Votes weighted by trust heads", labels="trusted", **plain),
+        Method("boosted", "Supervisors weighted by boosting (EnsemW2S)", labels="boosted", min_supervisors=2, **plain),
+    ]
+    found += [_surer_half({}), *_with_student({})]
     return {method.name: method for method in [*found, *_losses({})]}
 
 

@@ -33,8 +33,8 @@ class Method:
         label: what the report calls it; default the name.
         labels: of completions: `"independent"` (each supervisor's best completion), `"joint"` (Eq. 6), or another
             registered completion aggregator. Of classes: `"independent"`, `"trusted"` (votes weighted by trust
-            heads that learn on the validation split), or `"annotators"` (votes of simulated annotators, from gold of
-            half B; see `trl_weaks.study.annotators`).
+            heads that learn on the validation split), `"boosted"` (weighted by boosting on that split), or
+            `"annotators"` (votes of simulated annotators, from gold of half B; see `trl_weaks.study.annotators`).
         transform: the labels as a `Dataset` -> the labels to train on: filtered, relabelled or reweighted. The weights
             of what is left are made to sum to one again.
         after: a row whose trained student the transform reads, `"strong_on_a"` for the student trained on half A's

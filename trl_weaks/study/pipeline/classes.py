@@ -6,8 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from datasets import Dataset, load_from_disk
 
+from trl_weaks.aggregation.boosted import boosted_weights
+from trl_weaks.aggregation.transforms import Reweight
 from trl_weaks.columns import EXAMPLE_ID, LABEL, SUPERVISORS, TEXT, WEAK_PROBS, WEIGHTS
 from trl_weaks.distributed import processes
 from trl_weaks.labelling.label_classes import label_classes
@@ -28,7 +31,8 @@ from trl_weaks.supervisors.classifier import WeakClassifier
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 
 TRUSTED = "trusted"  # votes weighted by trust heads
-VIEWS = (TRUSTED, ANNOTATORS)  # labels beside those of the supervisors, each in a folder of its own
+BOOSTED = "boosted"  # votes weighted as boosting weighs the supervisors
+VIEWS = (TRUSTED, BOOSTED, ANNOTATORS)  # labels beside those of the supervisors, each in a folder of its own
 
 
 @dataclass
@@ -70,21 +74,23 @@ class ClassRun(SeedRun):
         return WeakEnsemble(supervisors, self.config.weak_weights)
 
     def label_views(self, labels: Stage, weak: Sequence[Stage]) -> dict[str, Stage]:
-        """The labels weighted by trust heads, or of simulated annotators, where a method asks for them (`labels`)."""
+        """The labels weighted by trust heads or boosting, or of simulated annotators, where a method asks for them
+        (`labels`)."""
         asked = {method.labels for method in self.methods} - {"independent"}
         unknown = sorted(asked - set(VIEWS))
         if unknown:
             raise ValueError(
-                f"`labels={unknown[0]!r}`: votes of classes are 'independent', {TRUSTED!r} or {ANNOTATORS!r}; what "
-                "makes one label of them is the method's `aggregator`. ('refined' compares texts: of two classes, a "
-                "committee always prefers its own.)"
+                f"`labels={unknown[0]!r}`: votes of classes are 'independent', {TRUSTED!r}, {BOOSTED!r} or "
+                f"{ANNOTATORS!r}; what makes one label of them is the method's `aggregator`. ('refined' compares "
+                "texts: of two classes, a committee always prefers its own.)"
             )
+        self._check_boosted()
         found = {}
-        if TRUSTED in asked:
-            spec, action = self.common() | self.label_spec(), partial(self._label_trusted, weak)
-            found[TRUSTED] = Stage(
-                "weak labels, weighted by trust", self._view(TRUSTED), spec, action, (labels, *weak)
-            )
+        by_gold = {TRUSTED: ("trust", self._label_trusted), BOOSTED: ("boosting", self._label_boosted)}
+        for view, (how, action) in by_gold.items():
+            if view in asked:
+                name, spec = f"weak labels, weighted by {how}", self.common() | self.label_spec()
+                found[view] = Stage(name, self._view(view), spec, partial(action, weak), (labels, *weak))
         if ANNOTATORS in asked:
             self._check_annotated()
             spec = self.common() | {"annotators": check_plan(self.config.annotators)}
@@ -95,6 +101,14 @@ class ClassRun(SeedRun):
 
     def _view(self, name: str) -> Path:
         return self.root / f"labels-{name}"
+
+    def _check_boosted(self) -> None:
+        for method in self.methods:
+            if method.labels == BOOSTED and method.supervisors:
+                raise ValueError(
+                    f"method {method.name!r}: boosting weighs all supervisors, each for what others get wrong; name "
+                    "no `supervisors`."
+                )
 
     def _check_annotated(self) -> None:
         if not self.splits.half_b_has_gold:
@@ -125,6 +139,17 @@ class ClassRun(SeedRun):
         weighted = trust_weights(ensemble, self.votes(), known, {row[EXAMPLE_ID]: row[LABEL] for row in rows})
         if processes().is_main_process:
             weighted.save_to_disk(str(folder / TRUSTED))
+
+    def _label_boosted(self, weak: Sequence[Stage], folder: Path) -> None:
+        """Every supervisor's votes, times the weight that boosting gives it on the gold of the validation split."""
+        gold = {row[EXAMPLE_ID]: row[LABEL] for row in self.rows(self.splits.validation)}
+        unlabelled = Dataset.from_list(self.unlabelled_rows(self.splits.validation))
+        known = label_classes(self._ensemble(weak), unlabelled, None, folder)
+        answers = np.array([gold[example] for example in known[EXAMPLE_ID]])
+        weights = boosted_weights(np.array(known[WEAK_PROBS][:]), answers).tolist()
+        weighted = Reweight(lambda row: weights)(self.votes())
+        if processes().is_main_process:
+            weighted.save_to_disk(str(folder / BOOSTED))
 
     def votes(self, supervisors: Sequence[str] = (), labels: str = "independent") -> Dataset:
         """The labelled half B, with the votes of all supervisors or of the ones named."""
