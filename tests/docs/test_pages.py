@@ -20,11 +20,14 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
 ELSEWHERE = {"hub.md"}  # runs in tests/hub, against a server that speaks the Hub's API
 WITH_CODE = [page for page in PAGES if page.name not in ELSEWHERE and BLOCK.search(page.read_text(encoding="utf-8"))]
 MODELS = {"my-gpt2": "gpt2", "my-opt": "opt", "my-pythia": "gpt_neox", "my-strong-model": "llama"}
+CLASSIFIERS = ("my-gpt2", "my-opt")
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Tiny models under the names that the pages use, without a pad token, as many real ones are."""
+    from transformers import AutoModelForSequenceClassification
+
     from trl_weaks.study.models.tiny import build_model, train_tokenizer
 
     folder = tmp_path_factory.mktemp("pages")
@@ -35,6 +38,10 @@ def models(tmp_path_factory):
             folder / name
         )
         tokenizer.save_pretrained(folder / name)
+        if name in CLASSIFIERS:
+            classifier = AutoModelForSequenceClassification.from_pretrained(folder / name, num_labels=2)
+            classifier.save_pretrained(folder / f"{name}-classifier")
+            tokenizer.save_pretrained(folder / f"{name}-classifier")
     prompts = [{"example_id": str(i), "prompt": f"play {w}"} for i, w in enumerate(("jazz", "some", "nine"))]
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
     return folder

@@ -164,7 +164,7 @@ def test_every_new_field_is_documented():
     for f in fields(BaseConfig):
         if f.name != "learning_rate":
             added.pop(f.name)
-    assert len(added) == 20
+    assert len(added) == 21
     for name, field in added.items():
         assert f"{name} (`" in WeakClassificationConfig.__doc__ or name == "learning_rate"
         assert field.metadata["help"]
