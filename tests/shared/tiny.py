@@ -17,6 +17,8 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from trl_weaks.distributed import whole_weights
+
 SPELT = {
     "vocabulary": "vocab_size",
     "width": "hidden_size",
@@ -105,7 +107,8 @@ def build(
     `noise` is the standard deviation of what is added to every weight.
     """
     torch.manual_seed(seed)
-    model = auto.from_config(made, dtype=torch.float32)
+    with whole_weights():  # under ZeRO-3 too, as a class that is called builds it
+        model = auto.from_config(made, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             if scale != 1.0 and parameter.dim() > 1:
