@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN = TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 ARGS ?=
 
-.PHONY: help demo test test-slow test-distributed test-peer test-crowd test-triton test-browser test-servers test-wheel docs evidence lint format benchmarks clean
+.PHONY: help demo test test-slow test-distributed test-peer test-crowd test-triton test-browser test-servers test-wheel test-oldest docs evidence lint format benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -87,6 +87,30 @@ test-wheel: ## builds the wheel, checks its metadata, and tries it in an environ
 	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt --force-reinstall --no-deps build/dist/*.whl
 	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt "$$(ls build/dist/*.whl)[plots]"
 	cd build && $(RUN) HF_HUB_OFFLINE=1 wheel/bin/python ../tests/wheel_run.py
+
+# The lower bounds of pyproject.toml in an environment of their own: each trainer, labelling, the study, the console, the
+# Hub. PyPI's torch of then brings CUDA's libraries, 3 GB; an index of CPU builds spares them:
+# make test-oldest TORCH_INDEX=https://download.pytorch.org/whl/cpu
+OLDEST = tests/test_architecture.py tests/test_console.py tests/test_look_commands.py tests/test_loggers.py tests/hub \
+	tests/trainer/test_compat.py tests/trainer/test_drop_in.py tests/trainer/test_weak_supervision_trainer.py \
+	tests/trainer/test_weak_classification_trainer.py tests/trainer/test_weak_preference.py \
+	tests/labelling/test_label_completions.py tests/labelling/test_label_classes.py tests/labelling/test_from_votes.py \
+	tests/labelling/test_from_completions.py tests/labelling/test_report_card.py tests/labelling/test_triage.py \
+	tests/labelling/test_index.py tests/labelling/test_verify.py tests/losses/test_weak_losses.py \
+	tests/losses/test_registered_losses.py tests/losses/test_cpu_kernels.py tests/metrics/test_pgr.py \
+	tests/study/test_report.py tests/study/test_plots.py tests/study/test_classification_experiment.py \
+	tests/viewer/test_page.py
+build/oldest/.installed: pyproject.toml tests/oldest_versions.py
+	$(PYTHON) -m venv build/oldest
+	build/oldest/bin/python tests/oldest_versions.py > build/oldest/constraints.txt
+	build/oldest/bin/python -m pip install --quiet --constraint build/oldest/constraints.txt \
+		$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	build/oldest/bin/python -m pip install --quiet --constraint build/oldest/constraints.txt --editable '.[dev,plots,crowd]'
+	touch $@
+
+test-oldest: build/oldest/.installed ## the oldest versions that pyproject.toml allows, a selection of the tests
+	OMP_NUM_THREADS=1 $(RUN) HF_HUB_OFFLINE=1 build/oldest/bin/python -m pytest \
+		-m "not slow and not matrix and not distributed" $(OLDEST) $(ARGS)
 
 test-peer: $(VENV)/.testable ## TRL's own trainer tests with our classes in place of theirs: make test-peer TRL_REPO=/path/to/checkout
 	@test -d "$(TRL_REPO)/tests" || { echo "give a checkout of TRL: make test-peer TRL_REPO=/path"; exit 2; }

@@ -65,8 +65,9 @@ def test_interval_agrees_with_scipy():
     def ratio(w, s, c, axis):
         return (s.mean(axis) - w.mean(axis)) / (c.mean(axis) - w.mean(axis))
 
+    draws = {"n_resamples": 20_000, "random_state": np.random.default_rng(1)}
     expected = stats.bootstrap(
-        (weak, student, ceiling), ratio, paired=True, vectorized=True, method="percentile", n_resamples=20_000, rng=1
+        (weak, student, ceiling), ratio, paired=True, vectorized=True, method="percentile", **draws
     ).confidence_interval
     low, high = pgr_interval(weak, student, ceiling, resamples=20_000)
     assert low == pytest.approx(expected.low, abs=0.01) and high == pytest.approx(expected.high, abs=0.01)
