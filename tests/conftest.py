@@ -61,8 +61,9 @@ def registries_as_found():
     """What a test, or a page of the documentation that it runs, registers is gone after it."""
     from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
     from trl_weaks.losses import LOSSES
+    from trl_weaks.study import TASKS
 
-    before = [(registry, dict(registry._entries)) for registry in (LOSSES, AGGREGATORS, COMPLETION_AGGREGATORS)]
+    before = [(registry, dict(registry)) for registry in (LOSSES, AGGREGATORS, COMPLETION_AGGREGATORS, TASKS)]
     yield
     for registry, entries in before:
         registry._entries = entries

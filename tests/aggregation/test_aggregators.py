@@ -195,7 +195,9 @@ def test_bad_votes_are_named_by_every_aggregator(given, weights, message):
 def test_what_an_aggregator_of_ones_own_gives_is_checked(function, message):
     with pytest.raises(ValueError, match=message):
         aggregate(base.RowByRow(function), BAD)
-    with pytest.raises(ValueError, match="aggregator='median': no aggregator 'median'.* Choose one of mean, majority"):
+    with pytest.raises(
+        ValueError, match="aggregator='median': no aggregator 'median'.* Choose one of .*mean, majority"
+    ):
         aggregate("median", BAD)
 
 
@@ -213,5 +215,5 @@ def test_the_package_gives_every_name_and_a_full_registry():
         assert getattr(aggregation, name) is not None
     fresh = "from trl_weaks.aggregation import AGGREGATORS; print(*AGGREGATORS)"
     out = subprocess.run([sys.executable, "-c", fresh], capture_output=True, text=True, check=True)
-    ours = ["mean", "majority", "log_linear", "dawid_skene", "agreement", "raven", "student_dawid_skene"]
-    assert out.stdout.split() == [*ours, "wawa", "mace", "glad"]
+    ours = {"mean", "majority", "log_linear", "dawid_skene", "agreement", "raven", "student_dawid_skene"}
+    assert set(out.stdout.split()) == {*ours, *CROWD}

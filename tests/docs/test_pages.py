@@ -138,7 +138,7 @@ def test_every_command_is_read_as_printed(command):
     from trl_weaks.cli import build_parser
     from trl_weaks.study.config import CompletionStudyConfig
     from trl_weaks.study.pipeline.launch import parse
-    from trl_weaks.study.tasks.find import TASKS
+    from trl_weaks.study.tasks.find import config_class
 
     words = shlex.split(command)
     if words[0] != "study":
@@ -146,7 +146,7 @@ def test_every_command_is_read_as_printed(command):
         return
     assert words[1] == "--task"
     task = words[2].partition(":")[0]  # classification:intent
-    kind = CompletionStudyConfig if task.endswith(".py") else TASKS[task][0]
+    kind = CompletionStudyConfig if task.endswith(".py") else config_class(task)
     preset = words[words.index("--preset") + 1] if "--preset" in words else "tiny"
     assert parse(kind, words[3:]).preset == preset
 

@@ -213,7 +213,7 @@ class ByTheSeed(Sums):
 @pytest.mark.parametrize(
     ("task", "settings", "message"),
     [
-        ("no_task", {}, "Unknown task 'no_task'. Known: slot_filling"),
+        ("no_task", {}, "Unknown task 'no_task'. Known: classification, slot_filling, completions, classes;"),
         ("slot_fillings", {}, "Did you mean 'slot_filling'"),
         ("nowhere.py", {}, "no such file: .*nowhere.py"),
         (Changed(lambda s: None), {}, "task 'sums': `splits` gave a NoneType"),

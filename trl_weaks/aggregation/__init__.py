@@ -1,6 +1,7 @@
 """From what several supervisors say to what a student is taught: no models, no disk.
 
-Names are resolved on first use. Whoever takes `AGGREGATORS` from here finds all aggregators of the library in it.
+Names are resolved on first use. A file of this folder that registers an aggregator is found by the registry itself:
+a new one needs no line here.
 """
 
 import importlib
@@ -34,14 +35,6 @@ _MODULES = {
     "COMPLETION_AGGREGATORS": "answers.completions",
     "CompletionAggregator": "answers.completions",
 }
-_REGISTERING = (
-    "votes",
-    "dawid_skene",
-    "agreement",
-    "raven",
-    "student_dawid_skene",
-    "crowd",
-)  # in the order of the registry
 
 __all__ = [
     "AGGREGATORS",
@@ -66,8 +59,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for module in _REGISTERING if _MODULES[name] == "base" else ():
-        importlib.import_module(f".{module}", __name__)
     return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
 
 

@@ -70,7 +70,9 @@ def _check_entry(entry: Any, name: str) -> None:
         )
 
 
-AGGREGATORS: Registry[type[Aggregator] | Callable] = Registry("aggregator", _check_entry)
+AGGREGATORS: Registry[type[Aggregator] | Callable] = Registry(
+    "aggregator", _check_entry, package="trl_weaks.aggregation", variable="AGGREGATORS"
+)
 
 
 def make_aggregator(

@@ -21,6 +21,8 @@ DESCRIPTION = """Train weak supervisors, label with them, train students on the 
 
 def parser() -> argparse.ArgumentParser:
     """What is read before the settings of the task are known."""
+    from trl_weaks.study.tasks.base import TASKS
+
     found = Parser(
         prog="trl-weaks study",
         description=DESCRIPTION,
@@ -28,9 +30,7 @@ def parser() -> argparse.ArgumentParser:
         add_help=False,
         allow_abbrev=False,
     )
-    found.add_argument(
-        "--task", metavar="TASK", help="slot_filling, classification, completions, classes, or a file with TASK = ..."
-    )
+    found.add_argument("--task", metavar="TASK", help=f"{', '.join(TASKS)}, or a file with TASK = ...")
     return found
 
 

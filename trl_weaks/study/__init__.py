@@ -8,7 +8,7 @@ _MODULES = {
     "ClassificationTask": "tasks.base",
     "Example": "tasks.base",
     "Splits": "tasks.base",
-    "TASKS": "tasks.find",
+    "TASKS": "tasks.base",
     "register_task": "tasks.find",
     "Method": "methods",
     "PreferenceMethod": "preference_methods",
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from .api import StudyResults, run_study
     from .methods import Method
     from .preference_methods import PreferenceMethod
-    from .tasks.base import ClassificationTask, CompletionTask, Example, Splits
-    from .tasks.find import TASKS, register_task
+    from .tasks.base import TASKS, ClassificationTask, CompletionTask, Example, Splits
+    from .tasks.find import register_task
 
 
 def __getattr__(name: str) -> Any:

@@ -64,7 +64,7 @@ def run_study(
     """
     if isinstance(task, Task):
         checked_task(task, "task")
-        kind: type[StudyConfig] = getattr(task, "config_class", None) or OF_KIND[task.kind]
+        kind: type[StudyConfig] = task.config_class or OF_KIND[task.kind]
     else:
         kind = config_class(task)
     given = {} if preset is None else yaml.safe_load(kind.preset_path(preset).read_text(encoding="utf-8"))

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trl_weaks.distributed import processes
 from trl_weaks.study.files import write_atomically
 
 STAMP = "stage.json"
@@ -59,6 +58,8 @@ class Stage:
 
     def run(self) -> None:
         """Do the work, unless it is done. Every process calls this; only the first touches stamps and folders."""
+        from trl_weaks.distributed import processes  # loads accelerate; tasks use this file for its fingerprint
+
         state = processes()
         if self.done():
             return

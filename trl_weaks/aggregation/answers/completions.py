@@ -134,7 +134,9 @@ def _check_entry(entry: object, name: str) -> None:
         raise ValueError(f"the completion aggregator {name!r} is {entry!r}; give CompletionAggregator(function).")
 
 
-COMPLETION_AGGREGATORS: Registry[CompletionAggregator] = Registry("completion aggregator", _check_entry)
+COMPLETION_AGGREGATORS: Registry[CompletionAggregator] = Registry(
+    "completion aggregator", _check_entry, package="trl_weaks.aggregation.answers", variable="COMPLETION_AGGREGATORS"
+)
 COMPLETION_AGGREGATORS["independent"] = CompletionAggregator(every_best, best_only=True)
 COMPLETION_AGGREGATORS["joint"] = CompletionAggregator(highest_joint_score)
 COMPLETION_AGGREGATORS["mbr"] = CompletionAggregator(least_expected_distance)

@@ -2,7 +2,7 @@
 
 Two kinds: a [`CompletionTask`] asks for text, a [`ClassificationTask`] for one of several classes. A task is one
 object in one file; `trl-weaks study --task my_task.py` and [`trl_weaks.study.run_study`] take it as they take those of
-`TASKS`.
+`TASKS`; a file of this folder with `@TASKS.register()` in front of a task is found by its name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from trl_weaks.metrics.agreement import label_agreement
+from trl_weaks.registry import Registry
+from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.stages import fingerprint
 
 Prompt = str | list[dict[str, Any]]
@@ -60,6 +62,7 @@ class Task:
     name: ClassVar[str] = ""
     kind: ClassVar[str]
     title: str = ""
+    config_class: ClassVar[type[StudyConfig] | None] = None  # settings of its own; default those of its kind
     # plans of pre-training for tiny models, see `trl_weaks.study.pipeline.pretrain`
     pretraining_keys: ClassVar[frozenset[str]] = frozenset({"sentences", "training"})
     pretrains_on_pairs: ClassVar[bool] = False  # rows of prompt and completion, in their order; else raw text
@@ -195,3 +198,15 @@ class ClassificationTask(Task):
     @property
     def identity(self) -> Any:
         return list(self.classes)
+
+
+def _check_entry(entry: Any, name: str) -> None:
+    kind = entry if isinstance(entry, type) else type(entry)
+    if not issubclass(kind, CompletionTask | ClassificationTask):
+        raise ValueError(f"the task {name!r} is {entry!r}; give a CompletionTask or a ClassificationTask.")
+    if kind.name != name and getattr(entry, "name", "") != name:
+        raise ValueError(f"the task {entry.name!r} is registered as {name!r}; a task has one name.")
+
+
+# Tasks that `--task` takes by name: classes, made from a study's settings, or objects of the user's.
+TASKS: Registry[type[Task] | Task] = Registry("task", _check_entry, package="trl_weaks.study.tasks", variable="TASKS")

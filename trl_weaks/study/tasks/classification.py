@@ -9,7 +9,7 @@ from typing import Any
 from trl_weaks.study.config import ClassificationConfig
 from trl_weaks.study.data import grammar, slurp
 from trl_weaks.study.data.rows import Utterance, normalise, take
-from trl_weaks.study.tasks.base import ClassificationTask, Example, Splits
+from trl_weaks.study.tasks.base import TASKS, ClassificationTask, Example, Splits
 
 Row = dict[str, Any]  # of SciQ
 
@@ -18,10 +18,12 @@ YES_NO = ("no", "yes")
 _SUPPLY = 3  # utterances drawn for each one kept: a quarter of them is about entertainment, half of the kept ones
 
 
+@TASKS.register()
 class Classification(ClassificationTask):
     """What an utterance is about, or whether an answer to a science question is right."""
 
     name = "classification"
+    config_class = ClassificationConfig
     title = "Weak-to-strong report: classification"
 
     def __init__(self, config: ClassificationConfig):

@@ -1,28 +1,13 @@
 """Tasks by name, or from a file of the user's."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from trl_weaks.commands.errors import did_you_mean
-from trl_weaks.study.config import (
-    ClassificationConfig,
-    ClassStudyConfig,
-    CompletionStudyConfig,
-    SlotFillingConfig,
-    StudyConfig,
-)
-from trl_weaks.study.table_config import ClassTableConfig, CompletionTableConfig
+from trl_weaks.study.config import ClassStudyConfig, CompletionStudyConfig, StudyConfig
+from trl_weaks.study.tasks.base import TASKS, ClassificationTask, CompletionTask
 
-# name -> settings, module and class of the task; the module is imported when it is used
-TASKS: dict[str, tuple[type[StudyConfig], str, str]] = {
-    "slot_filling": (SlotFillingConfig, "slot_filling", "SlotFilling"),
-    "classification": (ClassificationConfig, "classification", "Classification"),
-    "completions": (CompletionTableConfig, "table", "CompletionTable"),
-    "classes": (ClassTableConfig, "table", "ClassTable"),
-}
-_OWN: dict[str, Any] = {}
 OF_KIND = {"completions": CompletionStudyConfig, "classes": ClassStudyConfig}
 
 
@@ -30,12 +15,9 @@ def register_task(task: Any) -> Any:
     """Make a task of one's own known by its name, for `trl-weaks study --task NAME` in the same process.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is taken, or it is no task.
     """
-    if task.name in TASKS or task.name in _OWN:
-        raise ValueError(f"a task is called {task.name!r} already; rename one.")
-    _OWN[task.name] = task
-    return task
+    return TASKS.register()(checked_task(task, "the task"))
 
 
 def config_class(name: str) -> type[StudyConfig]:
@@ -45,27 +27,21 @@ def config_class(name: str) -> type[StudyConfig]:
         ValueError: no such task; lists the known ones.
         FileNotFoundError: no such file.
     """
-    if name in TASKS:
-        return TASKS[name][0]
-    task = _own(name)
-    return getattr(task, "config_class", None) or OF_KIND[task.kind]
+    task = TASKS.get(name, None) or _own(name)
+    return task.config_class or OF_KIND[task.kind]
 
 
 def task_of(name: str, config: StudyConfig) -> Any:
     """The task for a study's settings; errors as in [`config_class`]."""
-    if name not in TASKS:
-        return _own(name)
-    _, module, attribute = TASKS[name]
-    return getattr(import_module(f"trl_weaks.study.tasks.{module}"), attribute).from_config(config)
+    found = TASKS.get(name, None) or _own(name)
+    return checked_task(found.from_config(config), f"the task {name!r}") if isinstance(found, type) else found
 
 
 def _own(name: str) -> Any:
-    if name in _OWN:
-        return _OWN[name]
     if not isinstance(name, str):
         return checked_task(name, "the task")
     if not name.endswith(".py"):
-        known = [*TASKS, *_OWN]
+        known = TASKS.names()
         hint = did_you_mean(name, known)
         raise ValueError(f"Unknown task {name!r}.{hint} Known: {', '.join(known)}; or a file with TASK = ... in it.")
     if not Path(name).is_file():  # before the libraries that running it needs
@@ -81,8 +57,6 @@ def checked_task(task: Any, what: str) -> Any:
     Raises:
         ValueError: no task, or one without a name, or without classes.
     """
-    from trl_weaks.study.tasks.base import ClassificationTask, CompletionTask
-
     if not isinstance(task, CompletionTask | ClassificationTask):
         raise ValueError(f"{what} is {task!r}; it must be a CompletionTask or a ClassificationTask.")
     if not task.name:

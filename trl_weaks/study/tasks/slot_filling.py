@@ -19,7 +19,7 @@ from trl_weaks.study.data.rows import Splits as Utterances
 from trl_weaks.study.data.targets import decode_slots, encode_slots
 from trl_weaks.study.files import file_digest
 from trl_weaks.study.stages import fingerprint
-from trl_weaks.study.tasks.base import CompletionTask, Example, Splits
+from trl_weaks.study.tasks.base import TASKS, CompletionTask, Example, Splits
 from trl_weaks.study.tasks.slurp_types import SLURP_TYPES
 
 TEST_SEED = 2026  # of the grammar's test split; presets were chosen without it
@@ -28,10 +28,12 @@ SEED = 0  # of pre-training
 SCORES = ("slu_f1", "word_f1", "char_f1", "span_f1")
 
 
+@TASKS.register()
 class SlotFilling(CompletionTask):
     """Slots of an utterance as a JSON object, scored with SLU-F1."""
 
     name = "slot_filling"
+    config_class = SlotFillingConfig
     title = "Weak-to-strong slot filling"
     score_title = "SLU-F1"
     pretrains_on_pairs = True

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from trl_weaks.commands.sources import first_line
-from trl_weaks.labelling.sources.tables import as_id, read_table
 from trl_weaks.study.table_config import ClassTableConfig, CompletionTableConfig
-from trl_weaks.study.tasks.base import ClassificationTask, CompletionTask, Example, Splits
-from trl_weaks.study.tasks.metrics import metric_by_name
+from trl_weaks.study.tasks.base import TASKS, ClassificationTask, CompletionTask, Example, Splits
 
 Row = dict[str, Any]
 PARTS = {"half_a": "train_file", "half_b": "unlabelled_file", "validation": "validation_file", "test": "test_file"}
@@ -46,6 +44,8 @@ class _Tables:
         return Splits(**parts)
 
     def _examples(self, part: str) -> list[Example]:
+        from trl_weaks.labelling.sources.tables import as_id  # loads `datasets`
+
         source, text_column, gold_column = getattr(self._config, PARTS[part]), *self._columns()
         rows = _rows(source, PARTS[part])
         found = []
@@ -72,14 +72,18 @@ class _Tables:
         return f"{Path(c.train_file).name}, {Path(c.unlabelled_file).name}, {Path(c.test_file).name}."
 
 
+@TASKS.register()
 class CompletionTable(_Tables, CompletionTask):
     """Prompts and answers from files, scored with a metric by name."""
 
     name = "completions"
+    config_class = CompletionTableConfig
     title = "Weak-to-strong report"
     _option, _gold_option = "--prompt_column", "--completion_column"
 
     def __init__(self, config: CompletionTableConfig):
+        from trl_weaks.study.tasks.metrics import metric_by_name  # reads modules of the user's: no need for a name
+
         super().__init__(config)
         self._metric = metric_by_name(config.metric)
 
@@ -111,10 +115,12 @@ class _Messages(str):
         return made
 
 
+@TASKS.register()
 class ClassTable(_Tables, ClassificationTask):
     """Texts and classes from files; the classes are the sorted names of the train file."""
 
     name = "classes"
+    config_class = ClassTableConfig
     title = "Weak-to-strong report: classification"
     _option, _gold_option = "--text_column", "--label_column"
 
@@ -153,6 +159,8 @@ def _rows(source: str, option: str) -> list[Row]:
     Raises:
         FileNotFoundError: it looks like a file and is not there.
     """
+    from trl_weaks.labelling.sources.tables import read_table
+
     path = Path(source)
     if path.suffix in (".csv", ".jsonl", ".ndjson", ".parquet", ".json") or path.exists() or source.startswith("."):
         return read_table(path, f"--{option}", [])
