@@ -81,4 +81,4 @@ def test_bad_numbers_and_labels_are_named(make, labels, message):
 
 def test_the_example_runs():
     found = doctest.testmod(transforms)
-    assert found.attempted == 5 and found.failed == 0
+    assert found.attempted >= 5 and found.failed == 0

@@ -82,6 +82,8 @@ class Agreement(Aggregator):
     >>> votes = np.eye(2)[np.stack([good, good, poor], 1)]
     >>> Agreement().fit(votes).weights.round(3)
     array([0.375, 0.375, 0.25 ])
+
+    See also: [`Raven`], whose weights move with the student, [`Wawa`], which counts hard votes, [`one_sided`].
     """
 
     def __init__(self, guard: float = GUARD):

@@ -79,6 +79,15 @@ class Wawa(CrowdKit):
 
     Attributes:
         skill: `(supervisors heard,)`, after `fit`.
+
+    Example:
+
+    >>> votes = np.eye(2)[[[0, 0, 1], [1, 1, 1], [0, 0, 0], [1, 1, 0]]]  # the third says anything
+    >>> fitted = Wawa().fit(votes)
+    >>> fitted.skill, fitted(votes[:1])  # (1 + 1) / (1 + 1 + 0.5)
+    (array([1. , 1. , 0.5]), array([[0.8, 0.2]]))
+
+    See also: [`Agreement`] for soft votes, without crowd-kit, [`majority`] without weights.
     """
 
     def _learn(self, rows: np.ndarray, workers: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
@@ -100,6 +109,14 @@ class MACE(CrowdKit):
         spamming: `(supervisors heard, 2)`, how often each gives its habitual class and how often it knows, after `fit`
             (crowd-kit's variational weights, which sum to a little less than 1).
         habit: `(supervisors heard, K)`, what each answers otherwise.
+
+    Example:
+
+    >>> votes = np.eye(2)[[[0, 0, 1], [1, 1, 1], [0, 0, 0], [1, 1, 0]]]  # the third says anything
+    >>> MACE().fit(votes).spamming[:, 1].round()
+    array([1., 1., 0.])
+
+    See also: [`DawidSkene`] for whole confusion matrices, [`GLAD`] for rows of different difficulty.
     """
 
     def _learn(self, rows: np.ndarray, workers: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
@@ -127,6 +144,15 @@ class GLAD(CrowdKit):
 
     Attributes:
         ability: `(supervisors heard,)`, after `fit`.
+
+    Example:
+
+    >>> votes = np.eye(2)[[[0, 0, 1], [1, 1, 1], [0, 0, 0], [1, 1, 0]]]  # the third says anything
+    >>> fitted = GLAD().fit(votes)
+    >>> fitted.ability.round(), fitted(votes)[:, 1].round(2)
+    (array([1., 1., 0.]), array([0., 1., 0., 1.]))
+
+    See also: [`DawidSkene`], for which all rows are alike, [`MACE`], whose supervisors know or have a habit.
     """
 
     def fit(self, votes: np.ndarray, weights: np.ndarray | None = None) -> Self:

@@ -35,6 +35,8 @@ class DawidSkene(Aggregator):
     array([1. , 1. , 0.5])
     >>> fitted(votes[:1]).round(2)
     array([[1., 0.]])
+
+    See also: [`StudentDawidSkene`] with the student as prior, [`GLAD`] and [`MACE`], which tell less of each voter.
     """
 
     def __init__(self, steps: int = 1000, tolerance: float = 1e-10):

@@ -59,6 +59,16 @@ class Raven(WeighsVotes):
 
     Raises:
         ValueError: an argument that is out of range.
+
+    Example:
+
+    >>> ann, bob = np.eye(2)[[0, 1, 0, 1]], np.eye(2)[[0, 1, 1, 0]]
+    >>> fitted = Raven(learning_rate=0.1).fit(np.stack([ann, bob], 1))
+    >>> fitted.update(np.array([[4.0, 12.0], [4.0, 4.0]]))  # four rows: nats of cross-entropy to each, weights
+    >>> fitted.weights  # (0.5 - 0.1 * 1, 0.5 - 0.1 * 3) / 0.6
+    array([0.66666667, 0.33333333])
+
+    See also: [`Agreement`], its static control, [`StudentDawidSkene`], which relabels rows, [`LearnedRealm`], a loss.
     """
 
     def __init__(

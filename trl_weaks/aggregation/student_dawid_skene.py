@@ -37,6 +37,17 @@ class StudentDawidSkene(RelabelsRows, DawidSkene):
 
     Raises:
         ValueError: an argument that is out of range.
+
+    Example:
+
+    >>> import numpy as np
+    >>> votes = np.eye(2)[[[0, 0, 0], [0, 0, 1], [1, 1, 1], [1, 1, 0], [0, 1, 0]]]  # (rows, supervisors, K)
+    >>> fitted = StudentDawidSkene().fit(votes)
+    >>> student = np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.1, 0.9], [0.1, 0.9]])
+    >>> fitted.first[4].round(2), fitted.relabel(student)[4].round(2)  # two say 0, and the student 1
+    (array([1., 0.]), array([0., 1.]))
+
+    See also: [`DawidSkene`] without the student, [`Raven`], which learns one weight of each supervisor.
     """
 
     def __init__(self, tau: float = 1.0, every: int | None = None, steps: int = 1000, tolerance: float = 1e-10):

@@ -38,8 +38,11 @@ def confidence(row: Row) -> float:
 
     Example:
 
-    >>> confidence({"weak_probs": [[0.9, 0.1], [0.2, 0.8]], "weak_weights": [0.5, 0.5]})
+    >>> row = {"weak_probs": [[0.9, 0.1], [0.2, 0.8]], "weak_weights": [0.5, 0.5]}
+    >>> confidence(row)  # (0.9 + 0.2) / 2
     0.55
+
+    See also: [`Filter`] and [`KeepBest`], which go by it, [`calibrator`], which makes it true.
     """
     if columns.WEAK_PROBS in row:
         votes = row[columns.WEAK_PROBS]
@@ -57,6 +60,14 @@ class Filter:
 
     Args:
         min_confidence: in [0, 1], the least `confidence` of a row that stays. *ours*, as are all numbers here
+
+    Example:
+
+    >>> labels = Dataset.from_dict({"weak_probs": [[[0.9, 0.1]], [[0.4, 0.6]]], "weak_weights": [[1.0], [1.0]]})
+    >>> Filter(0.7)(labels)["weak_probs"][:]
+    [[[0.9, 0.1]]]
+
+    See also: [`KeepBest`] for a share of the rows, [`confidence`] for how sure a row is.
     """
 
     min_confidence: float
@@ -79,6 +90,14 @@ class KeepBest:
 
     Args:
         share: in (0, 1], rounded up to whole rows.
+
+    Example:
+
+    >>> labels = Dataset.from_dict({"weak_probs": [[[0.9, 0.1]], [[0.4, 0.6]]], "weak_weights": [[1.0], [1.0]]})
+    >>> KeepBest(0.5)(labels)["weak_probs"][:]
+    [[[0.9, 0.1]]]
+
+    See also: [`Filter`] for a bound, [`KeepSurestPairs`] for preference pairs, [`confidence`].
     """
 
     share: float
@@ -105,6 +124,14 @@ class KeepSurestPairs:
 
     Args:
         share: in (0, 1], rounded up to whole pairs; of equally sure ones the first stay. 0.3: *paper*.
+
+    Example:
+
+    >>> pairs = Dataset.from_dict({"pair_epsilon": [0.4, 0.1, 0.3]})
+    >>> KeepSurestPairs(0.5)(pairs)["pair_epsilon"][:]
+    [0.1, 0.3]
+
+    See also: [`KeepBest`] for labels, [`cw_loss`], which weights all pairs instead.
     """
 
     share: float = 0.3
@@ -153,6 +180,14 @@ class Relabel:
     Args:
         label: a row -> its new label, None to leave it. Of class labels a list of K probabilities, the one vote of the
             row from then on; of completions a text, taught as sure (`weak_supervisors` is then `["relabelled"]`).
+
+    Example:
+
+    >>> labels = Dataset.from_dict({"weak_probs": [[[0.9, 0.1]], [[0.4, 0.6]]], "weak_weights": [[1.0], [1.0]]})
+    >>> Relabel(lambda row: [0.0, 1.0] if row["weak_probs"][0][1] > 0.5 else None)(labels)["weak_probs"][:]
+    [[[0.9, 0.1]], [[0.0, 1.0]]]
+
+    See also: [`Reweight`], which leaves the labels as they are, [`compose`] for one after another.
     """
 
     label: Callable[[Row], Sequence[float] | str | None]
@@ -174,6 +209,14 @@ class Reweight:
     Args:
         factor: a row -> a number, or a list with one for each of its supervisors; at least 0. Weights sum to 1 over an
             example's completions and over a row's votes, so a single number changes only the former.
+
+    Example:
+
+    >>> labels = Dataset.from_dict({"weak_probs": [[[0.9, 0.1], [0.4, 0.6]]], "weak_weights": [[0.5, 0.5]]})
+    >>> Reweight(lambda row: [3.0, 1.0])(labels)["weak_weights"][:]
+    [[0.75, 0.25]]
+
+    See also: [`Filter`], which drops rows, [`Relabel`], which changes their labels.
     """
 
     factor: Callable[[Row], float | Sequence[float]]
@@ -217,7 +260,16 @@ class Composed:
 
 
 def compose(*transforms: Transform) -> Composed:
-    """The transform that does these one after another, the first first."""
+    """The transform that does these one after another, the first first.
+
+    Example:
+
+    >>> labels = Dataset.from_dict({"weak_probs": [[[0.9, 0.1]], [[0.4, 0.6]]], "weak_weights": [[1.0], [1.0]]})
+    >>> compose(Filter(0.55), KeepBest(0.5))(labels)["weak_probs"][:]
+    [[[0.9, 0.1]]]
+
+    See also: [`Filter`], [`KeepBest`], [`Relabel`] and [`Reweight`].
+    """
     return Composed(transforms)
 
 

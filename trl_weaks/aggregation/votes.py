@@ -21,8 +21,11 @@ def mean(votes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
 
     Example:
 
-    >>> mean(np.array([[[0.5, 0.5], [1.0, 0.0], [np.nan, np.nan]]]), np.array([3.0, 1.0, 9.0]))
+    >>> votes = np.array([[[0.5, 0.5], [1.0, 0.0], [np.nan, np.nan]]])  # the third gave none
+    >>> mean(votes, np.array([3.0, 1.0, 9.0]))
     array([[0.625, 0.375]])
+
+    See also: [`log_linear`] for the geometric mean, [`majority`], where each supervisor names one class.
     """
     return _pooled("linear_pool", votes, weights)
 
@@ -33,8 +36,11 @@ def majority(votes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray
 
     Example:
 
-    >>> majority(np.array([[[0.5, 0.5], [0.9, 0.1], [np.nan, np.nan]]]))
+    >>> votes = np.array([[[0.5, 0.5], [0.9, 0.1], [np.nan, np.nan]]])
+    >>> majority(votes)
     array([[1., 0.]])
+
+    See also: [`mean`], which keeps how sure each is, [`Wawa`] and [`DawidSkene`], which weigh the supervisors.
     """
     return _pooled("majority_vote", votes, weights)
 
@@ -48,7 +54,10 @@ def log_linear(votes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarr
 
     Example:
 
-    >>> log_linear(np.array([[[0.5, 0.5], [0.9, 0.1], [np.nan, np.nan]]])).round(3)
+    >>> votes = np.array([[[0.5, 0.5], [0.9, 0.1], [np.nan, np.nan]]])
+    >>> log_linear(votes).round(3)
     array([[0.75, 0.25]])
+
+    See also: [`mean`], in which no supervisor can rule a class out alone, [`ReverseKL`], the loss with this minimum.
     """
     return _pooled("log_linear_pool", votes, weights)

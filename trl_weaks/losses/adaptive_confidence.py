@@ -31,6 +31,8 @@ class AdaptiveConfidence(WeakLoss):
     tensor([0.6931])
 
     ```
+
+    See also: [`AuxiliaryConfidence`] for one share of all rows, [`ConfidenceWindow`], which leaves sure rows alone.
     """
 
     temperature: float = 0.5

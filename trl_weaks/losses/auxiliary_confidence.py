@@ -45,6 +45,8 @@ class AuxiliaryConfidence(WeakLoss):
 
     ```
 
+    See also: [`AdaptiveConfidence`] for a share of each row, [`PredictionWindow`] for balanced thresholds.
+
     Raises:
         ValueError: For numbers outside [0, 1], an unknown threshold, a window without `"balanced"`, or a loss that is
             no function of logits and one target per row.

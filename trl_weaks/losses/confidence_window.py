@@ -29,6 +29,8 @@ class ConfidenceWindow(WeakLoss):
     tensor([0.6931, 0.0000])
 
     ```
+
+    See also: [`AdaptiveConfidence`], where trust in the student grows row by row, [`Entropy`], which makes it sure.
     """
 
     radius: float = 0.15

@@ -26,6 +26,8 @@ class NaiveLoss(WeakLoss):
     tensor([0.6269])
 
     ```
+
+    See also: [`EvidentialLoss`] for a label read as a Dirichlet, [`ReverseKL`] for the other direction.
     """
 
     linear_in_targets: ClassVar[bool] = True

@@ -45,10 +45,12 @@ class DirichletVotes(WeakLoss):
     >>> agree, differ = torch.tensor([[[0.5, 0.5], [0.5, 0.5]]]), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     >>> strong = torch.log(torch.tensor([[50.0, 50.0]]))  # much evidence for neither class
     >>> loss = DirichletVotes()
-    >>> bool(loss(strong, agree, 1.0) < loss(strong, differ, 1.0))
-    True
+    >>> [round(loss(strong, votes, 1.0).item(), 2) for votes in (agree, differ)]
+    [-1.59, 185.15]
 
     ```
+
+    See also: [`EvidentialLoss`], which sees the mean vote alone, [`Realm`] for votes that may be guessed.
 
     Raises:
         ValueError: For an unknown evidence, a precision that is not positive, a negative prior, or relu without one.

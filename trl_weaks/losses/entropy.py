@@ -31,6 +31,8 @@ class Entropy(WeakLoss):
     tensor([1.2461])
 
     ```
+
+    See also: [`ConfidenceWindow`], which leaves sure rows alone, [`ProductLoss`], which sharpens the label instead.
     """
 
     coefficient: float = 0.5

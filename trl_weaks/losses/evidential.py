@@ -57,6 +57,9 @@ class EvidentialLoss(WeakLoss):
 
     ```
 
+    See also: [`DirichletVotes`], which sees how far the votes disagree, [`NaiveLoss`] for cross-entropy,
+    [`AuxiliaryConfidence`], which goes over either.
+
     Raises:
         ValueError: For an unknown name, a negative number, `kl_anneal` above 1, or an offset that is not finite.
     """

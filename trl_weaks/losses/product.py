@@ -27,6 +27,8 @@ class ProductLoss(WeakLoss):
     tensor([0.6931])
 
     ```
+
+    See also: [`AuxiliaryConfidence`], which adds the student's prediction instead, [`NaiveLoss`] without it.
     """
 
     label_power: float = 1.0

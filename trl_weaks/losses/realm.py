@@ -33,6 +33,8 @@ class Realm(WeakLoss):
     tensor([0.6931])
 
     ```
+
+    See also: [`LearnedRealm`], which learns the expertise, [`DirichletVotes`] for votes that disagree.
     """
 
     expertise: float | Sequence[float] = 0.9

@@ -87,6 +87,8 @@ class LearnedRealm(WeakLoss):
     [0.95, 0.02]
 
     ```
+
+    See also: [`Realm`] with an expertise that is given, [`Raven`] for learnt weights of one mean label.
     """
 
     expertise: float = 0.9

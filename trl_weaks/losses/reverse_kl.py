@@ -31,6 +31,8 @@ class ReverseKL(WeakLoss):
     tensor([0.])
 
     ```
+
+    See also: [`NaiveLoss`] for the forward direction, [`log_linear`], the pool that it makes of several votes.
     """
 
     floor: float = 1e-3

@@ -55,12 +55,30 @@ class CompletionAggregator:
 
 
 def every_best(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """All candidates, in the order of their texts."""
+    """All candidates, in the order of their texts.
+
+    Example:
+
+    >>> given = [("play", "a"), ("call ann", "b")]
+    >>> [one.text for one in every_best([Candidate(text, True, [name], {}, -1.0) for text, name in given])]
+    ['call ann', 'play']
+
+    See also: [`highest_joint_score`] for one row a prompt, [`CompletionAggregator`].
+    """
     return sorted(candidates, key=lambda candidate: (candidate.text, candidate.finished))
 
 
 def highest_joint_score(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidate of highest joint score (Eq. 6); of equal scores the text that sorts first."""
+    """The candidate of highest joint score (Eq. 6); of equal scores the text that sorts first.
+
+    Example:
+
+    >>> given = [("play", "a", -0.5), ("call ann", "b", -2.0)]
+    >>> highest_joint_score([Candidate(text, True, [name], {}, score) for text, name, score in given])[0].text
+    'play'
+
+    See also: [`least_expected_distance`] and [`nearest_to_consensus`], which look at the words, [`every_best`].
+    """
     return [min(candidates, key=lambda candidate: (-candidate.score, candidate.text, candidate.finished))]
 
 
@@ -76,6 +94,8 @@ def least_expected_distance(candidates: Sequence[Candidate]) -> list[Candidate]:
     >>> given = [("call ann now", "a"), ("call ann", "b"), ("play", "c")]
     >>> least_expected_distance([Candidate(text, True, [name], {}, -1.0) for text, name in given])[0].text
     'call ann'
+
+    See also: [`nearest_to_consensus`], where confident answers count more, [`highest_joint_score`].
     """
     from ...metrics.distances import levenshtein  # its package loads numpy, and a command's help lists the modes
 
@@ -110,6 +130,8 @@ def nearest_to_consensus(candidates: Sequence[Candidate]) -> list[Candidate]:
     >>> given = [("call ann", "a"), ("fall ann now", "b"), ("call dan now", "c")]
     >>> nearest_to_consensus([Candidate(text, True, [name], {}, -1.0) for text, name in given])[0].text
     'call ann'
+
+    See also: [`least_expected_distance`], where all answers count the same, [`highest_joint_score`].
     """
     from ...metrics.distances import levenshtein
     from .rover import consensus

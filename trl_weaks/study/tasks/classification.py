@@ -20,7 +20,17 @@ _SUPPLY = 3  # utterances drawn for each one kept: a quarter of them is about en
 
 @TASKS.register()
 class Classification(ClassificationTask):
-    """What an utterance is about, or whether an answer to a science question is right."""
+    """What an utterance is about, or whether an answer to a science question is right.
+
+    Example:
+
+    >>> config = ClassificationConfig(num_gold=4, num_weak=4, num_validation=2, num_test=4)
+    >>> task = Classification(config)
+    >>> task.classes, [task.label(example) for example in task.splits(0).test]  # does it ask for entertainment?
+    (['no', 'yes'], [0, 1, 1, 0])
+
+    See also: [`ClassTable`] for texts of your own, [`ClassificationTask`] for a task in code, [`SlotFilling`].
+    """
 
     name = "classification"
     config_class = ClassificationConfig

@@ -30,7 +30,19 @@ SCORES = ("slu_f1", "word_f1", "char_f1", "span_f1")
 
 @TASKS.register()
 class SlotFilling(CompletionTask):
-    """Slots of an utterance as a JSON object, scored with SLU-F1."""
+    """Slots of an utterance as a JSON object, scored with SLU-F1.
+
+    Example:
+
+    >>> task = SlotFilling(SlotFillingConfig())
+    >>> example = Example("1", "call ann at home", (("person", "ann"), ("place_name", "home")))
+    >>> task.completion(example)
+    '{"person": " ann", "place_name": " home"}'
+    >>> round(task.score('{"person": " ann"}', example)["slu_f1"], 3)  # precision 1, recall 1/2
+    0.667
+
+    See also: [`CompletionTable`] for prompts of your own, [`slu_f1`] for the score, [`Classification`].
+    """
 
     name = "slot_filling"
     config_class = SlotFillingConfig

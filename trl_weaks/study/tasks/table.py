@@ -74,7 +74,23 @@ class _Tables:
 
 @TASKS.register()
 class CompletionTable(_Tables, CompletionTask):
-    """Prompts and answers from files, scored with a metric by name."""
+    """Prompts and answers from files, scored with a metric by name.
+
+    Example:
+
+    >>> import json, tempfile
+    >>> rows = [{"prompt": "1 + 2 =", "completion": 3}, {"prompt": "3 + 4 =", "completion": 7}]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "rows.jsonl")
+    ...     _ = file.write_text("\\n".join(map(json.dumps, rows)))
+    ...     config = CompletionTableConfig(train_file=str(file), unlabelled_file=str(file), test_file=str(file))
+    ...     task = CompletionTable(config)
+    ...     test = task.splits(0).test
+    >>> test[1].target, task.score(" 7", test[1])
+    ('7', {'exact_match': 1.0})
+
+    See also: [`CompletionTask`] for a task in code, [`ClassTable`] for classes, [`exact_match`] and [`token_f1`].
+    """
 
     name = "completions"
     config_class = CompletionTableConfig
@@ -117,7 +133,23 @@ class _Messages(str):
 
 @TASKS.register()
 class ClassTable(_Tables, ClassificationTask):
-    """Texts and classes from files; the classes are the sorted names of the train file."""
+    """Texts and classes from files; the classes are the sorted names of the train file.
+
+    Example:
+
+    >>> import json, tempfile
+    >>> rows = [{"text": "well made", "label": "good"}, {"text": "broken", "label": "bad"}] * 2
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "rows.jsonl")
+    ...     _ = file.write_text("\\n".join(map(json.dumps, rows)))
+    ...     config = ClassTableConfig(train_file=str(file), unlabelled_file=str(file), test_file=str(file))
+    ...     task = ClassTable(config)
+    ...     test = task.splits(0).test
+    >>> task.classes, task.label(test[0])
+    (['bad', 'good'], 'good')
+
+    See also: [`ClassificationTask`] for a task in code, [`CompletionTable`] for answers that are text.
+    """
 
     name = "classes"
     config_class = ClassTableConfig
