@@ -8,6 +8,8 @@ by default. Naive and Bayesian multi-weak as printed (arXiv 2406.03199, Eq. 2 an
 import torch
 from torch import Tensor
 
+from .aggregation.base import NotComputable
+
 
 def linear_pool(probs: Tensor, weights: Tensor | None = None) -> Tensor:
     """Weighted mean sum_i w_i p_i: (..., N, K) -> (..., K)."""
@@ -23,7 +25,7 @@ def log_linear_pool(probs: Tensor, weights: Tensor | None = None) -> Tensor:
     logs = torch.special.xlogy(_weights(probs, weights).unsqueeze(-1), probs).sum(-2)
     empty = logs.amax(-1) == -torch.inf
     if empty.any():
-        raise ValueError(
+        raise NotComputable(
             f"row {tuple(empty.nonzero()[0].tolist())}: each class has probability 0 under some supervisor, "
             "so the geometric pool is empty; calibrate the supervisors or use linear_pool."
         )

@@ -8,24 +8,26 @@ from dataclasses import replace
 import numpy as np
 import processes
 import pytest
+import torch
 from datasets import load_from_disk
 from safetensors.torch import load_file
 
-from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
+from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS, NotComputable
 from trl_weaks.aggregation.boosted import boosted_weights
 from trl_weaks.losses import LOSSES
 from trl_weaks.study import ClassificationTask, Example, Method, PreferenceMethod, Splits, run_study
-from trl_weaks.study.config import CompletionStudyConfig
+from trl_weaks.study.config import ClassStudyConfig, CompletionStudyConfig
 from trl_weaks.study.field_methods import OF_THE_PAPER, class_field, completion_field, field_comparisons
 from trl_weaks.study.methods import choose_methods
 from trl_weaks.study.pipeline import completions
 from trl_weaks.study.pipeline.completions import _labels_of as labels_of
 from trl_weaks.study.pipeline.refined_labels import ANSWERS, COUNTED, HALVES, Refinement, refined_folder
-from trl_weaks.study.pipeline.run import seed_runs
+from trl_weaks.study.pipeline.run import KINDS, leave_out_refused, optional_rows, seed_runs
 from trl_weaks.study.report.results import score_systems
 from trl_weaks.study.table_config import CompletionTableConfig
 from trl_weaks.study.tasks.checks import check_splits, measure_of
 from trl_weaks.study.tasks.table import CompletionTable
+from trl_weaks.supervisors.classifier import WeakClassifier
 
 SIZE = {"vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 64}
 SMALL = {
@@ -412,6 +414,93 @@ def test_boosted_labels_weigh_supervisors_by_the_gold_of_the_validation_split(tm
     with pytest.raises(ValueError, match="'some': boosting weighs all supervisors"):
         some = Method("some", labels="boosted", supervisors=("opt",))
         run_study(Parity(), [some], "tiny", tmp_path / "some", **SMALL | CAPS)
+
+
+ONE_SIDED = "every supervisor votes for one class alone"
+REFUSED = {
+    "on_agreement": ONE_SIDED,
+    "on_raven": ONE_SIDED,
+    "boosted": "no supervisor is better than chance on the rows with gold",
+    "two_stage": ONE_SIDED,  # of the row whose student it reads
+}
+
+
+@pytest.fixture
+def stubborn(monkeypatch):
+    """Supervisors that each vote for one class alone, and a field of few rows: a function that adds to them."""
+    told = WeakClassifier._predictions
+
+    def one_class(self, logits, names):
+        if self.name in ("gpt2", "opt"):
+            logits = torch.tensor([[2.0, -2.0] if self.name == "gpt2" else [-2.0, 2.0]] * len(logits))
+        return told(self, logits, names)
+
+    def few(*more):
+        rows = class_field()
+        rows["two_stage"] = replace(rows["two_stage"], after="on_agreement")
+        kept = {name: rows[name] for name in ("naive", "on_majority", *REFUSED, *more)}
+        monkeypatch.setitem(KINDS, "classes", replace(KINDS["classes"], field=lambda: kept))
+
+    monkeypatch.setattr(WeakClassifier, "_predictions", one_class)
+    few()
+    return few
+
+
+def test_rows_of_the_field_that_cannot_be_computed_are_told_with_the_reason(tmp_path, stubborn, caplog):
+    """The others go on, a second run tries nothing again; a row asked for by name and a bug still end the run."""
+    settings = SMALL | CAPS
+    found = run_study(Parity(), ["field"], "tiny", tmp_path, **settings)
+    assert set(found.results["refused_rows"]) == set(REFUSED) and not set(REFUSED) & set(found.results["methods"])
+    report = found.report.read_text()
+    assert "## Rows that could not be computed" in report
+    for name, reason in REFUSED.items():
+        assert reason in found.results["refused_rows"][name] and f"- `{name}`: " in report and name in caplog.text
+        with pytest.raises(KeyError, match=f"the row '{name}' could not be computed: .*{reason}"):
+            _ = found[name]
+    assert found["naive"]["role"] == found["on_majority"]["role"] == "method"
+    assert [(pair["first"], pair["second"]) for pair in found.results["comparisons"]] == [("on_majority", "naive")]
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("**/stage.json")}
+    again = run_study(Parity(), ["field"], "tiny", tmp_path, **settings)
+    assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.glob("**/stage.json")}
+    for part in ("methods", "weak", "refused_rows", "comparisons", "diagnostics"):
+        assert json.dumps(again.results[part]) == json.dumps(found.results[part])
+    with pytest.raises(NotComputable, match=REFUSED["boosted"]):
+        run_study(Parity(), ["naive", "boosted"], "tiny", tmp_path, **settings)
+
+    @AGGREGATORS.register("toy_broken")
+    def toy_broken(votes, weights):
+        raise TypeError("a bug of the user's")
+
+    try:
+        stubborn("on_toy_broken")
+        with pytest.raises(TypeError, match="a bug of the user's"):
+            run_study(Parity(), ["field"], "tiny", tmp_path, **settings)
+    finally:
+        del AGGREGATORS["toy_broken"]
+
+
+def test_only_what_the_field_alone_asks_for_may_be_refused(tmp_path, stubborn):
+    def config(*methods):
+        settings = SMALL | CAPS | {"student_model": "tiny:llama", "output_dir": str(tmp_path), "seeds": [0, 1]}
+        return ClassStudyConfig(**settings | {"methods": list(methods)})
+
+    rows = {"on_majority", *REFUSED}
+    assert optional_rows(config("field"), Parity()) == rows
+    assert optional_rows(config("naive", "boosted"), Parity()) == set()
+    given = optional_rows(config("field", "boosted"), Parity(), [Method("on_raven")])
+    assert given == rows - {"boosted", "on_raven"}
+    field = KINDS["classes"].field()
+    reads = Method("mine", transform=lambda labels, trained: labels, after="on_agreement")
+    runs = seed_runs(config("field"), Parity(), [*field.values(), reads], rows)
+    for run in runs:
+        free = {stage.name for stage in run.stages() if stage.may_refuse}
+        students = {f"student, {field[name].label}" for name in rows - {"on_agreement"}}
+        assert free == {f"evaluate {name}" for name in rows} | students | {"weak labels, weighted by boosting"}
+    lost = runs[1].systems["boosted"].after[0]
+    lost.folder.mkdir(parents=True)
+    (lost.folder / "stage.json").write_text(json.dumps({"key": lost.key, "complete": False, "refused": "no gold"}))
+    assert leave_out_refused(runs) == {"boosted": "no gold"}, "in one seed of two"
+    assert all("boosted" not in run.systems and "boosted" not in {m.name for m in run.methods} for run in runs)
 
 
 def test_a_row_of_the_field_that_needs_more_supervisors_is_left_out_and_by_name_refused(caplog):

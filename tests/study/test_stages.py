@@ -1,9 +1,11 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from trl_weaks.aggregation import NotComputable
 from trl_weaks.study.report.study import stage_seconds
-from trl_weaks.study.stages import STAMP, Stage, fingerprint
+from trl_weaks.study.stages import STAMP, Stage, fingerprint, let_refuse
 from trl_weaks.study.workers import run_stages
 
 
@@ -85,3 +87,60 @@ def test_a_broken_stamp_counts_as_not_done(tmp_path):
     assert not first.done()
     stage(tmp_path, calls).run()
     assert json.loads((first.folder / STAMP).read_text())["complete"]
+
+
+def refusing(tmp_path, calls, name="view", spec=1, after=()):
+    def action(folder):
+        calls.append(name)
+        raise NotComputable(f"{name} has nothing to weigh")
+
+    return Stage(name, tmp_path / name, {"spec": spec}, action, after)
+
+
+def test_a_stage_that_may_refuse_is_not_tried_again_until_its_key_changes(tmp_path):
+    calls = []
+
+    def stages(spec=1):
+        labels, other = stage(tmp_path, calls, "labels"), stage(tmp_path, calls, "other")
+        view = refusing(tmp_path, calls, spec=spec, after=(labels,))
+        student = stage(tmp_path, calls, "student", after=(view,))
+        plain = stage(tmp_path, calls, "plain", after=(labels,))
+        let_refuse([plain, other], [student])
+        return [labels, view, student, plain, other]
+
+    for _ in range(2):
+        found = stages()
+        run_stages(found)
+        assert [one.may_refuse for one in found] == [False, True, True, False, False]
+        assert calls == ["labels", "view", "plain", "other"]
+        assert [one.refusal() for one in found] == [None, *["view has nothing to weigh"] * 2, None, None]
+        assert [one.done() for one in found] == [True, False, False, True, True]
+        assert all(one.settled() for one in found) and not (tmp_path / "student").exists()
+    run_stages(stages(spec=2))
+    assert calls.count("view") == 2
+    needed = stages()
+    for one in needed:
+        one.may_refuse = False
+    with pytest.raises(NotComputable, match="view has nothing to weigh"):
+        run_stages(needed)
+
+
+def test_several_processes_end_with_a_refusal(tmp_path, monkeypatch):
+    """One that went on alone would leave the others waiting."""
+    state = SimpleNamespace(num_processes=2, is_main_process=True, wait_for_everyone=lambda: None)
+    monkeypatch.setattr("trl_weaks.study.stages.processes", lambda: state)
+    view = refusing(tmp_path, [])
+    let_refuse([], [view])
+    with pytest.raises(
+        NotComputable, match="view: view has nothing.*One process would leave the row out.*several can"
+    ):
+        view.run()
+    assert view.refusal() is None and not view.settled()
+
+
+def test_a_bug_is_no_refusal(tmp_path):
+    broken = stage(tmp_path, [], "broken", fail=True)
+    let_refuse([], [broken])
+    with pytest.raises(RuntimeError, match="killed"):
+        run_stages([broken])
+    assert broken.refusal() is None

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from trl_weaks.study.stages import Stage
+from trl_weaks.aggregation import NotComputable
+from trl_weaks.study.stages import Stage, let_refuse
 from trl_weaks.study.workers import LOG, chain_lengths, possible_workers, run_stages
 
 
@@ -110,6 +111,27 @@ def test_a_stage_that_nobody_runs_is_missed_before_any_work(tmp_path, workers):
     stage(tmp_path, "a").run()
     run_stages([other, b], workers)
     assert b.done()
+
+
+def test_side_by_side_what_comes_after_a_refusal_is_left_out_and_the_rest_goes_on(tmp_path):
+    def refuse():
+        raise NotComputable("nothing to weigh")
+
+    first = stage(tmp_path, "first")
+    view = stage(tmp_path, "view", refuse, after=(first,))
+    student = stage(tmp_path, "student", after=(view,))
+    answers = stage(tmp_path, "answers", after=(student,))
+    plain = stage(tmp_path, "plain", after=(first,))
+    let_refuse([plain], [answers])
+    run_stages([first, view, student, answers, plain], workers=2)
+    assert plain.done() and not (student.done() or answers.done() or student.folder.exists())
+    assert answers.refusal() == "nothing to weigh" and "at work on view" in (view.folder / LOG).read_text()
+    lone = stage(tmp_path, "lone", refuse)
+    let_refuse([], [lone])
+    run_stages([lone], workers=2)
+    assert lone.refusal() == "nothing to weigh"
+    with pytest.raises(ValueError, match="nothing to weigh"):
+        run_stages([stage(tmp_path, "needed", refuse)], workers=2)
 
 
 def test_stages_end_with_a_killed_run(tmp_path):

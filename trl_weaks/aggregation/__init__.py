@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trl_weaks.aggregation.agreement import Agreement
     from trl_weaks.aggregation.answers.completions import COMPLETION_AGGREGATORS, CompletionAggregator
-    from trl_weaks.aggregation.base import AGGREGATORS, Aggregator, aggregate, make_aggregator
+    from trl_weaks.aggregation.base import AGGREGATORS, Aggregator, NotComputable, aggregate, make_aggregator
     from trl_weaks.aggregation.crowd import GLAD, MACE, Wawa
     from trl_weaks.aggregation.dawid_skene import DawidSkene
     from trl_weaks.aggregation.raven import Raven
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "AGGREGATORS": "base",
     "Aggregator": "base",
+    "NotComputable": "base",
     "aggregate": "base",
     "make_aggregator": "base",
     "mean": "votes",
@@ -45,6 +46,7 @@ __all__ = [
     "Agreement",
     "CompletionAggregator",
     "DawidSkene",
+    "NotComputable",
     "Raven",
     "StudentDawidSkene",
     "Wawa",

@@ -4,7 +4,7 @@ from typing import Self
 
 import numpy as np
 
-from .base import AGGREGATORS, Aggregator, checked_votes, shares
+from .base import AGGREGATORS, Aggregator, NotComputable, checked_votes, shares
 
 GUARD = 0.1  # *ours*
 
@@ -17,7 +17,8 @@ def one_sided(votes: np.ndarray, weights: np.ndarray | None, guard: float = GUAR
     says nothing of a row, yet a student that learns it agrees with it everywhere.
 
     Raises:
-        ValueError: `guard` is not in [0, 1), or nobody is left.
+        ValueError: `guard` is not in [0, 1).
+        NotComputable: nobody is left.
 
     Example:
 
@@ -35,7 +36,7 @@ def one_sided(votes: np.ndarray, weights: np.ndarray | None, guard: float = GUAR
     counts = np.einsum("rv,rvk->vk", share, top)
     found = _variety(counts) < guard * _variety(counts.sum(0))
     if found.all():
-        raise ValueError("every supervisor votes for one class alone; there is nothing to weigh. Label again.")
+        raise NotComputable("every supervisor votes for one class alone; there is nothing to weigh. Label again.")
     return found
 
 

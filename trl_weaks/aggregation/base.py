@@ -8,6 +8,15 @@ import numpy as np
 
 from ..registry import Registry
 
+
+class NotComputable(ValueError):
+    """The data give what was asked for nothing to work on, though nothing is wrong with the call.
+
+    A study reports such a row of `--methods field` with the message as the reason, and goes on; an aggregator or a
+    transform of your own may raise it too. Every other error ends the study.
+    """
+
+
 TOLERANCE = 1e-3  # of a vote's sum: half-precision probabilities of some dozen classes are this far from 1
 
 

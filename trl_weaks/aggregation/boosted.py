@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .base import checked_votes
+from .base import NotComputable, checked_votes
 
 
 def boosted_weights(votes: np.ndarray, gold: np.ndarray) -> np.ndarray:
@@ -23,8 +23,8 @@ def boosted_weights(votes: np.ndarray, gold: np.ndarray) -> np.ndarray:
         gold: `(rows,)` class ids.
 
     Raises:
-        ValueError: votes that are none or lack one, gold that is no class of a row (named), or no supervisor that is
-            better than chance.
+        ValueError: votes that are none or lack one, or gold that is no class of a row (named).
+        NotComputable: no supervisor is better than chance.
 
     Example:
 
@@ -56,5 +56,5 @@ def boosted_weights(votes: np.ndarray, gold: np.ndarray) -> np.ndarray:
         rows = rows * np.exp(alpha * wrong[:, best])
         rows = rows / rows.sum()
     if not found.any():
-        raise ValueError("no supervisor is better than chance on the rows with gold; there is nothing to boost.")
+        raise NotComputable("no supervisor is better than chance on the rows with gold; there is nothing to boost.")
     return found / found.sum()

@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from .base import AGGREGATORS, Aggregator, checked_votes, shares
+from .base import AGGREGATORS, Aggregator, NotComputable, checked_votes, shares
 from .comparisons.crowd import crowd_kit
 
 _FLOOR = 1e-10  # of a probability, so that its logarithm is finite; crowd-kit's
@@ -25,7 +25,7 @@ class CrowdKit(Aggregator):
         self.kit = crowd_kit()
 
     def fit(self, votes: np.ndarray, weights: np.ndarray | None = None) -> Self:
-        """Raises ValueError: weights that differ, which these methods know nothing of."""
+        """Raises NotComputable: weights that differ, which these methods know nothing of."""
         votes, hard = self._read(votes, weights)
         rows, voters = np.nonzero(hard >= 0)
         known, workers = np.unique(voters, return_inverse=True)
@@ -51,7 +51,7 @@ class CrowdKit(Aggregator):
             votes = np.where((weights > 0)[..., None], votes, np.nan)
             given, even = shares(votes, weights), shares(votes, None)
             if np.abs(given - even).max() > 1e-6:
-                raise ValueError(
+                raise NotComputable(
                     f"`{type(self).__name__}` weighs the supervisors itself: leave out the weights, or choose 'mean', "
                     "'majority', 'log_linear' or 'dawid_skene'."
                 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from .agreement import GUARD, agreement_weights, one_sided
-from .base import AGGREGATORS, checked_votes, shares
+from .base import AGGREGATORS, NotComputable, checked_votes, shares
 from .with_student import WeighsVotes
 
 if TYPE_CHECKING:
@@ -96,12 +96,12 @@ class Raven(WeighsVotes):
         self.init, self.floor, self.guard = init, floor, guard
 
     def fit(self, votes: np.ndarray, weights: np.ndarray | None = None) -> Self:
-        """Raises ValueError: votes of 0 under `combine="log_linear"`, or no row for an `easy_start` that was given."""
+        """Raises NotComputable: votes of 0 under `combine="log_linear"`, or no row for a given `easy_start`."""
         votes, weights = checked_votes(votes, weights)
         self.silent = one_sided(votes, weights, self.guard)
         heard = (shares(votes, weights) > 0) & ~self.silent
         if self.combine == "log_linear" and (bad := (heard & (votes.min(-1) <= 0)).any(-1)).any():
-            raise ValueError(
+            raise NotComputable(
                 f"row {int(bad.argmax())} has a vote of probability 0, which combine='log_linear' cannot weigh. "
                 "Calibrate the votes, or combine linearly."
             )
@@ -118,7 +118,7 @@ class Raven(WeighsVotes):
         if not self.easy_start or unanimous.any():
             return
         if self._easy_start is not None:
-            raise ValueError(
+            raise NotComputable(
                 "the supervisors agree on no row, so there is none to start with. Set `easy_start` to 0 in "
                 "`pooling_kwargs`."
             )

@@ -24,6 +24,7 @@ from datasets import Dataset
 
 from .. import columns
 from ..labelling.reliability.weights import renormalise_weights
+from .base import NotComputable
 
 Transform = Callable[[Dataset], Dataset]
 Row = Mapping[str, Any]
@@ -77,7 +78,7 @@ class Filter:
         _share("min_confidence", self.min_confidence, 0 <= self.min_confidence <= 1)
 
     def __call__(self, labels: Dataset) -> Dataset:
-        """Raises ValueError where no row is that sure."""
+        """Raises NotComputable where no row is that sure."""
         sure = [confidence(row) for row in _plain(labels)]
         kept = [number for number, value in enumerate(sure) if value >= self.min_confidence]
         return _left(labels, kept, f"{self}: the surest of {len(sure)} rows has {max(sure, default=0):.3g}")
@@ -107,7 +108,7 @@ class KeepBest:
         _share("share", self.share, 0 < self.share <= 1)
 
     def __call__(self, labels: Dataset) -> Dataset:
-        """Raises ValueError for labels without rows."""
+        """Raises NotComputable for labels without rows."""
         sure = [confidence(row) for row in _plain(labels)]
         best = sorted(range(len(sure)), key=lambda number: -sure[number])
         return _left(labels, sorted(best[: math.ceil(self.share * len(sure))]), f"{self}: there is none")
@@ -144,13 +145,14 @@ class KeepSurestPairs:
         """The pairs that are left, their `pair_weight` with mean one again.
 
         Raises:
-            ValueError: no pairs, no column `pair_epsilon`, or a flip probability outside [0, 0.5] (row named).
+            ValueError: no column `pair_epsilon`, or a flip probability outside [0, 0.5] (row named).
+            NotComputable: no pairs.
         """
         if columns.PAIR_EPSILON not in pairs.column_names:
             raise ValueError(f"the pairs have no column {columns.PAIR_EPSILON!r}; `build_preferences` writes it.")
         doubts = pairs[columns.PAIR_EPSILON][:]
         if not doubts:
-            raise ValueError("there are no pairs to choose from.")
+            raise NotComputable("there are no pairs to choose from.")
         for row, doubt in enumerate(doubts):
             if not 0 <= doubt <= 0.5:
                 raise ValueError(
@@ -284,7 +286,7 @@ def _share(name: str, value: float, holds: bool) -> None:
 
 def _left(labels: Dataset, rows: list[int], problem: str) -> Dataset:
     if not rows:
-        raise ValueError(f"{problem}; no row is left to train on.")
+        raise NotComputable(f"{problem}; no row is left to train on.")
     return _weighted(labels.select(rows))
 
 

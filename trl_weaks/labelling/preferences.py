@@ -12,6 +12,7 @@ from statistics import fmean, quantiles
 
 from datasets import Dataset, Features, List, Value, load_from_disk
 
+from ..aggregation.base import NotComputable
 from ..aggregation.comparisons.preferences import (
     CERTAIN_BELOW,
     best_and_worst,
@@ -84,8 +85,8 @@ def build_preferences(
         batch_size: prompts per batch of work, the most that a kill can lose. *ours*
 
     Raises:
-        ValueError: before any work: wrong arguments or anything wrong with the dataset (row, column, remedy); after
-            it: no pair is left (with the counts).
+        ValueError: before any work: wrong arguments or anything wrong with the dataset (row, column, remedy).
+        NotComputable: after the work: no pair is left (with the counts).
         LabelStoreError: the disk refuses; nothing already written is lost.
     """
     settings = PreferenceSettings(
@@ -209,7 +210,7 @@ class PreferenceRun(AnswerRun):
         pairs = [pair for pair in found if pair is not None]
         if not pairs:
             drops = {name: counts[name] for name in ("empty", "too_long", "too_few", "equal_scores", "below_margin")}
-            raise ValueError(
+            raise NotComputable(
                 f"no pair is left of {len(self.dataset)} prompts: {drops}. Ask for more candidates, sample them "
                 "(temperature=1.0), lower min_margin, or train the student further."
             )

@@ -21,6 +21,7 @@ import numpy as np
 from datasets import Dataset
 
 from .. import columns
+from ..aggregation.base import NotComputable
 from ..supervisors.ensemble import WeakEnsemble
 from ..supervisors.reading.messages import Prompt, as_completion
 
@@ -47,11 +48,11 @@ def cross_halves(labels: Dataset, seed: int = 0) -> tuple[Dataset, Dataset]:
     """The labels in two halves, drawn by example; of an odd number the first is larger.
 
     Raises:
-        ValueError: fewer than two examples.
+        NotComputable: fewer than two examples.
     """
     ids = sorted(set(labels[columns.EXAMPLE_ID][:]))
     if len(ids) < 2:
-        raise ValueError(f"refinement splits the labels in two halves; there is {len(ids)} example.")
+        raise NotComputable(f"refinement splits the labels in two halves; there is {len(ids)} example.")
     drawn = np.random.default_rng(seed).permutation(len(ids))[: -(-len(ids) // 2)]
     first = {ids[place] for place in drawn}
     rows: tuple[list[int], list[int]] = ([], [])

@@ -31,6 +31,9 @@ class StudyResults:
     def __getitem__(self, name: str) -> Mapping[str, Any]:
         """A row by name: a method, a baseline or a supervisor."""
         rows = dict(self.results["weak"]) | dict(self.results["methods"])
+        reason = self.results.get("refused_rows", {}).get(name)
+        if reason is not None:
+            raise KeyError(f"the row {name!r} could not be computed: {reason}")
         if name not in rows:
             raise KeyError(f"there is no row {name!r}; there are {', '.join(rows)}.")
         return rows[name]

@@ -35,7 +35,7 @@ def run_stages(stages: Iterable[Stage], workers: int = 1) -> None:
     distinct: dict[Path, Stage] = {}
     for stage in stages:
         distinct.setdefault(stage.folder, stage)
-    todo = in_order([stage for stage in distinct.values() if not stage.done()])
+    todo = in_order([stage for stage in distinct.values() if not stage.settled()])
     refuse_missing(todo)
     with tqdm(total=len(todo), unit="stage", disable=not processes().is_main_process) as bar:
         if workers > 1:
@@ -65,12 +65,12 @@ def in_order(stages: Sequence[Stage]) -> list[Stage]:
 def refuse_missing(todo: Sequence[Stage]) -> None:
     """
     Raises:
-        ValueError: a stage needs the outcome of one that is neither done nor among those to run; names both.
+        ValueError: a stage needs the outcome of one that is neither settled nor among those to run; names both.
     """
     coming = {(stage.folder, stage.key) for stage in todo}
     for stage in todo:
         for before in stage.after:
-            if (before.folder, before.key) not in coming and not before.done():
+            if (before.folder, before.key) not in coming and not before.settled():
                 raise ValueError(
                     f"{stage.name!r} needs the stage {before.name!r}, which is not among those to run, nor done for "
                     "these settings; add it to `stages`."
@@ -140,6 +140,9 @@ def run_side_by_side(todo: Sequence[Stage], workers: int, bar: tqdm) -> None:
                 del running[stage]
                 bar.update()
                 failure = failure or _failure(stage, process, receiver)
+        refused = [stage for stage in waiting if stage.refusal()]  # by one that just ended, or by one before it
+        waiting = [stage for stage in waiting if stage not in refused]
+        bar.update(len(refused))
     if failure is not None:
         raise failure
 

@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 
 from ... import columns
+from ...aggregation.base import NotComputable
 from ...aggregation.trust import TrustHead
 from ...supervisors.classifier import WeakClassifier
 from ...supervisors.ensemble import WeakEnsemble
@@ -39,8 +40,8 @@ def trust_weights(
         l2: strength of the heads' ridge; None for cross-validation.
 
     Raises:
-        ValueError: before any work: labels of other supervisors, classes in another order, a text that is in both, or
-            fewer than two gold labels (named).
+        ValueError: before any work: labels of other supervisors, classes in another order, or a text that is in both.
+        NotComputable: fewer than two gold labels.
 
     Example: `docs/howto/trust.md`.
     """
@@ -56,7 +57,7 @@ def trust_weights(
     place = {example: row for row, example in enumerate(known[columns.EXAMPLE_ID])}
     truth = {place[e]: class_id(label, classes, e) for e, label in read_gold(gold, place).items()}
     if len(truth) < 2:
-        raise ValueError("gold: two labels or more are needed to learn from; some hundreds are better.")
+        raise NotComputable("gold: two labels or more are needed to learn from; some hundreds are better.")
     rows, right = sorted(truth), torch.tensor([truth[row] for row in sorted(truth)])
     votes = torch.tensor(np.asarray(known[columns.WEAK_PROBS][:], dtype=float))[rows].argmax(-1)
     trust = []
@@ -78,7 +79,7 @@ def _of_completions(ensemble: WeakEnsemble, labels: Dataset, known: Dataset, gol
             row for row in known if row[columns.EXAMPLE_ID] in truth and supervisor.name in row[columns.SUPERVISORS]
         ]
         if len(rows) < 2:
-            raise ValueError(
+            raise NotComputable(
                 f"gold: {len(rows)} completions of supervisor {supervisor.name!r} in `known` have gold; two or more "
                 "are needed to learn from, and some hundreds are better."
             )

@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 
 from ... import columns
+from ...aggregation.base import NotComputable
 from ...aggregation.graph import smoothed
 from ...aggregation.trust import TrustHead
 from .trained import TrainedStudent, check_classes, mean_votes, texts_of, with_one_vote
@@ -53,14 +54,17 @@ class Selective:
     def __call__(self, labels: Dataset, trained: TrainedStudent) -> Dataset:
         """
         Raises:
-            ValueError: no votes of the student's classes, or fewer than two examples with gold.
+            ValueError: no votes of the student's classes.
+            NotComputable: fewer than two examples with gold.
         """
         who = type(self).__name__
         check_classes(labels, trained, who)
         texts, student = texts_of(labels, who), trained.student
         gold = trained.known[columns.LABEL][:] if columns.LABEL in trained.known.column_names else []
         if len(gold) < 2:
-            raise ValueError(f"{who}: {len(gold)} known examples have gold; two are needed, and some hundreds better.")
+            raise NotComputable(
+                f"{who}: {len(gold)} known examples have gold; two are needed, and some hundreds better."
+            )
         known = texts_of(trained.known, who)
         right = student.predict(known).classes == torch.tensor(gold)
         probe = TrustHead(self.l2).fit(student.hidden_states(known), right)

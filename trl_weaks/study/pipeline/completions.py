@@ -10,6 +10,7 @@ from datasets import Dataset, load_from_disk
 
 from trl_weaks.aggregation import AGGREGATORS
 from trl_weaks.aggregation.answers.completions import COMPLETION_AGGREGATORS
+from trl_weaks.aggregation.base import NotComputable
 from trl_weaks.columns import COMPLETION, EXAMPLE_ID, PROMPT
 from trl_weaks.distributed import processes
 from trl_weaks.labelling.label_completions import label_completions
@@ -184,8 +185,10 @@ class CompletionRun(SeedRun):
         rows = load_from_disk(str(pairs.folder / "dataset"))
         if method.transform is not None:
             rows = method.transform(rows)
-            if not isinstance(rows, Dataset) or not len(rows):
+            if not isinstance(rows, Dataset):
                 raise ValueError(f"method {method.name!r}: `transform` left no `Dataset` of pairs.")
+            if not len(rows):
+                raise NotComputable(f"method {method.name!r}: `transform` left no pair.")
         settings = method.over(self.config.preference_training or {})
         student = WeakSupervisor(*self.factory.trained(start.folder), name="student")
         training.train_on_pairs(student, rows, settings, folder, self.seed, self.lora)

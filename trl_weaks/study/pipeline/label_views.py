@@ -6,6 +6,7 @@ from typing import Any
 from datasets import Dataset
 
 from trl_weaks import columns
+from trl_weaks.aggregation.base import NotComputable
 from trl_weaks.labelling.reliability.weights import renormalise_weights
 from trl_weaks.labelling.with_student.trained import TrainedStudent
 from trl_weaks.study.methods import Method
@@ -52,7 +53,8 @@ def transformed(rows: Dataset, method: Method, trained: TrainedStudent | None = 
         trained: the student that a method with `after` reads.
 
     Raises:
-        ValueError: the transform gives no dataset, or leaves no row; names the method.
+        ValueError: the transform gives no dataset; names the method.
+        NotComputable: it leaves no row.
     """
     if method.transform is None:
         return rows
@@ -60,5 +62,5 @@ def transformed(rows: Dataset, method: Method, trained: TrainedStudent | None = 
     if not isinstance(found, Dataset):
         raise ValueError(f"method {method.name!r}: `transform` gave a {type(found).__name__}, not a `Dataset`.")
     if not len(found):
-        raise ValueError(f"method {method.name!r}: `transform` left none of the {len(rows)} rows.")
+        raise NotComputable(f"method {method.name!r}: `transform` left none of the {len(rows)} rows.")
     return renormalise_weights(found)

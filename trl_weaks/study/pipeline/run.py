@@ -1,6 +1,7 @@
 """A study from its settings to its report."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.field_methods import (
     BY_DAWID_SKENE,
     BY_MEAN,
+    REFERENCE,
     annotated,
     class_field,
     completion_field,
@@ -32,6 +34,8 @@ from trl_weaks.study.report.study import write_study_report
 from trl_weaks.study.tasks.base import ClassificationTask, Task
 from trl_weaks.study.tasks.checks import measure_of
 from trl_weaks.study.workers import run_stages
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,21 @@ def methods_of(config: StudyConfig, task: Task, own: Sequence[Method] = ()) -> l
     return found
 
 
-def seed_runs(config: StudyConfig, task: Task, methods: Sequence[Method]) -> list[SeedRun]:
-    """The stages of every seed, nothing run yet."""
+def optional_rows(config: StudyConfig, task: Task, own: Sequence[Method] = ()) -> set[str]:
+    """Rows that only `field` asks for: where the data do not allow one, the study says why, and goes on."""
+    if "field" not in config.methods:
+        return set()
+    return set(KINDS[task.kind].field()) - {REFERENCE, *config.methods, *(method.name for method in own)}
+
+
+def seed_runs(
+    config: StudyConfig, task: Task, methods: Sequence[Method], optional: Collection[str] = ()
+) -> list[SeedRun]:
+    """The stages of every seed, nothing run yet; for `optional` see [`optional_rows`]."""
     classes = len(task.classes) if isinstance(task, ClassificationTask) else 0
     factory = ClassifierFactory(config, classes) if classes else ModelFactory(config)
     bases = base_stages(config, task, factory)
-    return [KINDS[task.kind].run(config, task, factory, seed, methods, bases) for seed in config.seeds]
+    return [KINDS[task.kind].run(config, task, factory, seed, methods, bases, optional) for seed in config.seeds]
 
 
 def run(config: StudyConfig, task: Task, command: str, methods: Sequence[Method] = ()) -> Path:
@@ -97,7 +110,7 @@ def run(config: StudyConfig, task: Task, command: str, methods: Sequence[Method]
         pairs += [BY_DAWID_SKENE, BY_MEAN] if "annotators" in config.methods else []
         config = replace(config, compare=pairs)
     check_settings(config, task, chosen)
-    runs = seed_runs(config, task, chosen)
+    runs = seed_runs(config, task, chosen, optional_rows(config, task, methods))
     if any(one.splits.test != runs[0].splits.test for one in runs):
         raise ValueError(
             f"task {task.name!r}: the test splits of the seeds {config.seeds} differ, so they cannot be paired. Let "
@@ -109,14 +122,28 @@ def run(config: StudyConfig, task: Task, command: str, methods: Sequence[Method]
         stages += one.stages()
     check_comparisons(config, runs[0])
     check_push(config, runs)
-    if not all(stage.done() for stage in stages):
+    if not all(stage.settled() for stage in stages):
         runs[0].factory.check()
     run_stages(stages, config.workers)
+    refused = leave_out_refused(runs)
     if "report" in config.stages:
-        write_study_report(config, task, runs, measure, KINDS[task.kind].gather, stages, command)
+        stages = [stage for stage in stages if not stage.refusal()]
+        write_study_report(config, task, runs, measure, KINDS[task.kind].gather, stages, command, refused)
     if config.push_to_hub and processes().is_main_process:
         print(f"On the Hub: {push_study(config, task, runs)}")
     return Path(config.output_dir)
+
+
+def leave_out_refused(runs: Sequence[SeedRun]) -> dict[str, str]:
+    """Row -> why some seed could not compute it; the runs go without it from here on."""
+    refused: dict[str, str] = {}
+    for one in runs:
+        refused = one.refused() | refused
+    for name, reason in refused.items():
+        logger.warning("The row %r could not be computed and is left out: %s", name, reason)
+    for one in runs:
+        one.leave_out(refused)
+    return refused
 
 
 def check_comparisons(config: StudyConfig, one: SeedRun) -> None:

@@ -1,7 +1,7 @@
 """All stages of one seed, the same for every task: weak, label, student, gold, preference, evaluate."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.methods import ON_GOLD_OF_A, Method
 from trl_weaks.study.pipeline.models import ModelFactory
 from trl_weaks.study.preference_methods import PreferenceMethod
-from trl_weaks.study.stages import Stage, fingerprint
+from trl_weaks.study.stages import Stage, fingerprint, let_refuse
 from trl_weaks.study.tasks.base import Example, Splits, Task
 from trl_weaks.study.tasks.checks import check_splits
 
@@ -34,6 +34,7 @@ class SeedRun(ABC):
         methods: rows of the report, see [`choose_methods`].
         bases: stages that pre-train tiny models, by supervisor, and `student`; shared by all seeds, like public
             checkpoints.
+        optional: names of methods without which the study goes on where the data do not allow them.
     """
 
     peft_task: ClassVar[str]
@@ -44,6 +45,7 @@ class SeedRun(ABC):
     seed: int
     methods: Sequence[Method]
     bases: Mapping[str, Stage] = field(default_factory=dict)
+    optional: Collection[str] = ()
     systems: dict[str, Stage] = field(default_factory=dict)
     pairs: dict[str, Stage] = field(default_factory=dict)
 
@@ -123,6 +125,8 @@ class SeedRun(ABC):
         trained: dict[str, Stage | None] = dict(zip(names, weak, strict=True)) | students | preferred | gold
         self.systems = {name: self._evaluate(name, stage) for name, stage in trained.items()}
         self.systems |= self._untrained()
+        optional = [stage for name, stage in self.systems.items() if name in self.optional]
+        let_refuse([stage for stage in self.systems.values() if stage not in optional], optional)
         return self._wanted(
             pretrain=self.bases.values(),
             weak=weak,
@@ -132,6 +136,15 @@ class SeedRun(ABC):
             preference=[*self.pairs.values(), *preferred.values()],
             evaluate=self.systems.values(),
         )
+
+    def refused(self) -> dict[str, str]:
+        """Row -> why it could not be computed."""
+        return {name: reason for name, stage in self.systems.items() if (reason := stage.refusal())}
+
+    def leave_out(self, rows: Collection[str]) -> None:
+        """Forget rows, so that nothing after asks for their outcomes."""
+        self.methods = [method for method in self.methods if method.name not in rows]
+        self.systems = {name: stage for name, stage in self.systems.items() if name not in rows}
 
     def _untrained(self) -> dict[str, Stage]:
         """The student before any supervision, where it can answer at all."""

@@ -103,8 +103,12 @@ def write_study_report(
     gather: Callable[..., Gathered],
     stages: Sequence[Stage],
     command: str,
+    refused: Mapping[str, str] | None = None,
 ) -> None:
     """Write `report.md`, `results.json` and the figures; the first process only.
+
+    Args:
+        refused: rows that are not there -> the reason.
 
     Raises:
         ValueError: a system has not been evaluated yet; names the missing stages.
@@ -113,14 +117,17 @@ def write_study_report(
     if not processes().is_main_process:
         return
     found = gather(task, runs, Path(config.output_dir))
-    rows = report_rows(runs[0], found)
-    comparisons = compare_systems({row["name"]: row["samples"] for row in rows}, measure, config.compare)
+    rows, refused = report_rows(runs[0], found), dict(refused or {})
+    pairs = [pair for pair in zip(config.compare[::2], config.compare[1::2], strict=True) if not refused.keys() & pair]
+    samples = {row["name"]: row["samples"] for row in rows}
+    comparisons = compare_systems(samples, measure, [name for pair in pairs for name in pair])
     labels = {row["name"]: row["label"] for row in rows}
     diagnosed = diagnosed_methods(rows, found.diagnostics, measure, config.supervisor_names)
     notes = [
         *found.notes,
         _report_card(task, runs[0], found.labels),
         comparison_section(comparisons, measure, labels),
+        _refused_section(refused),
         diagnostics_section(diagnosed, labels),
     ]
     notes += [TINY_NOTE] if config.student_model.startswith(TINY) else []
@@ -143,9 +150,17 @@ def write_study_report(
         ),
         measure=measure,
     )
-    extra = dict(found.results) | {"diagnostics": diagnosed} | ({"comparisons": comparisons} if comparisons else {})
+    extra = dict(found.results) | {"diagnostics": diagnosed, "refused_rows": refused}
+    extra |= {"comparisons": comparisons} if comparisons else {}
     write_atomically(Path(config.output_dir) / "results.json", json_bytes(written | extra))
     write_page(task, runs[0], found.labels, written, Path(config.output_dir))
+
+
+def _refused_section(refused: Mapping[str, str]) -> str:
+    if not refused:
+        return ""
+    reasons = "\n".join(f"- `{name}`: {reason}" for name, reason in refused.items())
+    return f"## Rows that could not be computed\n\nOn these data; the first seed's reason that had one.\n\n{reasons}"
 
 
 def diagnosed_methods(

@@ -8,6 +8,7 @@ from datasets import ClassLabel, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ... import columns
+from ...aggregation.base import NotComputable
 from ...supervisors.class_names import order_like, real_names
 
 # Prepared columns
@@ -119,7 +120,7 @@ def check_geometric_pool(dataset: Dataset, name: str) -> None:
     """Refuse rows in which every class has probability 0 under some supervisor: their geometric mean is empty.
 
     Raises:
-        ValueError: names the row and the remedy.
+        NotComputable: names the row and the remedy.
     """
     if columns.WEAK_PROBS not in dataset.column_names:
         return
@@ -127,7 +128,7 @@ def check_geometric_pool(dataset: Dataset, name: str) -> None:
     for number, (votes, given) in enumerate(zip(dataset[columns.WEAK_PROBS], weights, strict=True)):
         counted = [vote for vote, w in zip(votes, given or [1.0] * len(votes), strict=True) if w > 0]
         if not any(all(vote[k] > 0 for vote in counted) for k in range(len(votes[0]))):
-            raise ValueError(
+            raise NotComputable(
                 f"The {name} dataset, row {number}, column '{columns.WEAK_PROBS}': each class has probability 0 under "
                 "some supervisor, so `pooling='log_linear'` has nothing left. Calibrate the votes, or pool linearly."
             )

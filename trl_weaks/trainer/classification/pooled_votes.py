@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from ... import columns
-from ...aggregation.base import make_aggregator, probabilities
+from ...aggregation.base import NotComputable, make_aggregator, probabilities
 
 
 class PooledVotes:
@@ -133,7 +133,7 @@ class PlacedVotes(PooledVotes):
         unheard = ~(weights[:, ~self.aggregator.silent] > 0).any(-1)
         if unheard.any():
             names = [name for name, out in zip(self.supervisors, self.aggregator.silent, strict=True) if out]
-            raise ValueError(
+            raise NotComputable(
                 f"row {int(unheard.argmax())} has only votes of {', '.join(names)}, who always vote for one class and "
                 f"are left out of `pooling={self.name!r}`. Drop the row, or set `guard` to 0 in `pooling_kwargs`."
             )
@@ -161,7 +161,8 @@ def _in(name: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"The {name} dataset, {error}") from None
+        kind = NotComputable if isinstance(error, NotComputable) else ValueError
+        raise kind(f"The {name} dataset, {error}") from None
 
 
 def _rows(dataset: Dataset) -> list[tuple]:

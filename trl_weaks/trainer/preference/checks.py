@@ -8,6 +8,7 @@ import torch
 from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
 
+from ...aggregation.base import NotComputable
 from ...columns import CHOSEN, EXAMPLE_ID, PAIR_EPSILON, PAIR_WEIGHT, PROMPT, REJECTED
 from .._compat import is_peft_model
 
@@ -45,7 +46,7 @@ def check_pairs(
             for row, value in enumerate(values):
                 _check_value(value, column, f"Row {row} of the {name} dataset")
             if column == PAIR_WEIGHT and not any(map(as_trained, values)):
-                raise ValueError(f"Every `{column}` of the {name} dataset is 0: no pair would train anything.")
+                raise NotComputable(f"Every `{column}` of the {name} dataset is 0: no pair would train anything.")
     return dataset
 
 
