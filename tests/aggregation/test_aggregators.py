@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from trl_weaks.aggregation import AGGREGATORS, aggregate, agreement, base, dawid_skene, make_aggregator, votes
+from trl_weaks.aggregation.base import NotComputable, probabilities
 from trl_weaks.pooling import linear_pool, log_linear_pool, majority_vote
 
 CROWD = ("wawa", "mace", "glad")
@@ -199,6 +200,33 @@ def test_what_an_aggregator_of_ones_own_gives_is_checked(function, message):
         ValueError, match="aggregator='median': no aggregator 'median'.* Choose one of .*mean, majority"
     ):
         aggregate("median", BAD)
+
+
+ONE_HOT = np.eye(2)
+DEGENERATE = {
+    "each for one class": (np.tile(ONE_HOT, (6, 1, 1)), None),
+    "all for one class": (np.tile(ONE_HOT[[0, 0]], (6, 1, 1)), None),
+    "one row": (np.array([[[0.7, 0.3], [0.4, 0.6]]]), None),
+    "one supervisor": (np.array([[[0.7, 0.3]], [[0.4, 0.6]]]), None),
+    "all undecided": (np.full((4, 3, 2), 0.5), None),
+    "no row in common": (np.array([[[0.7, 0.3], [np.nan] * 2], [[np.nan] * 2, [0.4, 0.6]]]), None),
+    "unequal weights": (np.tile([[0.7, 0.3], [0.4, 0.6]], (4, 1, 1)), np.array([3.0, 1.0])),
+    "probabilities of 0": (np.stack([ONE_HOT[[0, 1, 0]], ONE_HOT[[1, 0, 0]]], 1), None),
+}
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_votes_that_give_too_little_are_labelled_or_refused_as_not_computable(name):
+    """A study goes on without such a row; any other error would end it."""
+    if name in CROWD:
+        pytest.importorskip("crowdkit.aggregation")
+    for table, weights in DEGENERATE.values():
+        try:
+            found = probabilities(make_aggregator(name, student=True).fit(table, weights), table, weights)
+        except NotComputable as error:
+            assert str(error)
+        else:
+            np.testing.assert_allclose(found.sum(-1), 1)
 
 
 @pytest.mark.parametrize("module", [base, votes, dawid_skene, agreement], ids=lambda m: m.__name__)

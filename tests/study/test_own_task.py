@@ -496,6 +496,16 @@ def test_only_what_the_field_alone_asks_for_may_be_refused(tmp_path, stubborn):
         free = {stage.name for stage in run.stages() if stage.may_refuse}
         students = {f"student, {field[name].label}" for name in rows - {"on_agreement"}}
         assert free == {f"evaluate {name}" for name in rows} | students | {"weak labels, weighted by boosting"}
+    texts = CompletionStudyConfig(**COMPLETIONS | CAPS | {"student_model": "tiny:llama", "output_dir": str(tmp_path)})
+    field = completion_field()
+    (run,) = seed_runs(texts, Sums(), [*field.values()], set(field) - {"naive"})
+    free = {stage.name for stage in run.stages() if stage.may_refuse}
+    assert {"pairs of naive", "refined labels", "student on the first half of the labels"} <= free
+    answered = run.systems["naive"]
+    (student,) = answered.after
+    assert not any(stage.may_refuse for stage in (answered, student, *student.after)), (
+        "what all others are compared with"
+    )
     lost = runs[1].systems["boosted"].after[0]
     lost.folder.mkdir(parents=True)
     (lost.folder / "stage.json").write_text(json.dumps({"key": lost.key, "complete": False, "refused": "no gold"}))

@@ -160,7 +160,8 @@ def _refused_section(refused: Mapping[str, str]) -> str:
     if not refused:
         return ""
     reasons = "\n".join(f"- `{name}`: {reason}" for name, reason in refused.items())
-    return f"## Rows that could not be computed\n\nOn these data; the first seed's reason that had one.\n\n{reasons}"
+    about = "The data gave these rows nothing to work on, in one seed at least; the first such seed says why."
+    return f"## Rows that could not be computed\n\n{about}\n\n{reasons}"
 
 
 def diagnosed_methods(
