@@ -128,7 +128,7 @@ def test_a_stage_that_may_refuse_is_not_tried_again_until_its_key_changes(tmp_pa
 def test_several_processes_end_with_a_refusal(tmp_path, monkeypatch):
     """One that went on alone would leave the others waiting."""
     state = SimpleNamespace(num_processes=2, is_main_process=True, wait_for_everyone=lambda: None)
-    monkeypatch.setattr("trl_weaks.study.stages.processes", lambda: state)
+    monkeypatch.setattr("trl_weaks.distributed.processes", lambda: state)
     view = refusing(tmp_path, [])
     let_refuse([], [view])
     with pytest.raises(
