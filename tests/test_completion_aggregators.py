@@ -188,7 +188,14 @@ def test_a_text_too_long_for_one_supervisor_is_left_out_and_counted(mode):
 
 
 def test_an_aggregator_that_chooses_what_it_was_not_given_or_nothing_is_named():
-    for chosen, message in ((lambda c: [], "chose no candidate"), (lambda c: ["x"], "was not given")):
+    def twice(candidates):
+        return [candidates[0], candidates[0]]
+
+    for chosen, message in (
+        (lambda c: [], "chose no candidate"),
+        (lambda c: ["x"], "was not given"),
+        (twice, "candidate twice"),
+    ):
         with pytest.raises(ValueError, match=message):
             list(rows_of(answered(), CompletionAggregator(chosen), LeftOut()))
 

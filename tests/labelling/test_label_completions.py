@@ -369,3 +369,10 @@ def test_an_aggregator_of_a_users_own_is_a_mode_like_the_others(ensemble, prompt
         )
         assert sum(w for other in rows for w in other["weak_weights"]) == pytest.approx(1)
     assert verify_labels(ensemble, prompts, tmp_path, "two_best", share=1.0, **arguments).different == []
+    for name, chosen, message in (
+        ("none", lambda c: [], "no cand"),
+        ("twice", lambda c: [c[0], c[0]], "a candidate twice"),
+    ):
+        monkeypatch.setitem(COMPLETION_AGGREGATORS, name, CompletionAggregator(chosen))
+        with pytest.raises(ValueError, match=rf"mode='{name}', row 0 \(example_id 'e0'\): .* chose {message}"):
+            label_completions(ensemble, prompts, name, **arguments)

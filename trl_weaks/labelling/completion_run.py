@@ -129,7 +129,11 @@ class CompletionRun(AnswerRun):
             for name, r in records.items()
         }
         answered = Answered(self.weights, self._candidates(row), scores)
-        return rows_of(answered, self.settings.aggregator, left_out, self.settings.unfinished)
+        try:
+            yield from rows_of(answered, self.settings.aggregator, left_out, self.settings.unfinished)
+        except ValueError as error:
+            name = self.prompts.ids([row])[0]
+            raise ValueError(f"mode={self.settings.mode!r}, row {row} (example_id {name!r}): {error}") from error
 
     def export(self) -> None:
         mode, unfinished = self.settings.mode, self.settings.unfinished

@@ -242,6 +242,10 @@ def rows_of(
     strange = [candidate for candidate in chosen if not any(candidate is one for one in candidates)]
     if strange:
         raise ValueError(f"the aggregator chose {strange[0]!r}, which it was not given; choose among the candidates.")
+    if len({id(candidate) for candidate in chosen}) < len(chosen):
+        raise ValueError(
+            f"the aggregator chose a candidate twice among {[one.text for one in chosen]}; once is enough."
+        )
     total = math.fsum(weights[name] for candidate in chosen for name in candidate.supervisors)
     for candidate in chosen:
         names = candidate.supervisors
