@@ -9,7 +9,7 @@ import numpy as np
 import processes
 import pytest
 import torch
-from datasets import load_from_disk
+from datasets import Dataset, concatenate_datasets, load_from_disk
 from safetensors.torch import load_file
 
 from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS, NotComputable
@@ -21,6 +21,7 @@ from trl_weaks.study.field_methods import OF_THE_PAPER, class_field, completion_
 from trl_weaks.study.methods import choose_methods
 from trl_weaks.study.pipeline import completions
 from trl_weaks.study.pipeline.completions import _labels_of as labels_of
+from trl_weaks.study.pipeline.label_views import transformed
 from trl_weaks.study.pipeline.refined_labels import ANSWERS, COUNTED, HALVES, Refinement, refined_folder
 from trl_weaks.study.pipeline.run import KINDS, leave_out_refused, optional_rows, seed_runs
 from trl_weaks.study.report.results import score_systems
@@ -310,6 +311,23 @@ def test_a_transform_must_give_rows(tmp_path):
     for transform, message in ((lambda rows: None, "gave a NoneType"), (lambda rows: rows.select([]), "left none")):
         with pytest.raises(ValueError, match=f"method 'mine': `transform` {message}"):
             run_study(Sums(), [Method("mine", transform=transform)], "tiny", tmp_path, **COMPLETIONS | CAPS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: concatenate_datasets([rows, rows.select([2])]), "row 3 the example_id 'c', which has more rows"),
+        (lambda rows: rows.map(lambda row: {"example_id": row["example_id"] + "!"}), "row 0 the .*'a!', which is no"),
+        (lambda rows: rows.select([1, 1]), "row 1 the example_id 'b', which has more rows than the labels have of it"),
+        (lambda rows: rows.remove_columns("example_id"), "left out the column 'example_id'"),
+    ],
+)
+def test_a_transform_adds_no_rows_and_changes_no_id(change, message):
+    rows = Dataset.from_dict({"example_id": list("abc"), "weak_weights": [[0.5, 0.5], [1.0], [1.0]]})
+    with pytest.raises(ValueError, match=f"method 'mine': `transform` .*{message}"):
+        transformed(rows, Method("mine", transform=change))
+    kept = transformed(rows, Method("mine", transform=lambda rows: rows.select([2, 0])))
+    assert kept["example_id"][:] == ["c", "a"]
 
 
 def test_a_score_of_the_whole_test_set_is_no_mean_of_ratios():

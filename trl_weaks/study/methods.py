@@ -35,8 +35,8 @@ class Method:
             registered completion aggregator. Of classes: `"independent"`, `"trusted"` (votes weighted by trust
             heads that learn on the validation split), `"boosted"` (weighted by boosting on that split), or
             `"annotators"` (votes of simulated annotators, from gold of half B; see `trl_weaks.study.annotators`).
-        transform: the labels as a `Dataset` -> the labels to train on: filtered, relabelled or reweighted. The weights
-            of what is left are made to sum to one again.
+        transform: the labels as a `Dataset` -> the labels to train on: filtered, relabelled or reweighted, with
+            no row more of any `example_id`. The weights of what is left are made to sum to one again.
         after: a row whose trained student the transform reads, `"strong_on_a"` for the student trained on half A's
             gold: the transform is then called as `transform(labels, trained)`, with a [`TrainedStudent`].
         aggregator: how the supervisors' answers become one label: a registered name; of completions the same as

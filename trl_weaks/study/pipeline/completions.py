@@ -10,7 +10,6 @@ from datasets import Dataset, load_from_disk
 
 from trl_weaks.aggregation import AGGREGATORS
 from trl_weaks.aggregation.answers.completions import COMPLETION_AGGREGATORS
-from trl_weaks.aggregation.base import NotComputable
 from trl_weaks.columns import COMPLETION, EXAMPLE_ID, PROMPT
 from trl_weaks.distributed import processes
 from trl_weaks.labelling.label_completions import label_completions
@@ -19,7 +18,7 @@ from trl_weaks.labelling.with_student.trained import TrainedStudent
 from trl_weaks.study.code_digest import code_digest
 from trl_weaks.study.methods import Method
 from trl_weaks.study.paper_methods import PREFERENCE, PREFERENCE_FROM
-from trl_weaks.study.pipeline.label_views import only_supervisors, transformed
+from trl_weaks.study.pipeline.label_views import check_transformed, only_supervisors, transformed
 from trl_weaks.study.pipeline.models import TINY, Loaded
 from trl_weaks.study.pipeline.predictions import predict_completions
 from trl_weaks.study.pipeline.refined_labels import REFINED, Refinement, refined_folder
@@ -184,11 +183,8 @@ class CompletionRun(SeedRun):
     def _train_on_pairs(self, method: PreferenceMethod, start: Stage, pairs: Stage, folder: Path) -> None:
         rows = load_from_disk(str(pairs.folder / "dataset"))
         if method.transform is not None:
-            rows = method.transform(rows)
-            if not isinstance(rows, Dataset):
-                raise ValueError(f"method {method.name!r}: `transform` left no `Dataset` of pairs.")
-            if not len(rows):
-                raise NotComputable(f"method {method.name!r}: `transform` left no pair.")
+            pairs_before, rows = rows, method.transform(rows)
+            check_transformed(method.name, pairs_before, rows)
         settings = method.over(self.config.preference_training or {})
         student = WeakSupervisor(*self.factory.trained(start.folder), name="student")
         training.train_on_pairs(student, rows, settings, folder, self.seed, self.lora)

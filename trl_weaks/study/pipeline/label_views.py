@@ -1,5 +1,6 @@
 """Views of one weak-label dataset: some of its supervisors, and their answers as predictions."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,14 +54,44 @@ def transformed(rows: Dataset, method: Method, trained: TrainedStudent | None = 
         trained: the student that a method with `after` reads.
 
     Raises:
-        ValueError: the transform gives no dataset; names the method.
-        NotComputable: it leaves no row.
+        ValueError, NotComputable: from [`check_transformed`].
     """
     if method.transform is None:
         return rows
     found = method.transform(rows, trained) if method.after else method.transform(rows)
-    if not isinstance(found, Dataset):
-        raise ValueError(f"method {method.name!r}: `transform` gave a {type(found).__name__}, not a `Dataset`.")
-    if not len(found):
-        raise NotComputable(f"method {method.name!r}: `transform` left none of the {len(rows)} rows.")
+    check_transformed(method.name, rows, found)
     return renormalise_weights(found)
+
+
+def check_transformed(name: str, before: Dataset, found: Any) -> None:
+    """
+    Args:
+        name: of the method.
+        before: what its transform was given.
+        found: what it gave.
+
+    Raises:
+        ValueError: no dataset, an id that was not there, or more rows of one than there were; names the method, the
+            row and its example.
+        NotComputable: none of the rows.
+    """
+    where = f"method {name!r}: `transform`"
+    if not isinstance(found, Dataset):
+        raise ValueError(f"{where} gave a {type(found).__name__}, not a `Dataset`.")
+    if not len(found):
+        raise NotComputable(f"{where} left none of the {len(before)} rows.")
+    if columns.EXAMPLE_ID not in found.column_names:
+        raise ValueError(f"{where} left out the column {columns.EXAMPLE_ID!r}; rows are joined on it.")
+    left = Counter(before[columns.EXAMPLE_ID])
+    for number, example in enumerate(found[columns.EXAMPLE_ID]):
+        if example not in left:
+            fault = "which is no example of the labels"
+        elif not left[example]:
+            fault = "which has more rows than the labels have of it"
+        else:
+            left[example] -= 1
+            continue
+        raise ValueError(
+            f"{where} gave row {number} the {columns.EXAMPLE_ID} {example!r}, {fault}. A transform may drop, reorder, "
+            f"change and weigh rows (`{columns.WEIGHTS}`), but add none and change no id."
+        )
