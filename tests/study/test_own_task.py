@@ -247,6 +247,48 @@ class ByTheSeed(Sums):
         (Changed(), {"weak_models": []}, "`weak_models` is empty"),
         (Changed(prompt=lambda e: [{"role": "user", "content": e.text}]), {}, "is messages, and the tokenizer of"),
         (Changed(completion=lambda e: "long " * 60 + e.id), {}, "tokens of prompt and .* of completion: more than th"),
+        (Changed(prompt=lambda e: None), {}, "`half_a`, example 0 .'0-0'.: its prompt holds a NoneType; it must be a"),
+        (
+            Changed(prompt=lambda e: "" if e.id == "8-8" else "p"),
+            {},
+            "`test`, example 20 .'8-8'.: its prompt is empty",
+        ),
+        (
+            Changed(prompt=lambda e: " "),
+            {},
+            "example 0 .'0-0'.: its prompt is ' '; it must be text, or a list of mess",
+        ),
+        (
+            Changed(prompt=lambda e: 7 if e.id == "3-3" else "p"),
+            {},
+            "example 0 .'3-3'.: its prompt holds a int; it mu",
+        ),
+        (Changed(prompt=lambda e: [e.text]), {}, "its prompt holds a list; it must be a string or a list of messages"),
+        (
+            Changed(prompt=lambda e: [{"role": "user", "content": "x"}] if e.id == "8-8" else "p"),
+            {},
+            "example 20 .'8-8'.: its prompt mixes text and messages",
+        ),
+        (
+            Changed(prompt=lambda e: f"{e.text} = {e.target if e.id == '6-6' else ''}"),
+            {},
+            "`test`, example 0 .'6-6'.: its prompt changes where 0 stands in its target's place, 12. The answer must ",
+        ),
+        (
+            Changed(prompt=lambda e: f"{e.text} {12 // e.target if e.target else '-'}"),
+            {},
+            "its prompt changes where 1 s",
+        ),
+        (
+            Changed(prompt=lambda e: e.text + str([e.target].index(sum(map(int, e.id.split("-")))))),
+            {},
+            "its prompt cannot be made with another target, 1: ValueError",
+        ),
+        (
+            Changed(prompt=lambda e: f"{random.random()}"),
+            {},
+            "its prompt is another one at the next call; let it depend",
+        ),
     ],
 )
 def test_a_task_that_cannot_be_used_is_named_before_any_training(task, settings, message, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """A task's data and scores, tried before anything is trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,14 @@ import numpy as np
 from trl_weaks.study.report.results import ACCURACY, Measure
 from trl_weaks.study.tasks.base import ClassificationTask, CompletionTask, Example, Splits, Task
 from trl_weaks.study.tasks.metrics import is_finite_number
+from trl_weaks.supervisors.reading.messages import check_prompts, is_messages
+
+TRIED = 8  # examples of each split that are read again with other targets, and
+OTHERS = 3  # how many of these; *ours*
+BLIND = (
+    "The answer must not be in what models read: make it of `text` alone, or of fields of your own in a class derived "
+    "from `Example`."
+)
 
 
 def check_splits(task: Task, splits: Any) -> Splits:
@@ -53,6 +62,49 @@ def _check_example(example: Any, where: str, split: str) -> None:
         raise ValueError(f"{where} ({example.id!r}): the text {example.text!r} must not be empty.")
     if example.target is None and split != "half_b":
         raise ValueError(f"{where} ({example.id!r}): there is no target; only `half_b` may be without.")
+
+
+def check_inputs(task: Task, splits: Splits) -> None:
+    """
+    Raises:
+        ValueError: what a model is to read of an example (`prompt`, or `text` of classes) is empty, neither text nor
+            messages, text here and messages there, something else at every call, or depends on the target; names
+            task, split and example. The last two are tried on the first rows of each split.
+    """
+    name = "text" if isinstance(task, ClassificationTask) else "prompt"
+    read, targets = getattr(task, name), [one.target for part in splits.parts().values() for one in part[:TRIED]]
+    texts, places = [], []
+    for split, examples in splits.parts().items():
+        for number, example in enumerate(examples):
+            where = f"task {task.name!r}, `{split}`, example {number} ({example.id!r})"
+            texts.append(read(example))
+            places.append(where)
+            if number < TRIED:
+                _check_blind(f"{where}: its {name}", read, example, texts[-1], targets)
+    if name == "prompt":
+        check_prompts(texts, places, "its prompt")
+    for text, where in zip(texts, places, strict=True):  # a conversation to classify may end with an answer
+        if not (isinstance(text, str) and text.strip()) and not (text and is_messages(text)):
+            raise ValueError(f"{where}: its {name} is {text!r}; it must be text, or a list of messages.")
+
+
+def _check_blind(
+    what: str, read: Callable[[Example], Any], example: Example, given: Any, targets: Sequence[Any]
+) -> None:
+    """Of the targets of other examples, the first ones that differ take the place of its own."""
+    if read(example) != given:
+        raise ValueError(
+            f"{what} is another one at the next call; let it depend on the example alone, so that a killed run can go "
+            "on."
+        )
+    own, others = repr(example.target), {repr(target): target for target in targets if target is not None}
+    for target in [target for shown, target in others.items() if shown != own][:OTHERS]:
+        try:
+            same = read(replace(example, target=target)) == given
+        except Exception as error:
+            raise ValueError(f"{what} cannot be made with another target, {target!r}: {error!r}. {BLIND}") from error
+        if not same:
+            raise ValueError(f"{what} changes where {target!r} stands in its target's place, {own}. {BLIND}")
 
 
 def label_index(task: ClassificationTask, example: Example) -> int:

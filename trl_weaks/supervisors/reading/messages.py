@@ -10,8 +10,11 @@ def is_messages(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(m, dict) and "role" in m and "content" in m for m in value)
 
 
-def check_prompts(prompts: Sequence[Prompt], names: Sequence[str]) -> None:
+def check_prompts(prompts: Sequence[Prompt], names: Sequence[str], what: str = "column 'prompt'") -> None:
     """Refuse empty prompts, prompts of another type, and text mixed with messages.
+
+    Args:
+        what: what messages call a prompt.
 
     Raises:
         ValueError: names the first offending prompt.
@@ -27,24 +30,24 @@ def check_prompts(prompts: Sequence[Prompt], names: Sequence[str]) -> None:
             wrong = next((m["content"] for m in prompt if not isinstance(m["content"], str)), "")
             if wrong != "":
                 raise ValueError(
-                    f"{name}: column 'prompt' has a message whose content is {wrong!r}, which is no text; write it as "
+                    f"{name}: {what} has a message whose content is {wrong!r}, which is no text; write it as "
                     "text, or drop the row."
                 )
             if prompt and prompt[-1]["role"] == "assistant":
                 raise ValueError(
-                    f"{name}: column 'prompt' ends with an assistant message, so there is nothing to answer; move "
+                    f"{name}: {what} ends with an assistant message, so there is nothing to answer; move "
                     "that message to the completion."
                 )
         else:
             raise ValueError(
-                f"{name}: column 'prompt' holds a {type(prompt).__name__}; it must be a string or a list of messages "
+                f"{name}: {what} holds a {type(prompt).__name__}; it must be a string or a list of messages "
                 "with 'role' and 'content'."
             )
         if empty:
-            raise ValueError(f"{name}: column 'prompt' is empty; remove the row or write a prompt.")
+            raise ValueError(f"{name}: {what} is empty; remove the row or write a prompt.")
         if len(kinds) > 1:
             raise ValueError(
-                f"{name}: column 'prompt' mixes text and messages; label conversational and text prompts in two runs."
+                f"{name}: {what} mixes text and messages; label conversational and text prompts in two runs."
             )
 
 
