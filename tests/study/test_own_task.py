@@ -23,6 +23,7 @@ from trl_weaks.study.pipeline import completions
 from trl_weaks.study.pipeline.completions import _labels_of as labels_of
 from trl_weaks.study.pipeline.label_views import transformed
 from trl_weaks.study.pipeline.refined_labels import ANSWERS, COUNTED, HALVES, Refinement, refined_folder
+from trl_weaks.study.pipeline.room import check_room
 from trl_weaks.study.pipeline.run import KINDS, leave_out_refused, optional_rows, seed_runs
 from trl_weaks.study.report.results import score_systems
 from trl_weaks.study.table_config import CompletionTableConfig
@@ -39,6 +40,7 @@ SMALL = {
     "student_training": {"per_device_train_batch_size": 8, "max_steps": 2, "learning_rate": 5e-3},
 }
 COMPLETIONS = SMALL | {"num_candidates": 2, "max_new_tokens": 6}
+SHORT = {"student_model": "tiny:llama", "tiny_models": SMALL["tiny_models"] | {"llama": SIZE | {"max_length": 8}}}
 CAPS = {"num_gold": 24, "num_weak": 16, "num_validation": 4, "num_test": 12}
 
 TASK_FILE = """
@@ -205,6 +207,13 @@ class Changed(Sums):
         return self.change(found) if self.change else found
 
 
+class Unlabelled(Sums):
+    """Has its tiny student pre-trained."""
+
+    def unlabelled(self, size):
+        return ["1 + 1 =", "2 + 3 =", "7 + 1 ="]
+
+
 class ByTheSeed(Sums):
     """Another test split for every seed."""
 
@@ -246,7 +255,35 @@ class ByTheSeed(Sums):
         (Changed(), {"compare": ["naive", "other"]}, "`compare`: there is no row 'other'; there are gpt2"),
         (Changed(), {"weak_models": []}, "`weak_models` is empty"),
         (Changed(prompt=lambda e: [{"role": "user", "content": e.text}]), {}, "is messages, and the tokenizer of"),
-        (Changed(completion=lambda e: "long " * 60 + e.id), {}, "tokens of prompt and .* of completion: more than th"),
+        (
+            Changed(completion=lambda e: "long " * 60 + e.id),
+            {},
+            "has .* tokens of prompt and .* of completion .and an",
+        ),
+        (
+            Changed(prompt=lambda e: e.text * (99 if e.id == "8-8" else 1)),
+            {},
+            "`test`, example '8-8': its prompt has .* tokens for supervisor 'gpt2', its answer may have 6: more than "
+            "the 64 positions of gpt2. Lower `max_new_tokens`, raise `max_length`",
+        ),
+        (
+            Changed(prompt=lambda e: e.text * (20 if e.id == "3-4" else 1)),
+            {},
+            "`half_b`, example '3-4': its prompt has",
+        ),
+        (
+            Changed(prompt=lambda e: e.text * (20 if e.id == "0-0" else 1)),
+            {},
+            "`half_a`, example '0-0': it has .* end",
+        ),
+        (Changed(completion=lambda e: "z" * (80 if e.id == "6-3" else 1)), {}, "`validation`, example '6-3': it has"),
+        (
+            Changed(completion=lambda e: "z" * (80 if e.id == "3-4" else 1)),
+            {},
+            "`half_b`, .*'3-4': .* for the student",
+        ),
+        (Changed(), SHORT, "`.*: more than the 8 positions of llama"),
+        (Unlabelled(), SHORT, ".* tokens for the student.* 8 positions of llama"),
         (Changed(prompt=lambda e: None), {}, "`half_a`, example 0 .'0-0'.: its prompt holds a NoneType; it must be a"),
         (
             Changed(prompt=lambda e: "" if e.id == "8-8" else "p"),
@@ -296,6 +333,7 @@ def test_a_task_that_cannot_be_used_is_named_before_any_training(task, settings,
         raise AssertionError("something was trained")
 
     monkeypatch.setattr("trl_weaks.study.pipeline.students.completions.train", train)
+    monkeypatch.setattr("trl_weaks.study.pipeline.pretrain.train", train)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run_study(task, ["naive"], "tiny", tmp_path, **COMPLETIONS | settings)
 
@@ -370,6 +408,43 @@ def test_a_transform_adds_no_rows_and_changes_no_id(change, message):
         transformed(rows, Method("mine", transform=change))
     kept = transformed(rows, Method("mine", transform=lambda rows: rows.select([2, 0])))
     assert kept["example_id"][:] == ["c", "a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (lambda e: f"{e.text} {e.target}", "'parity', `half_a`, example 0 .'0'.: its text changes where 'odd' stands"),
+        (lambda e: None, "`half_a`, example 0 .'0'.: its text is None; it must be text, or a list of messages"),
+        (
+            lambda e: e.text * (99 if e.id == "79" else 1),
+            "`test`, example '79': its text has .* supervisor 'gpt2': .* 64 ",
+        ),
+    ],
+)
+def test_a_text_to_classify_that_cannot_be_read_is_named_before_any_training(text, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("trl_weaks.study.pipeline.students.classes.train", lambda *_: 1 / 0)
+    task = Parity()
+    task.text = text
+    with pytest.raises(ValueError, match=message):
+        run_study(task, ["naive"], "tiny", tmp_path, **SMALL | CAPS | {"num_test": None})
+
+
+def test_room_is_counted_to_the_last_token():
+    """Against the tokenizer, row by row: a prompt and all new tokens, or a prompt, its answer and the end."""
+    config = CompletionStudyConfig(**COMPLETIONS | CAPS | {"student_model": "tiny:llama"})
+    (run,) = seed_runs(config, Sums(), [])
+    reader = run.factory.reader("tiny:opt", run.texts())
+    rows = run.rows(run.splits.test)
+    prompts = [len(reader.tokenizer(row["prompt"])["input_ids"]) for row in rows]
+    whole = [len(reader.tokenizer(row["prompt"] + row["completion"])["input_ids"]) + 1 for row in rows]
+    reader = replace(reader, positions=max(whole))
+    room = max(whole) - max(prompts)
+    check_room("it", reader, {"test": rows}, {"test": rows}, room)
+    for prompts, gold, more in ((rows, [], 1), ([], rows, 0)):
+        with pytest.raises(ValueError, match=f"more than the {max(whole) - 1 + more} positions"):
+            check_room(
+                "it", replace(reader, positions=max(whole) - 1 + more), {"t": prompts}, {"t": gold}, room + more
+            )
 
 
 def test_a_score_of_the_whole_test_set_is_no_mean_of_ratios():

@@ -20,9 +20,10 @@ from trl_weaks.labelling.with_student.trained import TrainedStudent
 from trl_weaks.study.annotators import ANNOTATORS, check_plan, simulated_votes
 from trl_weaks.study.methods import Method
 from trl_weaks.study.pipeline.label_views import transformed
-from trl_weaks.study.pipeline.models import Loaded
+from trl_weaks.study.pipeline.models import Loaded, Reader
 from trl_weaks.study.pipeline.predictions import predict_classes
-from trl_weaks.study.pipeline.seed_run import SeedRun
+from trl_weaks.study.pipeline.room import check_texts
+from trl_weaks.study.pipeline.seed_run import STUDENT, SeedRun, called
 from trl_weaks.study.pipeline.students import classes as training
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.tasks.base import Example
@@ -183,8 +184,20 @@ class ClassRun(SeedRun):
         training.train_on_gold(student, rows, settings, folder, self.seed, classes, self.lora)
 
     def _untrained_student(self) -> Loaded:
-        texts = [row[TEXT] for row in self.unlabelled_rows(self.splits.half_a)]
-        return self.factory.student(self.base, self.seed, texts)
+        return self.factory.student(self.base, self.seed, self.texts())
+
+    def texts(self) -> list[str]:
+        return [row[TEXT] for row in self.unlabelled_rows(self.splits.half_a)]
+
+    def check_room(self, name: str, reader: Reader) -> None:
+        """All texts are read whole, but those that a trainer's `max_length` cuts."""
+        c, parts = self.config, self.splits.parts()
+        settings = (c.student_training if name == STUDENT else c.weak_training) or {}
+        read = [] if settings.get("max_length") else ["half_a", "half_b"] if name == STUDENT else ["half_a"]
+        read += ["test"] if name == STUDENT else ["half_b", "test"]
+        labels = {method.labels for method in self.methods}
+        read += ["validation"] if name != STUDENT and (c.calibrate or labels & {TRUSTED, BOOSTED}) else []
+        check_texts(called(name), reader, {split: self.unlabelled_rows(parts[split]) for split in dict.fromkeys(read)})
 
     def predict_spec(self) -> dict[str, Any]:
         return {}

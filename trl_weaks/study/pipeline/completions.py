@@ -19,11 +19,11 @@ from trl_weaks.study.code_digest import code_digest
 from trl_weaks.study.methods import Method
 from trl_weaks.study.paper_methods import PREFERENCE, PREFERENCE_FROM
 from trl_weaks.study.pipeline.label_views import check_transformed, only_supervisors, transformed
-from trl_weaks.study.pipeline.models import TINY, Loaded
+from trl_weaks.study.pipeline.models import TINY, Loaded, Reader
 from trl_weaks.study.pipeline.predictions import predict_completions
 from trl_weaks.study.pipeline.refined_labels import REFINED, Refinement, refined_folder
 from trl_weaks.study.pipeline.room import check_room
-from trl_weaks.study.pipeline.seed_run import SeedRun
+from trl_weaks.study.pipeline.seed_run import STUDENT, SeedRun, called
 from trl_weaks.study.pipeline.students import completions as training
 from trl_weaks.study.preference_methods import PreferenceMethod
 from trl_weaks.study.stages import Stage
@@ -59,7 +59,6 @@ class CompletionRun(SeedRun):
         loaded = (
             self.factory.pretrained(str(base.folder)) if base else self.factory.weak(model, self.seed, texts(rows))
         )
-        self._check_room(loaded)
         validation = self.rows(self.splits.validation)
         training.train_on_gold(loaded, rows, self.config.training(settings), folder, self.seed, validation=validation)
 
@@ -242,15 +241,18 @@ class CompletionRun(SeedRun):
         return WeakEnsemble(supervisors, weights=self.config.weak_weights)
 
     def _untrained_student(self) -> Loaded:
-        loaded = self.factory.student(self.base, self.seed, texts(self.rows(self.splits.half_a)))
-        self._check_room(loaded)
-        return loaded
+        return self.factory.student(self.base, self.seed, self.texts())
 
-    def _check_room(self, loaded: Loaded) -> None:
-        splits = self.splits
-        prompts = self.unlabelled_rows([*splits.half_b, *splits.test])
-        gold = self.rows([*splits.half_a, *(splits.half_b if splits.half_b_has_gold else ()), *splits.validation])
-        check_room(*loaded, prompts, gold, self.config.max_new_tokens)
+    def texts(self) -> list[str]:
+        return texts(self.rows(self.splits.half_a))
+
+    def check_room(self, name: str, reader: Reader) -> None:
+        parts = self.splits.parts()
+        prompts = {split: self.unlabelled_rows(parts[split]) for split in ("half_b", "test")}
+        ceiling = name == STUDENT and self.splits.half_b_has_gold
+        taught = ("half_a", "validation", *(["half_b"] if ceiling else []))
+        gold = {split: self.rows(parts[split]) for split in taught}
+        check_room(called(name), reader, prompts, gold, self.config.max_new_tokens)
 
 
 def _labels_of(method: Method) -> str:

@@ -1,12 +1,20 @@
 """Builds tiny models in place, or loads the ones a preset names."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from trl_weaks.commands.sources import first_line
 from trl_weaks.distributed import processes, whole_weights
@@ -21,6 +29,20 @@ TINY = "tiny:"
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
+@dataclass(frozen=True)
+class Reader:
+    """What decides whether a text fits into a model: its tokenizer, and its number of positions, infinite for none."""
+
+    kind: str
+    tokenizer: PreTrainedTokenizerBase
+    positions: float
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> "Reader":
+        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+        return cls(config.model_type, tokenizer, positions or float("inf"))
+
+
 class ModelFactory:
     """Every model of a run, by name.
 
@@ -32,6 +54,7 @@ class ModelFactory:
     def __init__(self, config: StudyConfig):
         self._config = config
         self._digests: dict[str, dict[str, str]] = {}
+        self._readers: dict[str, Reader] = {}
         self._kwargs = {"dtype": torch.float32} | (config.model_kwargs or {})
         for name in (*config.weak_models, config.student_model):
             if name.startswith(TINY) and name.removeprefix(TINY) not in (config.tiny_models or {}):
@@ -52,13 +75,30 @@ class ModelFactory:
             if name.startswith(TINY):
                 continue
             try:
-                AutoConfig.from_pretrained(resolved(name))
-                AutoTokenizer.from_pretrained(resolved(name))
+                self.reader(name)
             except (OSError, ValueError, ImportError) as error:
                 raise ValueError(
                     f"`{setting}`: {name!r} cannot be loaded. Name a folder, a model of the Hub that can be reached "
                     f"from here, or tiny:<shape>. {first_line(error)}"
                 ) from error
+
+    def reader(self, name: str, texts: Sequence[str] = ()) -> Reader:
+        """Of a model, without its weights; a tiny one's tokenizer learns from the texts, as in `build`."""
+        if name.startswith(TINY):
+            shape = name.removeprefix(TINY)
+            tokenizer, positions = self._tokenizer(shape, texts)
+            return Reader(shape, tokenizer, positions)
+        if name not in self._readers:
+            source = resolved(name)
+            config = AutoConfig.from_pretrained(source)
+            self._readers[name] = Reader.of(config, AutoTokenizer.from_pretrained(source))
+        return self._readers[name]
+
+    def _tokenizer(self, shape: str, texts: Iterable[str]) -> tuple[PreTrainedTokenizerBase, int]:
+        """A tiny model's, and its number of positions."""
+        sizes = self._config.tiny_models[shape]
+        positions = sizes["max_length"]
+        return train_tokenizer(shape, texts, sizes["vocab_size"], model_max_length=positions), positions
 
     def identity(self, name: str) -> dict[str, Any]:
         """What a stage's key needs to know of a model; of a folder, the bytes of its files."""
@@ -78,9 +118,9 @@ class ModelFactory:
     def build(self, name: str, seed: int, texts: list[str]) -> Loaded:
         """A tiny model with a tokenizer trained on `texts`."""
         shape = name.removeprefix(TINY)
-        sizes = dict(self._config.tiny_models[shape])
-        max_length = sizes.pop("max_length")
-        tokenizer = train_tokenizer(shape, texts, sizes.pop("vocab_size"), model_max_length=max_length)
+        tokenizer, max_length = self._tokenizer(shape, texts)
+        own = ("vocab_size", "max_length")
+        sizes = {size: value for size, value in self._config.tiny_models[shape].items() if size not in own}
         with whole_weights():  # else an earlier stage's ZeRO-3 would have it born in pieces, from other random numbers
             return build_model(shape, tokenizer, **sizes, max_length=max_length, seed=seed), tokenizer
 

@@ -1,6 +1,7 @@
 """Pre-training of tiny models; the student gets more of it than its supervisors. It never sees a label of the task."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,26 @@ from trl_weaks._version import __version__
 from trl_weaks.distributed import processes
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.models import shipped as shipped_models
-from trl_weaks.study.pipeline.models import TINY, ModelFactory
+from trl_weaks.study.pipeline.models import TINY, ModelFactory, Reader
 from trl_weaks.study.pipeline.seed_run import STUDENT
 from trl_weaks.study.pipeline.students.completions import train_on_gold
 from trl_weaks.study.pipeline.students.training import train, trainer_settings
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.tasks.base import Task
 
+Check = Callable[[str, Reader], None]
 SEED = 0  # one base for all seeds of the study, as with a public checkpoint
 OF_TASKS = frozenset({"reading", "jumbled_copying", "copying", "mixed_reading", "dialogues"})
 
 
-def base_stages(config: StudyConfig, task: Task, factory: ModelFactory) -> dict[str, Stage]:
+def base_stages(
+    config: StudyConfig, task: Task, factory: ModelFactory, check: Check = lambda name, reader: None
+) -> dict[str, Stage]:
     """The stages that build and pre-train tiny models, by supervisor, and `student`; a model that has none starts at
     random, or is one that somebody else pre-trained.
+
+    Args:
+        check: called with the model's name among these stages before it is trained, once it has a tokenizer.
 
     Raises:
         ValueError: unknown settings in `pretraining`, or a plan for a task without unlabelled text, or an adapter on
@@ -45,7 +52,7 @@ def base_stages(config: StudyConfig, task: Task, factory: ModelFactory) -> dict[
         for name, model in zip(config.supervisor_names, config.weak_models, strict=True):
             if model.startswith(TINY):
                 plans[name] = (model, weak_plan(config))
-    return {name: _base(config, task, factory, model, name, plan) for name, (model, plan) in plans.items()}
+    return {name: _base(config, task, factory, model, name, plan, check) for name, (model, plan) in plans.items()}
 
 
 def weak_plan(config: StudyConfig) -> dict[str, Any]:
@@ -61,7 +68,13 @@ def pretraining_settings(plan: Mapping[str, Any], in_order: bool) -> dict[str, A
 
 
 def _base(
-    config: StudyConfig, task: Task, factory: ModelFactory, model: str, name: str, plan: dict[str, Any]
+    config: StudyConfig,
+    task: Task,
+    factory: ModelFactory,
+    model: str,
+    name: str,
+    plan: dict[str, Any],
+    check: Check,
 ) -> Stage:
     unknown = set(plan) - task.pretraining_keys
     if unknown:
@@ -75,8 +88,10 @@ def _base(
     def action(folder: Path) -> None:
         if shipped is None:
             logged = {"training": config.training(plan.get("training"))}  # no part of the stage's key
-            pretrain(task, factory, model, plan | logged, folder)
-        elif processes().is_main_process:
+            pretrain(task, factory, model, plan | logged, folder, partial(check, name))
+            return
+        check(name, factory.reader(str(shipped_models.FOLDER / shipped["folder"])))
+        if processes().is_main_process:
             shipped_models.copy(shipped, folder)
 
     shipped = None if config.pretrain else shipped_models.find(spec_of(plan))
@@ -87,10 +102,18 @@ def _base(
     return Stage(f"{name}, pre-training", folder, spec, action)
 
 
-def pretrain(task: Task, factory: ModelFactory, model: str, plan: Mapping[str, Any], folder: Path) -> None:
+def pretrain(
+    task: Task,
+    factory: ModelFactory,
+    model: str,
+    plan: Mapping[str, Any],
+    folder: Path,
+    check: Callable[[Reader], None] = lambda reader: None,
+) -> None:
     """Build a tiny model and train it on the task's rows for it: pairs of prompt and completion, or raw text."""
     rows, texts = task.pretraining_rows(plan)
     loaded = factory.build(model, SEED, texts)
+    check(Reader.of(loaded[0].config, loaded[1]))
     settings = pretraining_settings(plan, task.pretrains_on_pairs)
     if task.pretrains_on_pairs:
         train_on_gold(loaded, rows, settings, folder, SEED)

@@ -23,7 +23,7 @@ from trl_weaks.study.pipeline.check_settings import check_settings
 from trl_weaks.study.pipeline.classes import ClassRun
 from trl_weaks.study.pipeline.classifiers import ClassifierFactory
 from trl_weaks.study.pipeline.completions import CompletionRun
-from trl_weaks.study.pipeline.models import ModelFactory
+from trl_weaks.study.pipeline.models import ModelFactory, Reader
 from trl_weaks.study.pipeline.pretrain import base_stages
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.preference_methods import PreferenceMethod
@@ -82,8 +82,15 @@ def seed_runs(
     """The stages of every seed, nothing run yet; for `optional` see [`optional_rows`]."""
     classes = len(task.classes) if isinstance(task, ClassificationTask) else 0
     factory = ClassifierFactory(config, classes) if classes else ModelFactory(config)
-    bases = base_stages(config, task, factory)
-    return [KINDS[task.kind].run(config, task, factory, seed, methods, bases, optional) for seed in config.seeds]
+    runs: list[SeedRun] = []
+
+    def check(name: str, reader: Reader) -> None:
+        for one in runs:
+            one.check_room(name, reader)
+
+    bases = base_stages(config, task, factory, check)
+    runs += [KINDS[task.kind].run(config, task, factory, seed, methods, bases, optional) for seed in config.seeds]
+    return runs
 
 
 def run(config: StudyConfig, task: Task, command: str, methods: Sequence[Method] = ()) -> Path:
@@ -126,6 +133,8 @@ def run(config: StudyConfig, task: Task, command: str, methods: Sequence[Method]
     check_push(config, runs)
     if not all(stage.settled() for stage in stages):
         runs[0].factory.check()
+        for one in runs:
+            one.check_rooms()
     run_stages(stages, config.workers)
     refused = leave_out_refused(runs)
     if "report" in config.stages:

@@ -13,7 +13,7 @@ from peft import LoraConfig
 from trl_weaks._version import __version__
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.methods import ON_GOLD_OF_A, Method
-from trl_weaks.study.pipeline.models import ModelFactory
+from trl_weaks.study.pipeline.models import TINY, ModelFactory, Reader
 from trl_weaks.study.preference_methods import PreferenceMethod
 from trl_weaks.study.stages import Stage, fingerprint, let_refuse
 from trl_weaks.study.tasks.base import Example, Splits, Task
@@ -91,6 +91,20 @@ class SeedRun(ABC):
     def predict_spec(self) -> dict[str, Any]:
         """What predictions depend on beside the model."""
 
+    @abstractmethod
+    def texts(self) -> list[str]:
+        """What the tokenizer of a tiny model that nobody pre-trains learns from."""
+
+    @abstractmethod
+    def check_room(self, name: str, reader: Reader) -> None:
+        """
+        Args:
+            name: `student`, or a supervisor's.
+
+        Raises:
+            ValueError: what it is to read is too long for it; names split and example.
+        """
+
     def label_views(self, labels: Stage, weak: Sequence[Stage]) -> dict[str, Stage]:
         """Stages that make further labels of the first ones, by name of the labels."""
         return {}
@@ -106,6 +120,19 @@ class SeedRun(ABC):
     def gold_settings(self) -> dict[str, Any]:
         """The student's settings on gold."""
         return dict(self.config.student_training or {})
+
+    def check_rooms(self) -> None:
+        """[`~SeedRun.check_room`] of every model that a stage to run trains, and that has a tokenizer now; one that is
+        to be pre-trained is asked as soon as its stage has made one."""
+        c, stages = self.config, set(self.config.stages)
+        wanted = list(zip(c.supervisor_names, c.weak_models, strict=True)) if "weak" in stages else []
+        wanted += [(STUDENT, c.student_model)] if stages & {"student", "ceiling"} else []
+        for name, model in wanted:
+            base = self.bases.get(name)
+            if base is None:
+                self.check_room(name, self.factory.reader(model, self.texts() if model.startswith(TINY) else ()))
+            elif base.done():
+                self.check_room(name, self.factory.reader(str(base.folder)))
 
     # the stages
 
@@ -281,3 +308,8 @@ class SeedRun(ABC):
     def _on_base(self, *before: Stage) -> tuple[Stage, ...]:
         """What a student's stage comes after: these, and its pre-training."""
         return (*before, *([self.base] if self.base else []))
+
+
+def called(name: str) -> str:
+    """How messages call the student, or a supervisor by its name."""
+    return "the student" if name == STUDENT else f"supervisor {name!r}"
