@@ -238,6 +238,7 @@ class ByTheSeed(Sums):
         (Changed(lambda s: replace(s, test=[Example("x", "z")])), {}, "`test`, example 0 .'x'.: there is no target"),
         (ByTheSeed(), {"seeds": [0, 1]}, r"the test splits of the seeds \[0, 1\] differ, so they cannot be paired"),
         (Changed(score=lambda c, e: {"f": float("nan")}), {}, "example '6-6', the answer '12': the score nan is no f"),
+        (Changed(score=lambda c, e: {"f": math.nan if e.target > 15 else 1.0}), {}, "'8-8', the answer '16': the sco"),
         (Changed(score=lambda c, e: {"f": None}), {}, "example '6-6', the answer '12': the score None is no finite"),
         (Changed(score=lambda c, e: {"f": np.ones(2)}), {}, "the score array.* is no finite number"),
         (Changed(score=lambda c, e: 1.0), {}, "`score` gave 1.0; it must give a dict of scores by name"),

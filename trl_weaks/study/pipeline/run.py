@@ -32,7 +32,7 @@ from trl_weaks.study.report.completions import gather_completions
 from trl_weaks.study.report.push import check_push, push_study
 from trl_weaks.study.report.study import write_study_report
 from trl_weaks.study.tasks.base import ClassificationTask, Task
-from trl_weaks.study.tasks.checks import check_inputs, measure_of
+from trl_weaks.study.tasks.checks import SCORED, check_inputs, measure_of
 from trl_weaks.study.workers import run_stages
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def run(config: StudyConfig, task: Task, command: str, methods: Sequence[Method]
         )
     for one in runs:
         check_inputs(task, one.splits)
-    measure = measure_of(task, runs[0].splits.test[0])
+    measure = measure_of(task, *runs[0].splits.test[:SCORED])
     stages = []
     for one in runs:
         stages += one.stages()

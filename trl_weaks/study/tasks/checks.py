@@ -14,6 +14,7 @@ from trl_weaks.supervisors.reading.messages import check_prompts, is_messages
 
 TRIED = 8  # examples of each split that are read again with other targets, and
 OTHERS = 3  # how many of these; *ours*
+SCORED = 100  # gold answers of the test split that are scored before any training; *ours*
 BLIND = (
     "The answer must not be in what models read: make it of `text` alone, or of fields of your own in a class derived "
     "from `Example`."
@@ -124,19 +125,19 @@ def label_index(task: ClassificationTask, example: Example) -> int:
     )
 
 
-def measure_of(task: Task, example: Example) -> Measure:
-    """The scores of a task as the report wants them, tried on the gold answer of a test example and on an empty one.
+def measure_of(task: Task, example: Example, *others: Example) -> Measure:
+    """The scores of a task as the report wants them, tried on the gold answers of test examples and on an empty one.
 
     Raises:
         ValueError: the task's metric gives no scores, not always as many, or a value that is no finite number.
     """
     if isinstance(task, ClassificationTask):
         return ACCURACY
-    gold = task.completion(example)
-    if not isinstance(gold, str):
-        raise ValueError(f"task {task.name!r}, example {example.id!r}: its completion is {gold!r}; it must be text.")
+    gold = _gold(task, example)
     first = checked_statistics(task, gold, example)
     checked_statistics(task, "", example, len(first))
+    for other in others:
+        checked_statistics(task, _gold(task, other), other, len(first))
     _check_names(task, gold, example)
     if type(task).total is not CompletionTask.total:
         names = list(task.total(np.asarray(first, dtype=float)))
@@ -147,6 +148,13 @@ def measure_of(task: Task, example: Example) -> Measure:
     if not names:
         raise ValueError(f"task {task.name!r}: it has no score; the first one is the headline.")
     return Measure(getattr(task, "score_title", "") or names[0].replace("_", " "), scores)
+
+
+def _gold(task: CompletionTask, example: Example) -> str:
+    gold = task.completion(example)
+    if not isinstance(gold, str):
+        raise ValueError(f"task {task.name!r}, example {example.id!r}: its completion is {gold!r}; it must be text.")
+    return gold
 
 
 def _check_names(task: CompletionTask, gold: str, example: Example) -> None:
