@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
+from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
+from trl_weaks.losses import LOSSES
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
@@ -91,8 +94,19 @@ def small_runs(monkeypatch):
     monkeypatch.setattr(TrainingArguments, "__post_init__", on_cpu)
 
 
+@pytest.fixture
+def registries_as_found():
+    """What a page registers is gone after it."""
+    registries = (AGGREGATORS, COMPLETION_AGGREGATORS, LOSSES)
+    found = [set(registry) for registry in registries]
+    yield
+    for registry, names in zip(registries, found, strict=True):
+        for name in set(registry) - names:
+            del registry[name]
+
+
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_block_runs_as_printed(page, models, server, small_runs, monkeypatch):
+def test_every_block_runs_as_printed(page, models, server, small_runs, registries_as_found, monkeypatch):
     pytest.importorskip("openai") if page.name == "servers.md" else None
     monkeypatch.chdir(models)
     if not Path("labels/dataset").exists():
