@@ -159,6 +159,23 @@ def test_every_control_has_a_name_and_both_schemes_have_contrast(opened):
         assert contrast(text, back) > 7
 
 
+def test_labels_without_students_have_no_control_for_them(browser, tmp_path):
+    browser.get(page(3, tmp_path, systems=()).as_uri())
+    assert not browser.find_element(By.ID, "system").is_displayed()
+    assert browser.find_element(By.ID, "order").is_displayed()
+
+
+def test_a_narrow_window_scrolls_down_alone_and_a_short_list_is_short(browser, tmp_path):
+    browser.get(page(3, tmp_path).as_uri())
+    narrow = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", narrow)
+    try:
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+        assert browser.find_element(By.ID, "list").size["height"] < 4 * 44 + 32  # three rows and their heading
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def contrast(first: str, second: str) -> float:
     """WCAG 2: ratio of relative luminances."""
 
