@@ -16,7 +16,7 @@ from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS, NotComput
 from trl_weaks.aggregation.boosted import boosted_weights
 from trl_weaks.losses import LOSSES
 from trl_weaks.study import ClassificationTask, Example, Method, PreferenceMethod, Splits, run_study
-from trl_weaks.study.config import ClassStudyConfig, CompletionStudyConfig
+from trl_weaks.study.config import ClassificationConfig, ClassStudyConfig, CompletionStudyConfig, SlotFillingConfig
 from trl_weaks.study.field_methods import OF_THE_PAPER, class_field, completion_field, field_comparisons
 from trl_weaks.study.methods import choose_methods
 from trl_weaks.study.pipeline import completions
@@ -24,7 +24,7 @@ from trl_weaks.study.pipeline.completions import _labels_of as labels_of
 from trl_weaks.study.pipeline.label_views import transformed
 from trl_weaks.study.pipeline.refined_labels import ANSWERS, COUNTED, HALVES, Refinement, refined_folder
 from trl_weaks.study.pipeline.room import check_room
-from trl_weaks.study.pipeline.run import KINDS, leave_out_refused, optional_rows, seed_runs
+from trl_weaks.study.pipeline.run import KINDS, claim, in_own_folder, leave_out_refused, optional_rows, seed_runs
 from trl_weaks.study.report.results import score_systems
 from trl_weaks.study.table_config import CompletionTableConfig
 from trl_weaks.study.tasks.checks import check_splits, measure_of
@@ -154,6 +154,21 @@ def test_one_command_runs_a_strangers_task_and_methods_and_again_does_nothing(fi
         "students/shortest",
         "predictions/shortest",
     }, "code that changed is seen, by what it changes alone"
+
+
+def test_the_folder_is_named_after_the_task_and_holds_no_other_ones_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert in_own_folder(CompletionStudyConfig(**COMPLETIONS), Sums()).output_dir == "runs/sums"
+    away = type("Away", (Parity,), {"name": "../even: or odd?"})()
+    assert in_own_folder(ClassStudyConfig(**SMALL), away).output_dir == "runs/_even_or_odd_"
+    config = ClassStudyConfig(**SMALL, output_dir="here")
+    claim(config, Parity())
+    assert in_own_folder(config, Parity()) == config
+    with pytest.raises(ValueError, match="here holds the study of the task 'parity', not of 'sums'. Name another"):
+        run_study(Sums(), ["naive"], None, "here", **COMPLETIONS | CAPS | {"student_model": "tiny:llama"})
+    named = {ClassificationConfig(task=task).output_dir for task in ("entertainment", "intent")}
+    assert named == {"runs/classification", "runs/classification_intent"}
+    assert SlotFillingConfig().output_dir == "runs/slot_filling"
 
 
 def test_a_study_in_one_call(tmp_path):

@@ -103,6 +103,20 @@ def test_pgr_is_refused_with_the_reason(tmp_path):
     assert (tmp_path / "pgr.png").is_file()
 
 
+def test_supervisors_and_a_ceiling_at_the_floor_are_told_with_the_remedy(tmp_path):
+    """0.5 is what the largest of two even classes gives: opt's 0.5 is no better, gpt's 0.4 even worse."""
+    assert write(tmp_path / "high")["at_floor"] == []  # answers of which many are right
+    assert "At the floor" not in (tmp_path / "high" / "report.md").read_text(encoding="utf-8")
+    assert write(tmp_path / "classes", floor=0.5)["at_floor"] == ["gpt", "opt"]
+    text = (tmp_path / "classes" / "report.md").read_text(encoding="utf-8")
+    assert "most frequent class (Accuracy 0.5000): Gpt, Opt." in text and "`num_gold`" in text
+    assert "`student_model`" not in text
+    none = [system("gpt", "weak", 0, 0), system("opt", "weak", 0.3, 1), system("mine", "method", 0, 2)]
+    assert write(tmp_path / "text", [*none, system("top", "ceiling", 0, 3)])["at_floor"] == ["gpt", "top"]
+    text = (tmp_path / "text" / "report.md").read_text(encoding="utf-8")
+    assert "nothing right (Accuracy 0.0000): Gpt, Top." in text and "`student_model`" in text and "`num_gold`" in text
+
+
 def test_an_unresolved_gap_is_printed_as_unbounded(tmp_path):
     systems = crew()
     systems[3]["samples"] = systems[1]["samples"].copy()

@@ -40,6 +40,16 @@ def test_independent_stages_overlap_and_dependent_ones_wait(tmp_path):
     assert (a.folder / LOG).read_text() == "at work on a\n"
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_continued_run_counts_what_is_done_already(tmp_path, capsys, workers):
+    done = stage(tmp_path, "done")
+    run_stages([done])
+    assert "| 0/1 [" in capsys.readouterr().err
+    run_stages([done, stage(tmp_path, "left", after=(done,))], workers)
+    shown = capsys.readouterr().err
+    assert "| 1/2 [" in shown and "| 2/2 [" in shown and "| 0/" not in shown
+
+
 def test_the_longest_chain_begins_first(tmp_path):
     short, first = stage(tmp_path, "short"), stage(tmp_path, "first")
     second = stage(tmp_path, "second", after=(first,))

@@ -47,7 +47,7 @@ def run_study(
     task: Task | str,
     methods: Sequence[str | Method] = ("headline",),
     preset: str | None = "tiny",
-    output_dir: str | Path = "runs/study",
+    output_dir: str | Path | None = None,
     **settings: Any,
 ) -> StudyResults:
     """Run a weak-to-strong study and return its results; the same call continues a killed run.
@@ -56,7 +56,7 @@ def run_study(
         task: a [`CompletionTask`] or [`ClassificationTask`], the name of one of `TASKS`, or a file with `TASK = ...`.
         methods: rows of the report: `headline`, `all`, names, files with `METHODS = [...]`, [`Method`]s.
         preset: settings to start from; None for none.
-        output_dir: folder for everything the run makes.
+        output_dir: folder for everything the run makes; default `runs/NAME`, the task's name.
         settings: over those of the preset, such as `seeds=[0, 1, 2]`, `num_gold=500`, `compare=["naive", "mine"]`.
 
     Raises:
@@ -73,12 +73,13 @@ def run_study(
     given = {} if preset is None else yaml.safe_load(kind.preset_path(preset).read_text(encoding="utf-8"))
     methods = [methods] if isinstance(methods, str | Method) else methods
     names = [method for method in methods if isinstance(method, str)]
-    config = kind(**given | settings | {"preset": preset, "output_dir": str(output_dir), "methods": names})
+    folder = None if output_dir is None else str(output_dir)
+    config = kind(**given | settings | {"preset": preset, "output_dir": folder, "methods": names})
     found = task if isinstance(task, Task) else task_of(task, config)
     own = [method for method in methods if not isinstance(method, str)]  # what is neither is refused by name
-    folder = run(config, found, " ".join(sys.argv), own)
-    path = folder / "results.json"
+    done = run(config, found, " ".join(sys.argv), own)
+    path = done / "results.json"
     results = (
         json.loads(path.read_text(encoding="utf-8")) if "report" in config.stages else {"weak": {}, "methods": {}}
     )
-    return StudyResults(folder, results)
+    return StudyResults(done, results)

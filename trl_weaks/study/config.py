@@ -31,7 +31,9 @@ class StudyConfig:
     known_stages: ClassVar[tuple[str, ...]]
 
     preset: str | None = field(default=None, metadata={"help": "Name of a preset; instead of --config."})
-    output_dir: str = field(default="runs/study", metadata={"help": "Folder for everything the run makes."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder for everything the run makes. Default: runs/NAME, the task's name."}
+    )
     stages: list[str] = field(default_factory=list, metadata={"help": "Stages to run."})
     methods: list[str] = field(
         default_factory=lambda: ["headline"],
@@ -278,7 +280,6 @@ class SlotFillingConfig(CompletionStudyConfig):
             "Default: tiny."
         },
     )
-    output_dir: str = field(default="runs/slot_filling", metadata={"help": "Folder for everything the run makes."})
     data_dir: str | None = field(
         default=None, metadata={"help": "SLURP folder (train/devel/test.jsonl, slot_types.txt). Default: own grammar."}
     )
@@ -302,6 +303,7 @@ class SlotFillingConfig(CompletionStudyConfig):
             raise ValueError(f"`prompt` must be short or paper; got {self.prompt!r}.")
         if self.data_dir is not None:
             self.dataset = "slurp"
+        self.output_dir = self.output_dir or "runs/slot_filling"
         super().__post_init__()
 
 
@@ -315,7 +317,6 @@ class ClassificationConfig(ClassStudyConfig):
         default=None,
         metadata={"help": "tiny (two CPU cores), slurp (--data_dir), or paper; instead of --config. Default: tiny."},
     )
-    output_dir: str = field(default="runs/classification", metadata={"help": "Folder for everything the run makes."})
     data_dir: str | None = field(
         default=None, metadata={"help": "SLURP folder (train/devel/test.jsonl). Default: own grammar."}
     )
@@ -346,4 +347,6 @@ class ClassificationConfig(ClassStudyConfig):
         self.task = self.task or DATA[self.dataset][0]
         if self.task not in DATA[self.dataset]:
             raise ValueError(f"`task` must be one of {', '.join(DATA[self.dataset])}; got {self.task!r}.")
+        variant = "" if self.task == DATA[self.dataset][0] else f"_{self.task}"
+        self.output_dir = self.output_dir or f"runs/classification{variant}"
         super().__post_init__()

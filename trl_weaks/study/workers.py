@@ -37,7 +37,8 @@ def run_stages(stages: Iterable[Stage], workers: int = 1) -> None:
         distinct.setdefault(stage.folder, stage)
     todo = in_order([stage for stage in distinct.values() if not stage.settled()])
     refuse_missing(todo)
-    with tqdm(total=len(todo), unit="stage", disable=not processes().is_main_process) as bar:
+    whole = {"total": len(distinct), "initial": len(distinct) - len(todo)}  # a continued run begins where it stood
+    with tqdm(**whole, unit="stage", disable=not processes().is_main_process) as bar:
         if workers > 1:
             run_side_by_side(todo, workers, bar)
             return

@@ -112,6 +112,7 @@ def launch(
     import transformers
 
     from trl_weaks.study.pipeline.run import run
+    from trl_weaks.study.report.page import PAGE
 
     logging.basicConfig(level=logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -124,4 +125,4 @@ def launch(
     except (ValueError, OSError) as error:  # bad input: the message names it; everything done so far is kept
         stop(error)
     if "report" in config.stages:
-        print(f"Report: {folder / 'report.md'}")
+        print(f"Report: {folder / 'report.md'}; to look at every answer, in a browser: {folder / PAGE}")

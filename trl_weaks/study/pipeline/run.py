@@ -1,6 +1,8 @@
 """A study from its settings to its report."""
 
+import json
 import logging
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from trl_weaks.study.field_methods import (
     completion_field,
     field_comparisons,
 )
+from trl_weaks.study.files import json_bytes, write_atomically
 from trl_weaks.study.methods import Method, choose_methods
 from trl_weaks.study.paper_methods import class_headline, class_methods, completion_headline, completion_methods
 from trl_weaks.study.pipeline.check_settings import check_settings
@@ -34,6 +37,8 @@ from trl_weaks.study.report.study import write_study_report
 from trl_weaks.study.tasks.base import ClassificationTask, Task
 from trl_weaks.study.tasks.checks import SCORED, check_inputs, measure_of
 from trl_weaks.study.workers import run_stages
+
+TASK_OF_FOLDER = "study.json"
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +116,7 @@ def run(config: StudyConfig, task: Task, command: str, methods: Sequence[Method]
     """
     if not config.weak_models:
         raise ValueError("`weak_models` is empty. Choose a preset, or name the supervisors.")
+    config = in_own_folder(config, task)
     chosen = methods_of(config, task, methods)
     if not config.compare:
         pairs = field_comparisons(chosen) if "field" in config.methods else []
@@ -135,6 +141,7 @@ def run(config: StudyConfig, task: Task, command: str, methods: Sequence[Method]
         runs[0].factory.check()
         for one in runs:
             one.check_rooms()
+    claim(config, task)
     run_stages(stages, config.workers)
     refused = leave_out_refused(runs)
     if "report" in config.stages:
@@ -143,6 +150,32 @@ def run(config: StudyConfig, task: Task, command: str, methods: Sequence[Method]
     if config.push_to_hub and processes().is_main_process:
         print(f"On the Hub: {push_study(config, task, runs)}")
     return Path(config.output_dir)
+
+
+def in_own_folder(config: StudyConfig, task: Task) -> StudyConfig:
+    """The settings with a folder: `runs/NAME`, the task's name, unless they say another.
+
+    Raises:
+        ValueError: the folder holds the study of another task, whose stages and report would be replaced.
+    """
+    name = re.sub(r"[^\w.-]+", "_", task.name).strip(".") or "study"
+    config = config if config.output_dir else replace(config, output_dir=f"runs/{name}")
+    mark = Path(config.output_dir) / TASK_OF_FOLDER
+    other = json.loads(mark.read_text(encoding="utf-8"))["task"] if mark.exists() else task.name
+    if other != task.name:
+        raise ValueError(
+            f"{config.output_dir} holds the study of the task {other!r}, not of {task.name!r}. Name another "
+            "`--output_dir`, or remove that one."
+        )
+    return config
+
+
+def claim(config: StudyConfig, task: Task) -> None:
+    """Mark the folder as the task's."""
+    mark = Path(config.output_dir) / TASK_OF_FOLDER
+    if processes().is_main_process and not mark.exists():
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(mark, json_bytes({"task": task.name}))
 
 
 def leave_out_refused(runs: Sequence[SeedRun]) -> dict[str, str]:

@@ -44,6 +44,7 @@ def gather_classes(task: ClassificationTask, runs: Sequence[SeedRun], folder: Pa
         }
         | ({"annotators": annotated} if annotated else {}),
         diagnostics=class_diagnostics(runs, found),
+        floor=float(np.bincount(found.labels).max() / len(found.labels)),
     )
 
 

@@ -19,6 +19,7 @@ def render(results: Mapping[str, Any], story: Story, measure: Measure, figures: 
     sections = [
         f"# {story.title}",
         _scores(results, measure),
+        _floor(results, measure),
         _figure("pgr.png", "Scores with intervals, weak mean and ceiling", figures),
         _reading(results),
         *story.notes,
@@ -65,6 +66,30 @@ def _scores(results: Mapping[str, Any], measure: Measure) -> str:
     if results["pgr_refused"]:
         return f"{table(header, rows)}\n\n**PGR is refused.** {results['pgr_refused']}."
     return table(header, rows)
+
+
+def _floor(results: Mapping[str, Any], measure: Measure) -> str:
+    """That there was nothing to recover or to recover with, and what to change."""
+    if not results["at_floor"]:
+        return ""
+    rows = {**results["weak"], **results["methods"]}
+    names = ", ".join(rows[name]["label"] for name in results["at_floor"])
+    level = "always naming the most frequent class" if results["floor"] else "answering nothing right"
+    text = (
+        f"**At the floor.** No better than {level} ({measure.title} {results['floor']:.4f}): {names}. A PGR between "
+        "such numbers says nothing, and near 0 it does not say that the methods fail."
+    )
+    if any(name in results["weak"] for name in results["at_floor"]):
+        text += (
+            " What helps the supervisors: more gold (`num_gold`), more epochs (`weak_training`), models that were "
+            "pre-trained (`weak_models`)."
+        )
+    if any(name not in results["weak"] for name in results["at_floor"]):
+        text += (
+            " What helps the student and its ceiling: more examples to be labelled (`num_weak`), more epochs "
+            "(`student_training`), a model that was pre-trained (`student_model`)."
+        )
+    return text
 
 
 def _other_scores(results: Mapping[str, Any], measure: Measure) -> str:

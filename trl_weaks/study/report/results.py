@@ -87,6 +87,26 @@ def score_systems(
     }
 
 
+NOTHING = 0.01  # a score below is as good as none: fewer than one example in a hundred. *ours*
+
+
+def at_floor(results: Mapping[str, Any], floor: float = 0.0) -> list[str]:
+    """Supervisors and ceiling that no score tells from knowing nothing: there PGR has nothing to measure.
+
+    Args:
+        results: from [`score_systems`].
+        floor: what is scored without knowing anything, such as the share of the largest class; 0 where only an answer
+            that is right scores.
+    """
+    key, methods = results["measure"], results["methods"]
+    ceiling = {name: row for name, row in methods.items() if row["role"] == "ceiling"}
+    found = []
+    for name, row in {**results["weak"], **ceiling}.items():
+        nothing = row[f"{key}_interval"][0] <= floor if floor else 0 <= row[key] < NOTHING
+        found += [name] if nothing else []
+    return found
+
+
 def calibrate(word_confidences: Mapping[str, tuple[Sequence[float], Sequence[bool]]], bins: int = 10) -> dict:
     """Supervisor -> (confidence of each word, whether the word is right) to ECE, Brier score and reliability bins."""
     return {

@@ -56,6 +56,7 @@ class Gathered:
         results: further entries of `results.json`.
         labels: of half B, the first seed's.
         diagnostics: of the students, see [`diagnose`].
+        floor: what is scored without knowing anything.
     """
 
     samples: Mapping[str, Any]
@@ -69,6 +70,7 @@ class Gathered:
     preference: Mapping[str, Any] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
     diagnostics: Diagnostics = field(default_factory=lambda: Diagnostics({}))
+    floor: float = 0.0
 
 
 def row_labels(run: SeedRun, names: Iterable[str]) -> dict[str, str]:
@@ -149,6 +151,7 @@ def write_study_report(
             preference=found.preference,
         ),
         measure=measure,
+        floor=found.floor,
     )
     extra = dict(found.results) | {"diagnostics": diagnosed, "refused_rows": refused}
     extra |= {"comparisons": comparisons} if comparisons else {}

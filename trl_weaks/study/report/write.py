@@ -7,7 +7,7 @@ from typing import Any
 from trl_weaks.study.files import json_bytes, write_atomically
 from trl_weaks.study.report.markdown import render
 from trl_weaks.study.report.plots import plot_agreement, plot_curves, plot_pgr, plot_reliability
-from trl_weaks.study.report.results import SLU_F1, Measure, calibrate, score_systems
+from trl_weaks.study.report.results import SLU_F1, Measure, at_floor, calibrate, score_systems
 from trl_weaks.study.report.story import Story
 
 
@@ -23,6 +23,7 @@ def write_report(
     curves: Sequence[Mapping[str, Any]] = (),
     story: Story | None = None,
     measure: Measure = SLU_F1,
+    floor: float = 0.0,
     confidence: float = 0.95,
     resamples: int = 2000,
 ) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def write_report(
         curves: training losses of the students, `name` and `points` of (step, loss).
         story: what the caller adds in words.
         measure: `SLU_F1` or `ACCURACY` of [`trl_weaks.study.report.results`].
+        floor: what is scored without knowing anything, see [`~trl_weaks.study.report.results.at_floor`].
         confidence, resamples: of the intervals.
 
     Returns:
@@ -53,6 +55,8 @@ def write_report(
     _check_seeds(systems, seeds)
     results = score_systems(systems, measure=measure, confidence=confidence, resamples=resamples)
     results |= {
+        "floor": floor,
+        "at_floor": at_floor(results, floor),
         "seeds": list(seeds),
         "config": dict(config),
         "environment": dict(environment),
