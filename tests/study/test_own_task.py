@@ -264,6 +264,19 @@ class ByTheSeed(Sums):
         (Changed(score=lambda c, e: {}), {}, "it has no score"),
         (Changed(score=lambda c, e: dict.fromkeys("ab"[: 1 + bool(c)], 1.0)), {}, "the answer '': 1 scores, where"),
         (Changed(completion=lambda e: 5), {}, "its completion is 5; it must be text"),
+        (Changed(), {"num_gold": 0}, "`num_gold` must be a whole number, at least 1; got 0"),
+        (Changed(), {"num_test": -5}, "`num_test` must be a whole number, at least 1; got -5"),
+        (Changed(), {"num_weak": 9.0}, "`num_weak` must be a whole number, at least 1; got 9.0"),
+        (Changed(), {"num_validation": True}, "`num_validation` must be a whole number, at least 0; got True"),
+        (Changed(), {"max_examples": -1}, "`max_examples` must be a whole number, at least 1; got -1"),
+        (Changed(), {"workers": "2"}, "`workers` must be a whole number, at least 1; got '2'"),
+        (Changed(), {"seeds": 3}, "`seeds` must be a list; got 3"),
+        (Changed(), {"seeds": [0, -1]}, r"`seeds` must be whole numbers from 0 to 2\*\*32 - 1; got \[0, -1\]"),
+        (Changed(), {"seeds": [0.5]}, "`seeds` must be whole numbers"),
+        (Changed(), {"seeds": [2**32]}, "`seeds` must be whole numbers"),
+        (Changed(), {"compare": "naive ceiling"}, "`compare` must be a list; got 'naive ceiling'"),
+        (Changed(), {"weak_models": "tiny:gpt2"}, "`weak_models` must be a list; got 'tiny:gpt2'"),
+        (Changed(), {"nun_gold": 3}, "unknown setting 'nun_gold'. Did you mean 'num_gold'"),
         (Changed(), {"num_gold": 31}, "`num_gold` asks for 31 examples; the task 'sums' has 30 in `half_a`"),
         (Changed(), {"use_peft": True}, "`use_peft`: an adapter on random weights cannot be loaded again"),
         (Changed(), {"pretraining": {"sentences": 3}}, "`pretraining`: the task 'sums' has no unlabelled text"),
@@ -385,6 +398,14 @@ def test_a_file_of_methods_that_cannot_be_used_is_named(text, message, tmp_path)
     path.write_text(f"from trl_weaks.study import Method\n{text}\n")
     with pytest.raises(ValueError, match=message):
         run_study(Sums(), ["naive", str(path)], "tiny", tmp_path / "run", **COMPLETIONS)
+
+
+def test_methods_that_are_no_list_are_refused_and_models_may_be_paths(tmp_path):
+    with pytest.raises(ValueError, match="`methods` must be a list of names and `Method`s; got 3"):
+        run_study(Sums(), 3, "tiny", tmp_path)
+    config = CompletionStudyConfig(weak_models=(tmp_path / "A", "b"), student_model=tmp_path / "C", seeds=range(2))
+    assert config.supervisor_names == ["a", "b"] and config.seeds == [0, 1]
+    assert config.student_model == str(tmp_path / "C")
 
 
 def test_a_split_may_be_a_generator_and_methods_are_names_or_methods():

@@ -60,7 +60,7 @@ def test_an_unknown_preset_lists_the_known_ones():
         ({"seeds": [1, 1]}, "distinct"),
         ({"weak_models": ["a", "a"]}, "twice"),
         ({"weak_models": ["a", "b"], "weak_weights": [1.0]}, "1 values for 2 supervisors"),
-        ({"generation_batch_size": 0}, "generation_batch_size` must be at least 1; got 0"),
+        ({"generation_batch_size": 0}, "generation_batch_size` must be a whole number, at least 1; got 0"),
         ({"weak_models": ["a"], "weak_learning_rates": [1.0, 2.0]}, "2 values for 1 supervisors"),
     ],
 )

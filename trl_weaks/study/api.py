@@ -3,12 +3,13 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from trl_weaks.commands.errors import did_you_mean
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.methods import Method
 from trl_weaks.study.pipeline.run import run
@@ -70,8 +71,11 @@ def run_study(
         kind: type[StudyConfig] = task.config_class or OF_KIND[task.kind]
     else:
         kind = config_class(task)
+    _check_names(settings, kind)
     given = {} if preset is None else yaml.safe_load(kind.preset_path(preset).read_text(encoding="utf-8"))
     methods = [methods] if isinstance(methods, str | Method) else methods
+    if not isinstance(methods, Sequence):
+        raise ValueError(f"`methods` must be a list of names and `Method`s; got {methods!r}.")
     names = [method for method in methods if isinstance(method, str)]
     folder = None if output_dir is None else str(output_dir)
     config = kind(**given | settings | {"preset": preset, "output_dir": folder, "methods": names})
@@ -83,3 +87,15 @@ def run_study(
         json.loads(path.read_text(encoding="utf-8")) if "report" in config.stages else {"weak": {}, "methods": {}}
     )
     return StudyResults(done, results)
+
+
+def _check_names(settings: Mapping[str, Any], kind: type[StudyConfig]) -> None:
+    """
+    Raises:
+        ValueError: a setting that a study of this kind has not; names the nearest one.
+    """
+    known = [field.name for field in fields(kind)]
+    for name in settings:
+        if name not in known:
+            hint = did_you_mean(name, known) or f" It takes the settings of {kind.__name__}."
+            raise ValueError(f"unknown setting {name!r}.{hint}")

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
@@ -21,6 +21,10 @@ DATA = {
     "slurp": ("scenario", "action", "intent"),
     "allenai/sciq": ("correct",),
 }
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass
@@ -119,6 +123,8 @@ class StudyConfig:
     )
 
     def __post_init__(self):
+        self._check_lists()
+        self._check_whole({name: int(name != "num_validation") for name in SPLITS} | {"max_examples": 1, "workers": 1})
         self._read_mappings()
         self._check_hub()
         unknown = set(self.stages) - set(self.known_stages)
@@ -128,6 +134,8 @@ class StudyConfig:
             raise ValueError(f"`compare` takes rows two by two; got {self.compare}.")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"`seeds` must be distinct and at least one; got {self.seeds}.")
+        if not all(_is_whole(seed) and 0 <= seed < 2**32 for seed in self.seeds):  # what numpy takes for one
+            raise ValueError(f"`seeds` must be whole numbers from 0 to 2**32 - 1; got {self.seeds}.")
         if len(set(self.weak_models)) != len(self.weak_models):
             raise ValueError(f"`weak_models` names a supervisor twice: {self.weak_models}.")
         for name in ("weak_weights", "weak_learning_rates"):
@@ -140,6 +148,26 @@ class StudyConfig:
             for name in SPLITS:
                 value = getattr(self, name)
                 setattr(self, name, self.max_examples if value is None else min(value, self.max_examples))
+
+    def _check_lists(self) -> None:
+        """Settings that are lists: from Python they may be tuples, and models may be paths."""
+        for name in ("stages", "methods", "compare", "seeds", "weak_models"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, Iterable):
+                raise ValueError(f"`{name}` must be a list; got {value!r}.")
+            setattr(self, name, list(value))
+        self.weak_models = [str(model) for model in self.weak_models]
+        self.student_model = str(self.student_model)
+
+    def _check_whole(self, least: Mapping[str, int]) -> None:
+        """
+        Raises:
+            ValueError: a setting is no whole number, or below its least value.
+        """
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and not (_is_whole(value) and value >= smallest):
+                raise ValueError(f"`{name}` must be a whole number, at least {smallest}; got {value!r}.")
 
     def capped(self, plan: dict[str, Any]) -> dict[str, Any]:
         """A plan of pre-training that reads at most `max_examples` sentences and dialogues, and makes as many rows."""
@@ -235,9 +263,7 @@ class CompletionStudyConfig(StudyConfig):
     def __post_init__(self):
         least = dict.fromkeys(("num_candidates", "max_new_tokens", "eval_beams", "generation_batch_size"), 1)
         least["num_preference_candidates"] = 2
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise ValueError(f"`{name}` must be at least {smallest}; got {getattr(self, name)}.")
+        self._check_whole(least)
         super().__post_init__()
 
 
