@@ -1,5 +1,6 @@
-"""The rows of `losses.py`: one problem of random inputs, and every way to get its loss and gradients."""
+"""The rows of `losses.py` and `gpu.py`: one problem of random inputs, and every way to get its loss and gradients."""
 
+import copy
 import functools
 import math
 
@@ -31,23 +32,34 @@ class Generic:
 class Problem:
     """Random inputs of one shape, and every way to run them; each method is one forward + backward."""
 
-    def __init__(self, tokens: int, hidden: int, vocabulary: int, dtype: torch.dtype) -> None:
-        g = torch.Generator().manual_seed(0)
-        self.hidden = torch.randn(tokens, hidden, generator=g).to(dtype).requires_grad_()
-        self.weight = (torch.randn(vocabulary, hidden, generator=g) * 3 / math.sqrt(hidden)).to(dtype).requires_grad_()
-        self.ids = torch.randint(vocabulary, (tokens,), generator=g)
-        self.logps = torch.log(torch.rand(tokens, 1, generator=g))
-        self.segments = torch.arange(tokens) // 3
+    def __init__(
+        self, tokens: int, hidden: int, vocabulary: int, dtype: torch.dtype, device: str = "cpu", chunk: int = CHUNK
+    ) -> None:
+        g, self.chunk = torch.Generator(device).manual_seed(0), chunk
+        normal = functools.partial(torch.randn, generator=g, device=device)
+        self.hidden = normal(tokens, hidden).to(dtype).requires_grad_()
+        self.weight = (normal(vocabulary, hidden) * 3 / math.sqrt(hidden)).to(dtype).requires_grad_()
+        self.ids = torch.randint(vocabulary, (tokens,), generator=g, device=device)
+        self.logps = torch.log(torch.rand(tokens, 1, generator=g, device=device))
+        self.segments = torch.arange(tokens, device=device) // 3
+
+    def moved(self, device: torch.device | str, dtype: torch.dtype) -> "Problem":
+        """The same numbers elsewhere, hidden states and weight in another type."""
+        other = copy.copy(self)
+        for name in ("hidden", "weight"):
+            setattr(other, name, getattr(self, name).detach().to(device, dtype).requires_grad_())
+        other.ids, other.logps, other.segments = (x.to(device) for x in (self.ids, self.logps, self.segments))
+        return other
 
     def floor(self) -> None:
         """z = h W', dh = z W, dW += z' h: what no gradient can do without."""
         h, w = self.hidden.detach(), self.weight.detach()
         grad_h, grad_w = torch.empty_like(h), torch.zeros_like(w)
-        buffer = torch.empty(CHUNK, len(w), dtype=h.dtype)
-        for start in range(0, len(h), CHUNK):
-            part = h[start : start + CHUNK]
+        buffer = h.new_empty(self.chunk, len(w))
+        for start in range(0, len(h), self.chunk):
+            part = h[start : start + self.chunk]
             z = torch.mm(part, w.t(), out=buffer[: len(part)])
-            torch.mm(z, w, out=grad_h[start : start + CHUNK])
+            torch.mm(z, w, out=grad_h[start : start + self.chunk])
             grad_w.addmm_(z.t(), part)
 
     def full_cross_entropy(self) -> None:
@@ -94,18 +106,19 @@ class Problem:
             loss = (1 - gamma) * loss + gamma * self._evidential(logits, own)
         loss.sum().backward()
 
-    def ours(self, loss, hard: bool = False, cpu_kernels: bool = False) -> None:
-        weights = torch.ones(len(self.ids), 1)
+    def ours(self, loss, hard: bool = False, kernels: bool = False) -> Tensor:
+        weights = torch.ones(len(self.ids), 1, device=self.ids.device)
         tokens = Tokens(self.ids, weights, self.segments, None if hard else self.logps, "confidence")
-        request = WeakHeadRequest(loss, PROGRESS, weights, chunk_size=CHUNK, kernels=cpu_kernels)
-        ChunkedHeadLoss.apply(self.hidden, self.weight, None, tokens, request, LogitTransform())[0].backward()
+        request = WeakHeadRequest(loss, PROGRESS, weights, chunk_size=self.chunk, kernels=kernels)
+        value = ChunkedHeadLoss.apply(self.hidden, self.weight, None, tokens, request, LogitTransform())[0]
+        value.backward()
+        return value.detach()
 
 
-def ways(problem: Problem | None) -> dict:
-    """Name -> one forward + backward; of no problem, for the names alone, as the rows of `Problem` itself."""
-    problem = Problem if problem is None else problem
+def losses() -> dict:
+    """Name -> the loss, and whether its labels are hard."""
     evidential = EvidentialLoss(kl_coef=KL_COEF, kl_clamp=None)
-    losses = {
+    return {
         "soft labels": (NaiveLoss(), False),
         "soft labels + aux": (AuxiliaryConfidence(NaiveLoss(), GAMMA), False),
         "evidential": (evidential, True),
@@ -114,6 +127,11 @@ def ways(problem: Problem | None) -> dict:
         "evidential, soft + aux": (AuxiliaryConfidence(evidential, GAMMA), False),
         "a generic callable": (Generic(), False),
     }
+
+
+def ways(problem: Problem | None) -> dict:
+    """Name -> one forward + backward; of no problem, for the names alone, as the rows of `Problem` itself."""
+    problem = Problem if problem is None else problem
     found = {
         FLOOR: problem.floor,
         "full logits, cross-entropy": problem.full_cross_entropy,
@@ -124,8 +142,8 @@ def ways(problem: Problem | None) -> dict:
         "naive evidential + aux": lambda: problem.naive_evidential(gamma=GAMMA),
         "naive evidential, soft": lambda: problem.naive_evidential(hard=False),
     }
-    for name, (loss, hard) in losses.items():
+    for name, (loss, hard) in losses().items():
         found[f"ours: {name}"] = functools.partial(problem.ours, loss, hard)
-    for name, (loss, hard) in losses.items():
-        found[f"{COMPILED} {name}"] = functools.partial(problem.ours, loss, hard, cpu_kernels=True)
+    for name, (loss, hard) in losses().items():
+        found[f"{COMPILED} {name}"] = functools.partial(problem.ours, loss, hard, kernels=True)
     return found
