@@ -91,6 +91,21 @@ def test_accumulation_changes_nothing(tmp_path, combine):
     assert np.ptp(found[0][1]) > 0.01
 
 
+def test_accumulation_relabels_after_the_same_updates(tmp_path):
+    """An update of four batches of one row is that of one of four, and it is updates that are counted."""
+    found = []
+    for batch in (4, 1):
+        changes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": 4 // batch, "optim": "sgd"}
+        found.append(run(tmp_path / str(batch), pooling_kwargs={"every": 3}, **LOOP, **changes))
+    whole, cut = found
+    assert whole._lessons._made_at == cut._lessons._made_at == 6
+    torch.testing.assert_close(trajectory(cut), trajectory(whole), rtol=1e-4, atol=1e-5)
+    for name, value in whole._lessons._state().items():
+        np.testing.assert_allclose(cut._lessons._state()[name], value, atol=1e-5, err_msg=name)
+    table = np.array(rows()["weak_probs"][:])
+    assert np.abs(whole._lessons.labels.numpy() - StudentDawidSkene().fit(table).first).max() > 0.01
+
+
 def planted(number=64, seed=0):
     """The class is whether the text has a word; one supervisor sees it, two toss coins."""
     said = texts(number, seed)
