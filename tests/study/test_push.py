@@ -8,6 +8,7 @@ import pytest
 from trl_weaks.study.config import CompletionStudyConfig
 from trl_weaks.study.report.push import Student, check_push, student_card, students
 from trl_weaks.study.report.results import ACCURACY, score_systems
+from trl_weaks.study.report.study import NOT_STUDENTS
 
 CARD = """---
 library_name: transformers
@@ -69,7 +70,7 @@ def test_a_merged_adapter_is_a_model_and_a_refused_pgr_says_why(tmp_path):
 
 def named(*systems, push="me/sums"):
     stage = SimpleNamespace(after=[SimpleNamespace(folder=None)])
-    run = SimpleNamespace(systems=dict.fromkeys(("ann", *systems, "ceiling", "strong_on_a"), stage), seed=0)
+    run = SimpleNamespace(systems=dict.fromkeys(("ann", *systems, "ceiling", *NOT_STUDENTS), stage), seed=0)
     return SimpleNamespace(push_to_hub=push, supervisor_names=["ann"]), [run]
 
 

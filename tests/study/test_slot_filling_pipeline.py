@@ -6,11 +6,11 @@ import math
 import processes
 import pytest
 import yaml
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 from readable import unreadable
 from transformers import AutoModelForCausalLM
 
-from trl_weaks import columns
+from trl_weaks import WeakEnsemble, columns, label_completions
 from trl_weaks.study.config import SlotFillingConfig
 from trl_weaks.study.pipeline import predictions
 from trl_weaks.study.pipeline.run import run as run_task
@@ -21,7 +21,7 @@ from trl_weaks.study.workers import LOG, possible_workers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gold completions have more")
 STUDENTS = ["single_gpt2", "single_opt", "naive", "joint", "bayesian_aux", "bayesian_joint", "cdpo"]
-ROWS = [*STUDENTS, "ceiling", "strong_on_a", "untrained"]
+ROWS = [*STUDENTS, "ceiling", "strong_on_a", "joint_answer", "untrained", "few_shot"]
 
 
 def run(config: SlotFillingConfig, command: str) -> None:
@@ -42,6 +42,7 @@ def minute_settings() -> dict:
         "num_validation": 6,
         "num_test": 8,
         "max_new_tokens": 12,
+        "num_shots": 2,
     }
     settings |= {"weak_models": ["tiny:gpt2", "tiny:opt"], "num_candidates": 2, "num_preference_candidates": 3}
     for name in ("weak_training", "student_training", "preference_training"):
@@ -74,6 +75,19 @@ def test_every_method_row_is_a_number(finished):
     assert "agreement.png" in report and unreadable(report) == []
     assert results["preference"]["prompts"] == 12 and "against gold: accuracy" in results["preference"]
     assert (finished / "pgr.png").stat().st_size > 1000
+
+
+def test_the_supervisors_joint_answer_is_what_labelling_gives_for_the_test_prompts(finished):
+    seed = finished / "seed-0"
+    ensemble = WeakEnsemble.from_pretrained([seed / "weak" / name for name in ("gpt2", "opt")])
+    task = SlotFilling(minute(finished))
+    prompts = [{"example_id": one.id, "prompt": task.prompt(one)} for one in task.splits(0).test[:8]]
+    labels = label_completions(ensemble, Dataset.from_list(prompts), "joint", num_candidates=2, max_new_tokens=12)
+    expected = dict(zip(labels["example_id"], labels["completion"], strict=True))
+    lines = (seed / "predictions" / "joint_answer" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [line["id"] for line in found] == [row["example_id"] for row in prompts]
+    assert {line["id"]: line["completion"] for line in found} == {row["example_id"]: "" for row in prompts} | expected
 
 
 def test_two_workers_and_small_batches_end_with_the_same_predictions(finished, tmp_path):

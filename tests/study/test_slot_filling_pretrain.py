@@ -9,9 +9,9 @@ from trl import SFTConfig, SFTTrainer
 from trl_weaks.study.config import SlotFillingConfig
 from trl_weaks.study.data import pretraining
 from trl_weaks.study.models.tiny import build_model, train_tokenizer
-from trl_weaks.study.pipeline.gold import tokenized
 from trl_weaks.study.pipeline.models import ModelFactory
 from trl_weaks.study.pipeline.students import completions as training
+from trl_weaks.study.pipeline.students.gold import tokenized
 from trl_weaks.study.pipeline.students.training import HISTORY, trainer_settings
 
 

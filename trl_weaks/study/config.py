@@ -253,6 +253,13 @@ class CompletionStudyConfig(StudyConfig):
     num_preference_candidates: int = field(default=10, metadata={"help": "Beams of the student. Authors' code: 10."})
     max_new_tokens: int = field(default=64, metadata={"help": "Longest completion, tokens. Authors' code: 64."})
     eval_beams: int = field(default=3, metadata={"help": "Beams when a model is evaluated. Authors' code: 3."})
+    num_shots: int = field(
+        default=0,
+        metadata={
+            "help": "A row `few_shot`: the student without supervision reads so many gold examples of half A in its "
+            "prompt. Ours: 0, no such row."
+        },
+    )
     generation_batch_size: int = field(
         default=16,
         metadata={
@@ -262,8 +269,7 @@ class CompletionStudyConfig(StudyConfig):
 
     def __post_init__(self):
         least = dict.fromkeys(("num_candidates", "max_new_tokens", "eval_beams", "generation_batch_size"), 1)
-        least["num_preference_candidates"] = 2
-        self._check_whole(least)
+        self._check_whole(least | {"num_preference_candidates": 2, "num_shots": 0})
         super().__post_init__()
 
 

@@ -16,7 +16,10 @@ from trl_weaks.commands.errors import did_you_mean
 from trl_weaks.losses import LOSSES
 from trl_weaks.study.code_digest import code_digest, code_module
 
-ROWS = ("ceiling", "strong_on_a", "untrained", "cdpo", "mean_vote", "majority_vote", "dawid_skene")  # there anyway
+ROWS = (  # there anyway
+    *("ceiling", "strong_on_a", "untrained", "few_shot", "joint_answer", "cdpo"),
+    *("mean_vote", "majority_vote", "dawid_skene"),
+)
 ON_GOLD_OF_A = "strong_on_a"  # the student that is trained on half A's gold
 
 logger = logging.getLogger(__name__)

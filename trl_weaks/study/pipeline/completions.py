@@ -20,17 +20,19 @@ from trl_weaks.study.methods import Method
 from trl_weaks.study.paper_methods import PREFERENCE, PREFERENCE_FROM
 from trl_weaks.study.pipeline.label_views import check_transformed, only_supervisors, transformed
 from trl_weaks.study.pipeline.models import TINY, Loaded, Reader
-from trl_weaks.study.pipeline.predictions import predict_completions
+from trl_weaks.study.pipeline.predictions import predict_completions, write_completions
 from trl_weaks.study.pipeline.refined_labels import REFINED, Refinement, refined_folder
 from trl_weaks.study.pipeline.room import check_room
 from trl_weaks.study.pipeline.seed_run import STUDENT, SeedRun, called
 from trl_weaks.study.pipeline.students import completions as training
+from trl_weaks.study.pipeline.untaught import joint_answers, with_shots
 from trl_weaks.study.preference_methods import PreferenceMethod
 from trl_weaks.study.stages import Stage
 from trl_weaks.study.tasks.base import Example
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 from trl_weaks.supervisors.supervisor import WeakSupervisor
 
+JOINT_ANSWER, FEW_SHOT = "joint_answer", "few_shot"  # rows without a trained student
 EXPORTED = ("independent", "joint")  # by the label stage itself
 
 
@@ -217,11 +219,43 @@ class CompletionRun(SeedRun):
             batch_size=c.generation_batch_size,
         )
 
-    def _untrained(self) -> dict[str, Stage]:
-        """A tiny student that nothing pre-trained says nothing; others are a row of the report."""
+    def _untaught(self, weak: Sequence[Stage]) -> dict[str, Stage]:
+        """The supervisors' joint answer; and the student before any supervision, without and with examples in its
+        prompt. A tiny student that nothing pre-trained says nothing."""
+        found, shots = {}, self.config.num_shots
+        if len(weak) > 1:
+            spec = self.common() | self.label_spec() | {"test": self.config.num_test}
+            folder, action = self.root / "predictions" / JOINT_ANSWER, partial(self._predict_jointly, weak)
+            found[JOINT_ANSWER] = Stage(f"evaluate {JOINT_ANSWER}", folder, spec, action, tuple(weak))
         if self.base is None and self.config.student_model.startswith(TINY):
-            return {}
-        return {"untrained": self._evaluate("untrained", self.base)}
+            if shots:
+                raise ValueError(
+                    f"`num_shots={shots}`: a tiny student that nothing pre-trained reads no examples. Leave it out."
+                )
+            return found
+        found["untrained"] = self._evaluate("untrained", self.base)
+        if shots > len(self.splits.half_a):
+            raise ValueError(f"`num_shots={shots}`: half A has {len(self.splits.half_a)} examples. Ask for fewer.")
+        if shots:
+            found[FEW_SHOT] = self._evaluate(FEW_SHOT, self.base, {"shots": shots})
+        return found
+
+    def _predict_jointly(self, weak: Sequence[Stage], folder: Path) -> None:
+        c, rows = self.config, self.unlabelled_rows(self.splits.test)
+        labels = label_completions(
+            self._ensemble(weak),
+            Dataset.from_list(rows),
+            mode="joint",
+            num_candidates=c.num_candidates,
+            max_new_tokens=c.max_new_tokens,
+            output_dir=folder / "labels",
+            batch_size=c.generation_batch_size,
+        )
+        write_completions(folder, rows, joint_answers(labels, rows))
+
+    def _shots(self, system: str = FEW_SHOT) -> list[dict[str, Any]]:
+        """Gold rows of half A that a system reads before each prompt."""
+        return self.rows(self.splits.half_a[: self.config.num_shots]) if system == FEW_SHOT else []
 
     def predict_spec(self) -> dict[str, Any]:
         return {"beams": self.config.eval_beams, "max_new_tokens": self.config.max_new_tokens}
@@ -231,7 +265,8 @@ class CompletionRun(SeedRun):
         loaded = self.factory.trained(trained.folder) if trained else self.factory.student(None)
         prompts = self.unlabelled_rows(self.splits.test)
         model = WeakSupervisor(*loaded, name=name)
-        predict_completions(model, prompts, folder, c.eval_beams, c.max_new_tokens, c.generation_batch_size)
+        size, shots = c.generation_batch_size, self._shots(name)
+        predict_completions(model, prompts, folder, c.eval_beams, c.max_new_tokens, size, shots)
 
     def _ensemble(self, weak: Sequence[Stage]) -> WeakEnsemble:
         supervisors = [
@@ -253,6 +288,11 @@ class CompletionRun(SeedRun):
         taught = ("half_a", "validation", *(["half_b"] if ceiling else []))
         gold = {split: self.rows(parts[split]) for split in taught}
         check_room(called(name), reader, prompts, gold, self.config.max_new_tokens)
+        if name == STUDENT and self.config.num_shots:
+            shots = self._shots()
+            longer = [row | {PROMPT: with_shots(row[PROMPT], shots)} for row in prompts["test"]]
+            who = f"{called(name)} with `num_shots={len(shots)}`"
+            check_room(who, reader, {"test": longer}, {}, self.config.max_new_tokens)
 
 
 def _labels_of(method: Method) -> str:

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from trl_weaks.columns import EXAMPLE_ID, LABEL, PROMPT, TEXT
 from trl_weaks.distributed import processes
 from trl_weaks.study.files import write_atomically
+from trl_weaks.study.pipeline.untaught import first_answer, with_shots
 from trl_weaks.supervisors.classifier import WeakClassifier
 from trl_weaks.supervisors.supervisor import WeakSupervisor
 
@@ -28,23 +29,34 @@ def predict_completions(
     beams: int,
     max_new_tokens: int,
     batch_size: int,
+    shots: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Decode every prompt and write its id and completion.
 
     Each process decodes its share; the first writes the file, in the order of the examples.
+
+    Args:
+        shots: gold rows that the model reads before each prompt.
     """
     state = processes()
-    prompts = [row[PROMPT] for row in rows]
+    prompts = [with_shots(row[PROMPT], shots) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: len(str(prompts[i])))[state.process_index :: state.num_processes]
     texts: list[tuple[int, str]] = []
     steps = range(0, len(order), batch_size)
     for start in tqdm(steps, desc=f"decoding, {model.name}", disable=not state.is_main_process, leave=False):
         batch = order[start : start + batch_size]
         found = model.answer([prompts[i] for i in batch], num_candidates=beams, max_new_tokens=max_new_tokens)
-        texts += [(i, candidates[0][0]) for i, candidates in zip(batch, found, strict=True)]
+        texts += [(i, first_answer(candidates[0][0], shots)) for i, candidates in zip(batch, found, strict=True)]
     by_index = dict(gather_object(texts))
+    write_completions(folder, rows, [by_index[i] for i in range(len(rows))] if state.is_main_process else [])
+
+
+def write_completions(folder: Path, rows: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> None:
+    """One line an example; by the first process, and nobody goes on before."""
+    state = processes()
     if state.is_main_process:
-        _write(folder, [{"id": row[EXAMPLE_ID], "completion": by_index[i]} for i, row in enumerate(rows)])
+        pairs = zip(rows, completions, strict=True)
+        _write(folder, [{"id": row[EXAMPLE_ID], "completion": completion} for row, completion in pairs])
     state.wait_for_everyone()
 
 

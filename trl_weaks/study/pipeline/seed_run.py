@@ -151,7 +151,7 @@ class SeedRun(ABC):
         preferred = self.preferred(students, labels, weak)
         trained: dict[str, Stage | None] = dict(zip(names, weak, strict=True)) | students | preferred | gold
         self.systems = {name: self._evaluate(name, stage) for name, stage in trained.items()}
-        self.systems |= self._untrained()
+        self.systems |= self._untaught(weak)
         optional = [stage for name, stage in self.systems.items() if name in self.optional]
         let_refuse([stage for stage in self.systems.values() if stage not in optional], optional)
         return self._wanted(
@@ -173,8 +173,8 @@ class SeedRun(ABC):
         self.methods = [method for method in self.methods if method.name not in rows]
         self.systems = {name: stage for name, stage in self.systems.items() if name not in rows}
 
-    def _untrained(self) -> dict[str, Stage]:
-        """The student before any supervision, where it can answer at all."""
+    def _untaught(self, weak: Sequence[Stage]) -> dict[str, Stage]:
+        """Stages of answers without a student that was trained for them."""
         return {}
 
     def _wanted(self, **groups: Iterable[Stage]) -> list[Stage]:
@@ -225,8 +225,8 @@ class SeedRun(ABC):
         label = f"student on gold, {half}"
         return Stage(label, folder, spec, lambda path: self.train_gold(half, path), self._on_base())
 
-    def _evaluate(self, name: str, trained: Stage | None) -> Stage:
-        spec = self.common() | {"test": self.config.num_test} | self.predict_spec()
+    def _evaluate(self, name: str, trained: Stage | None, more: Mapping[str, Any] | None = None) -> Stage:
+        spec = self.common() | {"test": self.config.num_test} | self.predict_spec() | dict(more or {})
         if trained is None:
             spec["model"] = self._student_identity()
         folder, after = self.root / "predictions" / name, (trained,) if trained else ()

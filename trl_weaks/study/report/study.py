@@ -33,13 +33,18 @@ LABELS = {
     "ceiling": "Ceiling: student on gold labels of half B",
     "strong_on_a": "Student on gold labels of half A",
     "untrained": "Student without supervision",
+    "few_shot": "Student without supervision, gold examples in its prompt",
+    "joint_answer": "Joint answer of the supervisors",
     "cdpo": "Bayesian multi-weak + auxiliary, then cDPO",
     "mean_vote": "Mean vote of the supervisors",
     "majority_vote": "Majority vote of the supervisors",
     "dawid_skene": "Dawid-Skene on the supervisors' votes",
 }
 NO_GOLD = "Ceiling: student on gold labels of half A (half B has none)"
-NOT_STUDENTS = ("strong_on_a", "untrained", "mean_vote", "majority_vote", "dawid_skene")
+NOT_STUDENTS = (
+    *("strong_on_a", "untrained", "few_shot", "joint_answer"),
+    *("mean_vote", "majority_vote", "dawid_skene"),
+)
 
 
 @dataclass(frozen=True)

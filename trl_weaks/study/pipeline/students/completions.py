@@ -12,8 +12,8 @@ from trl_weaks.distributed import processes
 from trl_weaks.labelling.preferences import preference_report
 from trl_weaks.study.files import json_bytes, write_atomically
 from trl_weaks.study.methods import Method
-from trl_weaks.study.pipeline.gold import GoldTrainer
 from trl_weaks.study.pipeline.models import Loaded
+from trl_weaks.study.pipeline.students.gold import GoldTrainer
 from trl_weaks.study.pipeline.students.training import train, trainer_settings
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 from trl_weaks.supervisors.supervisor import WeakSupervisor
