@@ -117,7 +117,7 @@ test-peer: $(VENV)/.testable ## TRL's own trainer tests with our classes in plac
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/python tests/peer/run.py "$(TRL_REPO)" $(ARGS)
 
 docs: $(VENV)/.installed ## the documentation, strict, to build/site
-	$(BIN)/python -m pip install --quiet 'mkdocs-material>=9.5' 'mkdocstrings[python]>=1.0'
+	$(BIN)/python -m pip install --quiet 'mkdocs-material>=9.5' 'mkdocstrings[python]>=1.0' 'latex2mathml>=3.77' ruff
 	$(BIN)/python -m mkdocs build --quiet
 
 evidence: $(VENV)/.installed ## tables and figures of docs/evidence from its results; --check only looks, --run STUDY runs one: make evidence ARGS=--help

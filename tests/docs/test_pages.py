@@ -10,6 +10,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset
@@ -165,13 +166,48 @@ def test_every_command_is_read_as_printed(command):
     assert parse(kind, words[3:]).preset == preset
 
 
+def hook(name: str):
+    """A hook of mkdocs, which reads it as a file."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_formulas_are_drawn_by_the_browser_and_none_is_left_as_written():
+    module = hook("formulas")
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="concepts.md"))
+    made = module.on_page_content(r'<span class="arithmatex">\(\log p &lt; 1\)</span>, <b>x</b>', page, None, None)
+    assert made.startswith("<math") and made.endswith("</math>, <b>x</b>")
+    assert re.sub("<[^>]*>", "", made).startswith("logp&#x0003C;1") and "<mi>log</mi><mspace" in made
+    block = module.on_page_content(r'<div class="arithmatex">\[\log (p)\]</div>', page, None, None)
+    assert 'display="block"' in block and "<mspace" not in block
+    with pytest.raises(ValueError, match="concepts.md: a formula is not between"):
+        module.on_page_content('<span class="arithmatex">$x$</span>', page, None, None)
+
+
+def test_bracketed_names_lead_to_what_is_on_the_page():
+    content = (
+        '<h3 id="trl_weaks.heads.gone"></h3>[<code>gone</code>], [<code>~trl_weaks.x.far</code>] [<code>a</code>][b]'
+    )
+    assert hook("cross_references").on_page_content(content, None, None, None) == (
+        '<h3 id="trl_weaks.heads.gone"></h3><a href="#trl_weaks.heads.gone"><code>gone</code></a>, '
+        "<code>far</code> [<code>a</code>][b]"
+    )
+
+
+def test_links_to_notebooks_lead_to_their_pages_on_the_site():
+    pytest.importorskip("mkdocs", reason="make docs installs it")
+    text = "[a](notebooks/swap_into_sft.ipynb) [b](../notebooks/x.ipynb) [the notebook itself](x.ipynb)"
+    made = hook("notebook_pages").on_page_markdown(text, None, None, None)
+    assert made == "[a](notebooks/swap_into_sft.md) [b](../notebooks/x.md) [the notebook itself](x.ipynb)"
+
+
 def test_tables_of_registries_have_a_row_for_every_name_and_whole_sentences():
     from trl_weaks.aggregation import AGGREGATORS
     from trl_weaks.losses import LOSSES
 
-    spec = importlib.util.spec_from_file_location("registry_tables", ROOT / "docs" / "registry_tables.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = hook("registry_tables")
     for name, registry in (("losses", LOSSES), ("aggregators", AGGREGATORS)):
         rows = module.table(name).splitlines()[2:]
         assert [row.split("`")[1] for row in rows] == registry.names()

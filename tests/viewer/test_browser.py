@@ -46,7 +46,10 @@ def page(count: int, folder, systems=("naive", "bayesian")):
         shown.vacuity = (i * 7 % count) / count
     points = [[0.1, 0.2], [0.3, 0.3], [0.5, None], [0.7, 0.6], [0.9, 0.8]]
     made.reliability = [{"name": "naive", "points": points}]
-    made.curves = [{"name": "naive", "points": [[0, 2.0], [10, 1.0], [20, 0.5]]}]
+    made.curves = [
+        {"name": "naive", "points": [[0, 2.0], [10, 1.0], [20, 0.5]]},
+        {"name": "cdpo", "points": [[5, 1.0]]},
+    ]
     return made.write(folder / f"{count}.html")
 
 
@@ -133,6 +136,12 @@ def test_reliability_has_a_diagonal_and_no_line_across_an_empty_bin(opened):
     assert [len(piece) for piece in pieces] == [2, 2] and len(drawn.find_elements(By.TAG_NAME, "circle")) == 4
     assert len(drawn.find_elements(By.CSS_SELECTOR, "line[stroke-dasharray]")) == 1
     assert "naive ends at 0.90, 0.80" in drawn.get_attribute("aria-label")
+
+
+def test_a_learning_curve_of_one_point_is_seen_and_updates_are_numbered(opened):
+    (drawn,) = opened.find_elements(By.CSS_SELECTOR, '#report svg[aria-label^="loss by update"]')
+    assert len(drawn.find_elements(By.TAG_NAME, "circle")) == 1
+    assert {"0", "20"} <= {text.text for text in drawn.find_elements(By.TAG_NAME, "text")}
 
 
 def test_the_keyboard_moves_through_the_list(opened):

@@ -8,6 +8,10 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 
 from trl_weaks.labelling.sources.from_completions import labels_from_completions
+from trl_weaks.study.config import SlotFillingConfig
+from trl_weaks.study.report.page import _said as said
+from trl_weaks.study.tasks.base import Example
+from trl_weaks.study.tasks.slot_filling import SlotFilling
 from trl_weaks.viewer.from_labels import page_of_labels, word_confidences
 from trl_weaks.viewer.page import Answer, Page, Shown
 
@@ -73,6 +77,15 @@ def test_classes():
 
 
 EVIL = '</script><script>alert(1)</script><img src=x onerror="alert(2)">\u2028'
+
+
+def test_an_answer_that_is_gold_is_right_where_an_f1_gives_it_nothing():
+    task, nothing = SlotFilling(SlotFillingConfig()), Example("1", "put on something", ())
+    assert task.score(" {}", nothing)["slu_f1"] == 0
+    scores = [
+        said(task, nothing, {"completion": text})["score"] for text in (task.completion(nothing), "{}", " wrong")
+    ]
+    assert scores == [1, 1, 0]
 
 
 def test_nothing_of_the_data_is_markup():

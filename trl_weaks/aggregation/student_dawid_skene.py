@@ -10,7 +10,7 @@ from .with_student import RelabelsRows
 @AGGREGATORS.register("student_dawid_skene")
 class StudentDawidSkene(RelabelsRows, DawidSkene):
     r"""
-    Expectation maximisation between the student and the supervisors' confusion matrices:
+    Expectation maximisation between the student and the supervisors' confusion matrices.
 
     $$q(y) \propto p_\mathrm{student}(y)^\tau \prod_i C_i[y, \hat y_i], \qquad
     C_i[y, k] \propto \sum_r q_r(y)\, [\hat y_{ri} = k]$$

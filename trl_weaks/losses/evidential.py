@@ -21,7 +21,8 @@ KLTarget = Literal["soft", "expected"]
 @dataclass(frozen=True)
 class EvidentialLoss(WeakLoss):
     """
-    Eq. 3 and App. B of Cui et al. (arXiv 2406.03199), after Sensoy et al. (2018). With concentration
+    Expected cross-entropy under a Dirichlet over the classes, plus a divergence that keeps evidence for wrong ones low
+    (Eq. 3 and App. B of Cui et al., arXiv 2406.03199, after Sensoy et al., 2018). With concentration
     `alpha = evidence(logits + evidence_offset) + 1` of strength S:
 
         loss = sum_k y_k (log S - log alpha_k) + min(kl_clamp, kl_coef * min(1, progress / kl_anneal) * KL)

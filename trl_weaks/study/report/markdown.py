@@ -192,7 +192,7 @@ def _section(title: str, body: str) -> str:
 
 
 def _bullets(facts: Mapping[str, Any]) -> str:
-    return "\n".join(f"- {name}: {_fact(value)}" for name, value in facts.items())
+    return "\n".join(f"- {name.replace('_', ' ')}: {_fact(value)}" for name, value in facts.items())
 
 
 def _fact(value: Any) -> str:

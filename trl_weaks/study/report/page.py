@@ -91,10 +91,11 @@ def _answer(task: Task, example: Example) -> str:
 
 
 def _said(task: Task, example: Example, row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a system answered, and the headline score of that."""
+    """What a system answered, and the headline score of that; 1 at least for gold itself, which an F1 gives nothing
+    where gold is empty."""
     if task.kind == "completions":
-        scores = task.score(row["completion"], example)
-        return {"text": row["completion"], "score": float(next(iter(scores.values())))}
+        text, score = row["completion"], float(next(iter(task.score(row["completion"], example).values())))
+        return {"text": text, "score": max(score, 1.0) if text.strip() == task.completion(example).strip() else score}
     best = max(range(len(row["probabilities"])), key=row["probabilities"].__getitem__)
     return {"text": str(task.classes[best]), "score": float(best == row["label"])}
 
