@@ -50,6 +50,26 @@ def test_a_second_object_of_one_name_is_refused_and_the_same_file_read_twice_is_
     assert fruits["plum"] is again
 
 
+def test_an_object_made_again_of_the_users_function_takes_its_place_and_of_another_does_not():
+    class Holder:
+        def __init__(self, function):
+            self.function = function
+
+    def mine(): ...
+
+    def other(): ...
+
+    fruits = registry()
+    fruits["fig"] = Holder(mine)
+    fruits["fig"] = again = Holder(mine)
+    assert fruits["fig"] is again
+    with pytest.raises(ValueError, match="there is a fruit 'fig' already"):
+        fruits["fig"] = Holder(other)
+    fruits["kiwi"] = Holder(Registry)  # the package's
+    with pytest.raises(ValueError, match="there is a fruit 'kiwi' already"):
+        fruits["kiwi"] = Holder(Registry)
+
+
 def test_a_registry_is_filled_and_emptied_like_a_dict():
     fruits = registry()
     fruits["plum"] = len

@@ -222,6 +222,11 @@ class Choices(list):
 
 
 def _origin(entry: object) -> tuple:
+    """Where it was defined; of an object that holds a function of the user's, where that was."""
+    if not hasattr(entry, "__qualname__"):
+        held = [value for value in getattr(entry, "__dict__", {}).values() if hasattr(value, "__qualname__")]
+        own = [value for value in held if not str(value.__module__).startswith("trl_weaks.")]
+        return type(entry), *(map(_origin, own) if own else [id(entry)])
     return getattr(entry, "__module__", None), getattr(entry, "__qualname__", id(entry))
 
 

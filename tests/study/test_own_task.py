@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS, NotComputable
 from trl_weaks.aggregation.boosted import boosted_weights
-from trl_weaks.losses import LOSSES
+from trl_weaks.losses import LOSSES, register_loss
 from trl_weaks.study import ClassificationTask, Example, Method, PreferenceMethod, Splits, run_study
 from trl_weaks.study.config import ClassificationConfig, ClassStudyConfig, CompletionStudyConfig, SlotFillingConfig
 from trl_weaks.study.field_methods import OF_THE_PAPER, class_field, completion_field, field_comparisons
@@ -429,6 +429,37 @@ def test_what_is_no_aggregator_is_refused_when_it_is_registered(registry):
     with pytest.raises(ValueError, match=r"give CompletionAggregator\(function\)"):
         COMPLETION_AGGREGATORS["stranger"] = sorted
     assert "stranger" not in registry
+
+
+def test_the_users_code_counts_however_a_method_names_it():
+    """By its fields, by its settings, or by those of every student."""
+
+    def add(number):
+        def mine(*given):
+            return number
+
+        for registry in (LOSSES, AGGREGATORS):
+            registry.pop("mine", None)
+        register_loss("mine")(mine)
+        AGGREGATORS["mine"] = mine
+
+    ways = [
+        (Method("a", loss="mine"), {}),
+        (Method("a", settings={"weak_loss": "mine"}), {}),
+        (Method("a", aggregator="mine"), {}),
+        (Method("a", settings={"pooling": "mine"}), {}),
+        (Method("a"), {"pooling": "mine"}),
+        (Method("a"), {}),
+    ]
+    try:
+        add(1)
+        before = [method.spec(settings) for method, settings in ways]
+        assert before == [method.spec(settings) for method, settings in ways]
+        add(2)
+        after = [method.spec(settings) for method, settings in ways]
+        assert [a != b for a, b in zip(before, after, strict=True)] == [True] * 5 + [False]
+    finally:
+        del LOSSES["mine"], AGGREGATORS["mine"]
 
 
 def test_a_transform_must_give_rows(tmp_path):

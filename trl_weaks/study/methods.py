@@ -15,6 +15,7 @@ from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
 from trl_weaks.commands.errors import did_you_mean
 from trl_weaks.losses import LOSSES
 from trl_weaks.study.code_digest import code_digest, code_module
+from trl_weaks.study.files import file_digest
 
 ROWS = (  # there anyway
     *("ceiling", "strong_on_a", "untrained", "few_shot", "joint_answer", "cdpo"),
@@ -108,21 +109,27 @@ class Method:
     def custom_loss(self) -> Callable[..., Any] | None:
         return self.loss if callable(self.loss) else None
 
-    def spec(self) -> dict[str, Any]:
-        """What a stage's key needs to know: the values, and the source of what is code."""
+    def spec(self, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What a stage's key needs to know: the values, and the digest of what is code.
+
+        Args:
+            settings: of the student's trainer, which the key knows; what they name may be the user's code.
+        """
         code = {
             name: code_digest(getattr(self, name)) for name in ("transform", "loss") if callable(getattr(self, name))
         }
         plain = {name: getattr(self, name) for name in ("name", "labels", "aggregator")}
         loss = {"loss": self.loss} if isinstance(self.loss, str) else {}
         loss |= {"after": self.after} if self.after else {}
-        code |= {f"{name}, registered": digest for name, digest in self._registered()}
+        code |= {f"{name}, registered": digest for name, digest in self._registered(settings or {})}
         return plain | loss | code | {"settings": dict(self.settings), "supervisors": list(self.supervisors)}
 
-    def _registered(self) -> Iterator[tuple[str, str]]:
+    def _registered(self, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """What the user registered under the names that this method uses: its code counts as the method's own."""
-        aggregator = self.aggregator or self.labels
-        for registry, name in ((LOSSES, self.loss), (AGGREGATORS, aggregator), (COMPLETION_AGGREGATORS, aggregator)):
+        named = self.over(settings)
+        loss, pooling = named.get("weak_loss"), self.aggregator or named.get("pooling")
+        aggregators = [(AGGREGATORS, pooling), (COMPLETION_AGGREGATORS, self.aggregator or self.labels)]
+        for registry, name in ((LOSSES, loss), *aggregators):
             found = registry.get(name, None) if isinstance(name, str) else None
             if found is not None and not code_module(found).startswith("trl_weaks."):
                 yield name, code_digest(found)
@@ -237,7 +244,7 @@ def _read_methods(path: str) -> list[Method]:
 
 
 def load_module(path: Path) -> Any:
-    """A user's file as a module; loaded once.
+    """A user's file as a module; run again where its text has changed. It finds modules that lie beside it.
 
     Raises:
         FileNotFoundError: no such file.
@@ -246,15 +253,18 @@ def load_module(path: Path) -> Any:
     path = path.resolve()
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
-    name = f"trl_weaks_user_{path.stem}"
+    name, digest = f"trl_weaks_user_{path.stem}", file_digest(path)
     known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == str(path):
+    if getattr(known, "__file__", None) == str(path) and getattr(known, "trl_weaks_digest", None) == digest:
         return known
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
+    module.trl_weaks_digest = digest
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))  # bytecode of old text may lie beside it
     except Exception as error:
         del sys.modules[name]
         raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error

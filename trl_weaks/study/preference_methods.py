@@ -51,8 +51,8 @@ class PreferenceMethod(Method):
         own = {"preference_loss": self.loss} if self.loss else {}
         return dict(settings) | own | dict(self.settings)
 
-    def spec(self) -> dict[str, Any]:
-        return super().spec() | {"start": self.start}
+    def spec(self, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return super().spec(settings) | {"start": self.start}
 
 
 def preference_field(start: str) -> list[PreferenceMethod]:

@@ -206,7 +206,11 @@ class SeedRun(ABC):
 
     def _student(self, method: Method, labels: Stage, before: Stage | None = None) -> Stage:
         settings = dict(self.config.student_training or {})
-        spec = self.common() | {"method": method.spec(), "training": settings, "student": self._student_identity()}
+        spec = self.common() | {
+            "method": method.spec(settings),
+            "training": settings,
+            "student": self._student_identity(),
+        }
         folder = self.root / "students" / method.name
         name = f"student, {method.label}"
         after = self._on_base(labels, *([before] if before else []))
