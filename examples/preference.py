@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, load_dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config
 
 from trl_weaks import (
@@ -45,7 +45,7 @@ from trl_weaks.study.data.grammar import load_splits, slot_types
 from trl_weaks.study.data.prompts import FILLER_LEAD, build_prompt
 from trl_weaks.study.data.rows import task_rows
 from trl_weaks.study.data.targets import decode_slots
-from trl_weaks.study.models.tiny import build_model, train_tokenizer
+from trl_weaks.study.models import shipped
 
 ON_CPU = {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False, "gradient_checkpointing": False}
 
@@ -58,20 +58,20 @@ class ExampleArguments:
     dataset_train_split: str = field(default="train", metadata={"help": "Its split to train on."})
     prompts: int = field(default=100, metadata={"help": "Offline: prompts to make pairs from."})
     gold_rows: int = field(default=400, metadata={"help": "Offline: gold rows that the supervisors learn from."})
-    epochs: int = field(default=10, metadata={"help": "Offline: epochs on the gold rows."})
+    epochs: int = field(default=6, metadata={"help": "Offline: epochs on the gold rows."})
     num_candidates: int = field(default=5, metadata={"help": "Offline: the student's answers to each prompt."})
 
 
-def fine_tuned(
-    kind: str, hidden: int, rows: list[dict], epochs: int, folder: Path
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A tiny model from a config, trained on gold rows with stock TRL: stands for a checkpoint of your own."""
-    tokenizer = train_tokenizer(kind, [row["prompt"] + row["completion"] for row in rows], vocab_size=600)
-    model = build_model(kind, tokenizer, hidden_size=hidden, layers=2, heads=2, max_length=160, seed=0)
+def fine_tuned(name: str, rows: list[dict], epochs: int, folder: Path) -> WeakSupervisor:
+    """A tiny pre-trained model of the package, trained on gold with stock TRL: stands for a checkpoint of yours."""
+    model = AutoModelForCausalLM.from_pretrained(shipped.FOLDER / name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(shipped.FOLDER / name)
     args = SFTConfig(
-        output_dir=str(folder / kind),
+        output_dir=str(folder / name),
         num_train_epochs=epochs,
-        learning_rate=2e-3,
+        learning_rate=5e-3,
+        warmup_steps=20,
+        adam_beta2=0.98,
         per_device_train_batch_size=16,
         save_strategy="no",
         report_to="none",
@@ -80,7 +80,7 @@ def fine_tuned(
         **ON_CPU,
     )
     SFTTrainer(model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer).train()
-    return model, tokenizer
+    return WeakSupervisor(model, tokenizer, name=name)
 
 
 def offline_pairs(example: ExampleArguments, folder: Path) -> tuple[WeakSupervisor, Dataset]:
@@ -89,11 +89,9 @@ def offline_pairs(example: ExampleArguments, folder: Path) -> tuple[WeakSupervis
     prompt = build_prompt("short", slot_types())
     gold, asked = (task_rows(half, prompt, FILLER_LEAD["short"]) for half in (splits.half_a, splits.half_b))
     asked = Dataset.from_list(asked)
-    supervisors = [
-        WeakSupervisor(*fine_tuned(kind, 64, gold, example.epochs, folder), name=kind)
-        for kind in ("gpt2", "opt", "gpt_neox")
-    ]
-    student = WeakSupervisor(*fine_tuned("llama", 96, gold, example.epochs, folder), name="student")
+    *supervisors, student = (
+        fine_tuned(name, gold, example.epochs, folder) for name in ("gpt2", "opt", "gpt_neox", "student")
+    )
     pairs = build_preferences(
         student,
         WeakEnsemble(supervisors),
