@@ -29,12 +29,15 @@ _OF_SLOTS = (
     "naive_aux naive bayesian naive joint naive naive naive_hard cdpo bayesian_aux naive single_gpt2 naive single_opt "
     "naive single_gpt_neox naive gpt2 naive opt naive gpt_neox"
 )
-_ANNOTATED = "--seeds 0 --num_gold 300 --num_weak 1000 --num_test 1000 --methods naive annotators"
+_SMALL = "--preset pretrained --seeds 0 --num_gold 300 --num_weak 1000 --num_test 1000 --methods naive"
+_TRUSTED = f"{_SMALL} trusted --compare trusted naive trusted mean_vote"
 STUDIES = {  # name of the results: what `trl-weaks study` gets beside the data
     "scenario_minilm": f"classification --preset pretrained --seeds 0 1 2 --compare {_OF_CLASSES}",
     "intent_minilm": f"classification:intent --preset pretrained --seeds 0 1 2 3 4 5 6 7 8 9 --compare {_OF_CLASSES}",
-    "annotators_scenario_minilm_seed0": f"classification:scenario --preset pretrained {_ANNOTATED}",
-    "annotators_intent_minilm_seed0": f"classification:intent --preset pretrained {_ANNOTATED}",
+    "annotators_scenario_minilm_seed0": f"classification:scenario {_SMALL} annotators",
+    "annotators_intent_minilm_seed0": f"classification:intent {_SMALL} annotators",
+    "trusted_scenario_minilm_seed0": f"classification:scenario {_TRUSTED}",
+    "trusted_intent_minilm_seed0": f"classification:intent {_TRUSTED}",
     "slots_smollm2": "slot_filling --preset pretrained --num_test 600 --seeds 0 1 2 "
     f"--methods headline naive_aux bayesian naive_hard --compare {_OF_SLOTS}",
 }

@@ -84,7 +84,14 @@ def test_a_study_without_its_data_is_refused_with_what_to_do(make, monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    "name", ["scenario_minilm", "annotators_intent_minilm_seed0", "intent_minilm", "slots_smollm2"]
+    "name",
+    [
+        "scenario_minilm",
+        "annotators_intent_minilm_seed0",
+        "trusted_scenario_minilm_seed0",
+        "intent_minilm",
+        "slots_smollm2",
+    ],
 )
 def test_a_study_is_run_with_the_command_that_its_results_name(name, make, monkeypatch, tmp_path):
     """What `--run` starts, and what it says it started; and where there are results, that these came of the same."""
