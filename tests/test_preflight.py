@@ -1,6 +1,9 @@
 """`trl-weaks preflight` with tiny models: the numbers are those of the diagnostics, and bad input is named."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +67,19 @@ def test_classifiers_with_gold(folder, capsys):
         assert row["student_error_bound"] == pytest.approx(row["weak_error"] - row["misfit"], rel=1e-9)
         assert row["kernel_score"] == pytest.approx(kernel_score(states, weak.hidden_states(PROMPTS)), rel=1e-4)
         assert row["accuracy"] == pytest.approx((taught.argmax(1) == LABELS).mean())
+
+
+def test_the_printed_command_runs(folder, monkeypatch, capsys):
+    """That of the page, on models under the names that it prints."""
+    page = Path(__file__).resolve().parents[1] / "docs" / "howto" / "look.md"
+    (line,) = re.findall(r"^trl-weaks (preflight .*)$", page.read_text(encoding="utf-8"), re.M)
+    for name, there in (("small-a", "a"), ("small-b", "b"), ("large", "student")):
+        (folder / name).symlink_to(folder / there, target_is_directory=True)
+    monkeypatch.chdir(folder)
+    main(shlex.split(line))
+    (found,) = [json.loads(Path("found.json").read_text())["pairs"]]
+    assert {row["supervisor"] for row in found} == {"small-a", "small-b"}
+    assert capsys.readouterr().out.count("small-") == 2
 
 
 def test_a_language_model_as_a_student_of_classifiers(folder, capsys):

@@ -101,7 +101,7 @@ def test_reverse_kl_pools_geometrically():
     torch.testing.assert_close(logits.softmax(-1)[0].detach(), mean / mean.sum(), atol=1e-6, rtol=0)
 
 
-# What public code gives on these logits and weak probabilities of class 1, run once in float32: the mean over the rows,
+# What public code gives on these logits and weak probabilities of class 1, run once in float32: the mean over the rows
 # and its gradient to the logits of class 0. OpenAI is openai/weak-to-strong at 15a0fab, w2s EleutherAI/w2s at 059b316,
 # vision ggjy/vision_weak_to_strong at fa5b811 (whose distance is a KL, less by the label's entropy: no gradient).
 PUBLIC_LOGITS = torch.tensor([[0.3, 0.1], [2.0, -1.0], [-0.2, 0.2], [0.0, 0.5], [-3.0, 1.0], [0.1, 0.7]])
@@ -111,7 +111,8 @@ PUBLIC = {
         ProductLoss(), 0.679763854, [-0.04671, 0.0436677, 0.0154091, -0.025364, -0.0205879, 0.038949]
     ),
     "OpenAI, product_loss_fn(2, 0.5)": (
-        ProductLoss(2.0, 0.5), 1.517685413, [-0.0661068, 0.1500243, 0.0224191, -0.0585279, -0.1497362, 0.0516819]
+        ProductLoss(2.0, 0.5), 1.517685413,
+        [-0.0661068, 0.1500243, 0.0224191, -0.0585279, -0.1497362, 0.0516819]
     ),
     "OpenAI, logconf_loss_fn": (
         AuxiliaryConfidence(NaiveLoss(), 0.5, 0.1, "balanced"), 0.960326135,
@@ -121,7 +122,7 @@ PUBLIC = {
         AdaptiveConfidence(), 1.136613965, [-0.058361, 0.1417248, 0.0335521, -0.0162746, -0.146952, 0.0423906]
     ),
     "w2s, confidence_window_loss": (ConfidenceWindow(), 0.4446198642, None),
-    "w2s, entropy": (Entropy(0.5, rise=0.0), 0.999172509, None),  # its gradient lacks that of the entropy: a known bug
+    "w2s, entropy": (Entropy(0.5, rise=0.0), 0.999172509, None),  # without the entropy's own gradient: a known bug
 }  # fmt: skip
 
 
