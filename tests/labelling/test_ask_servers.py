@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("openai")
 
-from scripted_server import SECRET, chat
+from scripted_server import BROKEN, SECRET, chat, choice
 
 import trl_weaks.labelling.sources.ask_servers as ask_module
 from trl_weaks.labelling.sources.ask_servers import ask_servers
@@ -51,40 +51,6 @@ def test_samples_measure_what_has_no_log_probabilities(serve):
     (row,) = labels_from_completions(EXAMPLES[:1], ask_servers([supervisor], EXAMPLES[:1]))
     assert (row["completion"], row["confidence_source"]) == ("jazz", ["samples"])
     assert math.exp(math.fsum(row["weak_logps"][0])) == pytest.approx(0.75)
-
-
-def choice(**changes) -> dict:
-    made = chat()
-    return made | {"choices": [made["choices"][0] | changes]}
-
-
-BROKEN = {
-    "busy": (429, {"error": {"message": "slow down"}}, {"retry-after": "7"}),
-    "busy until a date": (429, b"", {"retry-after": "Wed, 21 Oct 2037 07:28:00 GMT"}),
-    "failing": (500, {"error": {"message": "oops"}}),
-    "behind a proxy": (502, b"<html>Bad Gateway</html>", {"content-type": "text/html"}),
-    "overloaded": (503, b""),
-    "timed out": (408, b""),
-    "half a JSON": (200, b'{"id": "1", "choices": [{"index"'),
-    "no JSON": (200, b"<html>hello</html>"),
-    "no UTF-8": (200, b'{"choices": "\xff\xfe"}'),
-    "nothing": (200, b""),
-    "a stream": (200, b'data: {"choices": []}\n\ndata: [DONE]\n\n'),
-    "an error that says it is none": (200, {"error": {"message": f"no {SECRET}", "code": 500}}),
-    "another shape": (200, {"hello": 1}),
-    "a list": (200, [chat()]),
-    "no choices": (200, chat() | {"choices": []}),
-    "choices that are none": (200, chat() | {"choices": None}),
-    "choices that are text": (200, chat() | {"choices": "jazz"}),
-    "an empty choice": (200, chat() | {"choices": [None]}),
-    "no message": (200, choice(message=None)),
-    "a message that is text": (200, choice(message="jazz")),
-    "parts of a text": (200, chat([{"type": "text", "text": "jazz"}])),
-    "half a character": (200, chat("jazz \ud83d")),
-    "usage that is no number": (200, chat() | {"usage": {"prompt_tokens": "many", "completion_tokens": 1}}),
-    "gone": "gone",
-    "cut in the middle": "cut",
-}
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -8,7 +8,7 @@ import pytest
 from datasets import load_from_disk
 
 pytest.importorskip("openai")
-from scripted_server import SECRET, chat
+from scripted_server import BROKEN, SECRET, chat
 
 from trl_weaks.cli import main
 
@@ -112,6 +112,56 @@ def test_local_models_and_servers_share_rows_and_weights(serve, label, local, tm
         assert ours["completion"] == alone[example]["completion"] and ours["weak_weights"] == [0.25]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| small | 0.25 | gpt2 (local) |" in card and "| m | 0.75 | m, behind a server | 3 | rescored (3) |" in card
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_server_that_breaks_ends_with_one_line_and_the_same_command_goes_on(
+    serve, label, tmp_path, capfd, caplog, kind
+):
+    """The second of three prompts gets no answer, until the server is mended."""
+    broken = True
+    server = serve(lambda body, n: BROKEN[kind] if broken and "rock" in str(body["messages"]) else (200, chat()))
+    arguments = ("--supervisors", f"{server.url}#m", "--concurrency", "1", "--retries", "1")
+    with pytest.raises(SystemExit, match=r"^trl-weaks: error: .*'m': http.* failed 2 times, .*stored") as ended:
+        label(*arguments)
+    assert "\n" not in str(ended.value)
+    assert not (tmp_path / "out" / "dataset").exists() and server.seen == {"play jazz": 1, "play rock": 2}
+    broken = False
+    assert label(*arguments)["completion"][:] == ["jazz"] * 3
+    assert server.seen == {"play jazz": 1, "play rock": 3, "play pop": 1}
+    said = str(ended.value) + "".join(capfd.readouterr()) + caplog.text
+    assert SECRET not in said and SECRET.encode() not in files(tmp_path / "out")
+
+
+UNLISTED = {kind: (answer, "does not say .* name the model, http:.*#model") for kind, answer in BROKEN.items()}
+UNLISTED |= {
+    "there is no list": ((404, b""), r"does not say which models it has \(status 404\).*#model"),
+    "the key is refused": ((401, {"error": {"message": f"bad key {SECRET}"}}), r"bad key \*\*\*; set OPENAI_API_KEY"),
+}
+
+
+@pytest.mark.parametrize("kind", UNLISTED)
+def test_a_server_that_does_not_say_its_models(serve, label, capfd, kind):
+    listing, message = UNLISTED[kind]
+    server = serve(listing=listing)
+    with pytest.raises(SystemExit, match=f"^trl-weaks: error: http://127.0.0.1.* {message}") as ended:
+        label("--supervisors", server.url)
+    assert {path for path, _, _ in server.requests} == {"/v1/models"} and "\n" not in str(ended.value)
+    assert SECRET not in str(ended.value) + "".join(capfd.readouterr())
+
+
+def test_a_server_that_dies_between_local_models_loses_nothing(serve, label, local, tmp_path):
+    """Servers are asked before the local models are loaded: the run ends early, and what two servers said is kept."""
+    alive = True
+    whole, dies = serve(), serve(lambda body, n: (200, chat("rock", ())) if alive else "gone")
+    arguments = ("--supervisors", local, f"{whole.url}#whole", f"{dies.url}#dies", "--retries", "0")
+    alive = False
+    with pytest.raises(SystemExit, match="'dies': http.* failed 1 times, last with APIConnectionError"):
+        label(*arguments)
+    assert len(whole.requests) == 3 and not (tmp_path / "out" / "local").exists()
+    alive = True
+    labels = label(*arguments)
+    assert len(whole.requests) == 3 and {n for names in labels["weak_supervisors"] for n in names} >= {"whole", "dies"}
 
 
 @pytest.mark.parametrize("unfinished, finished", [("no_eos", [False] * 3), ("keep", [True] * 3), ("drop", None)])

@@ -137,8 +137,8 @@ class ServerSupervisor:
             settings: as for the class.
 
         Raises:
-            ValueError: as the class; or the server has several models, or none.
-            ServerError: it was asked, and did not say.
+            ValueError: as the class; or the server has several models.
+            ServerError: it was asked, and refused the key or did not say.
         """
         base_url, _, model = url.partition("#")
         server = cls(base_url, model or "?", name, **settings)
@@ -151,14 +151,20 @@ class ServerSupervisor:
         openai = _openai()
         try:
             models = [model.id for model in self._client.models.list(extra_headers=self._key())]
-        except openai.APIStatusError as error:
+            reason = "its list is empty, or none"
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise ServerError(self._refused(error)) from None  # the request holds the key
         except (openai.APIError, AttributeError, TypeError, ValueError) as error:
+            models, reason = (
+                [],
+                f"status {error.status_code}" if hasattr(error, "status_code") else type(error).__name__,
+            )
+        if not models:
             raise ServerError(
-                f"{self.base_url} does not say which models it has ({type(error).__name__}): start it, check the "
-                f"address, or name the model, {self.base_url}#model."
-            ) from None
-        if len(models) != 1:
+                f"{self.base_url} does not say which models it has ({reason}): start it, check the address, or name "
+                f"the model, {self.base_url}#model."
+            )
+        if len(models) > 1:
             raise ValueError(f"{self.base_url} has the models {models}; choose one, {self.base_url}#model.")
         return models[0]
 
@@ -182,7 +188,9 @@ class ServerSupervisor:
                 return self._read(self._request(prompt, sample))
             except openai.APIStatusError as error:
                 if error.status_code not in (408, 409, 429) and error.status_code < 500:
-                    raise ServerError(self._refused(error)) from None  # the request holds the key
+                    raise ServerError(
+                        f"supervisor {self.name!r}: {self._refused(error)}"
+                    ) from None  # it holds the key
                 wait, reason = self._asked_wait(error, wait), f"status {error.status_code}"
             except openai.APIConnectionError as error:  # a time-out is one of them
                 reason = f"{type(error).__name__}"
@@ -267,7 +275,7 @@ class ServerSupervisor:
         hint = {401: f"set {self.api_key_env}", 403: f"check {self.api_key_env}", 404: "check base_url and model"}
         remedy = hint.get(error.status_code, "check the settings that it names")
         said = f"{error.status_code}: {self._without_key(detail)}"
-        return f"supervisor {self.name!r}: {self.base_url} refuses with {said}; {remedy}."
+        return f"{self.base_url} refuses with {said}; {remedy}."
 
     def _without_key(self, text: str) -> str:
         key = os.environ.get(self.api_key_env)
