@@ -76,3 +76,17 @@ def test_what_a_benchmark_takes_from_the_package_exists(script):
             lacking = [one.name for one in node.names if not hasattr(module, one.name)]
             lacking = [name for name in lacking if importlib.util.find_spec(f"{node.module}.{name}") is None]
             assert not lacking, f"{script.name}, line {node.lineno}: {node.module} has no {lacking}"
+
+
+def test_a_row_of_the_field_is_charged_with_what_the_naive_student_does_not_need(load):
+    def stage(*after):
+        return type("Stage", (), {"after": after})()
+
+    base, votes = stage(), stage()
+    naive, half = stage(base, votes), stage(base, votes)
+    own = stage(votes)  # labels of one row
+    students = {"naive": naive, "surer_half": half, "two_stage": stage(half, base), "mbr": stage(own, base)}
+    seconds = {base: 100.0, votes: 50.0, naive: 8.0, half: 4.0, own: 2.0, students["two_stage"]: 6.0,
+               students["mbr"]: 8.0}  # fmt: skip
+    found = load("field_cost").ratios(students, seconds)
+    assert found == {"naive": 1.0, "surer_half": 0.5, "two_stage": 1.25, "mbr": 1.25}
