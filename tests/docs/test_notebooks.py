@@ -6,11 +6,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "notebooks"
-LONG = {"own_task_and_method"}  # a whole study
-NOTEBOOKS = [
-    pytest.param(path, marks=[pytest.mark.slow] if path.stem in LONG else [], id=path.stem)
-    for path in sorted(FOLDER.glob("*.ipynb"))
-]
+NOTEBOOKS = [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob("*.ipynb"))]
 nbformat = pytest.importorskip("nbformat")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 HERE = Path(__file__).parent
+KNOWN = ("https://arxiv.org/abs/", "https://huggingface.co/papers/", "https://github.com/huggingface/")
 TOKEN = "hf_SecretSecretSecretSecretSecret1234"
 
 
@@ -86,6 +88,20 @@ def test_the_labels_card_says_what_each_column_is(pushed):
     assert text.count('load_dataset("me/labels", "people", split="train")') == 1
     assert text.count("## Labels `people`") == 1 and text.count("## Labels `one`") == 1
     assert '"completion": " yes"' in text or '"completion": " no"' in text
+
+
+def test_links_of_cards_lead_to_what_was_pushed_or_to_pages_that_are_there(pushed):
+    hub, _, _ = pushed
+    seen = set()
+    for repository, files in hub.repositories.items():
+        text = files["README.md"].decode()
+        links = set(re.findall(r"\]\(([^)]+)\)|\b(https?://[^\s)<>\"'`]+)", text))
+        for link in filter(None, (one or other for one, other in links)):
+            place = link.removeprefix("https://huggingface.co/")
+            here = place if place.startswith("datasets/") else f"models/{place}"
+            assert link.startswith(KNOWN) or here in hub.repositories, f"{repository}: {link}"
+            seen.add(link)
+    assert len(seen) > 2
 
 
 def test_a_study_comes_back_with_its_numbers(pushed):
