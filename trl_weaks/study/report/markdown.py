@@ -69,22 +69,24 @@ def _scores(results: Mapping[str, Any], measure: Measure) -> str:
 
 
 def _floor(results: Mapping[str, Any], measure: Measure) -> str:
-    """That there was nothing to recover or to recover with, and what to change."""
-    if not results["at_floor"]:
-        return ""
+    """Who knows nothing, what that makes of PGR, and what to change."""
     rows = {**results["weak"], **results["methods"]}
-    names = ", ".join(rows[name]["label"] for name in results["at_floor"])
+    roles = {rows[name]["role"] for name in results["at_floor"]}
+    if not roles:
+        return ""
+    names = "; ".join(rows[name]["label"] for name in results["at_floor"])
     level = "always naming the most frequent class" if results["floor"] else "answering nothing right"
-    text = (
-        f"**At the floor.** No better than {level} ({measure.title} {results['floor']:.4f}): {names}. A PGR between "
-        "such numbers says nothing, and near 0 it does not say that the methods fail."
-    )
-    if any(name in results["weak"] for name in results["at_floor"]):
+    text = f"**At the floor.** No better than {level} ({measure.title} {results['floor']:.4f}): {names}."
+    if roles & {"weak", "ceiling"}:
+        text += (
+            " A PGR that starts or ends there says nothing: a student may have one without having learned anything."
+        )
+    if "weak" in roles:
         text += (
             " What helps the supervisors: more gold (`num_gold`), more epochs (`weak_training`), models that were "
             "pre-trained (`weak_models`)."
         )
-    if any(name not in results["weak"] for name in results["at_floor"]):
+    if roles & {"method", "ceiling"}:
         text += (
             " What helps the student and its ceiling: more examples to be labelled (`num_weak`), more epochs "
             "(`student_training`), a model that was pre-trained (`student_model`)."

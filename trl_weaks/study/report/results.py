@@ -91,19 +91,17 @@ NOTHING = 0.01  # a score below is as good as none: fewer than one example in a 
 
 
 def at_floor(results: Mapping[str, Any], floor: float = 0.0) -> list[str]:
-    """Supervisors and ceiling that no score tells from knowing nothing: there PGR has nothing to measure.
+    """Supervisors, students and ceiling that no score tells from knowing nothing; PGR measures nothing between them.
 
     Args:
         results: from [`score_systems`].
         floor: what is scored without knowing anything, such as the share of the largest class; 0 where only an answer
             that is right scores.
     """
-    key, methods = results["measure"], results["methods"]
-    ceiling = {name: row for name, row in methods.items() if row["role"] == "ceiling"}
-    found = []
-    for name, row in {**results["weak"], **ceiling}.items():
+    key, found = results["measure"], []
+    for name, row in {**results["weak"], **results["methods"]}.items():
         nothing = row[f"{key}_interval"][0] <= floor if floor else 0 <= row[key] < NOTHING
-        found += [name] if nothing else []
+        found += [name] if nothing and row["role"] != "baseline" else []
     return found
 
 
