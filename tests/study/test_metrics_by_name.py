@@ -1,5 +1,8 @@
 """Scores of one answer by name: against plain counts, and refused by name."""
 
+import sys
+
+import numpy as np
 import pytest
 
 from trl_weaks.study.tasks.metrics import metric_by_name
@@ -35,9 +38,25 @@ def test_exact_match_and_functions_of_ones_own(tmp_path):
     [
         ("operator:nothing", "operator has no function 'nothing'"),
         ("no.module:f", "there is no module 'no.module'"),
+        ("mine.py", "name the function as well, mine.py:function"),
+        ("broken_module:f", "broken_module cannot be imported: ZeroDivisionError"),
+        ("nowhere.py:f", "no such file: .*nowhere.py"),
         ("exact_macth", "'exact_macth' is neither exact_match"),
     ],
 )
-def test_an_unknown_metric_is_named(name, message):
+def test_an_unknown_metric_is_named(name, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a module is looked for where the command is given
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "broken_module.py").write_text("1 / 0\n")
     with pytest.raises(ValueError, match=message):
         metric_by_name(name)
+
+
+def test_numbers_of_any_library_are_scores_and_what_is_none_stands_beside_them(tmp_path, monkeypatch):
+    class Loaded:
+        def compute(self, predictions, references):
+            assert predictions == ["a"] and references == ["b"]
+            return {"f1": np.float32(0.5), "precisions": [1.0], "note": "x", "count": np.int64(3), "none": None}
+
+    monkeypatch.setattr("evaluate.load", lambda name: Loaded())
+    assert metric_by_name("mine")("a", "b") == {"f1": 0.5, "count": 3.0}

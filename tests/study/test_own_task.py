@@ -20,15 +20,16 @@ from trl_weaks.study.config import ClassificationConfig, ClassStudyConfig, Compl
 from trl_weaks.study.field_methods import OF_THE_PAPER, class_field, completion_field, field_comparisons
 from trl_weaks.study.methods import choose_methods
 from trl_weaks.study.pipeline import completions
+from trl_weaks.study.pipeline.check_settings import try_method
 from trl_weaks.study.pipeline.completions import _labels_of as labels_of
 from trl_weaks.study.pipeline.label_views import transformed
 from trl_weaks.study.pipeline.refined_labels import ANSWERS, COUNTED, HALVES, Refinement, refined_folder
 from trl_weaks.study.pipeline.room import check_room
 from trl_weaks.study.pipeline.run import KINDS, claim, in_own_folder, leave_out_refused, optional_rows, seed_runs
 from trl_weaks.study.report.results import score_systems
-from trl_weaks.study.table_config import CompletionTableConfig
+from trl_weaks.study.table_config import ClassTableConfig, CompletionTableConfig
 from trl_weaks.study.tasks.checks import check_splits, measure_of
-from trl_weaks.study.tasks.table import CompletionTable
+from trl_weaks.study.tasks.table import ClassTable, CompletionTable
 from trl_weaks.supervisors.classifier import WeakClassifier
 
 SIZE = {"vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 64}
@@ -270,6 +271,33 @@ class ByTheSeed(Sums):
         (Changed(), {"compare": ["naive", "naive"]}, "the row 'naive' is compared with itself"),
         (Changed(score=lambda c, e: {}), {}, "it has no score"),
         (Changed(score=lambda c, e: dict.fromkeys("ab"[: 1 + bool(c)], 1.0)), {}, "the answer '': 1 scores, where"),
+        (
+            Changed(score=lambda c, e: {"m": 1.0, "pgr": 0.5}),
+            {},
+            "a score cannot be called 'pgr', as every row has an",
+        ),
+        (Changed(score=lambda c, e: {"m": 1.0, "m_interval": 0.5}), {}, "a score cannot be called 'm_interval'"),
+        (Changed(score=lambda c, e: {1: 1.0}), {}, "the name 1 of a score is no text"),
+        (
+            Changed(score=lambda c, e: {"m": {}["x"]}),
+            {},
+            "example '6-6', the answer '12': `score` raised KeyError.'x'",
+        ),
+        (
+            Changed(score=lambda c, e: {"m": 1 / len(c)}),
+            {},
+            "example '6-6', the answer '': `score` raised ZeroDivision",
+        ),
+        (
+            Changed(score=lambda c, e: {"wer": float(c != str(e.target))}),
+            {},
+            "the headline score 'wer' is 0 for gold answers and 1 for empty ones. Higher must be better",
+        ),
+        (
+            Changed(lambda s: replace(s, half_b=[*s.half_b, Example("x", "z"), Example("y", "zz")])),
+            {},
+            "25 of the 27 examples of `half_b` have gold, and 'x' has none. The ceiling needs all",
+        ),
         (Changed(completion=lambda e: 5), {}, "its completion is 5; it must be text"),
         (Changed(), {"num_gold": 0}, "`num_gold` must be a whole number, at least 1; got 0"),
         (Changed(), {"num_test": -5}, "`num_test` must be a whole number, at least 1; got -5"),
@@ -397,6 +425,17 @@ def test_a_task_that_cannot_be_used_is_named_before_any_training(task, settings,
             "METHODS = [Method('a', settings={'gama_max': 0})]",
             "method 'a' has an unknown setting 'gama_max'. Did you mean 'gamma_max'",
         ),
+        ("METHODS = [Method('a', supervisors=('gpt2', 'gpt2'))]", "`supervisors` names one twice"),
+        ("METHODS = [Method('a', 'Same'), Method('b', 'Same')]", "the methods 'a' and 'b' have one label, 'Same'"),
+        (
+            "METHODS = [Method('a', labels='joint', aggregator='mbr')]",
+            "`labels='joint'` and `aggregator='mbr'` decide",
+        ),
+        ("METHODS = [Method('a', transform=lambda: 1)]", "'a': `transform` is called with .labels.: too many pos"),
+        ("METHODS = [Method('a', transform=lambda x: x, after='naive')]", "called with .labels, trained.: too many"),
+        ("METHODS = [Method('a', loss=lambda x, y: x)]", "method 'a': `loss` raised TypeError.* for logits .4, 7."),
+        ("METHODS = [Method('a', loss=lambda x, y, p: x.sum())]", "must return one number per row, shape .4,."),
+        ("METHODS = [Method('a', loss=lambda x, y, p: x.sum(-1) / 0)]", "it must give finite numbers"),
         ("1 / 0", "cannot be run: ZeroDivisionError"),
     ],
 )
@@ -405,6 +444,60 @@ def test_a_file_of_methods_that_cannot_be_used_is_named(text, message, tmp_path)
     path.write_text(f"from trl_weaks.study import Method\n{text}\n")
     with pytest.raises(ValueError, match=message):
         run_study(Sums(), ["naive", str(path)], "tiny", tmp_path / "run", **COMPLETIONS)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        (
+            Method("a", labels="trusted"),
+            {},
+            "`labels='trusted'` learns from the gold of the validation split, which has",
+        ),
+        (Method("a", labels="boosted"), {}, "`labels='boosted'` learns from the gold"),
+        (Method("a"), {"calibrate": True}, "`calibrate=True` learns from the gold"),
+        (Method("a", loss=lambda x, y, p: (x * torch.ones(3)).sum(-1)), {}, "`loss` raised RuntimeError.* .4, 2."),
+    ],
+)
+def test_what_classes_need_is_asked_before_any_training(method, settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        run_study(Parity(), [method], "tiny", tmp_path, **SMALL | CAPS | {"num_validation": 0} | settings)
+
+
+def test_a_loss_that_is_tried_keeps_its_state_and_may_be_for_one_vocabulary(tmp_path):
+    class Counts:
+        calls = 0
+        linear_in_targets = False
+
+        def __call__(self, logits, targets, progress):
+            self.calls += 1
+            return (logits * torch.ones(400)).sum(-1)
+
+    loss = Counts()
+    try_method(Method("a", loss=loss, transform=len), Sums())
+    assert loss.calls == 0
+
+
+def test_a_student_with_broken_weights_is_not_scored(tmp_path):
+    """Its answers would be scored like any other's; the loss is finite where it is tried."""
+
+    def breaks(logits, targets, progress):
+        return (logits - targets).sum(-1) * (math.nan if len(logits) > 4 else 1.0)
+
+    settings = COMPLETIONS | CAPS | {"student_model": "tiny:llama", "stages": ["weak", "label", "student"]}
+    with pytest.raises(ValueError, match="a: after training the model has weights that are no finite numbers"):
+        run_study(Sums(), [Method("a", loss=breaks, settings={"gamma_max": 0.0})], None, tmp_path, **settings)
+
+
+def test_supervisors_get_names_that_no_row_has(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def names(*models):
+        return CompletionStudyConfig(weak_models=models, student_model="x").supervisor_names
+
+    assert names("runs/student", "b") == ["student_1", "b_2"] and names("me/ceiling", "b") == ["ceiling_1", "b_2"]
+    assert names(".", "..") == [tmp_path.name.lower(), tmp_path.parent.name.lower()]
+    assert names("me/A", "tiny:opt") == ["a", "opt"]
 
 
 def test_methods_that_are_no_list_are_refused_and_models_may_be_paths(tmp_path):
@@ -861,3 +954,74 @@ def test_gold_of_a_table_is_text_a_number_or_messages(tmp_path):
         ValueError, match=r"--test_file .*, row 0: column 'completion' holds .'a': 1.; a gold answer is"
     ):
         CompletionTable(config).splits(0)
+
+
+TABLE = {
+    "train": [{"text": f"a {n}", "label": "xy"[n % 2]} for n in range(20)],
+    "unlabelled": [{"text": f"b {n}"} for n in range(4)],
+    "test": [{"text": f"c {n}", "label": "xy"[n % 2]} for n in range(4)],
+}
+ASKED = {
+    part: [{"prompt": row["text"]} | ({"completion": row["label"]} if "label" in row else {}) for row in rows]
+    for part, rows in TABLE.items()
+}
+
+
+def table(folder, rows, kind, **settings):
+    for name, lines in rows.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    files = {f"{name}_file": str(folder / f"{name}.jsonl") for name in rows}
+    if kind is ASKED:
+        return CompletionTable(CompletionTableConfig(**files, **settings))
+    return ClassTable(ClassTableConfig(**files, **settings))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "settings", "message"),
+    [
+        (
+            ASKED,
+            {"train": [{"prompt": 5, "completion": "x"}]},
+            {},
+            "row 0: column 'prompt' holds 5; it must be text, or a",
+        ),
+        (
+            ASKED,
+            {"train": [{"prompt": ["a"], "completion": "x"}]},
+            {},
+            "'prompt' holds .'a'.; it must be text, or a list",
+        ),
+        (
+            ASKED,
+            {"test": [{"prompt": "a", "completion": 7.0}, {"prompt": "b", "completion": 7}]},
+            {},
+            "like 7.0, and li",
+        ),
+        (
+            TABLE,
+            {"test": [{"text": 5, "label": "x"}]},
+            {},
+            "--test_file .*, row 0: column 'text' holds 5; it must be te",
+        ),
+        (TABLE, {"test": [{"text": "d", "label": [{"content": "x"}]}]}, {}, "a gold answer is text, a number."),
+        (
+            TABLE,
+            {"train": [{"text": f"e {n}", "label": "x "} for n in range(9)] + TABLE["train"]},
+            {},
+            "white space alone",
+        ),
+        (TABLE, {}, {"id_column": "key"}, "row 0: column 'key' .--id_column. is empty or missing; it has text, label"),
+    ],
+)
+def test_tables_that_would_be_read_wrong_are_named(kind, change, settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        found = table(tmp_path, kind | change, kind, **settings)
+        found.splits(0)
+        _ = found.classes if kind is TABLE else None
+
+
+def test_a_class_whose_only_row_is_held_out_is_a_class(tmp_path):
+    rows = [{"text": f"a {n}", "label": f"only {n}" if n < 18 else "x"} for n in range(20)]
+    found = table(tmp_path, TABLE | {"train": rows}, TABLE)
+    assert {example.target for example in found.splits(0).validation} & {f"only {n}" for n in range(18)}
+    assert found.classes == sorted({row["label"] for row in rows})

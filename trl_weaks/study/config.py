@@ -16,6 +16,11 @@ PRETRAINING_ROWS = ("sentences", "jumbled_copying", "dialogues")  # counts in a 
 SPLITS = ("num_gold", "num_weak", "num_validation", "num_test")
 STAGES = ("pretrain", "weak", "label", "student", "ceiling", "preference", "evaluate", "report")
 CLASS_STAGES = tuple(stage for stage in STAGES if stage != "preference")
+ROWS = (  # of a report, there anyway
+    *("ceiling", "strong_on_a", "untrained", "few_shot", "joint_answer", "cdpo"),
+    *("mean_vote", "majority_vote", "dawid_skene"),
+)
+TAKEN = {"student", *ROWS}
 DATA = {
     "grammar": ("entertainment", "intent"),
     "slurp": ("scenario", "action", "intent"),
@@ -206,9 +211,11 @@ class StudyConfig:
 
     @property
     def supervisor_names(self) -> list[str]:
-        """Short names of the supervisors, unique, as columns and rows show them."""
+        """Short names of the supervisors, unique, as columns and rows show them; numbered where they would not be."""
         names = [model.split(":")[-1].rstrip("/").split("/")[-1].lower() for model in self.weak_models]
-        if len(set(names)) == len(names):
+        places = zip(names, self.weak_models, strict=True)
+        names = [Path(model).resolve().name.lower() if name in ("", ".", "..") else name for name, model in places]
+        if len(set(names)) == len(names) and not TAKEN & set(names):
             return names
         return [f"{name}_{number}" for number, name in enumerate(names, 1)]
 

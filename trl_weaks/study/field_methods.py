@@ -22,7 +22,7 @@ SAME_AS_NAIVE = ("mean",)  # the naive loss is linear in its target: the mean vo
 LABELS = {
     "dawid_skene": "Student on Dawid and Skene's labels",
     "log_linear": "Student on the log-linear mean of the votes",
-    "majority": "Student on the majority vote",
+    "majority": "Student on the pooled majority vote",
     "glad": "Student on GLAD's labels",
     "mace": "Student on MACE's labels",
     "wawa": "Student on Wawa's labels",

@@ -15,12 +15,9 @@ from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS
 from trl_weaks.commands.errors import did_you_mean
 from trl_weaks.losses import LOSSES
 from trl_weaks.study.code_digest import code_digest, code_module
+from trl_weaks.study.config import ROWS
 from trl_weaks.study.files import file_digest
 
-ROWS = (  # there anyway
-    *("ceiling", "strong_on_a", "untrained", "few_shot", "joint_answer", "cdpo"),
-    *("mean_vote", "majority_vote", "dawid_skene"),
-)
 ON_GOLD_OF_A = "strong_on_a"  # the student that is trained on half A's gold
 
 logger = logging.getLogger(__name__)
@@ -94,6 +91,8 @@ class Method:
             raise ValueError(f"method {self.name!r}: `settings` is {self.settings!r}; it must be a dict.")
         if isinstance(self.supervisors, str):
             raise ValueError(f"method {self.name!r}: `supervisors` is text; give a list: [{self.supervisors!r}].")
+        if len(set(self.supervisors)) < len(self.supervisors):
+            raise ValueError(f"method {self.name!r}: `supervisors` names one twice: {list(self.supervisors)}.")
         for given, setting in (("loss", "weak_loss"), ("aggregator", "pooling")):
             if getattr(self, given) is not None and setting in self.settings:
                 raise ValueError(
@@ -179,6 +178,12 @@ def choose_methods(
                 raise ValueError(f"the method {method.name!r} has the name of a supervisor; choose another.")
             if wanted.setdefault(method.name, method) != method:
                 raise ValueError(f"two methods are called {method.name!r}; rename one.")
+            same = [one.name for one in wanted.values() if one.label == method.label and one is not method]
+            if same and same[0] != method.name:
+                raise ValueError(
+                    f"the methods {same[0]!r} and {method.name!r} have one label, {method.label!r}: nobody could tell "
+                    "their rows apart. Change one."
+                )
             reason = _lacks(method, supervisors)
             if reason:
                 raise ValueError(f"{reason}. Add supervisors, or leave the method out.")

@@ -1,5 +1,7 @@
 """Trainer settings of all stages, tried before the first of them: a typo must not cost the stages before it."""
 
+import copy
+import inspect
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig
 from transformers import TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
@@ -15,6 +18,7 @@ from trl import SFTConfig
 from trl_weaks._compat import accelerate_state, restore_accelerate_state
 from trl_weaks.commands.errors import did_you_mean
 from trl_weaks.distributed import processes
+from trl_weaks.losses.base import as_weak_loss, checked_values
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.methods import Method
 from trl_weaks.study.pipeline.models import TINY
@@ -23,12 +27,13 @@ from trl_weaks.study.pipeline.students.classes import ON_GOLD as CLASSES_ON_GOLD
 from trl_weaks.study.pipeline.students.completions import KEEP_BEST, ON_GOLD, gold_settings
 from trl_weaks.study.pipeline.students.training import trainer_settings
 from trl_weaks.study.preference_methods import PreferenceMethod
-from trl_weaks.study.tasks.base import Task
+from trl_weaks.study.tasks.base import ClassificationTask, Task
 from trl_weaks.trainer.common.parallel_checks import forget_earlier_trainers
 from trl_weaks.trainer.weak_classification_config import WeakClassificationConfig
 from trl_weaks.trainer.weak_preference_config import WeakPreferenceConfig
 from trl_weaks.trainer.weak_supervision_config import WeakSupervisionConfig
 
+ANY_CLASSES = 7  # of a loss that is tried where nobody knows the vocabulary yet
 OWN = ("output_dir", "resume_from_checkpoint")  # what each stage decides itself
 
 
@@ -78,7 +83,7 @@ def check_settings(config: StudyConfig, task: Task, methods: Sequence[Method]) -
             own = dict(kind.on_gold) | dict(kind.weak)
             try_settings("`weak_training`", kind.trainer, config.weak_training or {}, folder, own, decided=own)
         if stages & {"student", "ceiling"}:
-            _check_student(config, kind, methods, folder)
+            _check_student(config, kind, methods, folder, task)
         if "preference" in stages:
             try_settings("`preference_training`", WeakPreferenceConfig, config.preference_training or {}, folder)
 
@@ -89,7 +94,7 @@ def _check_pretraining(name: str, plan: dict[str, Any], task: Task, folder: Path
     try_settings(f"`{name}: training`", trainer, settings, folder, own, decided=own)
 
 
-def _check_student(config: StudyConfig, kind: Kind, methods: Sequence[Method], folder: Path) -> None:
+def _check_student(config: StudyConfig, kind: Kind, methods: Sequence[Method], folder: Path, task: Task) -> None:
     settings, name = config.student_training or {}, "`student_training`"
     try_settings(name, kind.trainer, settings, folder, decided=kind.decided)
     for method in methods:
@@ -97,6 +102,7 @@ def _check_student(config: StudyConfig, kind: Kind, methods: Sequence[Method], f
             given = method.over(getattr(config, "preference_training", None) or {})
             try_settings(f"method {method.name!r}", WeakPreferenceConfig, given, folder)
             continue
+        try_method(method, task)
         pooling = {"pooling": method.aggregator} if method.aggregator and kind.peft == "SEQ_CLS" else {}
         try_settings(f"method {method.name!r}", kind.trainer, method.over(settings) | pooling, folder)
     try_settings(name, kind.trainer, kind.gold(settings), folder, kind.on_gold)
@@ -171,6 +177,54 @@ def check_loggers(name: str, places: Sequence[str]) -> None:
             )
         if place not in ("none", "all", *get_available_reporting_integrations()):
             raise ValueError(f"{name}: {place} is not installed; install the package first, or choose another.")
+
+
+def try_method(method: Method, task: Task) -> None:
+    """The functions of a method, as it will call them.
+
+    Raises:
+        ValueError: a transform that does not take what it will be given, or a loss that gives no finite number for
+            every row of a small trial; names the method.
+    """
+    if method.transform is not None:
+        given = ("labels", "trained") if method.after else ("labels",)
+        _check_takes(method.transform, given, f"method {method.name!r}: `transform`")
+    if method.custom_loss is not None:
+        classes = len(task.classes) if isinstance(task, ClassificationTask) else None
+        _try_loss(method.custom_loss, classes, f"method {method.name!r}: `loss`")
+
+
+def _check_takes(function: Callable[..., Any], given: tuple[str, ...], where: str) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # of C
+        return
+    try:
+        signature.bind(*given)
+    except TypeError as error:
+        raise ValueError(f"{where} is called with ({', '.join(given)}): {error}.") from error
+
+
+def _try_loss(function: Callable[..., Any], classes: int | None, where: str) -> None:
+    try:
+        loss = as_weak_loss(copy.deepcopy(function))  # it may count its calls
+    except TypeError:  # what it holds cannot be copied
+        return
+    given = ("logits", "votes", "progress", "weights") if loss.needs_votes else ("logits", "targets", "progress")
+    _check_takes(loss, given, where)
+    rows, k = 4, classes or ANY_CLASSES
+    logits = torch.sin(torch.arange(float(rows * k))).reshape(rows, k).requires_grad_()
+    targets = torch.cos(torch.arange(float(rows * k))).reshape(rows, k).softmax(-1)
+    votes = (torch.stack([targets] * 2, 1), 0.5, torch.full((rows, 2), 0.5))
+    try:
+        values = loss(logits, *votes) if loss.needs_votes else loss(logits, targets, 0.5)
+    except Exception as error:
+        if classes is None and not isinstance(error, TypeError):  # it may be for one vocabulary
+            return
+        raise ValueError(f"{where} raised {error!r} for logits {tuple(logits.shape)}.") from error
+    values = checked_values(loss, values, logits)
+    if not torch.isfinite(values).all():
+        raise ValueError(f"{where} gives {values.tolist()} for ordinary logits; it must give finite numbers.")
 
 
 def _try_lora(config: StudyConfig, task: str) -> None:

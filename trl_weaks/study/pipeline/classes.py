@@ -1,6 +1,6 @@
 """What the stages do where the task asks for classes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,6 +86,7 @@ class ClassRun(SeedRun):
                 "texts: of two classes, a committee always prefers its own.)"
             )
         self._check_boosted()
+        self._check_validation(asked)
         found = {}
         by_gold = {TRUSTED: ("trust", self._label_trusted), BOOSTED: ("boosting", self._label_boosted)}
         for view, (how, action) in by_gold.items():
@@ -102,6 +103,12 @@ class ClassRun(SeedRun):
 
     def _view(self, name: str) -> Path:
         return self.root / f"labels-{name}"
+
+    def _check_validation(self, asked: Collection[str]) -> None:
+        needs = [f"labels={view!r}" for view in (TRUSTED, BOOSTED) if view in asked]
+        needs = [*needs, "calibrate=True"] if self.config.calibrate else needs
+        if needs and not self.splits.validation:
+            raise ValueError(f"`{needs[0]}` learns from the gold of the validation split, which has no examples.")
 
     def _check_boosted(self) -> None:
         for method in self.methods:

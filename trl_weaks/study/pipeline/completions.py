@@ -297,6 +297,11 @@ class CompletionRun(SeedRun):
 
 def _labels_of(method: Method) -> str:
     name = method.aggregator or method.labels
+    if method.aggregator and method.labels not in ("independent", method.aggregator):
+        raise ValueError(
+            f"method {method.name!r}: `labels={method.labels!r}` and `aggregator={method.aggregator!r}` decide the "
+            "same of completions; remove one."
+        )
     if name == REFINED and method.supervisors:
         raise ValueError(f"method {method.name!r}: `labels={REFINED!r}` are judged by all supervisors; name none.")
     if name not in (*COMPLETION_AGGREGATORS, REFINED):

@@ -271,7 +271,14 @@ class SeedRun(ABC):
                     f"`{name}`. Ask for fewer."
                 )
             parts[name] = examples if size is None else examples[:size]
-        return Splits(**parts)
+        found = Splits(**parts)
+        if not found.half_b_has_gold and (known := sum(one.target is not None for one in found.half_b)):
+            missing = next(one.id for one in found.half_b if one.target is None)
+            raise ValueError(
+                f"task {self.task.name!r}: {known} of the {len(found.half_b)} examples of `half_b` have gold, and "
+                f"{missing!r} has none. The ceiling needs all: give it for all, or for none."
+            )
+        return found
 
     @cached_property
     def data(self) -> str:

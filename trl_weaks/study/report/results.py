@@ -12,6 +12,9 @@ from trl_weaks.metrics.calibration import brier_score, expected_calibration_erro
 from trl_weaks.metrics.pgr import performance_gap_recovered, pgr_draws, undefined_share
 from trl_weaks.metrics.slu_f1 import slu_f1_from_counts
 
+# entries of a row of `results.json`: no score may take their place
+ROW = frozenset("label role extra unparsable supervisors weak".split())
+ROW |= {"pgr", "pgr_interval", "pgr_undefined_share", "pgr_per_weak", "pgr_interval_per_weak"}
 ROLES = ("weak", "method", "baseline", "ceiling")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trl_weaks.study.report.results import ACCURACY, Measure
+from trl_weaks.study.report.results import ACCURACY, ROW, Measure
 from trl_weaks.study.tasks.base import ClassificationTask, CompletionTask, Example, Splits, Task
 from trl_weaks.study.tasks.metrics import is_finite_number
 from trl_weaks.supervisors.reading.messages import check_prompts, is_messages
@@ -135,9 +135,9 @@ def measure_of(task: Task, example: Example, *others: Example) -> Measure:
         return ACCURACY
     gold = _gold(task, example)
     first = checked_statistics(task, gold, example)
-    checked_statistics(task, "", example, len(first))
     for other in others:
         checked_statistics(task, _gold(task, other), other, len(first))
+    empty = [checked_statistics(task, "", one, len(first)) for one in (example, *others[: TRIED - 1])]
     _check_names(task, gold, example)
     if type(task).total is not CompletionTask.total:
         names = list(task.total(np.asarray(first, dtype=float)))
@@ -145,9 +145,31 @@ def measure_of(task: Task, example: Example, *others: Example) -> Measure:
     else:
         names = list(task.score(gold, example))
         scores = {name: partial(_column, number) for number, name in enumerate(names)}
+    _check_scores(task, names)
+    full = [checked_statistics(task, _gold(task, one), one) for one in (example, *others[: TRIED - 1])]
+    best, none = (float(scores[names[0]](np.asarray(part, dtype=float).mean(0))) for part in (full, empty))
+    if best < none:
+        raise ValueError(
+            f"task {task.name!r}: the headline score {names[0]!r} is {best:.4g} for gold answers and {none:.4g} for "
+            "empty ones. Higher must be better, else every PGR is upside down: for an error rate give 1 minus it."
+        )
+    return Measure(getattr(task, "score_title", "") or names[0].replace("_", " "), scores)
+
+
+def _check_scores(task: CompletionTask, names: Sequence[Any]) -> None:
+    """
+    Raises:
+        ValueError: no score, a name that is no text, or one that the rows of `results.json` have already.
+    """
     if not names:
         raise ValueError(f"task {task.name!r}: it has no score; the first one is the headline.")
-    return Measure(getattr(task, "score_title", "") or names[0].replace("_", " "), scores)
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"task {task.name!r}: the name {name!r} of a score is no text.")
+        if name in (*ROW, f"{names[0]}_per_seed", f"{names[0]}_interval"):
+            raise ValueError(
+                f"task {task.name!r}: a score cannot be called {name!r}, as every row has an entry of that name."
+            )
 
 
 def _gold(task: CompletionTask, example: Example) -> str:
@@ -188,12 +210,15 @@ def checked_statistics(
         ValueError: values that are no finite numbers, or another number of them; names task and example.
     """
     where = f"task {task.name!r}, example {example.id!r}, the answer {completion[:60]!r}"
-    if type(task).statistics is CompletionTask.statistics:
-        found: Any = task.score(completion, example)
+    own = type(task).statistics is not CompletionTask.statistics
+    try:
+        found: Any = task.statistics(completion, example) if own else task.score(completion, example)
+    except Exception as error:  # of the user's code
+        told = error if isinstance(error, ValueError) else f"`{'statistics' if own else 'score'}` raised {error!r}"
+        raise ValueError(f"{where}: {told}") from error
+    if not own:
         if not isinstance(found, Mapping):
             raise ValueError(f"{where}: `score` gave {found!r}; it must give a dict of scores by name.")
-    else:
-        found = task.statistics(completion, example)
     values = list(found.values() if isinstance(found, Mapping) else found)
     if length is not None and len(values) != length:
         raise ValueError(f"{where}: {len(values)} scores, where other answers have {length}.")

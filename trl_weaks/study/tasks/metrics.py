@@ -3,6 +3,7 @@
 import math
 import re
 import string
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -62,17 +63,34 @@ def _from_evaluate(name: str) -> Metric:
 
     def score(completion: str, target: str) -> dict[str, float]:
         found = metric.compute(predictions=[completion], references=[target])
-        return {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
+        numbers = {key: _number(value) for key, value in found.items()}
+        return {key: value for key, value in numbers.items() if value is not None}
 
     return score
+
+
+def _number(value: Any) -> float | None:
+    """One number, of whichever library; None for lists, text and the like, which metrics tell beside it."""
+    try:
+        return None if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _own(name: str) -> Metric:
     place, _, attribute = name.rpartition(":")
     try:
-        module = load_module(Path(place)) if place.endswith(".py") else import_module(place)
+        if place.endswith(".py"):
+            module = load_module(Path(place))
+        else:
+            if str(Path.cwd()) not in sys.path:  # a console script does not look there
+                sys.path.append(str(Path.cwd()))
+            module = import_module(place)
     except ImportError as error:
         raise ValueError(f"`metric`: there is no module {place!r} ({error}).") from error
+    except Exception as error:
+        told = error if isinstance(error, ValueError | OSError) else f"{place} cannot be imported: {error!r}"
+        raise ValueError(f"`metric`: {told}") from error
     function = getattr(module, attribute, None)
     if not callable(function):
         raise ValueError(f"`metric`: {place} has no function {attribute!r}.")
@@ -93,6 +111,8 @@ def metric_by_name(name: str) -> Metric:
     Raises:
         ValueError: no such metric, or it cannot be loaded; says why.
     """
+    if name.endswith(".py"):
+        raise ValueError(f"`metric`: name the function as well, {name}:function.")
     if name in ("exact_match", "token_f1"):
         return {"exact_match": exact_match, "token_f1": token_f1}[name]
     metric = _rouge() if name == "rouge" else _own(name) if ":" in name else _from_evaluate(name)

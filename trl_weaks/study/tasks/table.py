@@ -9,6 +9,7 @@ from typing import Any
 from trl_weaks.commands.sources import first_line
 from trl_weaks.study.table_config import ClassTableConfig, CompletionTableConfig
 from trl_weaks.study.tasks.base import TASKS, ClassificationTask, CompletionTask, Example, Splits
+from trl_weaks.supervisors.reading.messages import is_messages
 
 Row = dict[str, Any]
 PARTS = {"half_a": "train_file", "half_b": "unlabelled_file", "validation": "validation_file", "test": "test_file"}
@@ -21,6 +22,7 @@ class _Tables:
     def __init__(self, config: Any):
         config.check()
         self._config = config
+        self._kinds: dict[type, str] = {}  # of gold -> the first row that has it
 
     @classmethod
     def from_config(cls, config: Any):
@@ -29,6 +31,7 @@ class _Tables:
     @cached_property
     def _parts(self) -> dict[str, list[Example]]:
         found = {name: self._examples(name) for name in PARTS if getattr(self._config, PARTS[name])}
+        self._check_kinds()
         if "validation" not in found:
             size = max(1, round(VALIDATION * len(found["half_a"])))
             mixed = random.Random("validation").sample(found["half_a"], len(found["half_a"]))
@@ -48,11 +51,15 @@ class _Tables:
 
         source, text_column, gold_column = getattr(self._config, PARTS[part]), *self._columns()
         rows = _rows(source, PARTS[part])
-        found = []
+        found, id_column = [], self._config.id_column
         for number, row in enumerate(rows):
             where = f"--{PARTS[part]} {source}, row {number}"
-            given = row.get(self._config.id_column)
-            example_id = f"{part}-{number}" if given is None else as_id(given, where, number, self._config.id_column)
+            given = row.get(id_column)
+            if given is None and id_column != type(self._config).id_column:
+                raise ValueError(
+                    f"{where}: column {id_column!r} (--id_column) is empty or missing; it has {', '.join(row)}."
+                )
+            example_id = f"{part}-{number}" if given is None else as_id(given, where, number, id_column)
             if row.get(text_column) in (None, "", []):
                 raise ValueError(
                     f"{where}: column {text_column!r} is empty or missing; the row has {', '.join(row)}. Choose it "
@@ -64,8 +71,23 @@ class _Tables:
                     f"{where}: column {gold_column!r} is empty or missing; the row has {', '.join(row)}. Choose it "
                     f"with {self._gold_option}."
                 )
-            found.append(self._example(example_id, row[text_column], _gold(gold, where, gold_column)))
+            if not isinstance(gold, float) or gold.is_integer():
+                self._kinds.setdefault(type(gold), where)
+            text = _text(row[text_column], f"{where}: column {text_column!r}", self.kind)
+            found.append(Example(example_id, text, _gold(gold, f"{where}: column {gold_column!r}", self.kind)))
         return found
+
+    def _check_kinds(self) -> None:
+        """
+        Raises:
+            ValueError: a whole number is written as one here and as 7.0 there, as tables with gaps turn it: as text
+                these are two answers.
+        """
+        if {int, float} <= set(self._kinds):
+            raise ValueError(
+                f"{self._kinds[float]}: gold is written like 7.0, and like 7 in {self._kinds[int]}. As text, these "
+                "are two answers: write one kind everywhere, best as text."
+            )
 
     def description(self) -> str:
         c = self._config
@@ -105,9 +127,6 @@ class CompletionTable(_Tables, CompletionTask):
 
     def _columns(self) -> tuple[str, str]:
         return self._config.prompt_column, self._config.completion_column
-
-    def _example(self, example_id: str, prompt: Any, gold: Any) -> Example:
-        return Example(example_id, prompt if isinstance(prompt, str) else _Messages(prompt), gold)
 
     def prompt(self, example: Example) -> Any:
         return example.text.messages if isinstance(example.text, _Messages) else example.text
@@ -162,27 +181,50 @@ class ClassTable(_Tables, ClassificationTask):
     def _columns(self) -> tuple[str, str]:
         return self._config.text_column, self._config.label_column
 
-    def _example(self, example_id: str, text: Any, gold: Any) -> Example:
-        return Example(example_id, text, gold)
-
     @cached_property
     def classes(self) -> list[str]:
-        return sorted({example.target for example in self._parts["half_a"]})
+        parts = ["half_a"] if self._config.validation_file else ["half_a", "validation"]
+        found = sorted({example.target for part in parts for example in self._parts[part]})
+        alike: dict[str, str] = {}
+        for name in found:
+            if alike.setdefault(name.strip(), name) != name:
+                raise ValueError(
+                    f"the classes {alike[name.strip()]!r} and {name!r} differ in white space alone: name one."
+                )
+        return found
 
 
-def _gold(value: Any, where: str, column: str) -> Any:
+def _text(value: Any, where: str, kind: str) -> str:
+    """What a model reads: text, or for completions messages.
+
+    Raises:
+        ValueError: neither; names row and column.
+    """
+    if isinstance(value, str):
+        return value
+    if kind == "completions" and is_messages(value):
+        return _Messages(value)
+    raise ValueError(f"{where} holds {value!r}; it must be text{', or a list of messages' * (kind == 'completions')}.")
+
+
+def _gold(value: Any, where: str, kind: str) -> Any:
     """A gold answer as text; messages stay.
 
     Raises:
-        ValueError: neither text, a number, nor messages; names row and column.
+        ValueError: neither text, a number, nor, of completions, messages; names row and column.
     """
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, int | float):  # as it is written: 7, 0.5, True
         return str(value)
-    if isinstance(value, list) and value and all(isinstance(one, Mapping) and "content" in one for one in value):
+    messages = (
+        isinstance(value, list) and value and all(isinstance(one, Mapping) and "content" in one for one in value)
+    )
+    if messages and kind == "completions":
         return value
-    raise ValueError(f"{where}: column {column!r} holds {value!r}; a gold answer is text, a number, or messages.")
+    raise ValueError(
+        f"{where} holds {value!r}; a gold answer is text, a number{', or messages' * (kind == 'completions')}."
+    )
 
 
 def _rows(source: str, option: str) -> list[Row]:

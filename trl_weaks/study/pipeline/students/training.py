@@ -45,6 +45,7 @@ def trainer_settings(settings: dict[str, Any], folder: Path, seed: int) -> dict[
 def train(trainer: SFTTrainer, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Train, resuming from a killed run's checkpoint, and leave one loadable model with its card in `folder`."""
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+    refuse_broken_weights(trainer, folder)
     trainer.save_model(str(folder))
     if processes().is_main_process:
         tokenizer.save_pretrained(str(folder))
@@ -56,6 +57,20 @@ def train(trainer: SFTTrainer, folder: Path, tokenizer: PreTrainedTokenizerBase)
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle, and nothing here reads it
     trainer.accelerator.free_memory()
     gc.collect()
+
+
+def refuse_broken_weights(trainer: SFTTrainer, folder: Path) -> None:
+    """
+    Raises:
+        ValueError: weights that are no finite numbers: such a model answers something, and it would be scored. On
+            every process where it is so on one.
+    """
+    broken = not all(torch.isfinite(weight).all() for weight in trainer.model.parameters())
+    if trainer.accelerator.reduce(torch.tensor(float(broken), device=trainer.accelerator.device), "sum"):
+        raise ValueError(
+            f"{folder}: after training the model has weights that are no finite numbers. The loss or its gradient is "
+            "not finite for some row, or the learning rate is too high."
+        )
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
