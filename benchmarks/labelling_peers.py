@@ -1,11 +1,12 @@
 """Labelling on a CPU: ours against vLLM's build for CPUs, same float32 weights, same threads, alternately in one run.
 
-    OMP_NUM_THREADS=1 python benchmarks/labelling_peers.py --vllm_python build/vllm/bin/python --output peers.json
-    OMP_NUM_THREADS=1 python benchmarks/labelling_peers.py --vllm_python build/vllm/bin/python --rehearse
+    OMP_NUM_THREADS=1 python benchmarks/labelling_peers.py --output peers.json                     # an hour or two
+    OMP_NUM_THREADS=1 python benchmarks/labelling_peers.py --prompts 2 --new_tokens 8 --rounds 1   # minutes
+    OMP_NUM_THREADS=1 python benchmarks/labelling_peers.py --rehearse
 
-vLLM has an environment of its own (`make build/vllm/.tried`); a process for each side holds the model and is idle
-while the other works. vLLM runs its engine in that process, compiled (`--eager`: not) and warmed up, with its prefix
-cache on; the cache is emptied before every measurement, as ours begins empty. Both sides get tokens.
+vLLM has an environment of its own (`make build/vllm/.tried`, or `--vllm_python`); a process for each side holds the
+model and is idle while the other works. vLLM runs its engine in that process, compiled (`--eager`: not) and warmed up,
+with its prefix cache on; the cache is emptied before every measurement, as ours begins empty. Both sides get tokens.
 
 (a) `beams`: beam search of 4, a fixed number of new tokens; (b) `scoring`: the log-probabilities of 12 candidates of
 each prompt, about half of them different, each side scoring the distinct ones; (c) `end to end`: joint decoding with
@@ -222,14 +223,14 @@ def one_round(sides: dict[str, Side], tokenizer, options: argparse.Namespace, tu
     beams = {name: sides[name].do("beams", prompts) for name in order}
     candidates = pooled(beams["ours"]["found"], turn, tokenizer.vocab_size)
     found = {"beams": beams}
-    for stage in STAGES[1:]:
+    for stage in STAGES[1:] if turn >= 0 else ("scoring", "greedy"):  # to warm up, which "end to end" needs no more
         given = [prompts] if stage == "greedy" else [prompts, candidates]
         found[stage] = {name: sides[name].do(stage, *given) for name in order}
     ours, theirs = ([x for xs in found["scoring"][name]["found"] for x in xs] for name in ("ours", "vllm"))
     same = [x == y for x, y in zip(found["greedy"]["ours"]["found"], found["greedy"]["vllm"]["found"], strict=True)]
     best = [x[0] in y for x, y in zip(*(found["beams"][name]["found"] for name in ("ours", "vllm")), strict=True)]
     return {
-        "times": {s: {n: {k: found[s][n][k] for k in ("seconds", "cpu")} for n in sides} for s in STAGES},
+        "times": {s: {n: {k: one[n][k] for k in ("seconds", "cpu")} for n in sides} for s, one in found.items()},
         "error": max(abs(a - b) for a, b in zip(ours, theirs, strict=True)),
         "error per token": max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / options.new_tokens,
         "same greedy answers": sum(same) / len(same),
@@ -297,6 +298,12 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     return options
 
 
+def environment() -> dict:
+    from trl_weaks.study.environment import describe_environment  # not in vLLM's process, which has no trl_weaks
+
+    return describe_environment()
+
+
 def main(given: list[str] | None = None) -> None:
     options = parse(given)
     if options.worker:
@@ -306,16 +313,12 @@ def main(given: list[str] | None = None) -> None:
         raise SystemExit(f"--vllm_python {options.vllm_python} does not exist; `make build/vllm/.tried` makes it.")
     results = run(options)
     hidden = ("worker", "folder", "output")
-    about = {
-        "settings": {k: str(v) for k, v in vars(options).items() if k not in hidden},
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    about = {"settings": {k: str(v) for k, v in vars(options).items() if k not in hidden}, **environment()}
     about |= {"threads": os.environ.get("OMP_NUM_THREADS", "1"), "load": os.getloadavg(), "results": results}
     if options.output:
         Path(options.output).write_text(json.dumps(about, indent=1) + "\n")
-    print(
-        f"{about['settings']}, {about['threads']} thread(s), {about['date']}, load {about['load'][0]:.1f} at the end\n"
-    )
+    said = f"{about['settings']}, {about['threads']} thread(s), {about['date']}, {about['machine']}"
+    print(f"{said}, load {about['load'][0]:.1f} at the end\n")
     print(table(results, options))
     worst = max(r["error"] for rounds in results.values() for r in rounds)
     if worst > 1e-3:

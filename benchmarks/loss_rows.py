@@ -16,7 +16,7 @@ from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
 
 CHUNK = 256
 FLOOR = "floor: three matmuls"
-COMPILED = "ours, compiled:"  # with `use_cpu_kernels`
+COMPILED = "ours, compiled:"  # what the trainers do where the passes load; "ours:" are PyTorch's operations
 PROGRESS, GAMMA, KL_COEF = 0.8, 0.25, 1e-4
 
 

@@ -1,6 +1,7 @@
 """Cost of token losses over a vocabulary, one table per vocabulary, and the whole training step, in one run:
 
-    OMP_NUM_THREADS=1 python benchmarks/losses.py
+    OMP_NUM_THREADS=1 python benchmarks/losses.py                                                            # an hour
+    OMP_NUM_THREADS=1 python benchmarks/losses.py --only ours --vocabularies 32000 --rounds 5 --step=""      # minutes
 
 Rows share the same random hidden states, weight and labels. Time is that of forward + backward of the output layer, as
 the median over rounds of `process_time` divided by that of the floor (three matrix products in chunks, the least any
@@ -26,6 +27,7 @@ from loss_rows import CHUNK, COMPILED, FLOOR, Problem, ways
 from process_memory import mebibytes
 
 from trl_weaks.losses.vocabulary.cpu_kernels import load_kernels
+from trl_weaks.study.environment import describe_environment
 
 # Tensors of the size of the logits that stand beside each other, as measured at a vocabulary of 32,000.
 COPIES = {
@@ -113,11 +115,13 @@ def has_compiler() -> bool:
 
 def table(arguments: argparse.Namespace) -> list[dict]:
     names = [name for name in ways(None) if COMPILED not in name or has_compiler()]
+    about = describe_environment()
     if arguments.only:
         names = [n for n in names if n == FLOOR or any(part in n for part in arguments.only)]
     print(
         f"\nT {arguments.tokens}, H {arguments.hidden}, V {arguments.vocabulary}, {arguments.dtype}, chunks of "
-        f"{CHUNK}, torch {torch.__version__}, {torch.get_num_threads()} thread(s), {arguments.rounds} rounds\n"
+        f"{CHUNK}, torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), "
+        f"{torch.get_num_threads()} thread(s), {arguments.rounds} rounds, {about['date']}, {about['machine']}\n"
     )
     print("| row | tokens | seconds | ÷ floor | [min, max] | peak MiB |\n|---|---|---|---|---|---|", flush=True)
     rows, times = [], measure_times(arguments, names)

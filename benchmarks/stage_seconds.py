@@ -1,6 +1,6 @@
 """Where the seconds of a study go, by stage: from what runs store, or of a run started here.
 
-    python benchmarks/stage_seconds.py runs/slot_filling runs/classification
+    python benchmarks/stage_seconds.py runs/slot_filling docs/evidence/results/scenario_minilm.json
     python benchmarks/stage_seconds.py --run examples/slot_filling.py --output_dir /tmp/demo    # `make demo`
     python benchmarks/stage_seconds.py --run examples/slot_filling.py --preset pretrained --data_dir data/slurp \
         --output_dir /tmp/pretrained
@@ -41,9 +41,10 @@ def grouped(seconds: dict[str, float]) -> dict[str, tuple[float, int]]:
 
 def table(folder: Path, clock: float | None = None) -> str:
     """Markdown of one run; `clock`: seconds of the whole command."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    path = folder if folder.suffix == ".json" else folder / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
     if not results.get("stage_seconds"):
-        raise SystemExit(f"{folder}/results.json holds no `stage_seconds`; it is from before they were kept.")
+        raise SystemExit(f"{path} holds no `stage_seconds`; it is from before they were kept.")
     rows = {name: (spent, str(count)) for name, (spent, count) in grouped(results["stage_seconds"]).items()}
     whole = sum(spent for spent, _ in rows.values())
     rows[ALL] = (whole, str(len(results["stage_seconds"])))
@@ -76,7 +77,7 @@ def run(command: list[str]) -> tuple[Path, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=Path, help="of finished runs")
+    parser.add_argument("folders", nargs="*", type=Path, help="of finished runs, or their results.json")
     parser.add_argument("--run", nargs=argparse.REMAINDER, help="a script of the examples and its arguments")
     options = parser.parse_args()
     tables = [table(folder) for folder in options.folders]

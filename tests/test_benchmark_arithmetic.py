@@ -90,3 +90,15 @@ def test_a_row_of_the_field_is_charged_with_what_the_naive_student_does_not_need
                students["mbr"]: 8.0}  # fmt: skip
     found = load("field_cost").ratios(students, seconds)
     assert found == {"naive": 1.0, "surer_half": 0.5, "two_stage": 1.25, "mbr": 1.25}
+
+
+SCRIPTS = [path for path in sorted(FOLDER.glob("*.py")) if '__name__ == "__main__"' in path.read_text()]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_says_how_it_is_called_and_the_page_says_what_it_measures(script):
+    """`--help` is the text at the top, but where the settings are those of a study."""
+    text = script.read_text()
+    assert f"python benchmarks/{script.name}" in ast.get_docstring(ast.parse(text))
+    assert "description=__doc__" in text or "pipeline.launch import parse" in text
+    assert f"benchmarks/{script.name}" in (FOLDER.parent / "docs" / "benchmarks.md").read_text()
