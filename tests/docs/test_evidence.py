@@ -76,11 +76,18 @@ def test_published_results_name_no_folder_of_the_machine(make, tmp_path, monkeyp
     assert "/home" not in path.read_text() and "mcnemar" not in make.read(path)
 
 
-def test_a_study_without_its_data_is_refused_with_what_to_do(make, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["make.py", "--run", "scenario_minilm"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["scenario_minilm"], "--run needs --data_dir"),
+        (["field_slots", "--data_dir", "slurp"], "field_slots is on the grammar of the package"),
+    ],
+)
+def test_a_study_without_its_data_or_with_others_is_refused_with_what_to_do(given, message, make, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["make.py", "--run", *given])
     with pytest.raises(SystemExit):
         make.main()
-    assert "--run needs --data_dir" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -91,6 +98,8 @@ def test_a_study_without_its_data_is_refused_with_what_to_do(make, monkeypatch, 
         "trusted_scenario_minilm_seed0",
         "intent_minilm",
         "slots_smollm2",
+        "field_classification",
+        "field_slots",
     ],
 )
 def test_a_study_is_run_with_the_command_that_its_results_name(name, make, monkeypatch, tmp_path):
@@ -101,15 +110,12 @@ def test_a_study_is_run_with_the_command_that_its_results_name(name, make, monke
         lambda *given: seen.update(task=given[0], given=given[1], said=given[2]),
     )
     monkeypatch.setattr(make, "publish", lambda *given: None)
-    make.run(name, "data", ["--seeds", "0"], str(tmp_path))
-    said = seen["said"].split()
-    assert said[:3] == ["trl-weaks", "study", "--task"] and said[-4:] == [
-        "--seeds",
-        "0",
-        "--data_dir",
-        "path/to/slurp",
-    ]
-    assert seen["given"][-4:] == ["--data_dir", "data", "--output_dir", str(tmp_path / name)]
+    data = "" if name in make.EMBEDDED else "data"
+    make.run(name, data, ["--seeds", "0"], str(tmp_path))
+    said, given = (["--data_dir", "path/to/slurp"], ["--data_dir", data]) if data else ([], [])
+    assert seen["said"].startswith("trl-weaks study --task ")
+    assert seen["said"].endswith(" ".join(["--seeds 0", *said]))
+    assert seen["given"][-len(given) - 4 :] == ["--seeds", "0", *given, "--output_dir", str(tmp_path / name)]
     from trl_weaks.study.pipeline.launch import parse
     from trl_weaks.study.tasks.find import config_class
 
