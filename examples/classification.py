@@ -1,6 +1,9 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = ["trl-weaks[plots]"]
+#
+# [tool.uv.sources]
+# trl-weaks = { path = "..", editable = true }
 # ///
 """
 The weak-to-strong experiment on classification, from weak supervisors to the report.

@@ -1,6 +1,9 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = ["trl-weaks"]
+#
+# [tool.uv.sources]
+# trl-weaks = { path = "..", editable = true }
 # ///
 """
 A TRL script, and the same script under several weak supervisors. What differs is the import, the configuration's class

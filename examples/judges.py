@@ -1,6 +1,9 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = ["trl-weaks"]
+#
+# [tool.uv.sources]
+# trl-weaks = { path = "..", editable = true }
 # ///
 """
 Judges' votes on pairs of answers become preference pairs, and DPO weighted by how sure the judges are.

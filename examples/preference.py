@@ -1,6 +1,9 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = ["trl-weaks"]
+#
+# [tool.uv.sources]
+# trl-weaks = { path = "..", editable = true }
 # ///
 """An existing DPO script with weak preferences: two names change, and the pairs may carry the ensemble's doubt.
 

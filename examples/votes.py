@@ -1,6 +1,9 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = ["trl-weaks"]
+#
+# [tool.uv.sources]
+# trl-weaks = { path = "..", editable = true }
 # ///
 """
 Votes of people and a model on intents, one of the voters always wrong in the same way; a student trained on them.

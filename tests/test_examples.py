@@ -28,13 +28,15 @@ def test_help(name, tmp_path):
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
 def test_the_header_says_what_the_script_needs(example):
-    """PEP 723: `uv run examples/drop_in.py` and its like read it."""
+    """PEP 723: `uv run examples/drop_in.py` and its like read it, and take the package from the clone they are in."""
     (block,) = re.findall(r"^# /// script\n((?:#.*\n)+?)# ///$", example.read_text(encoding="utf-8"), re.M)
     found = tomllib.loads("".join(line[2:] for line in block.splitlines(keepends=True)))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert found["requires-python"] == project["requires-python"]
     (needed,) = found["dependencies"]
     name, *extras = re.split(r"[\[\],]+", needed.rstrip("]"))
+    source = found["tool"]["uv"]["sources"][name]
+    assert (example.parent / source["path"] / "pyproject.toml").is_file() and source["editable"]
     assert name == project["name"] and set(extras) <= set(project["optional-dependencies"])
 
 

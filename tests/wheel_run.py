@@ -24,6 +24,8 @@ def main() -> None:
     check_libraries(Path(find_kernels()._name).parent)
     assert run("--version").strip() == f"trl-weaks {trl_weaks.__version__}"
     assert "zero3" in run("config").split() and "deepspeed_config" in run("config", "zero3")
+    example = (Path(trl_weaks.__file__).parent / "_shipped" / "examples" / "votes.py").read_text(encoding="utf-8")
+    assert '# dependencies = ["trl-weaks"]\n# ///\n' in example, "a path of the repository in an example's header"
     with TemporaryDirectory() as folder:
         answers = [{"example_id": "1", "supervisor": s, "completion": " jazz"} for s in ("ann", "bob")]
         labels = trl_weaks.labels_from_completions([{"example_id": "1", "prompt": "play"}], answers)

@@ -112,13 +112,11 @@ def test_supervisors_and_a_ceiling_at_the_floor_are_told_with_the_remedy(tmp_pat
     assert "most frequent class (Accuracy 0.5000): Gpt; Opt." in text and "`num_gold`" in text
     assert "`student_model`" not in text
     none = [system("gpt", "weak", 0, 0), system("opt", "weak", 0.3, 1), system("mine", "method", 0, 2)]
+    none[2]["samples"][:, :3] = 1.0  # three right of 300: the interval reaches down to none
     assert write(tmp_path / "text", [*none, system("top", "ceiling", 0, 3)])["at_floor"] == ["gpt", "mine", "top"]
     text = (tmp_path / "text" / "report.md").read_text(encoding="utf-8")
-    assert (
-        "nothing right (Accuracy 0.0000): Gpt; Mine; Top." in text
-        and "`student_model`" in text
-        and "`num_gold`" in text
-    )
+    assert "nothing right (Accuracy 0.0000): Gpt; Mine; Top." in text
+    assert "`student_model`" in text and "`num_gold`" in text
 
 
 def test_an_unresolved_gap_is_printed_as_unbounded(tmp_path):

@@ -76,7 +76,8 @@ def _floor(results: Mapping[str, Any], measure: Measure) -> str:
         return ""
     names = "; ".join(rows[name]["label"] for name in results["at_floor"])
     level = "always naming the most frequent class" if results["floor"] else "answering nothing right"
-    text = f"**At the floor.** No better than {level} ({measure.title} {results['floor']:.4f}): {names}."
+    told = f"{measure.title} {results['floor']:.4f}"
+    text = f"**At the floor.** No better, within its interval, than {level} ({told}): {names}."
     if roles & {"weak", "ceiling"}:
         text += (
             " A PGR that starts or ends there says nothing: a student may have one without having learned anything."

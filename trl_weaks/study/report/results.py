@@ -103,7 +103,8 @@ def at_floor(results: Mapping[str, Any], floor: float = 0.0) -> list[str]:
     """
     key, found = results["measure"], []
     for name, row in {**results["weak"], **results["methods"]}.items():
-        nothing = row[f"{key}_interval"][0] <= floor if floor else 0 <= row[key] < NOTHING
+        score, low = row[key], row[f"{key}_interval"][0]
+        nothing = low <= floor if floor else score >= 0 and (low <= 0 or score < NOTHING)
         found += [name] if nothing and row["role"] != "baseline" else []
     return found
 
