@@ -165,6 +165,7 @@ def measure_all(options: argparse.Namespace, sizes: argparse.Namespace) -> dict:
             log["parts"][name] = run_part(functions[name], chip, sizes, time.perf_counter() + seconds)
             signal.setitimer(signal.ITIMER_REAL, 0)
             chip.clear()
+            log["parts"][name]["MiB held after"] = round(chip.held())  # a part that leaves its model shows here
         print(f"\n{of_part(name, log['parts'][name], options.rehearse)}", flush=True)
         log["seconds"] = round(time.perf_counter() - STARTED, 1)
         if options.output:
