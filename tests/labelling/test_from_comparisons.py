@@ -181,6 +181,7 @@ def test_a_one_sided_judge_leaves_the_weighting():
     alone, both = pairs_from_comparisons(examples, rows), pairs_from_comparisons(examples, rows + lazy)
     report = preference_report(both)["judges"]["lazy"]
     assert report["one_sided"] and report["reliability"] == 0 and report["first_shown_rate"] == 1
+    assert report["position_bias"] is None, "0 would say that it has none"
     assert both["pair_epsilon"][:] == pytest.approx(alone["pair_epsilon"][:], abs=1e-6)
 
 

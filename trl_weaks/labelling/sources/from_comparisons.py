@@ -264,7 +264,7 @@ def _judges(votes: Sequence[dict[str, Any]], judges: Mapping[str, int], fit: Jud
         found[name] = {
             "votes": len(mine),
             "reliability": float(fit.reliability[j]),
-            "position_bias": float(fit.position_bias[j]),
+            "position_bias": None if fit.one_sided[j] else float(fit.position_bias[j]),  # none that is finite
             "first_shown_rate": float(np.mean(towards)),
             "one_sided": bool(fit.one_sided[j]),
         }
