@@ -15,7 +15,7 @@ import tiny
 import torch
 from classification_runs import end_group, trajectory, weak_dataset
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from shapes import TEXTS
 from tiny_tokenizers import byte_level
 
@@ -29,13 +29,20 @@ from trl_weaks import (
     WeakSupervisionTrainer,
 )
 from trl_weaks.aggregation import AGGREGATORS
+from trl_weaks.labelling.with_student.trained import TrainedStudent
 from trl_weaks.losses import LOSSES
 from trl_weaks.losses.preference import PREFERENCE_LOSSES
+from trl_weaks.study.field_methods import class_field, completion_field
+from trl_weaks.study.methods import Method
+from trl_weaks.study.pipeline.label_views import transformed
+from trl_weaks.study.preference_methods import PreferenceMethod
+from trl_weaks.supervisors.classifier import WeakClassifier
+from trl_weaks.supervisors.supervisor import WeakSupervisor
 
 ROWS, BATCH = 8, 4
 UPDATES, SAVED = 4, 3  # two epochs; a checkpoint within the second
 PLAIN = {"weak_loss": "naive", "gamma_max": 0.0}
-ALARM = "the alarm"
+ALARM, LORA = "the alarm", ["v_proj", "down_proj"]
 COMMON = {
     "use_cpu": True, "bf16": False, "report_to": "none", "logging_steps": 1, "lr_scheduler_type": "constant",
     "optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 1e9, "gradient_checkpointing": False, "seed": 3,
@@ -98,7 +105,7 @@ def build(kind: str, name: str, folder: Path, **cut):
     settings = COMMON | own | {"output_dir": str(folder)} | cut
     task = "SEQ_CLS" if kind == "classes" else "CAUSAL_LM"
     # From zeros, an adapter's first factor would have no gradient yet.
-    lora = LoraConfig(task_type=task, target_modules=["v_proj", "down_proj"], r=2, init_lora_weights=False)
+    lora = LoraConfig(task_type=task, target_modules=LORA, r=2, init_lora_weights=False)
     given = {"peft_config": lora}
     if name == ALARM:
         given["callbacks"] = [ImitationAlarm(patience=1, min_drop=0.0, min_rise=1.0)]
@@ -112,11 +119,15 @@ def build(kind: str, name: str, folder: Path, **cut):
     if kind == "classes":
         words, args, rows = classification_runs.tokenizer(), WeakClassificationConfig(**settings), weak_dataset(ROWS)
         return WeakClassificationTrainer(small("classifier", words), args, rows, processing_class=words, **given)
-    words = byte_level([prompt + completion for prompt, completion in TEXTS], "<eos>")
+    words = text_tokenizer()
     args = WeakSupervisionConfig(**settings)
     return WeakSupervisionTrainer(
         small("causal_lm", words), args, train_dataset=weak_rows(), processing_class=words, **given
     )
+
+
+def text_tokenizer():
+    return byte_level([prompt + completion for prompt, completion in TEXTS], "<eos>")
 
 
 def small(kind: str, words):
@@ -139,6 +150,40 @@ def learned(trainer) -> dict:
     return found
 
 
+def transforms() -> list[tuple[str, Method]]:
+    """(kind, row of the field) wherever labels are changed before training."""
+    fields = {"classes": class_field(), "completions": completion_field()}
+    return [(kind, row) for kind, field in fields.items() for row in field.values()
+            if row.transform and not isinstance(row, PreferenceMethod)]  # fmt: skip
+
+
+def adapted(kind: str, merged: bool = False) -> TrainedStudent:
+    """A student with LoRA, or with its adapter merged into its weights; and examples with gold."""
+    words = classification_runs.tokenizer() if kind == "classes" else text_tokenizer()
+    model = small("classifier" if kind == "classes" else "causal_lm", words)
+    torch.manual_seed(1)
+    task = "SEQ_CLS" if kind == "classes" else "CAUSAL_LM"
+    model = get_peft_model(model, LoraConfig(task_type=task, target_modules=LORA, r=2, init_lora_weights=False))
+    model = model.merge_and_unload() if merged else model
+    if kind == "completions":
+        return TrainedStudent(WeakSupervisor(model, words, "student"), weak_rows(), max_new_tokens=4)
+    known = weak_dataset(20, seed=5).add_column("example_id", [f"k{n}" for n in range(20)])
+    return TrainedStudent(WeakClassifier(model, words, "student"), known.remove_columns("weak_probs"))
+
+
+def changed(kind: str, row: Method, merged: bool = False) -> list[dict]:
+    """What a row's transform makes of labels."""
+    labels = weak_rows() if kind == "completions" else weak_dataset(12, gold=False)
+    if kind == "completions":
+        labels = labels.add_column("weak_score", [-float(n) for n in range(len(labels))])
+        labels = labels.add_column("weak_finished", [True] * len(labels))
+    else:
+        own = {"example_id": [str(n) for n in range(12)], "weak_weights": [[1 / 3] * 3] * 12}
+        for column, values in (own | {"weak_supervisors": [["a", "b", "c"]] * 12}).items():
+            labels = labels.add_column(column, values)
+    return transformed(labels, row, adapted(kind, merged) if row.after else None).to_list()
+
+
 def main(folder: str) -> None:
     world, report = int(os.environ.get("WORLD_SIZE", 1)), {}
     for number, (kind, name) in enumerate(CASES):
@@ -148,6 +193,8 @@ def main(folder: str) -> None:
         assert trainer.accelerator.num_processes == world  # launchers may fall back to one process in silence
         trainer.train()
         report[f"{kind}, {name}"] = learned(trainer)
+    report["labels"] = [None] * world
+    torch.distributed.all_gather_object(report["labels"], [changed(kind, row) for kind, row in transforms()])
     if trainer.is_world_process_zero():
         Path(folder, "report.json").write_text(json.dumps(report))
 
