@@ -3,7 +3,9 @@
 import json
 import math
 import random
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import processes
@@ -12,6 +14,7 @@ import torch
 from datasets import Dataset, concatenate_datasets, load_from_disk
 from safetensors.torch import load_file
 
+import trl_weaks
 from trl_weaks.aggregation import AGGREGATORS, COMPLETION_AGGREGATORS, NotComputable
 from trl_weaks.aggregation.boosted import boosted_weights
 from trl_weaks.losses import LOSSES, register_loss
@@ -23,6 +26,7 @@ from trl_weaks.study.pipeline import completions
 from trl_weaks.study.pipeline.check_settings import try_method
 from trl_weaks.study.pipeline.completions import _labels_of as labels_of
 from trl_weaks.study.pipeline.label_views import transformed
+from trl_weaks.study.pipeline.predictions import predict_completions, read_predictions
 from trl_weaks.study.pipeline.refined_labels import ANSWERS, COUNTED, HALVES, Refinement, refined_folder
 from trl_weaks.study.pipeline.room import check_room
 from trl_weaks.study.pipeline.run import KINDS, claim, in_own_folder, leave_out_refused, optional_rows, seed_runs
@@ -489,6 +493,26 @@ def test_a_student_with_broken_weights_is_not_scored(tmp_path):
         run_study(Sums(), [Method("a", loss=breaks, settings={"gamma_max": 0.0})], None, tmp_path, **settings)
 
 
+def test_answers_may_hold_every_line_end_that_unicode_knows(tmp_path):
+    answers = ["a\u2028b", "a\u0085b", "a\x1cb\x0b\x0c", "a\r\nb", ""]
+
+    class Says:
+        name = "says"
+
+        def answer(self, prompts, **_):
+            return [[(answers[int(prompt)], True)] for prompt in prompts]
+
+    rows = [{"example_id": f"\u2029{n}", "prompt": str(n)} for n in range(len(answers))]
+    predict_completions(Says(), rows, tmp_path, 1, 4, 2)
+    assert [row["completion"] for row in read_predictions(tmp_path, [row["example_id"] for row in rows])] == answers
+
+
+def test_json_lines_are_not_cut_at_other_line_ends():
+    package = Path(trl_weaks.__file__).parent
+    texts = {path: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
+    assert not [path for path, text in texts.items() if re.search(r"json\.loads\b.*splitlines", text)]
+
+
 def test_supervisors_get_names_that_no_row_has(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -615,6 +639,18 @@ def test_room_is_counted_to_the_last_token():
             )
 
 
+def test_a_total_that_divides_by_nothing_is_named():
+    class Ratio(Sums):
+        def statistics(self, completion, example):
+            return [float(completion == str(example.target)), float(bool(completion))]
+
+        def total(self, means):
+            return {"precision": np.divide(means[..., 0], means[..., 1])}
+
+    with pytest.raises(ValueError, match="`total` gives precision = .*nan.* for empty answers, no finite number"):
+        measure_of(Ratio(), Example("1", "1", 1))
+
+
 def test_a_score_of_the_whole_test_set_is_no_mean_of_ratios():
     """Micro-averaged precision: its bootstrap and its value are those of sums, by hand."""
 
@@ -623,7 +659,8 @@ def test_a_score_of_the_whole_test_set_is_no_mean_of_ratios():
             return [completion.count("1"), len(completion)]
 
         def total(self, means):
-            return {"share": np.divide(means[..., 0], means[..., 1])}
+            nothing = np.zeros_like(means[..., 0])
+            return {"share": np.divide(means[..., 0], means[..., 1], out=nothing, where=means[..., 1] > 0)}
 
     task, example = Ratio(), Example("1-1", "1 + 1", 2)
     answers = {"weak": ["10", "1"], "ceiling": ["1111", "1"], "mine": ["1000", "1"]}

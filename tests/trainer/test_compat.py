@@ -138,7 +138,7 @@ ELSEWHERE = {
     "_forward_pre_hooks": lambda: torch.nn.Module()._forward_pre_hooks,
     "_get_output_dir": lambda: Trainer._get_output_dir,
     "_is_vision_dataset": lambda: inspect.getsource(DPOTrainer).index("self._is_vision_dataset ="),
-    "_name_or_path": lambda: PreTrainedConfig()._name_or_path,
+    "_name_or_path": lambda: inspect.getsource(PreTrainedConfig).index("self._name_or_path ="),
     "_non_persistent_buffers_set": lambda: torch.nn.Module()._non_persistent_buffers_set,
     "_skip_prepare_dataset": lambda: inspect.getsource(SFTTrainer).index("self._skip_prepare_dataset ="),
 }

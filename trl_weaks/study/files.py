@@ -11,7 +11,13 @@ import numpy as np
 
 from trl_weaks.files import write_atomically
 
-__all__ = ["file_digest", "json_bytes", "to_json", "write_atomically"]
+__all__ = ["file_digest", "json_bytes", "read_json_lines", "to_json", "write_atomically"]
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """Values of a file with one on each line. A line ends at a line feed alone: JSON text may hold U+2028 and U+0085,
+    at which `str.splitlines` cuts."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def file_digest(path: str | Path) -> str:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from trl_weaks.columns import EXAMPLE_ID, LABEL, PROMPT, TEXT
 from trl_weaks.distributed import processes
-from trl_weaks.study.files import write_atomically
+from trl_weaks.study.files import read_json_lines, write_atomically
 from trl_weaks.study.pipeline.untaught import first_answer, with_shots
 from trl_weaks.supervisors.classifier import WeakClassifier
 from trl_weaks.supervisors.supervisor import WeakSupervisor
@@ -87,7 +87,7 @@ def read_predictions(folder: Path, ids: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
         ValueError: ids differ; the file belongs to another test split.
     """
-    rows = [json.loads(line) for line in (folder / PREDICTIONS).read_text(encoding="utf-8").splitlines()]
+    rows = read_json_lines(folder / PREDICTIONS)
     if [row["id"] for row in rows] != list(ids):
         raise ValueError(f"{folder / PREDICTIONS}: its ids are not those of the test split; delete the folder.")
     return rows

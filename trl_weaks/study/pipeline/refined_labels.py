@@ -14,7 +14,7 @@ from trl_weaks.columns import EXAMPLE_ID, PROMPT
 from trl_weaks.distributed import processes
 from trl_weaks.labelling.refinement import SHARE, cross_halves, proposals, refined
 from trl_weaks.study.config import CompletionStudyConfig
-from trl_weaks.study.files import json_bytes, write_atomically
+from trl_weaks.study.files import json_bytes, read_json_lines, write_atomically
 from trl_weaks.study.methods import Method
 from trl_weaks.study.pipeline.models import Loaded, ModelFactory
 from trl_weaks.study.pipeline.students import completions as training
@@ -111,8 +111,7 @@ class Refinement:
         labels, ensemble = self.run.labels(FROM), self.ensemble(weak)
         said: dict[str, Mapping[str, Any]] = {}
         for half in halves:
-            rows = map(json.loads, (half / ANSWERS).read_text(encoding="utf-8").splitlines())
-            said |= {row["id"]: row for row in rows}
+            said |= {row["id"]: row for row in read_json_lines(half / ANSWERS)}
         ids = labels[EXAMPLE_ID][:]
         answers = [(said[example]["text"], said[example]["finished"]) for example in ids]
         proposed = proposals(ensemble, ids, labels[PROMPT][:], answers)

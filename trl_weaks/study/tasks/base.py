@@ -156,7 +156,8 @@ class CompletionTask(Task):
     def total(self, means: np.ndarray) -> dict[str, np.ndarray]:
         """Scores of a test set from its mean statistics, `(..., C) -> (...)` each, in the order of the report.
 
-        A ratio of sums, such as F1, is the same ratio of means.
+        A ratio of sums, such as F1, is the same ratio of means; it needs a value, too, where there is nothing to
+        divide by.
         """
         raise NotImplementedError
 

@@ -147,6 +147,7 @@ def measure_of(task: Task, example: Example, *others: Example) -> Measure:
         scores = {name: partial(_column, number) for number, name in enumerate(names)}
     _check_scores(task, names)
     full = [checked_statistics(task, _gold(task, one), one) for one in (example, *others[: TRIED - 1])]
+    _check_total(task, scores, {"gold answers": full, "empty answers": empty})
     best, none = (float(scores[names[0]](np.asarray(part, dtype=float).mean(0))) for part in (full, empty))
     if best < none:
         raise ValueError(
@@ -170,6 +171,18 @@ def _check_scores(task: CompletionTask, names: Sequence[Any]) -> None:
             raise ValueError(
                 f"task {task.name!r}: a score cannot be called {name!r}, as every row has an entry of that name."
             )
+
+
+def _check_total(task: CompletionTask, scores: Mapping[str, Any], given: Mapping[str, Sequence[Any]]) -> None:
+    """
+    Raises:
+        ValueError: a score of the whole is no finite number, as where nothing was answered and it divides by 0.
+    """
+    for what, part in given.items():
+        for name, score in scores.items():
+            value = score(np.asarray(part, dtype=float).mean(0))
+            if not is_finite_number(value):
+                raise ValueError(f"task {task.name!r}: `total` gives {name} = {value!r} for {what}, no finite number.")
 
 
 def _gold(task: CompletionTask, example: Example) -> str:
