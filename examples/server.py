@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--model", help="student; by default one that comes with the package")
     parser.add_argument("--output_dir", default="student")
     parser.add_argument("--max_steps", type=int, default=20)
+    parser.add_argument("--report_to", default="none", help="where to log: none, tensorboard, trackio, wandb")
     options = parser.parse_args()
 
     url, stand_in = options.base_url, None
@@ -109,7 +110,7 @@ def main() -> None:
             max_steps=options.max_steps,
             learning_rate=1e-5 if options.model else 1e-3,
             bf16=False,
-            report_to="none",
+            report_to=options.report_to,
         ),
         train_dataset=labels,
     )

@@ -24,6 +24,7 @@ def test_help(name, tmp_path):
     result = run(str(ROOT / "examples" / name), "--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "usage" in result.stdout
+    assert ("--report_to" in result.stdout) == (name != "label.py"), "where it logs is for its user to say"
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
