@@ -5,6 +5,8 @@ from typing import Any
 
 BRACKETED = re.compile(r"\[(<code>~?(?:[\w.]+\.)?(\w+)</code>)\](?![\[(])")
 PLACE = re.compile(r'id="((?:[\w.]+\.)?(\w+))"')
+TYPE = re.compile(r"<code>([^<]*`[^<]*)</code>")  # of an argument, in transformers' way of writing it
+NAME = re.compile(r"\[?`~?(?:[\w.]+\.(?=\w+`\]))?([^`]+)`\]?")
 
 
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
@@ -15,4 +17,8 @@ def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
         shown = f"<code>{found[2]}</code>"
         return f'<a href="#{places[found[2]]}">{shown}</a>' if found[2] in places else shown
 
-    return BRACKETED.sub(link, content)
+    def plain(found: re.Match[str]) -> str:
+        words = NAME.sub(r"\1", found[1]).replace("*optional*", "optional")
+        return f"<code>{words}</code>"
+
+    return BRACKETED.sub(link, TYPE.sub(plain, content))

@@ -196,6 +196,15 @@ def test_bracketed_names_lead_to_what_is_on_the_page():
     )
 
 
+def test_types_are_plain_words():
+    written = (
+        "<code>[`~trl.SFTConfig`] or `dict[str, Any]`, *optional*, defaults to `&#34;a&#34;`</code> <code>x</code>"
+    )
+    assert hook("cross_references").on_page_content(written, None, None, None) == (
+        "<code>SFTConfig or dict[str, Any], optional, defaults to &#34;a&#34;</code> <code>x</code>"
+    )
+
+
 def test_links_to_notebooks_lead_to_their_pages_on_the_site():
     pytest.importorskip("mkdocs", reason="make docs installs it")
     text = "[a](notebooks/swap_into_sft.ipynb) [b](../notebooks/x.ipynb) [the notebook itself](x.ipynb)"
