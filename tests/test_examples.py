@@ -65,14 +65,6 @@ def test_each_source_of_supervision_trains_a_student(name, printed, tmp_path):
     assert (tmp_path / "made" / "model.safetensors").is_file()
 
 
-def test_the_students_own_answers_are_ranked_and_train_it(tmp_path):
-    small = ["--gold_rows", "32", "--epochs", "1", "--prompts", "8", "--num_candidates", "2", "--max_steps", "1"]
-    result = run(str(ROOT / "examples" / "preference.py"), *small, "--output_dir", "made", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert '"prompts": 8' in result.stdout and 'against gold: {"pairs": ' in result.stdout
-    assert (tmp_path / "made" / "model.safetensors").is_file()
-
-
 def test_a_wrong_setting_is_one_clear_line(tmp_path):
     result = run(str(ROOT / "examples" / "slot_filling.py"), "--preset", "huge", cwd=tmp_path)
     assert result.returncode == 1

@@ -1,6 +1,7 @@
 """A server on the loopback that answers as recorded: retries, nonsense, death, budgets, keys, and what is kept."""
 
 import math
+import threading
 
 import pytest
 
@@ -43,6 +44,21 @@ def test_the_completions_form(serve):
     assert server.requests[0][0] == "/v1/completions" and server.requests[0][1]["prompt"] == "prompt 0"
     (row,) = labels_from_completions(EXAMPLES[:1], rows)
     assert math.fsum(row["weak_logps"][0]) == -3 and row["weak_finished"] is False
+
+
+def test_as_many_requests_are_under_way_as_concurrency_says(serve):
+    """Each answer waits for two others: with fewer under way none would come, and a fourth at once would be seen."""
+    together, under_way, most = threading.Barrier(3, timeout=20), set(), []
+
+    def reply(body, count):
+        under_way.add(threading.get_ident())
+        most.append(len(under_way))
+        together.wait()
+        under_way.discard(threading.get_ident())
+        return 200, chat()
+
+    assert len(ask_servers([ServerSupervisor(serve(reply).url, "m", concurrency=3, retries=0)], EXAMPLES)) == 6
+    assert max(most) == 3
 
 
 def test_samples_measure_what_has_no_log_probabilities(serve):

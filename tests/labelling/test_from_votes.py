@@ -127,7 +127,9 @@ def test_gold_names_of_the_examples_set_the_order():
 
 def test_several_votes_of_one_person_count_as_one(caplog):
     given = [vote("7", "ann", 0), vote("7", "ann", 0), vote("7", "ann", 1), vote("7", "bob", 1)]
+    given += [vote("007", "ann", None), vote("007", "bob", None)]  # all abstain: no row
     made = labels_from_votes(TEXTS, given, classes=CLASSES)
+    assert made["example_id"][:] == ["7"]
     assert made[0]["vote_probs"] == [[pytest.approx(2 / 3), pytest.approx(1 / 3), 0], [0, 1, 0]]
     assert made[0]["weak_probs"][0] == pytest.approx([1 / 3, 2 / 3, 0])
     assert "1 times a supervisor voted for several classes" in caplog.text

@@ -129,11 +129,19 @@ def log_probability(net, prompt_ids, completion_ids):
     return sum(logps[start + t - 1, token] for t, token in enumerate(completion_ids))
 
 
-def test_per_pair_loss_and_gradient_equal_eq_12_by_hand_in_float64(tmp_path):
+OF_A_PAIR = {  # of its epsilon, L(c, r) and L(r, c); Eq. 12, and those of CW-PO and of robust DPO
+    "cdpo": lambda e, right, wrong: (1 - e) * right + e * wrong,
+    "cw": lambda e, right, wrong: (1 - 2 * e) * right,
+    "rdpo": lambda e, right, wrong: ((1 - e) * right - e * wrong) / (1 - 2 * e),
+}
+
+
+@pytest.mark.parametrize("name", OF_A_PAIR)
+def test_per_pair_loss_and_gradient_by_hand_in_float64(tmp_path, name):
     policy = runs.model()
     reference = runs.reference_of(policy)
     oracle, frozen = copy.deepcopy(policy).double(), copy.deepcopy(reference).double()
-    trainer = build(tmp_path, policy=policy, reference=reference)
+    trainer = build(tmp_path, policy=policy, reference=reference, preference_loss=name)
     loss, gradients = first_gradients(trainer)
     total = 0.0
     for row in (trainer.train_dataset[i] for i in range(4)):
@@ -142,8 +150,7 @@ def test_per_pair_loss_and_gradient_equal_eq_12_by_hand_in_float64(tmp_path):
         h = h - log_probability(frozen, row["prompt_ids"], row["chosen_ids"]).detach()
         h = h + log_probability(frozen, row["prompt_ids"], row["rejected_ids"]).detach()
         right, wrong = (torch.log1p(torch.exp(sign * 0.5 * h)) for sign in (-1, 1))  # L(c, r), L(r, c) at beta 0.5
-        epsilon = row["pair_epsilon"]
-        total = total + row["pair_weight"] * ((1 - epsilon) * right + epsilon * wrong) / 4
+        total = total + row["pair_weight"] * OF_A_PAIR[name](row["pair_epsilon"], right, wrong) / 4
     total.backward()
     assert loss == pytest.approx(total.item(), abs=1e-5)
     expected = {n: p.grad.float() for n, p in oracle.named_parameters() if p.grad is not None}
