@@ -71,6 +71,20 @@ def test_results_json_has_the_agreed_shape(tmp_path):
     assert low < method["pgr"] < high and method == returned["methods"]["bayes|aux"]
 
 
+def test_a_column_of_what_cannot_be_read_stands_where_something_is_read_and_is_explained(tmp_path):
+    def first_table():
+        text = (tmp_path / "report.md").read_text(encoding="utf-8")
+        return text, table_rows(text.partition("## ")[0])
+
+    write(tmp_path)
+    text, rows = first_table()
+    assert rows["system"].endswith("| unparsable |") and "Unparsable is the share of answers" in text
+    assert rows["Opt"].endswith("| 0.3% |") and rows["Ceiling"].endswith("| – |")
+    write(tmp_path, [{k: v for k, v in row.items() if k != "unparsable"} for row in crew()])
+    text, rows = first_table()
+    assert "nparsable" not in text and {row.count(" | ") for row in rows.values()} == {4}
+
+
 def test_report_says_what_the_results_say(tmp_path):
     results = write(tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")

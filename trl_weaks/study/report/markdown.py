@@ -8,6 +8,12 @@ from trl_weaks.markdown import table
 from trl_weaks.study.report.results import Measure
 from trl_weaks.study.report.story import Story
 
+PREFERENCE = (
+    "The student's own candidates for prompts of half B, ranked by the supervisors: best and worst of a prompt are "
+    "a pair. A margin is the difference of their scores, nats per token; epsilon is how probably a pair is the wrong "
+    "way round, by the supervisors' margins, and above one half it is swapped. The other counts say what was left out."
+)
+
 
 def render(results: Mapping[str, Any], story: Story, measure: Measure, figures: Mapping[str, str | None]) -> str:
     """The report in Markdown.
@@ -28,7 +34,7 @@ def render(results: Mapping[str, Any], story: Story, measure: Measure, figures: 
         _agreement(results["agreement"], figures),
         _section("Learning curves", _figure("curves.png", "Training loss of every student", figures)),
         _calibration(results["calibration"], figures),
-        _section("Preference stage", _bullets(story.preference)),
+        _section("Preference stage", f"{PREFERENCE}\n\n{_bullets(story.preference)}" if story.preference else ""),
         _section("Data and models", "\n".join(f"- {sentence}" for sentence in story.about)),
         _reproduce(results, story),
     ]
@@ -50,9 +56,11 @@ def _signed(value: float) -> str:
 def _scores(results: Mapping[str, Any], measure: Measure) -> str:
     level = f"{results['confidence']:.0%}"
     header = ["system", f"{measure.title} (± half of the {level} interval)", "per seed"]
-    header += ["weak / student / ceiling", f"PGR [{level} interval]", "unparsable"]
-    rows = []
-    for row in (*results["weak"].values(), *results["methods"].values()):
+    header += ["weak / student / ceiling", f"PGR [{level} interval]"]
+    found, rows = [*results["weak"].values(), *results["methods"].values()], []
+    read = any("unparsable" in row for row in found)
+    header += ["unparsable"] * read
+    for row in found:
         low, high = row[f"{measure.key}_interval"]
         cells = [row["label"], f"{row[measure.key]:.4f} ± {(high - low) / 2:.4f}"]
         cells.append(" ".join(f"{value:.4f}" for value in row[f"{measure.key}_per_seed"]))
@@ -61,7 +69,7 @@ def _scores(results: Mapping[str, Any], measure: Measure) -> str:
         else:
             cells.append(f"{row['weak']:.4f} / {row[measure.key]:.4f} / {results['ceiling']:.4f}")
             cells.append(pgr_text(row["pgr"], row["pgr_interval"]))
-        cells.append(f"{row['unparsable']:.1%}" if "unparsable" in row else "–")
+        cells += [f"{row['unparsable']:.1%}" if "unparsable" in row else "–"] * read
         rows.append(cells)
     if results["pgr_refused"]:
         return f"{table(header, rows)}\n\n**PGR is refused.** {results['pgr_refused']}."
@@ -123,6 +131,8 @@ def _reading(results: Mapping[str, Any]) -> str:
         "the mean of their scores as weak. With few seeds the intervals say little about how another seed would "
         "come out; the scores per seed say more."
     )
+    if any("unparsable" in row for row in (*results["weak"].values(), *results["methods"].values())):
+        text += " Unparsable is the share of answers that could not be read."
     shares = {row["pgr_undefined_share"] for row in results["methods"].values()} - {None}
     if any(shares):
         text += (
