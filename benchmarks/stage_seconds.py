@@ -7,12 +7,14 @@
 
 `results.json` holds the seconds of every stage by the clock; those of a run that was continued are summed. A run that
 is started here is timed from outside, too, which adds the start of the process, imports, the data, the statistics and
-figures of the report; stages run side by side where there are cores, and then make more than the clock. Stages that
-shipped models stand for take no time.
+figures of the report; stages run side by side where there are cores, and then make more than the clock. Seconds of the
+processor are those that a machine with other work does not lengthen much. Stages that shipped models stand for take no
+time.
 """
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -27,7 +29,7 @@ GROUPS = {  # the first whose words a stage's name holds
     "students on weak labels": ("student",),
     "evaluation": ("evaluate",),
 }
-OTHER, ALL, CLOCK = "other stages", "all stages", "by the clock"
+OTHER, ALL, CLOCK, PROCESSOR = "other stages", "all stages", "by the clock", "of the processor, all processes"
 
 
 def grouped(seconds: dict[str, float]) -> dict[str, tuple[float, int]]:
@@ -39,8 +41,8 @@ def grouped(seconds: dict[str, float]) -> dict[str, tuple[float, int]]:
     return {name: pair for name, pair in found.items() if pair[1]}
 
 
-def table(folder: Path, clock: float | None = None) -> str:
-    """Markdown of one run; `clock`: seconds of the whole command."""
+def table(folder: Path, clock: float | None = None, processor: float | None = None) -> str:
+    """Markdown of one run; `clock` and `processor`: seconds of the whole command."""
     path = folder if folder.suffix == ".json" else folder / "results.json"
     results = json.loads(path.read_text(encoding="utf-8"))
     if not results.get("stage_seconds"):
@@ -48,8 +50,7 @@ def table(folder: Path, clock: float | None = None) -> str:
     rows = {name: (spent, str(count)) for name, (spent, count) in grouped(results["stage_seconds"]).items()}
     whole = sum(spent for spent, _ in rows.values())
     rows[ALL] = (whole, str(len(results["stage_seconds"])))
-    if clock is not None:
-        rows[CLOCK] = (clock, "")
+    rows |= {name: (spent, "") for name, spent in ((CLOCK, clock), (PROCESSOR, processor)) if spent is not None}
     environment = results["environment"]
     lines = [
         f"`{results.get('command', folder.name)}`, {environment['date']}, {environment['machine']}",
@@ -61,8 +62,9 @@ def table(folder: Path, clock: float | None = None) -> str:
     return "\n".join(lines)
 
 
-def run(command: list[str]) -> tuple[Path, float]:
-    """Run a study's script and time it; its output folder must be new, so that nothing is found finished."""
+def run(command: list[str]) -> tuple[Path, float, float]:
+    """Run a study's script and time it, by the clock and by the processor; its output folder must be new, so that
+    nothing is found finished."""
     if "--output_dir" not in command[:-1]:
         raise SystemExit("--run needs the script and its --output_dir, which must be new.")
     folder = Path(command[command.index("--output_dir") + 1])
@@ -72,7 +74,8 @@ def run(command: list[str]) -> tuple[Path, float]:
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", *launch, *command], check=True, stdout=sys.stderr)
-    return folder, time.perf_counter() - start
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)  # theirs too, since each was waited for
+    return folder, time.perf_counter() - start, used.ru_utime + used.ru_stime
 
 
 def main() -> None:

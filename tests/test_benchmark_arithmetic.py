@@ -47,11 +47,13 @@ def test_stages_are_summed_by_kind_and_stages_side_by_side_are_told(tmp_path, lo
                "evaluate naive": 8.0}  # fmt: skip
     results = {"stage_seconds": seconds, "environment": {"date": "today", "machine": "one"}}
     (tmp_path / "results.json").write_text(json.dumps(results))
-    rows = [line.split(" | ") for line in stages.table(tmp_path, 30.0).splitlines()[4:]]
+    rows = [line.split(" | ") for line in stages.table(tmp_path, 30.0, 28.0).splitlines()[4:]]
     found = {cells[0].removeprefix("| "): (cells[1], cells[2]) for cells in rows}
     assert found["weak supervisors"] == ("2", "5.0") and found["students on weak labels"] == ("1", "7.0")
     assert found["students on gold"] == ("1", "5.0") and found["preference students"] == ("1", "6.0")
     assert found["all stages"] == ("8", "36.0") and found["by the clock"] == ("", "30.0")
+    assert found["of the processor, all processes"] == ("", "28.0")
+    assert stages.table(tmp_path / "results.json").splitlines()[1:] == stages.table(tmp_path).splitlines()[1:]
 
 
 def test_peers_are_compared_round_by_round(load):
