@@ -6,6 +6,7 @@ import random
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import processes
@@ -30,6 +31,7 @@ from trl_weaks.study.pipeline.predictions import predict_completions, read_predi
 from trl_weaks.study.pipeline.refined_labels import ANSWERS, COUNTED, HALVES, Refinement, refined_folder
 from trl_weaks.study.pipeline.room import check_room
 from trl_weaks.study.pipeline.run import KINDS, claim, in_own_folder, leave_out_refused, optional_rows, seed_runs
+from trl_weaks.study.pipeline.students.training import refuse_broken_weights
 from trl_weaks.study.report.results import score_systems
 from trl_weaks.study.table_config import ClassTableConfig, CompletionTableConfig
 from trl_weaks.study.tasks.checks import check_splits, measure_of
@@ -511,6 +513,19 @@ def test_json_lines_are_not_cut_at_other_line_ends():
     package = Path(trl_weaks.__file__).parent
     texts = {path: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
     assert not [path for path, text in texts.items() if re.search(r"json\.loads\b.*splitlines", text)]
+
+
+def test_weights_in_pieces_are_looked_at_where_they_lie():
+    """A sharded weight is asked for its local part: an operation on the whole would wait for the other processes."""
+
+    def trainer(value):
+        piece = SimpleNamespace(to_local=lambda: torch.full((2,), value))
+        accelerator = SimpleNamespace(device="cpu", reduce=lambda number, how: number)
+        return SimpleNamespace(model=SimpleNamespace(parameters=lambda: [piece]), accelerator=accelerator)
+
+    refuse_broken_weights(trainer(1.0), Path("x"))
+    with pytest.raises(ValueError, match="x: after training the model has weights"):
+        refuse_broken_weights(trainer(math.inf), Path("x"))
 
 
 def test_supervisors_get_names_that_no_row_has(tmp_path, monkeypatch):

@@ -65,7 +65,8 @@ def refuse_broken_weights(trainer: SFTTrainer, folder: Path) -> None:
         ValueError: weights that are no finite numbers: such a model answers something, and it would be scored. On
             every process where it is so on one.
     """
-    broken = not all(torch.isfinite(weight).all() for weight in trainer.model.parameters())
+    pieces = (weight.to_local() if hasattr(weight, "to_local") else weight for weight in trainer.model.parameters())
+    broken = not all(torch.isfinite(piece).all() for piece in pieces)  # of a sharded weight what lies here
     if trainer.accelerator.reduce(torch.tensor(float(broken), device=trainer.accelerator.device), "sum"):
         raise ValueError(
             f"{folder}: after training the model has weights that are no finite numbers. The loss or its gradient is "
