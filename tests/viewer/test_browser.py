@@ -1,6 +1,7 @@
 """The page in a real headless Chromium: it renders, filters, is used by keyboard, and asks nothing of anyone."""
 
 import json
+import re
 import shutil
 import time
 
@@ -142,6 +143,22 @@ def test_a_learning_curve_of_one_point_is_seen_and_updates_are_numbered(opened):
     (drawn,) = opened.find_elements(By.CSS_SELECTOR, '#report svg[aria-label^="loss by update"]')
     assert len(drawn.find_elements(By.TAG_NAME, "circle")) == 1
     assert {"0", "20"} <= {text.text for text in drawn.find_elements(By.TAG_NAME, "text")}
+
+
+def test_series_without_a_point_are_not_drawn(browser, tmp_path):
+    """Trainings shorter than `logging_steps` log no loss; a supervisor may have no word in any bin."""
+    path = page(3, tmp_path)
+    data = path.read_text(encoding="utf-8")
+    for name, none in (
+        ("curves", [{"name": "a", "points": []}]),
+        ("reliability", [{"name": "a", "points": [[0.1, None]]}]),
+    ):
+        data = re.sub(f'"{name}":' + r"\[.*?\}\]", f'"{name}":' + json.dumps(none), data, count=1)
+    path.write_text(data, encoding="utf-8")
+    browser.get_log("browser")
+    browser.get(path.as_uri())
+    assert shown(browser) == 3 and len(browser.find_elements(By.CSS_SELECTOR, "#report svg")) == 1  # the forest
+    assert browser.get_log("browser") == []
 
 
 def test_the_keyboard_moves_through_the_list(opened):
