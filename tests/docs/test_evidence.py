@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from trl_weaks.study.field_methods import class_field, completion_field
+
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "evidence"
 RESULTS = sorted((FOLDER / "results").glob("*.json"))
 
@@ -126,3 +128,19 @@ def test_a_study_is_run_with_the_command_that_its_results_name(name, make, monke
         settings += ["task"] * hasattr(config, "task")
         for setting in settings + ["compare"] * bool(config.compare):
             assert getattr(config, setting) == kept[setting]
+
+
+def test_the_rows_that_cost_more_than_a_tenth_over_one_student_are_those_that_the_page_names():
+    """The table's numbers against the sentence below it; and every row of the field is in the table."""
+    text = (FOLDER.parent / "reference" / "field.md").read_text(encoding="utf-8")
+    cells = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and line.count(" | ") == 6]
+    costs = {row: cell[4] for cell in cells for row in re.findall(r"`(\w+)`", cell[1])}
+    assert set(class_field()) | set(completion_field()) <= {*costs, "naive", "on_glad", "on_mace", "on_wawa"}
+    dear = {
+        row for row, cost in costs.items() if any(float(n) > 1.1 for n in re.findall(r"\d\.\d", cost.split(":")[0]))
+    }
+    named = {"on_glad", "on_mace", "on_student_dawid_skene", "trusted", "on_mbr", "on_rover", "ilr"}
+    named |= {method.name for method in class_field().values() if method.after}
+    named |= {"prefer_cdpo", "prefer_cw", "prefer_surest"}
+    cheap_beside_dear = {"on_wawa", "surer_half", "strong_on_a", "naive"}  # in the same cell
+    assert dear - cheap_beside_dear == named
