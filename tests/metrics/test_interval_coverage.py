@@ -34,8 +34,9 @@ def test_one_seed_covers_what_is_promised(intervals, studies):
     assert intervals.false_positives(studies, 300, 1, 0.0, resamples=400) <= 0.05 + error
 
 
-@pytest.mark.slow
-def test_three_unlike_seeds_cover_too_little_and_ten_enough(intervals):
-    """What the documentation warns of."""
-    three, ten = (intervals.coverage(400, 300, seeds, spread=0.4, resamples=400) for seeds in (3, 10))
-    assert three < 0.93 < ten + 0.05
+@pytest.mark.parametrize("studies", [100, pytest.param(1000, marks=pytest.mark.slow)], ids=["some", "a thousand"])
+def test_three_seeds_that_differ_by_much_are_covered(intervals, studies):
+    """A bootstrap alone holds 0.82 of them, and calls a fifth of equal students different."""
+    error = 4 * np.sqrt(0.05 * 0.95 / studies)
+    assert intervals.coverage(studies, examples=300, seeds=3, spread=0.4, resamples=200) >= 0.93 - error
+    assert intervals.false_positives(studies, 300, 3, 0.4, resamples=200) <= 0.06 + error

@@ -86,7 +86,47 @@ def test_interval_is_its_definition_spelled_out():
     ordered = sorted(draws)
     expected = ordered[math.floor(0.05 * 199)], ordered[math.ceil(0.95 * 199)]
     found = pgr_interval(weak, student, ceiling, confidence=0.9, seed=7, resamples=200)
-    assert found == pytest.approx(expected, abs=1e-12)
+    assert found == pytest.approx(expected, abs=1e-12)  # these seeds differ no more than chance lets them
+    student = student + np.array([[-0.2], [0.0], [0.2]])
+    point = performance_gap_recovered(weak.mean(), student.mean(), ceiling.mean())
+    draws = []
+    for row, run in zip(rows, runs, strict=True):
+        w, s, c = (np.mean([table[r][row].mean() for r in run]) for table in (weak, student, ceiling))
+        draws.append((s - w) / (c - w))
+    by = stretched_by_hand(weak, student, ceiling, 0.9)
+    low, high = sorted(draws)[math.floor(0.05 * 199)], sorted(draws)[math.ceil(0.95 * 199)]
+    found = pgr_interval(weak, student, ceiling, confidence=0.9, seed=7, resamples=200)
+    assert by > 1.5 and found == pytest.approx((point - by * (point - low), point + by * (high - point)), rel=1e-6)
+
+
+def stretched_by_hand(weak, student, ceiling, confidence):
+    """Numerical derivative of the PGR by each cell, then the analysis of variance in loops."""
+
+    def pgr(w, s, c):
+        return (s.mean() - w.mean()) / (c.mean() - w.mean())
+
+    seeds, examples = student.shape
+    cells, tables = np.zeros((seeds, examples)), [weak, student, ceiling]
+    for s in range(seeds):
+        for e in range(examples):
+            for k, table in enumerate(tables):
+                moved = table.copy()
+                moved[s, e] += 1e-4
+                changed = [*tables[:k], moved, *tables[k + 1 :]]
+                cells[s, e] += (pgr(*changed) - pgr(*tables)) / 1e-4 * (table[s, e] - table.mean()) * seeds * examples
+    m, n = cells.mean(), seeds * examples
+    rows, columns = [cells[s].mean() for s in range(seeds)], [cells[:, e].mean() for e in range(examples)]
+    left = [[cells[s, e] - rows[s] - columns[e] + m for e in range(examples)] for s in range(seeds)]
+    of_seeds = examples * sum((r - m) ** 2 for r in rows) / (seeds - 1)
+    of_examples = seeds * sum((c - m) ** 2 for c in columns) / (examples - 1)
+    rest = sum(x**2 for r in left for x in r) / ((seeds - 1) * (examples - 1))
+    assert of_seeds > rest
+    variance = (of_seeds + of_examples - rest) / n
+    below = of_seeds**2 / (seeds - 1) + of_examples**2 / (examples - 1) + rest**2 / ((seeds - 1) * (examples - 1))
+    quantile = stats.t.ppf((1 + confidence) / 2, (variance * n) ** 2 / below)
+    resampled = np.mean([(r - m) ** 2 for r in rows]) / seeds + np.mean([(c - m) ** 2 for c in columns]) / examples
+    resampled += sum(x**2 for r in left for x in r) / n**2
+    return quantile * math.sqrt(variance) / (stats.norm.ppf((1 + confidence) / 2) * math.sqrt(resampled))
 
 
 @pytest.mark.parametrize("seeds", [None, 4])

@@ -19,7 +19,7 @@ def test_holm_is_its_definition():
 
 
 def test_a_planted_difference_is_found_and_swapping_only_turns_the_sign():
-    right = {"a": RNG.random((2, 800)) < 0.7, "b": RNG.random((2, 800)) < 0.5}
+    right = {"a": RNG.random((6, 800)) < 0.7, "b": RNG.random((6, 800)) < 0.5}
     (one,), (other,) = (compare_systems(right, ACCURACY, names) for names in (["a", "b"], ["b", "a"]))
     assert one["difference"] == pytest.approx(right["a"].mean() - right["b"].mean()) == -other["difference"]
     assert one["interval"][0] < one["difference"] < one["interval"][1] and one["p_value"] < 0.01

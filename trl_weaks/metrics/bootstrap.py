@@ -66,8 +66,13 @@ def as_table(name: str, values: np.ndarray, score: Score | None) -> np.ndarray:
     return table
 
 
-def limits(draws: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Percentile interval. A draw that is NaN (undefined) counts as -inf for the lower limit, +inf for the upper."""
+def limits(draws: np.ndarray, confidence: float, point: float = 0.0, stretch: float = 1.0) -> tuple[float, float]:
+    """Percentile interval. A draw that is NaN (undefined) counts as -inf for the lower limit, +inf for the upper.
+
+    Args:
+        draws: `(resamples,)`.
+        point, stretch: each limit's distance from `point` is multiplied by `stretch`; see [`Spread.stretch`].
+    """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: give a probability between 0 and 1, such as 0.95")
     if np.ndim(draws) != 1 or len(draws) < 2:
@@ -75,6 +80,8 @@ def limits(draws: np.ndarray, confidence: float) -> tuple[float, float]:
     tail, last, undefined = (1 - confidence) / 2, len(draws) - 1, np.isnan(draws)
     low = np.sort(np.where(undefined, -np.inf, draws))[int(np.floor(tail * last))]
     high = np.sort(np.where(undefined, np.inf, draws))[int(np.ceil((1 - tail) * last))]
+    if stretch != 1.0:
+        low, high = point + stretch * (low - point), point + stretch * (high - point)
     return float(low), float(high)
 
 

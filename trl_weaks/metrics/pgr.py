@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from trl_weaks.metrics.bootstrap import Score, as_table, bootstrap_scores, limits, seed_scores
+from trl_weaks.metrics.few_seeds import cell_values, spread
 
 _RELATIVE_ROUNDING = 1e-9  # equal scores summed in another order differ by less; their gap is closed
 
@@ -63,15 +64,15 @@ def pgr_interval(
     score: Score | None = None,
     resamples: int = 2000,
 ) -> tuple[float, float]:
-    """Percentile interval of PGR under a paired bootstrap over examples and seeds.
+    """Interval of PGR under a paired bootstrap over examples and seeds: percentiles, stretched for few seeds.
 
     The three systems see the same resampled examples and seeds. Resamples whose ceiling does not exceed a weak score
     have no PGR; they count as minus infinity for the lower limit and as plus infinity for the upper one. So the
     interval is unbounded as soon as `(1 - confidence) / 2` of them are such, which says that this test set cannot tell
     the ceiling from the weak supervisor. `undefined_share` reports them.
 
-    With S seeds the interval reaches little beyond the S seen: at S = 3 it covers less than `confidence` where seeds
-    vary more than examples do. Print the scores per seed beside it.
+    With several seeds the limits' distances from the estimate are multiplied by [`Spread.stretch`] of
+    [`pgr_cells`]: resamples of three seeds reach too little beyond them.
 
     Args:
         weak: per-example values of one supervisor, an array `(examples,)` or `(seeds, examples)`; or of several, a
@@ -87,12 +88,35 @@ def pgr_interval(
         ValueError: as [`performance_gap_recovered`] and [`bootstrap_scores`].
     """
     systems = _systems(weak, student, ceiling)
-    points = {name: float(seed_scores(as_table(name, v, score).mean(1), score).mean()) for name, v in systems.items()}
-    student_point, ceiling_point = points.pop("student"), points.pop("ceiling")
-    performance_gap_recovered(points, student_point, ceiling_point)  # refuses, if need be
-    draws = bootstrap_scores(systems, score, resamples=resamples, seed=seed)
-    student_draws, ceiling_draws = draws.pop("student"), draws.pop("ceiling")
-    return limits(pgr_draws(draws, student_draws, ceiling_draws), confidence)
+    tables = {name: as_table(name, values, score) for name, values in systems.items()}
+    points = {name: float(seed_scores(table.mean(1), score).mean()) for name, table in tables.items()}
+    cells = {name: cell_values(table, score) for name, table in tables.items()}
+    point = performance_gap_recovered(*_parted(points))  # refuses, if need be
+    draws = pgr_draws(*_parted(bootstrap_scores(systems, score, resamples=resamples, seed=seed)))
+    seeds = spread(pgr_cells(*_parted(cells)))
+    return limits(draws, confidence, point, seeds.stretch(confidence) if seeds else 1.0)
+
+
+def _parted(found: Mapping[str, Any]) -> tuple[dict[str, Any], Any, Any]:
+    """Of all systems: the supervisors', the student's, the ceiling's."""
+    weak = {name: value for name, value in found.items() if name not in ("student", "ceiling")}
+    return weak, found["student"], found["ceiling"]
+
+
+def pgr_cells(weak: Mapping[str, np.ndarray], student: np.ndarray, ceiling: np.ndarray) -> np.ndarray:
+    """What each example of each seed brings to the averaged PGR, to first order: `(seeds, examples)`.
+
+    Args:
+        weak, student, ceiling: `(seeds, examples)` from [`cell_values`]; of a system run once `(1, examples)`.
+    """
+    reached, top = student.mean(), ceiling.mean()
+    found = []
+    for values in weak.values():
+        start = values.mean()
+        recovered = (reached - start) / (top - start)
+        change = (student - reached) - recovered * (ceiling - top) + (recovered - 1) * (values - start)
+        found.append(change / (top - start))
+    return np.mean(np.broadcast_arrays(*found), axis=0)
 
 
 def pgr_draws(weak: Mapping[str, np.ndarray], student: np.ndarray, ceiling: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 
 from trl_weaks.markdown import table
 from trl_weaks.metrics.bootstrap import as_table, bootstrap_scores, limits, seed_scores
+from trl_weaks.metrics.few_seeds import cell_values, spread
 from trl_weaks.study.report.results import Measure
 
 
@@ -21,8 +22,9 @@ def compare_systems(
 ) -> list[dict[str, Any]]:
     """Differences of the headline score, rows taken two by two, under the paired bootstrap over examples and seeds.
 
-    The p value is twice the share of resamples on the wrong side of 0, at least 2 / resamples; with several pairs they
-    are adjusted by Holm's step-down method.
+    The p value is twice the share of resamples on the wrong side of 0; with several seeds it is at least that of the t
+    test of `trl_weaks.metrics.few_seeds`, which also stretches the interval: few seeds that differ are little
+    evidence. A p value is at least 2 / resamples; with several pairs they are adjusted by Holm's step-down method.
 
     Args:
         samples: row -> per-seed, per-example statistics, as in [`score_systems`].
@@ -47,17 +49,20 @@ def compare_systems(
     plain = {name: values[..., 0] if head is None else values for name, values in tables.items()}
     draws = bootstrap_scores(plain, head, resamples=resamples, seed=seed)
     points = {name: float(seed_scores(values.mean(1), head).mean()) for name, values in tables.items()}
+    cells = {name: cell_values(values, head) for name, values in tables.items()}
     found = []
     for first, second in zip(names[::2], names[1::2], strict=True):
-        difference = draws[first] - draws[second]
-        wrong = min((difference <= 0).mean(), (difference >= 0).mean())
+        drawn, difference = draws[first] - draws[second], points[first] - points[second]
+        seeds = spread(cells[first] - cells[second])
+        p_value = max(2 * min((drawn <= 0).mean(), (drawn >= 0).mean()), seeds.p_value(difference) if seeds else 0)
+        stretch = seeds.stretch(confidence) if seeds else 1.0
         found.append(
             {
                 "first": first,
                 "second": second,
-                "difference": points[first] - points[second],
-                "interval": list(limits(difference, confidence)),
-                "p_value": float(min(1.0, max(2 * wrong, 2 / resamples))),
+                "difference": difference,
+                "interval": list(limits(drawn, confidence, difference, stretch)),
+                "p_value": float(min(1.0, max(p_value, 2 / resamples))),
             }
         )
     for row, adjusted in zip(found, holm([row["p_value"] for row in found]), strict=True):
@@ -96,6 +101,7 @@ def comparison_section(rows: Sequence[Mapping[str, Any]], measure: Measure, labe
     ]
     head = ["first", "second", f"difference in {measure.title} [95% interval]", "p", "p (Holm)"]
     return (
-        "## Comparisons\n\nPaired bootstrap over test examples and seeds, two-sided; with several pairs p is adjusted "
-        "by Holm's method.\n\n" + table(head, lines)
+        "## Comparisons\n\nPaired bootstrap over test examples and seeds, two-sided; with several seeds interval and "
+        "p allow for how few they are (Student's t). With several pairs p is adjusted by Holm's method.\n\n"
+        + table(head, lines)
     )

@@ -9,7 +9,8 @@ import numpy as np
 
 from trl_weaks.metrics.bootstrap import Score, as_table, bootstrap_scores, limits, seed_scores
 from trl_weaks.metrics.calibration import brier_score, expected_calibration_error, reliability_bins
-from trl_weaks.metrics.pgr import performance_gap_recovered, pgr_draws, undefined_share
+from trl_weaks.metrics.few_seeds import cell_values, spread
+from trl_weaks.metrics.pgr import performance_gap_recovered, pgr_cells, pgr_draws, undefined_share
 from trl_weaks.metrics.slu_f1 import slu_f1_from_counts
 
 # entries of a row of `results.json`: no score may take their place
@@ -49,6 +50,8 @@ def score_systems(
 ) -> dict[str, Any]:
     """Scores and PGR of every system, with intervals from one paired bootstrap over examples and seeds.
 
+    With several seeds the intervals allow for how few they are, see `trl_weaks.metrics.few_seeds`.
+
     Args:
         systems: in the order of the table; each has
             `name`; `label`, for readers; `role`: `"weak"`, `"method"`, `"baseline"` or `"ceiling"` (one);
@@ -71,12 +74,15 @@ def score_systems(
     head = measure.scores[measure.key]
     tables = {system["name"]: as_table(system["name"], system["samples"], head) for system in systems}
     draws = bootstrap_scores(_unwrapped(tables, head), head, resamples=resamples, seed=seed)
-    rows = {s["name"]: _scores(s, tables[s["name"]], draws[s["name"]], measure, confidence) for s in systems}
+    cells = {name: cell_values(table, head) for name, table in tables.items()}
+    rows = {s["name"]: _scores(s, tables, cells, draws, measure, confidence) for s in systems}
     weak = {name: rows[name] for name in _named(systems, "weak")}
     (ceiling,) = _named(systems, "ceiling")
     for system in systems:
         if system["role"] != "weak":
-            rows[system["name"]] |= _recovered(system, ceiling, rows, draws, list(weak), measure.key, confidence)
+            rows[system["name"]] |= _recovered(
+                system, ceiling, rows, draws, cells, list(weak), measure.key, confidence
+            )
     return {
         "measure": measure.key,
         "methods": {name: row for name, row in rows.items() if name not in weak},
@@ -102,9 +108,12 @@ def at_floor(results: Mapping[str, Any], floor: float = 0.0) -> list[str]:
             that is right scores.
     """
     key, found = results["measure"], []
+    examples = results["examples"]
+    chance = floor + max(2 * (floor * (1 - floor) / examples) ** 0.5, 4 / examples)
     for name, row in {**results["weak"], **results["methods"]}.items():
-        score, low = row[key], row[f"{key}_interval"][0]
-        nothing = low <= floor if floor else score >= 0 and (low <= 0 or score < NOTHING)
+        score, per_seed = row[key], row[f"{key}_per_seed"]  # the interval of few seeds alone is too wide to say it
+        unsure = row[f"{key}_interval"][0] <= floor and (len(per_seed) == 1 or min(per_seed) <= chance)
+        nothing = unsure if floor else score >= 0 and (unsure or score < NOTHING)
         found += [name] if nothing and row["role"] != "baseline" else []
     return found
 
@@ -146,25 +155,38 @@ def _unwrapped(tables: Mapping[str, np.ndarray], head: Score | None) -> dict[str
     return {name: table[..., 0] if head is None else table for name, table in tables.items()}
 
 
-def _scores(system: Mapping, table: np.ndarray, draws: np.ndarray, measure: Measure, confidence: float) -> dict:
+def _scores(
+    system: Mapping, tables: Mapping, cells: Mapping, draws: Mapping, measure: Measure, confidence: float
+) -> dict:
+    name, table = system["name"], tables[system["name"]]
     per_seed = {key: seed_scores(table.mean(1), score) for key, score in measure.scores.items()}
     row = {"label": system["label"], "role": system["role"]}
     row |= {key: float(values.mean()) for key, values in per_seed.items()}
     row[f"{measure.key}_per_seed"] = per_seed[measure.key].tolist()
-    row[f"{measure.key}_interval"] = list(limits(draws, confidence))
+    row[f"{measure.key}_interval"] = _interval(draws[name], cells[name], row[measure.key], confidence)
     if "unparsable" in system:
         failed = np.atleast_2d(np.asarray(system["unparsable"], dtype=float))
         if failed.shape != table.shape[:2]:
-            raise ValueError(
-                f"{system['name']}: unparsable {failed.shape}, samples {table.shape[:2]} (seeds, examples)"
-            )
+            raise ValueError(f"{name}: unparsable {failed.shape}, samples {table.shape[:2]} (seeds, examples)")
         row["unparsable"] = float(failed.mean())
     row["extra"] = dict(system.get("extra", {}))
     return row
 
 
+def _interval(draws: np.ndarray, cells: np.ndarray, point: float, confidence: float) -> list[float]:
+    found = spread(cells)
+    return list(limits(draws, confidence, point, found.stretch(confidence) if found else 1.0))
+
+
 def _recovered(
-    system: Mapping, ceiling: str, rows: Mapping, draws: Mapping, weak: list[str], key: str, confidence: float
+    system: Mapping,
+    ceiling: str,
+    rows: Mapping,
+    draws: Mapping,
+    cells: Mapping,
+    weak: list[str],
+    key: str,
+    confidence: float,
 ) -> dict:
     """PGR of one student: averaged over its weak supervisors (paper §5.2), and against each of all."""
     student, top = rows[system["name"]][key], rows[ceiling][key]
@@ -174,8 +196,9 @@ def _recovered(
         if _refusal(points, top):
             return None, None, None
         recovered = pgr_draws({name: draws[name] for name in chosen}, draws[system["name"]], draws[ceiling])
+        each = pgr_cells({name: cells[name] for name in chosen}, cells[system["name"]], cells[ceiling])
         value = performance_gap_recovered(points, student, top)
-        return value, list(limits(recovered, confidence)), undefined_share(recovered)
+        return value, _interval(recovered, each, value, confidence), undefined_share(recovered)
 
     own = system.get("supervisors", weak)
     if own is None:

@@ -1,0 +1,95 @@
+"""The spread of few seeds: cases in which it is a textbook's, invariances, pseudo-values of corpus scores."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from trl_weaks.metrics.bootstrap import as_table
+from trl_weaks.metrics.few_seeds import cell_values, spread
+from trl_weaks.metrics.slu_f1 import slu_f1_counts, slu_f1_from_counts
+from trl_weaks.study.report.compare import compare_systems
+from trl_weaks.study.report.results import ACCURACY
+
+RNG = np.random.default_rng(3)
+
+
+def test_where_only_seeds_differ_it_is_students_t_of_their_means():
+    means = np.array([0.3, 0.5, 0.55, 0.8])
+    found = spread(np.repeat(means[:, None], 50, axis=1))
+    assert (found.error, found.freedom) == pytest.approx((stats.sem(means), 3))
+    test = stats.ttest_1samp(means, 0.2)
+    assert found.p_value(means.mean() - 0.2) == pytest.approx(test.pvalue)
+    low, high = test.confidence_interval(0.9)
+    half = found.stretch(0.9) * stats.norm.ppf(0.95) * found.resampled
+    assert (means.mean() - half, means.mean() + half) == pytest.approx((low, high))
+
+
+def test_where_seeds_agree_in_everything_it_is_that_of_the_examples():
+    values = RNG.normal(size=40)
+    found = spread(np.stack([values] * 3))
+    assert (found.error, found.freedom) == pytest.approx((stats.sem(values), 39))
+    assert found.stretch(0.95) == pytest.approx(stats.t.ppf(0.975, 39) / stats.norm.ppf(0.975) * np.sqrt(40 / 39))
+
+
+def test_it_is_the_analysis_of_variance():
+    """Mean squares in float64 loops, where both seeds and examples differ."""
+    cells = RNG.normal(size=(4, 30)) + 0.8 * RNG.normal(size=(4, 1)) + RNG.normal(size=30)
+    grand = cells.mean()
+    seeds = 30 * sum((row.mean() - grand) ** 2 for row in cells) / 3
+    examples = 4 * sum((column.mean() - grand) ** 2 for column in cells.T) / 29
+    left = sum((cells[s, e] - cells[s].mean() - cells[:, e].mean() + grand) ** 2 for s in range(4) for e in range(30))
+    left /= 3 * 29
+    assert seeds > left
+    found = spread(cells)
+    assert found.error**2 == pytest.approx((seeds + examples - left) / 120)
+    below = seeds**2 / 3 + examples**2 / 29 + left**2 / 87
+    assert found.freedom == pytest.approx((seeds + examples - left) ** 2 / below)
+    drawn = [cells[RNG.integers(0, 4, 4)][:, RNG.integers(0, 30, 30)].mean() for _ in range(20_000)]
+    assert found.resampled == pytest.approx(np.std(drawn), rel=0.03)
+
+
+def test_orders_units_and_constants_do_not_matter():
+    cells = RNG.normal(size=(3, 20)) + np.array([[0.0], [1.0], [3.0]])
+    found = spread(cells)
+    other = spread(5 - 2 * cells[[2, 0, 1]][:, RNG.permutation(20)])
+    assert (other.error, other.freedom, other.stretch(0.9)) == pytest.approx(
+        (2 * found.error, found.freedom, found.stretch(0.9))
+    )
+
+
+def test_nothing_is_said_of_one_seed_nor_of_what_never_differs():
+    assert spread(RNG.random((1, 9))) is None
+    same = spread(np.full((3, 5), 0.25))
+    assert same.error == 0 and same.stretch(0.95) == 1 and (same.p_value(0.0), same.p_value(0.1)) == (1, 0)
+    assert spread(RNG.random((3, 1))).freedom == 2, "one example"
+    assert np.isfinite(spread(np.array([[0.0, 1.0], [1.0, 0.0]])).stretch(0.95)), "seeds that undo each other"
+
+
+def test_seeds_that_agree_by_chance_do_not_narrow_an_interval():
+    narrow = [spread(RNG.integers(0, 2, (3, 60)).astype(float)).stretch(0.95) for _ in range(50)]
+    assert min(narrow) == 1.0 and max(narrow) < 4
+
+
+def test_pseudo_values_of_a_corpus_score_are_those_of_leaving_one_out():
+    gold = [[("date", "today")], [("time", "five pm"), ("date", "monday")], [], [("person", "ann")]] * 3
+    said = [slots[:1] if n % 3 else [("date", "today")] for n, slots in enumerate(gold)]
+    counts = slu_f1_counts(said, gold)
+    table = as_table("student", np.stack([counts, counts[::-1]]), slu_f1_from_counts)
+    found = cell_values(table, slu_f1_from_counts)
+    for seed, rows in enumerate(table):
+        whole = slu_f1_from_counts(rows.sum(0))
+        for example in range(12):
+            without = slu_f1_from_counts(np.delete(rows, example, axis=0).sum(0))
+            assert found[seed, example] == pytest.approx(12 * whole - 11 * without)
+    plain = RNG.random((2, 7))
+    assert np.array_equal(cell_values(as_table("s", plain, None), None), plain)
+
+
+def test_a_comparison_over_seeds_that_differ_is_that_of_students_t():
+    """Three seeds with differences of 0.02, 0.2 and 0.35: what a bootstrap of them calls p < 0.05 is none."""
+    base = RNG.random((3, 2000))
+    right = {"a": (base < np.array([[0.52], [0.7], [0.85]])).astype(float), "b": (base < 0.5).astype(float)}
+    (found,) = compare_systems(right, ACCURACY, ["a", "b"])
+    gaps = right["a"].mean(1) - right["b"].mean(1)
+    assert found["p_value"] == pytest.approx(stats.ttest_1samp(gaps, 0).pvalue, rel=0.05) and found["p_value"] > 0.1
+    assert found["interval"][0] < 0 < found["interval"][1]

@@ -1,0 +1,98 @@
+"""What a few seeds can say: the standard error of a mean over seeds and examples, and its t distribution.
+
+A resample of three seeds cannot reach beyond the three: where seeds differ by much, a bootstrap over seeds and
+examples is too narrow. The analysis of variance of the table of both tells by how much.
+
+Source: two-way random effects; degrees of freedom after Satterthwaite (1946). Its use on a bootstrap: *ours*.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from trl_weaks.metrics.bootstrap import Score, seed_scores
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How sure a mean over seeds and examples is.
+
+    Args:
+        error: its standard error, seeds and examples drawn anew.
+        freedom: degrees of freedom of that error.
+        resampled: the standard deviation that a bootstrap over seeds and examples gives instead.
+    """
+
+    error: float
+    freedom: float
+    resampled: float
+
+    def stretch(self, confidence: float) -> float:
+        """By how much the limits of a percentile interval move away from the estimate; at least 1.
+
+        Where seeds hardly differ the bootstrap is too wide rather than too narrow (it counts the noise within seeds
+        with the examples and again with the seeds), and stays as it is: seeds may agree by chance.
+        """
+        if self.resampled == 0:
+            return 1.0
+        tail = (1 + confidence) / 2
+        wide = stats.t.ppf(tail, self.freedom) * self.error / (stats.norm.ppf(tail) * self.resampled)
+        return max(1.0, float(wide))
+
+    def p_value(self, difference: float) -> float:
+        """Two-sided, of a difference from 0."""
+        if self.error == 0:
+            return float(difference == 0)
+        return float(2 * stats.t.sf(abs(difference) / self.error, self.freedom))
+
+
+def spread(cells: np.ndarray) -> Spread | None:
+    """Of the mean of `(seeds, examples)`; None for one seed, of whose spread nothing is known.
+
+    With seeds s, examples e and the mean squares M of seeds, examples and what is left,
+
+        error² = (max(M_s - M_left, 0) + M_e) / (S E)
+
+    Example:
+
+    >>> import numpy as np
+    >>> found = spread(np.array([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0], [0.0, 1.0, 1.0]]))
+    >>> round(found.error, 3), round(found.freedom, 1)
+    (0.236, 2.3)
+    """
+    seeds, examples = cells.shape
+    if seeds == 1:
+        return None
+    mean = cells.mean()
+    of_seeds, of_examples = cells.mean(1) - mean, cells.mean(0) - mean
+    left = cells - mean - of_seeds[:, None] - of_examples
+    total, free = seeds * examples, (seeds - 1, examples - 1, (seeds - 1) * (examples - 1))
+    sums = (examples * (of_seeds**2).sum(), seeds * (of_examples**2).sum(), (left**2).sum())
+    by_seeds, by_examples, rest = (one / max(f, 1) / total for one, f in zip(sums, free, strict=True))
+    parts = np.array([by_seeds, by_examples, -rest] if by_seeds > rest else [0.0, by_examples, 0.0])
+    below = sum(part**2 / max(f, 1) for part, f in zip(parts, free, strict=True))
+    variance = parts.sum()
+    resampled = (of_seeds**2).sum() / seeds**2 + (of_examples**2).sum() / examples**2 + (left**2).sum() / total**2
+    freedom = max(variance**2 / below, 1.0) if below > 0 else seeds - 1
+    return Spread(float(np.sqrt(variance)), float(freedom), float(np.sqrt(resampled)))
+
+
+def cell_values(table: np.ndarray, score: Score | None) -> np.ndarray:
+    """What each example of each seed brings to the mean over seeds of a corpus score.
+
+    For a plain mean the values themselves; else the jackknife's pseudo-values, E f(all) - (E - 1) f(all but one).
+
+    Args:
+        table: `(seeds, examples, C)`, from [`as_table`].
+        score: as in [`bootstrap_scores`].
+
+    Returns:
+        `(seeds, examples)`.
+    """
+    examples = table.shape[1]
+    if score is None or examples == 1:
+        return seed_scores(table, score)
+    whole = seed_scores(table.mean(1), score)[:, None]
+    without = seed_scores((table.sum(1, keepdims=True) - table) / (examples - 1), score)
+    return examples * whole - (examples - 1) * without
