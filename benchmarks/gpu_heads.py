@@ -1,6 +1,7 @@
 """Parts of `gpu.py`: losses over a vocabulary alone, their agreement with float64 and what they cost."""
 
 import argparse
+import copy
 import functools
 
 import torch
@@ -11,7 +12,7 @@ from trl_weaks.losses.vocabulary import cpu_kernels, triton_passes
 
 OWN, LEAST = "its three products", "three products in bfloat16"
 OURS = ("soft labels", "soft labels + aux", "evidential", "evidential + aux")
-PLAIN = ("soft labels", "evidential + aux")  # measured by PyTorch's passes, too
+PLAIN = ("soft labels", "evidential + aux")  # measured by PyTorch's passes, too, and in longer chunks
 HEAD_GOAL = 1.10
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 1e-2}  # relative error; bfloat16 rounds to 2^-9
 
@@ -112,7 +113,10 @@ def heads(chip: Chip, sizes: argparse.Namespace, until: float, vocabulary: int) 
     }
     for name in OURS:
         ways[f"ours: {name}"] = functools.partial(problem.ours, *losses()[name], True)
+    wider = copy.copy(problem)  # of the same tensors
+    wider.chunk = 4 * problem.chunk  # a quarter of the kernels that are launched
     for name in PLAIN:
+        ways[f"ours, chunks of {wider.chunk:,}: {name}"] = functools.partial(wider.ours, *losses()[name], True)
         ways[f"ours by PyTorch's passes: {name}"] = functools.partial(problem.ours, *losses()[name], False)
 
     def fresh(way):
