@@ -145,6 +145,12 @@ def test_a_learning_curve_of_one_point_is_seen_and_updates_are_numbered(opened):
     assert {"0", "20"} <= {text.text for text in drawn.find_elements(By.TAG_NAME, "text")}
 
 
+def test_a_column_of_the_report_has_as_many_digits_everywhere(opened):
+    opened.execute_script("data.forest[0].pgr = 1; data.forest[0].low = -0.0001; report()")
+    text = opened.find_element(By.ID, "report").text
+    assert "naive 1.000 0.000 0.500" in text and "60 0" in text  # counts stay counts
+
+
 def test_series_without_a_point_are_not_drawn(browser, tmp_path):
     """Trainings shorter than `logging_steps` log no loss; a supervisor may have no word in any bin."""
     path = page(3, tmp_path)

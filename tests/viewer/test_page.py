@@ -102,6 +102,16 @@ def test_a_limit_is_told():
     assert page.about.startswith("1 of 2 examples") and len(page.examples) == 1
 
 
+def test_numbers_that_a_report_has_too_are_rounded_once():
+    """4 / 21 is 0.190 there; by way of 0.1905 it would be 0.191 here."""
+    row = {"label": "mine", "pgr": 4 / 21, "low": -math.inf, "high": 0.5, "reason": None}
+    shown = data_of(
+        Page("t", "a", ["s"], [Shown("1", "p", [Answer("s", "x", confidence=4 / 21)])], forest=[row]).html()
+    )
+    assert f"{shown['forest'][0]['pgr']:.3f}" == f"{4 / 21:.3f}" == "0.190" and shown["forest"][0]["low"] is None
+    assert shown["examples"][0]["answers"][0]["confidence"] == 0.1905  # thousands of them: kept short
+
+
 def test_two_thousand_examples_are_a_small_file(tmp_path):
     labels = labels_from_completions(
         [{"example_id": str(i), "prompt": f"prompt number {i}"} for i in range(2000)],

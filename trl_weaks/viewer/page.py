@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+DIGITS = {"forest": 12, "report": 12}  # shown beside the report's numbers, which are rounded once
 PLACE = "/*DATA*/"
 
 
@@ -74,7 +75,8 @@ class Page:
 
     def html(self) -> str:
         """The page: no request to anywhere, every text of the data as text."""
-        whole = json.dumps(_finite(asdict(self)), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        told = {name: _finite(value, DIGITS.get(name, 4)) for name, value in asdict(self).items()}
+        whole = json.dumps(told, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         whole = whole.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
         return files(__package__).joinpath("page.html").read_text(encoding="utf-8").replace(PLACE, whole, 1)
 
@@ -86,12 +88,12 @@ class Page:
         return path
 
 
-def _finite(value: Any) -> Any:
-    """The value with None for what JSON has no number for, and four digits of the others: it is only looked at."""
+def _finite(value: Any, digits: int) -> Any:
+    """The value with None for what JSON has no number for, and so many digits of the others: it is only looked at."""
     if isinstance(value, float):
-        return round(value, 4) if math.isfinite(value) else None
+        return round(value, digits) if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: _finite(inner, digits) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [_finite(inner, digits) for inner in value]
     return value
