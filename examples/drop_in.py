@@ -89,8 +89,8 @@ def main() -> None:
     parser.add_argument("script", choices=("plain", "weak"))
     parser.add_argument("--model", help="a model id or path; default: a tiny one built in place")
     parser.add_argument("--dataset", help="a dataset id with the weak columns; default: made up")
-    parser.add_argument("--output_dir", default="runs/drop_in")
-    parser.add_argument("--report_to", default="none", help="where to log: none, tensorboard, trackio, wandb")
+    parser.add_argument("--output_dir", default="runs/drop_in", help="folder of the student (%(default)s)")
+    parser.add_argument("--report_to", default="none", help="where to log: tensorboard, trackio, wandb (none)")
     arguments = parser.parse_args()
 
     settings = {

@@ -52,12 +52,12 @@ def main() -> None:
     parser.add_argument("--prompts", help="table of example_id and prompt")
     parser.add_argument("--comparisons", help="table of example_id, supervisor, completion_a, completion_b, preferred")
     parser.add_argument(
-        "--preference_loss", default="cw", help="cw weights DPO by 1 - 2 epsilon; or cdpo, rdpo, sigmoid"
+        "--preference_loss", default="cw", help="cw weights DPO by 1 - 2 epsilon; or cdpo, rdpo, sigmoid (%(default)s)"
     )
-    parser.add_argument("--model", help="student; by default one that comes with the package")
-    parser.add_argument("--output_dir", default="aligned")
-    parser.add_argument("--max_steps", type=int, default=10)
-    parser.add_argument("--report_to", default="none", help="where to log: none, tensorboard, trackio, wandb")
+    parser.add_argument("--model", help="student; by default a tiny one that comes with the package")
+    parser.add_argument("--output_dir", default="aligned", help="folder of the student (%(default)s)")
+    parser.add_argument("--max_steps", type=int, default=10, help="updates of the student (%(default)s)")
+    parser.add_argument("--report_to", default="none", help="where to log: tensorboard, trackio, wandb (none)")
     options = parser.parse_args()
     if (options.prompts is None) != (options.comparisons is None):
         parser.error("--prompts and --comparisons belong together")

@@ -76,13 +76,13 @@ class StandIn(BaseHTTPRequestHandler):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base_url", help="of the server, with its /v1; by default a stand-in is started")
-    parser.add_argument("--served", default="stand-in", help="the model, as the server calls it")
+    parser.add_argument("--served", default="stand-in", help="the model, as the server calls it (%(default)s)")
     parser.add_argument("--prompts", help="table of example_id and prompt")
-    parser.add_argument("--max_tokens", type=int, default=100_000, help="budget over all requests")
-    parser.add_argument("--model", help="student; by default one that comes with the package")
-    parser.add_argument("--output_dir", default="student")
-    parser.add_argument("--max_steps", type=int, default=20)
-    parser.add_argument("--report_to", default="none", help="where to log: none, tensorboard, trackio, wandb")
+    parser.add_argument("--max_tokens", type=int, default=100_000, help="budget over all requests (%(default)s)")
+    parser.add_argument("--model", help="student; by default a tiny one that comes with the package")
+    parser.add_argument("--output_dir", default="student", help="folder of the student (%(default)s)")
+    parser.add_argument("--max_steps", type=int, default=20, help="updates of the student (%(default)s)")
+    parser.add_argument("--report_to", default="none", help="where to log: tensorboard, trackio, wandb (none)")
     options = parser.parse_args()
 
     url, stand_in = options.base_url, None

@@ -3,8 +3,11 @@
 import pytest
 import yaml
 
-from trl_weaks.study.config import SlotFillingConfig
-from trl_weaks.study.pipeline.launch import parse
+from trl_weaks.study.config import ClassificationConfig, SlotFillingConfig
+from trl_weaks.study.pipeline.launch import make_parser, parse
+from trl_weaks.study.table_config import ClassTableConfig, CompletionTableConfig
+
+CONFIGS = [SlotFillingConfig, ClassificationConfig, CompletionTableConfig, ClassTableConfig]
 
 
 @pytest.mark.parametrize("arguments", [["--preset", "small"], ["--preset=small"], ["--pres", "small"]])
@@ -51,3 +54,20 @@ def test_the_command_reads_the_task_and_leaves_the_rest_to_it(monkeypatch, capsy
     with pytest.raises(SystemExit):
         study(["--seeds", "1"])
     assert "--task is needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_help_says_each_default_once_and_no_none(kind, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "10000")
+    for entry in make_parser(kind).format_help().split("\n  --")[1:]:
+        assert "(default: None)" not in entry and "(default: )" not in entry and "(default: [])" not in entry, entry
+        assert not ("Default" in entry and "(default:" in entry), entry
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_help_names_every_preset(kind):
+    folder = kind.preset_path("tiny").parent
+    help_ = " ".join(make_parser(kind).format_help().split())
+    for path in folder.glob(f"{kind.kind}_*.yaml"):
+        name = path.stem.removeprefix(f"{kind.kind}_")
+        assert name == "tiny" or name in help_, f"{name} of {kind.kind}"

@@ -14,8 +14,8 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
 
 def add_view_options(parser: argparse.ArgumentParser) -> None:
     add_labels_and_gold(parser)
-    parser.add_argument("-o", "--output", type=Path, default=Path("view.html"), help="the page to write")
-    parser.add_argument("--limit", type=int, default=10_000, help="most examples on the page")
+    parser.add_argument("-o", "--output", type=Path, default=Path("view.html"), help="the page to write (view.html)")
+    parser.add_argument("--limit", type=int, default=10_000, help="most examples on the page (10000: ours)")
 
 
 def report(options: argparse.Namespace) -> None:

@@ -102,17 +102,24 @@ def working_memory(size: ModelSize, batch_size: int, max_length: int, chunk_size
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, help="Hub id or path; only its config is read")
-    add("--zero", type=int, nargs="+", choices=(0, 2, 3), default=[0, 2, 3], help="stages; 0 is DDP")
-    add("--offload", nargs="+", choices=OFFLOADS, default=list(OFFLOADS), help="what lives in host memory")
-    add("--gpus", type=int, nargs="+", default=[1, 2, 4, 8], help="in all")
+    add(
+        "--zero",
+        type=int,
+        nargs="+",
+        choices=(0, 2, 3),
+        default=[0, 2, 3],
+        help="ZeRO stages to compare; 0 is DDP (all)",
+    )
+    add("--offload", nargs="+", choices=OFFLOADS, default=list(OFFLOADS), help="what lives in host memory (all three)")
+    add("--gpus", type=int, nargs="+", default=[1, 2, 4, 8], help="GPUs in all, one column for each number (1 2 4 8)")
     add("--nodes", type=int, default=1, help="machines that share the GPUs (1)")
-    add("--gpu_memory", type=float, default=80.0, help="GB of each GPU, which a cell in bold exceeds")
+    add("--gpu_memory", type=float, default=80.0, help="GB of each GPU; a cell in bold exceeds it (80)")
     add("--reference", action="store_true", help="preference training keeps a frozen reference")
-    add("--batch_size", type=int, default=1, help="rows per GPU and step")
-    add("--max_length", type=int, default=2048, help="tokens per row")
-    add("--tokens", type=float, help="train on so many, epochs included: adds a row of hours, which is arithmetic")
-    add("--tflops", type=float, default=989.0, help="peak of each GPU; the default is an H100's in bfloat16")
-    add("--mfu", type=float, default=0.3, help="share of that peak assumed; not measured. Ours.")
+    add("--batch_size", type=int, default=1, help="rows per GPU and step (1)")
+    add("--max_length", type=int, default=2048, help="tokens per row (2048)")
+    add("--tokens", type=float, help="tokens to train on, epochs included: adds a row of estimated hours")
+    add("--tflops", type=float, default=989.0, help="peak of each GPU (989, an H100's in bfloat16)")
+    add("--mfu", type=float, default=0.3, help="share of that peak assumed, not measured (0.3: ours)")
     add("--trust_remote_code", action="store_true", help="run the code that a Hub repository brings for its config")
 
 

@@ -315,8 +315,8 @@ class SlotFillingConfig(CompletionStudyConfig):
     preset: str | None = field(
         default=None,
         metadata={
-            "help": "tiny, tiny_full (two CPU cores), slurp (--data_dir), small (one GPU), paper; or use --config. "
-            "Default: tiny."
+            "help": "tiny or tiny_full (two CPU cores), slurp (needs --data_dir), pretrained (SmolLM2-135M, "
+            "likewise), small (one GPU) or paper; instead of --config. Default: tiny."
         },
     )
     data_dir: str | None = field(
@@ -354,7 +354,10 @@ class ClassificationConfig(ClassStudyConfig):
 
     preset: str | None = field(
         default=None,
-        metadata={"help": "tiny (two CPU cores), slurp (--data_dir), or paper; instead of --config. Default: tiny."},
+        metadata={
+            "help": "tiny (two CPU cores), slurp (needs --data_dir), pretrained (MiniLM, likewise) or paper; "
+            "instead of --config. Default: tiny."
+        },
     )
     data_dir: str | None = field(
         default=None, metadata={"help": "SLURP folder (train/devel/test.jsonl). Default: own grammar."}

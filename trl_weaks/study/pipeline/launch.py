@@ -21,8 +21,21 @@ Config = TypeVar("Config", bound=StudyConfig)
 ELSEWHERE = ("tiny:", "pypi:")  # models that are built or fetched; no path names them
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to a help that does not speak of one; nothing where there is none."""
+
+    def _get_help_string(self, action):
+        silent = action.default in (None, "", []) or "default" in (action.help or "").lower()
+        return action.help if silent else super()._get_help_string(action)
+
+
 class _Settings(Parser, TrlParser):
     """TRL's parser, whose errors look like those of every command."""
+
+
+def make_parser(config_class: type[Config], prog: str | None = None) -> _Settings:
+    """The parser of a study's settings; `prog` as in `parse`."""
+    return _Settings(config_class, prog=prog, formatter_class=_Help)
 
 
 def parse(config_class: type[Config], arguments: Sequence[str], prog: str | None = None) -> Config:
@@ -46,7 +59,7 @@ def parse(config_class: type[Config], arguments: Sequence[str], prog: str | None
         raise ValueError("--preset and --config exclude each other: a preset is a file of settings like your own.")
     else:
         rest += ["--config", given.config]
-    parser = _Settings(config_class, prog=prog)
+    parser = make_parser(config_class, prog)
     config, from_file, left = parser.parse_args_and_config(
         rest, return_remaining_strings=True, separate_remaining_strings=True
     )
