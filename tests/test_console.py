@@ -67,8 +67,9 @@ def folder(tmp_path):
     """Prompts, and a folder that looks like a model's from afar."""
     rows = [{"example_id": "1", "prompt": "play", "number": 3, "completion": "jazz"}]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    for name in ("model", "bare", "empty"):
+    for name in ("model", "bare", "empty", "taken"):
         (tmp_path / name).mkdir()
+    (tmp_path / "taken" / "study.json").write_text('{"task": "sums"}')
     (tmp_path / "model" / "model.safetensors").touch(), (tmp_path / "bare" / "config.json").touch()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "nothing"}')
     labels = {"example_id": ["1"], "completion": ["a"]}
@@ -122,6 +123,7 @@ STUDY += ("--test_file", "prompts.jsonl")
         ([*STUDY, "--student_model", "./none"], "--student_model: no such file or folder: ./none"),
         ([*STUDY, "--weak_models", "empty"], "--weak_models: empty is no folder of a model: it has no config.json"),
         ([*STUDY, "--methods", "mine.py"], "--methods: no such file: mine.py"),
+        (["study", "--task", "classification", "--output_dir", "taken"], "taken holds the study of the task 'sums'"),
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(value[-2:]),
 )

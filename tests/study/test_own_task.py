@@ -30,11 +30,12 @@ from trl_weaks.study.pipeline.label_views import transformed
 from trl_weaks.study.pipeline.predictions import predict_completions, read_predictions
 from trl_weaks.study.pipeline.refined_labels import ANSWERS, COUNTED, HALVES, Refinement, refined_folder
 from trl_weaks.study.pipeline.room import check_room
-from trl_weaks.study.pipeline.run import KINDS, claim, in_own_folder, leave_out_refused, optional_rows, seed_runs
+from trl_weaks.study.pipeline.run import KINDS, claim, leave_out_refused, optional_rows, seed_runs
 from trl_weaks.study.pipeline.students.training import refuse_broken_weights
 from trl_weaks.study.report.results import score_systems
 from trl_weaks.study.table_config import ClassTableConfig, CompletionTableConfig
 from trl_weaks.study.tasks.checks import check_splits, measure_of
+from trl_weaks.study.tasks.find import in_own_folder
 from trl_weaks.study.tasks.table import ClassTable, CompletionTable
 from trl_weaks.supervisors.classifier import WeakClassifier
 

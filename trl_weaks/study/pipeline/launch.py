@@ -15,7 +15,7 @@ from trl_weaks.commands.errors import Parser, did_you_mean, stop
 from trl_weaks.commands.sources import refuse_missing_model
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.table_config import Tables
-from trl_weaks.study.tasks.find import config_class, task_of
+from trl_weaks.study.tasks.find import config_class, in_own_folder, task_of
 
 Config = TypeVar("Config", bound=StudyConfig)
 ELSEWHERE = ("tiny:", "pypi:")  # models that are built or fetched; no path names them
@@ -119,6 +119,8 @@ def launch(
     try:
         config = parse(config_class(name), arguments, prog)
         refuse_missing_sources(config)
+        task = task_of(name, config)
+        config = in_own_folder(config, task)
     except (ValueError, OSError) as error:
         stop(error)
     import datasets  # after parsing: `--help` should not wait for the libraries
@@ -134,7 +136,7 @@ def launch(
     datasets.disable_progress_bars()
     try:
         command = command or " ".join(["accelerate launch", *sys.argv])
-        folder = run(config, task_of(name, config), command)
+        folder = run(config, task, command)
     except (ValueError, OSError) as error:  # bad input: the message names it; everything done so far is kept
         stop(error)
     if "report" in config.stages:

@@ -1,8 +1,6 @@
 """A study from its settings to its report."""
 
-import json
 import logging
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,9 +34,8 @@ from trl_weaks.study.report.push import check_push, push_study
 from trl_weaks.study.report.study import write_study_report
 from trl_weaks.study.tasks.base import ClassificationTask, Task
 from trl_weaks.study.tasks.checks import SCORED, check_inputs, measure_of
+from trl_weaks.study.tasks.find import TASK_OF_FOLDER, in_own_folder
 from trl_weaks.study.workers import run_stages
-
-TASK_OF_FOLDER = "study.json"
 
 logger = logging.getLogger(__name__)
 
@@ -150,24 +147,6 @@ def run(config: StudyConfig, task: Task, command: str, methods: Sequence[Method]
     if config.push_to_hub and processes().is_main_process:
         print(f"On the Hub: {push_study(config, task, runs)}")
     return Path(config.output_dir)
-
-
-def in_own_folder(config: StudyConfig, task: Task) -> StudyConfig:
-    """The settings with a folder: `runs/NAME`, the task's name, unless they say another.
-
-    Raises:
-        ValueError: the folder holds the study of another task, whose stages and report would be replaced.
-    """
-    name = re.sub(r"[^\w.-]+", "_", task.name).strip(".") or "study"
-    config = config if config.output_dir else replace(config, output_dir=f"runs/{name}")
-    mark = Path(config.output_dir) / TASK_OF_FOLDER
-    other = json.loads(mark.read_text(encoding="utf-8"))["task"] if mark.exists() else task.name
-    if other != task.name:
-        raise ValueError(
-            f"{config.output_dir} holds the study of the task {other!r}, not of {task.name!r}. Name another "
-            "`--output_dir`, or remove that one."
-        )
-    return config
 
 
 def claim(config: StudyConfig, task: Task) -> None:

@@ -1,6 +1,9 @@
 """Tasks by name, or from a file of the user's."""
 
+import json
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ from trl_weaks.commands.errors import did_you_mean
 from trl_weaks.study.config import ClassStudyConfig, CompletionStudyConfig, StudyConfig
 from trl_weaks.study.tasks.base import TASKS, ClassificationTask, CompletionTask
 
+TASK_OF_FOLDER = "study.json"  # names the task whose study a folder holds
 OF_KIND = {"completions": CompletionStudyConfig, "classes": ClassStudyConfig}
 
 
@@ -35,6 +39,24 @@ def task_of(name: str, config: StudyConfig) -> Any:
     """The task for a study's settings; errors as in [`config_class`]."""
     found = TASKS.get(name, None) or _own(name)
     return checked_task(found.from_config(config), f"the task {name!r}") if isinstance(found, type) else found
+
+
+def in_own_folder(config: StudyConfig, task: Any) -> StudyConfig:
+    """The settings with a folder: `runs/NAME`, the task's name, unless they say another.
+
+    Raises:
+        ValueError: the folder holds the study of another task, whose stages and report would be replaced.
+    """
+    name = re.sub(r"[^\w.-]+", "_", task.name).strip(".") or "study"
+    config = config if config.output_dir else replace(config, output_dir=f"runs/{name}")
+    mark = Path(config.output_dir) / TASK_OF_FOLDER
+    other = json.loads(mark.read_text(encoding="utf-8"))["task"] if mark.exists() else task.name
+    if other != task.name:
+        raise ValueError(
+            f"{config.output_dir} holds the study of the task {other!r}, not of {task.name!r}. Name another "
+            "`--output_dir`, or remove that one."
+        )
+    return config
 
 
 def _own(name: str) -> Any:
