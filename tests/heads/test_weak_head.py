@@ -1,12 +1,15 @@
 """The patched forward against plain loops over full logits."""
 
 import copy
+import math
 
 import pytest
 import torch
 from tiny import causal_lm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trl_weaks.heads import WeakHeadRequest, add_weak_head
+from trl_weaks.heads.tokens import Tokens
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
 
 V = 53
@@ -213,3 +216,26 @@ def test_a_request_that_does_not_fit_is_refused(change, message):
     given = {"loss": NaiveLoss(), "progress": 0.5, "weights": weights, "unit_ids": units, "unit_logps": logps} | change
     with pytest.raises(ValueError, match=message):
         build()(input_ids=ids, labels=labels, weak_head=WeakHeadRequest(**given))
+
+
+def test_the_shares_of_units_are_computed_without_waiting_for_the_device():
+    """A number that Python reads stops a GPU in every chunk of tokens."""
+    read = []
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), named=None):
+            read.extend([function] if function is torch.ops.aten._local_scalar_dense.default else [])
+            return function(*arguments, **(named or {}))
+
+    draw = torch.Generator().manual_seed(0)
+    logps, top = -torch.rand(12, 1, generator=draw), torch.rand(6, generator=draw)
+    tokens = Tokens(torch.zeros(12, dtype=torch.long), torch.ones(12, 1), torch.arange(12) // 3, logps, "confidence")
+    with Reads():
+        found = tokens.target_logps(slice(3, 9), top)
+    assert not read
+    for start in (0, 3):
+        weights = [math.exp(-float(c)) for c in top[start : start + 3]]
+        for i, weight in enumerate(weights):
+            assert float(found[start + i]) == pytest.approx(
+                weight / sum(weights) * float(logps[3 + start + i]), rel=1e-6
+            )

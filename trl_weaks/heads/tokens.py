@@ -17,7 +17,7 @@ class Tokens:
     Args:
         ids: Emitted token, `(T,)`.
         weights: Weight of each supervisor over the divisor, `(T, S)` float64.
-        segments: Unit of each token, ascending from 0, `(T,)`; a token without a unit is one of its own.
+        segments: Unit of each token, ascending from 0 without gaps, `(T,)`; a token without a unit is one of its own.
         unit_logps: Log-probability of the whole unit, `(T, S)`, at most 0; `None` for hard labels.
         split: How a unit is shared among its tokens.
         cut_totals: What the shares of each unit are divided by, `(units,)`, where chunks cut the unit; 0 elsewhere.
@@ -37,7 +37,9 @@ class Tokens:
             return torch.zeros_like(self.weights[span], dtype=torch.float64)
         segments = self.segments[span] - self.segments[span.start]
         mass = self._mass(top_probs)
-        totals = mass.new_zeros(int(segments[-1]) + 1).index_add_(0, segments, mass)
+        # there are no more units than tokens; how many there are, a GPU would have to be asked and waited for
+        units = len(segments) if self.cut_totals is None else int(segments[-1]) + 1
+        totals = mass.new_zeros(units).index_add_(0, segments, mass)
         if self.cut_totals is not None:
             known = self.cut_totals[self.segments[span.start] :][: len(totals)].to(totals.dtype)
             totals = torch.where(known > 0, known, totals)
