@@ -129,6 +129,7 @@ def test_bad_input_ends_with_a_message(arguments, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     for name, content in (("empty.jsonl", ""), ("none.json", "[]"), ("none.csv", ""), ("none.parquet", "")):
         (tmp_path / name).write_text(content)
+    (tmp_path / "bare").mkdir()
     one = Dataset.from_list(ROWS)
     DatasetDict(test=one, dev=one).save_to_disk(str(tmp_path / "split"))
     for change, message in (
@@ -142,8 +143,9 @@ def test_bad_input_ends_with_a_message(arguments, tmp_path, monkeypatch):
         (["--names", "one", "one"], "two supervisors are called 'one'"),
         (["--dataset", str(tmp_path / "empty.jsonl")], "empty.jsonl cannot be read: it is empty"),
         (["--dataset", str(tmp_path / "none.json")], "none.json cannot be read: it holds no rows"),
-        (["--dataset", str(tmp_path / "none.csv")], "none.csv cannot be read: No columns to parse"),
+        (["--dataset", str(tmp_path / "none.csv")], "none.csv cannot be read: it is empty"),
         (["--dataset", str(tmp_path / "none.parquet")], "none.parquet cannot be read: Parquet file size is 0 bytes"),
+        (["--dataset", str(tmp_path / "bare")], "bare cannot be read: The directory .* doesn't contain any data"),
         (["--dataset", str(tmp_path / "split")], r"has no split 'train', only \['test', 'dev'\]; choose with --split"),
         (["--backend", "vllm"], "pip install vllm"),
         (["--backend", "vllm", "--max_tokens_in_flight", "9"], "not for vLLM"),

@@ -222,3 +222,13 @@ def test_environment_names_versions_and_no_host():
     assert found["versions"]["numpy"] == np.__version__
     assert found["versions"]["surely-not-installed"] == "not installed"
     assert "usable cores" in found["machine"] and platform.node() not in str(found)
+
+
+def test_a_gain_audit_with_too_few_methods_is_one_sentence():
+    from trl_weaks.study.report.diagnostics.base import Diagnostics, diagnose, diagnostics_section
+
+    few = {f"m{i}": {"misfit": [0.1 * i], "disagreement": [0.2]} for i in range(2)}
+    found = diagnose(Diagnostics(few), {"m0": [0.5], "m1": [0.6], "w": [0.4]}, {"m0": ["w"], "m1": ["w"]})
+    text = diagnostics_section(found, {"m0": "M0", "m1": "M1"})
+    assert "rank correlation of a diagnostic with the realised gain needs 3 methods, and has 2." in text
+    assert "| diagnostic |" not in text

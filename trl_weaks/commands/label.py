@@ -163,7 +163,7 @@ def _read(options: argparse.Namespace, ids: str, texts: str):
         return read_dataset(options.dataset, options.config, options.split, ids, texts)
     except OSError as error:  # of the Hub
         if Path(options.dataset).exists():
-            raise
+            raise ValueError(f"--dataset {options.dataset} cannot be read: {first_line(error)}") from error
         raise ValueError(
             f"--dataset: {options.dataset} is no file or folder here, and the Hub does not give it: "
             f"{first_line(error)}"

@@ -121,7 +121,11 @@ def _add_answers(add) -> None:
 
 
 def _add_work(add) -> None:
-    add("--output_dir", required=True, help="labels are kept here; the same command continues a killed run")
+    add(
+        "--output_dir",
+        required=True,
+        help="labels are kept here; the same command continues a killed run, another one replaces dataset/",
+    )
     add(
         "--batch_size",
         type=_at_least_one,

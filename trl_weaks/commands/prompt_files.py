@@ -68,6 +68,7 @@ def _from_file(path: Path, split: str, as_text: Sequence[str]) -> Dataset:
         problem = "it is empty"
     except DatasetGenerationError as error:
         problem = str(error.__cause__ or error)
+        problem = "it is empty" if problem.startswith("No columns to parse") else problem
     except ValueError as error:
         problem = "it holds no rows" if "corresponds to no data" in str(error) else str(error)
     raise ValueError(f"--dataset {path} cannot be read: {problem}.")

@@ -40,7 +40,7 @@ def page_of_labels(labels: Dataset, gold: Gold | None = None, title: str = "Weak
     total = len(set(labels[columns.EXAMPLE_ID]))
     about = f"{len(examples)} of {total} examples" if len(examples) < total else f"{total} examples"
     card = {"supervisors": report.supervisors, "pairs": report.pairs, "warnings": report.warnings}
-    return Page(title, f"{about}, {len(names)} supervisors", names, examples, report=card)
+    return Page(title, f"{about}, {len(names)} supervisor{'s' * (len(names) != 1)}", names, examples, report=card)
 
 
 def word_confidences(text: str, offsets: Sequence[Sequence[int]], logps: Sequence[float]) -> list[tuple[str, float]]:

@@ -58,7 +58,7 @@ def _mcnemar(pairs: Sequence[dict[str, Any]], labels: dict[str, str]) -> str:
             rows.append([labels[pair["first"]], labels[pair["second"]], counts, values])
     return (
         "## Do two students differ? McNemar's exact test\n\n"
-        f"{len(pairs)} pairs of students were tested on the texts that exactly one of them gets right, two-sided, "
+        f"Pairs of students tested: {len(pairs)}, on the texts that exactly one of them gets right, two-sided, "
         "each seed by itself; p values are not adjusted for the number of pairs. Shown are the pairs with p < 0.05 in "
         "at least one seed; all are in `results.json`.\n\n" + table(head, rows)
     )

@@ -163,7 +163,7 @@ def _agreement(agreement: Mapping[str, Any], figures: Mapping[str, str | None]) 
     for pair in agreement["pairs"]:
         rows.append([f"{pair['first']}, {pair['second']}", *(_number(pair[name]) for name in numbers)])
     rows.append(["mean of the pairs", *(_number(agreement[name]) for name in numbers)])
-    alike = f"All supervisors say the same on {agreement['all_agree']:.1%} of the examples."
+    alike = f"All supervisors say the same on {agreement['all_agree']:.1%} of the test examples."
     parts = [table(header, rows), alike, _figure("agreement.png", "Agreement of each two supervisors", figures)]
     return _section("Agreement between the weak supervisors", "\n\n".join(filter(None, parts)))
 

@@ -190,7 +190,8 @@ def _labelled_curves(run: SeedRun, labels: Mapping[str, str]) -> list[dict[str, 
 def _report_card(task: Task, run: SeedRun, labels: Dataset) -> str:
     """How good, how sure and how alike the supervisors are on half B of the first seed."""
     card = supervisor_report(labels, half_b_gold(task, run) or None).markdown()
-    return f"## Report card of the supervisors\n\nOn half B of the first seed, chance-corrected.\n\n{card.strip()}"
+    reading = "Agreement is the share of equal answers; kappa and alpha are agreement beyond chance."
+    return f"## Report card of the supervisors\n\nOn half B of the first seed. {reading}\n\n{card.strip()}"
 
 
 def _about(config: StudyConfig, task: Task, run: SeedRun, more: Sequence[str]) -> list[str]:

@@ -237,12 +237,12 @@ def _rows(source: str, option: str) -> list[Row]:
 
     path = Path(source)
     if path.suffix in (".csv", ".jsonl", ".ndjson", ".parquet", ".json") or path.exists() or source.startswith("."):
-        return read_table(path, f"--{option}", [])
+        return read_table(path, f"--{option} {source}", [])
     from datasets import load_dataset
 
     name, _, split = source.partition(":")
     try:
-        return read_table(load_dataset(name, split=split or "train"), f"--{option}", [])
+        return read_table(load_dataset(name, split=split or "train"), f"--{option} {source}", [])
     except (OSError, ValueError) as error:
         raise ValueError(
             f"--{option} {source}: no such file, and no dataset of the Hub that can be reached from here. "

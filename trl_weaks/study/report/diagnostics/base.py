@@ -76,7 +76,7 @@ def diagnose(found: Diagnostics, scores: Mapping[str, Sequence[float]], weak: Ma
 
 def _audit(entries: Sequence[Mapping[str, Any]], name: str, against: str) -> dict[str, Any]:
     if len(entries) < LEAST:
-        return {"refused": f"{len(entries)} methods; a rank correlation needs {LEAST}"}
+        return {"refused": f"needs {LEAST} methods, and has {len(entries)}"}
     found = audit_prediction([entry[name] for entry in entries], [entry[against] for entry in entries])
     refused = {} if np.isfinite(found.correlation) else {"refused": "one side is the same for all methods"}
     return {
@@ -127,7 +127,8 @@ def _against_gold(methods: Mapping[str, Any], labels: Mapping[str, str]) -> str:
         "With gold. The bound is the supervisors' squared error less the misfit; a student above it breaks the "
         "theorem's conditions. Blind spots: what the ceiling knows (right, confidence 0.75 or more) and the "
         "supervisors do not (below); the share is that of the student's new errors which lie there (after "
-        "2406.11431), to be read beside the share of all examples, and of those the ceiling has right."
+        "2406.11431), to be read beside the share of all examples, and of those the ceiling has right. CAPA is "
+        "agreement beyond what the accuracies explain (2502.04313), high where both are wrong in the same places."
     )
     return text + "\n\n" + table([*head, "new errors"], rows)
 
@@ -135,6 +136,8 @@ def _against_gold(methods: Mapping[str, Any], labels: Mapping[str, str]) -> str:
 def _audit_table(audits: Sequence[Mapping[str, Any]]) -> str:
     if not audits:
         return ""
+    if all("points" not in audit for audit in audits) and len({audit["refused"] for audit in audits}) == 1:
+        return f"Were they true? The rank correlation of a diagnostic with the realised gain {audits[0]['refused']}."
     rows = []
     for audit in audits:
         told = audit.get("refused")
