@@ -89,6 +89,7 @@ def folder(tmp_path):
         ([*LABEL, "--weights", "1", "2"], "2 --weights for 1 --supervisors"),
         ([*LABEL, "--top_p", "0.5"], "give a temperature too"),
         ([*LABEL, "--hub_private_repo"], "give --push_to_hub too"),
+        ([*LABEL, "--output_dir", "taken"], "--output_dir taken holds a study; name a folder of its own"),
         ([*LABEL, "--config", "x"], "--config x: a file has no configurations"),
         (["memory", "--model", "../none"], "--model: no such file or folder: ../none"),
         (["report", "none"], "no such folder: none"),
@@ -124,6 +125,8 @@ STUDY += ("--test_file", "prompts.jsonl")
         ([*STUDY, "--weak_models", "empty"], "--weak_models: empty is no folder of a model: it has no config.json"),
         ([*STUDY, "--methods", "mine.py"], "--methods: no such file: mine.py"),
         (["study", "--task", "classification", "--output_dir", "taken"], "taken holds the study of the task 'sums'"),
+        (["study", "--task", "classification", "--output_dir", "labels"], "labels holds labels, not a study. Name"),
+        ([*STUDY, "--student_model", "no/model"], "--student_model: no/model is no folder here, and the Hub does not"),
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(value[-2:]),
 )

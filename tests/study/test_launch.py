@@ -61,7 +61,7 @@ def test_help_says_each_default_once_and_no_none(kind, monkeypatch):
     monkeypatch.setenv("COLUMNS", "10000")
     for entry in make_parser(kind).format_help().split("\n  --")[1:]:
         assert "(default: None)" not in entry and "(default: )" not in entry and "(default: [])" not in entry, entry
-        assert not ("Default" in entry and "(default:" in entry), entry
+        assert not ("Default:" in entry and "(default:" in entry), entry
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

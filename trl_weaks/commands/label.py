@@ -43,6 +43,8 @@ def check_options(options: argparse.Namespace) -> None:
         )
     if options.backend == "vllm" and options.max_tokens_in_flight is not None:
         raise ValueError("--max_tokens_in_flight is not for vLLM, which has --gpu_memory_utilization.")
+    if (Path(options.output_dir) / "study.json").is_file():
+        raise ValueError(f"--output_dir {options.output_dir} holds a study; name a folder of its own for the labels.")
     refuse_missing("--dataset", options.dataset)
     if options.config is not None and Path(options.dataset).is_file():
         raise ValueError(f"--config {options.config}: a file has no configurations; leave it out.")

@@ -57,7 +57,7 @@ class StudyConfig:
     )
     num_weak: int | None = field(default=None, metadata={"help": "Half B: examples to be labelled. Default: all."})
     num_validation: int | None = field(default=None, metadata={"help": "Gold examples held out. Default: all."})
-    num_test: int | None = field(default=None, metadata={"help": "Test examples; default all."})
+    num_test: int | None = field(default=None, metadata={"help": "Test examples. Default: all."})
     workers: int = field(
         default=1,
         metadata={
@@ -375,7 +375,7 @@ class ClassificationConfig(ClassStudyConfig):
     )
     num_weak: int = field(default=5000, metadata={"help": "Half B: texts that the supervisors label. Paper: 5000."})
     num_validation: int = field(default=500, metadata={"help": "Gold texts on which the supervisors are calibrated."})
-    num_test: int | None = field(default=None, metadata={"help": "Test texts; default all (grammar: 1000)."})
+    num_test: int | None = field(default=None, metadata={"help": "Test texts. Without a number all (grammar: 1000)."})
 
     def __post_init__(self):
         if self.data_dir is not None:

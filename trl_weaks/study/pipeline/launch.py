@@ -12,7 +12,7 @@ from typing import TypeVar
 from trl import TrlParser
 
 from trl_weaks.commands.errors import Parser, did_you_mean, stop
-from trl_weaks.commands.sources import refuse_missing_model
+from trl_weaks.commands.sources import refuse_missing_model, refuse_unknown_model
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.table_config import Tables
 from trl_weaks.study.tasks.find import config_class, in_own_folder, task_of
@@ -22,11 +22,10 @@ ELSEWHERE = ("tiny:", "pypi:")  # models that are built or fetched; no path name
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds the default to a help that does not speak of one; nothing where there is none."""
+    """Adds the default, that of the preset; nothing where there is none."""
 
     def _get_help_string(self, action):
-        silent = action.default in (None, "", []) or "default" in (action.help or "").lower()
-        return action.help if silent else super()._get_help_string(action)
+        return action.help if action.default in (None, "", []) else super()._get_help_string(action)
 
 
 class _Settings(Parser, TrlParser):
@@ -86,7 +85,7 @@ def refuse_missing_sources(config: StudyConfig) -> None:
     """
     Raises:
         FileNotFoundError: files, folders and models that the settings name and that a stage to run would not find.
-        ValueError: a table that is not named.
+        ValueError: a table that is not named, or a model that the Hub does not give.
     """
     for name in ("data_dir", "pretrain_dir"):
         folder = getattr(config, name, None)
@@ -95,13 +94,14 @@ def refuse_missing_sources(config: StudyConfig) -> None:
     for method in config.methods:
         if method.endswith(".py") and not Path(method).is_file():
             raise FileNotFoundError(f"--methods: no such file: {method}")
+    if isinstance(config, Tables):
+        config.check()
     models = [("--weak_models", name) for name in config.weak_models if "weak" in config.stages]
     models += [("--student_model", config.student_model)] if {"student", "ceiling"} & set(config.stages) else []
     for option, name in models:
         if name and not name.startswith(ELSEWHERE):
             refuse_missing_model(option, name)
-    if isinstance(config, Tables):
-        config.check()
+            refuse_unknown_model(option, name)
 
 
 def launch(

@@ -45,11 +45,14 @@ def in_own_folder(config: StudyConfig, task: Any) -> StudyConfig:
     """The settings with a folder: `runs/NAME`, the task's name, unless they say another.
 
     Raises:
-        ValueError: the folder holds the study of another task, whose stages and report would be replaced.
+        ValueError: the folder holds the study of another task, whose stages and report would be replaced, or the
+            labels of `trl-weaks label`, which `report` and `view` would no longer find.
     """
     name = re.sub(r"[^\w.-]+", "_", task.name).strip(".") or "study"
     config = config if config.output_dir else replace(config, output_dir=f"runs/{name}")
     mark = Path(config.output_dir) / TASK_OF_FOLDER
+    if not mark.exists() and (Path(config.output_dir) / "dataset").is_dir():
+        raise ValueError(f"{config.output_dir} holds labels, not a study. Name another `--output_dir`.")
     other = json.loads(mark.read_text(encoding="utf-8"))["task"] if mark.exists() else task.name
     if other != task.name:
         raise ValueError(
