@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from trl_weaks.aggregation.base import NotComputable
 from trl_weaks.aggregation.transforms import KeepBest
 from trl_weaks.labelling.with_student.co_supervised import CoSupervised
 from trl_weaks.labelling.with_student.instance_votes import PooledByInstance
@@ -232,3 +233,16 @@ def test_what_it_does_not_apply_to_is_refused_with_the_reason(transform):
 def test_bad_numbers_and_labels_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_known_examples_without_gold_are_no_mistakes_of_the_student():
+    gold, student, votes = crowd()
+    labels, some = rows(votes[:400]), known(gold[400:], 400)
+    hidden = some.map(lambda row: {"label": -1 if int(row["text"]) % 2 else row["label"]})
+    halved = some.filter(lambda row: int(row["text"]) % 2 == 0)
+    assert (
+        Selective()(labels, TrainedStudent(student, hidden))[:]
+        == (Selective()(labels, TrainedStudent(student, halved))[:])
+    )
+    with pytest.raises(NotComputable, match="1 known examples have gold"):
+        Selective()(labels, TrainedStudent(student, known([0, -1, -1], 400)))

@@ -104,6 +104,9 @@ def test_effective_supervisors_of_copies_and_of_independent_errors():
         (lambda: krippendorff_alpha(np.array([[0.5, 1.0]])), "class ids"),
         (lambda: krippendorff_alpha(np.array([[-2, 0]])), "class ids"),
         (lambda: capa(np.ones((2, 2)) / 2, np.ones((3, 2)) / 2, [0, 1]), r"give \(n, K\) twice"),
+        (lambda: capa(np.eye(2), np.eye(2), [0, -1]), "row 1: its gold is none of the 2 classes"),  # -1: no gold
+        (lambda: capa(np.eye(2), np.eye(2), [2, 0]), "row 0: its gold is none of the 2 classes"),
+        (lambda: capa(np.eye(2), np.array([[1, 0], [np.nan, 1]]), [0, 1]), "row 1: its probabilities are not finite"),
     ],
 )
 def test_bad_input(call, message):

@@ -85,11 +85,20 @@ def capa(first: np.ndarray, second: np.ndarray, gold: Sequence[int]) -> float:
     Args:
         first, second: probabilities (n, K); one-hot for hard votes.
         gold: class ids, (n,).
+
+    Raises:
+        ValueError: unequal shapes, gold that is none of the classes, or values that are not finite (row named).
     """
     a, b, right = np.asarray(first, float), np.asarray(second, float), np.asarray(gold, int)
     if a.shape != b.shape or a.ndim != 2 or right.shape != a.shape[:1] or not len(a):
         raise ValueError(f"probabilities {a.shape} and {b.shape} with gold {right.shape}: give (n, K) twice and (n,).")
     rows, classes = np.arange(len(right)), a.shape[1]
+    for bad, what in (
+        ((right < 0) | (right >= classes), f"its gold is none of the {classes} classes; leave the row out"),
+        (~(np.isfinite(a) & np.isfinite(b)).all(1), "its probabilities are not finite"),
+    ):
+        if bad.any():
+            raise ValueError(f"row {int(bad.argmax())}: {what}.")
     right_a, right_b = a[rows, right].mean(), b[rows, right].mean()
     expected = right_a * right_b + (1 - right_a) * (1 - right_b) / (classes - 1)
     return _beyond((a * b).sum(1).mean(), expected)

@@ -60,12 +60,15 @@ class Selective:
         who = type(self).__name__
         check_classes(labels, trained, who)
         texts, student = texts_of(labels, who), trained.student
-        gold = trained.known[columns.LABEL][:] if columns.LABEL in trained.known.column_names else []
+        examples = trained.known
+        gold = examples[columns.LABEL][:] if columns.LABEL in examples.column_names else []
+        there = [row for row, one in enumerate(gold) if one is not None and one >= 0]  # -1 and None: no gold
+        examples, gold = examples.select(there), [gold[row] for row in there]
         if len(gold) < 2:
             raise NotComputable(
                 f"{who}: {len(gold)} known examples have gold; two are needed, and some hundreds better."
             )
-        known = texts_of(trained.known, who)
+        known = texts_of(examples, who)
         right = student.predict(known).classes == torch.tensor(gold)
         probe = TrustHead(self.l2).fit(student.hidden_states(known), right)
         states = student.hidden_states(texts)
