@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 
 from trl_weaks.aggregation import transforms
-from trl_weaks.aggregation.transforms import Filter, KeepBest, Relabel, Reweight, compose
+from trl_weaks.aggregation.transforms import Filter, KeepBest, KeepSurestPairs, Relabel, Reweight, compose
 
 CLASSES = Dataset.from_dict(
     {
@@ -77,6 +77,28 @@ def test_factors_multiply_weights():
 def test_bad_numbers_and_labels_are_named(make, labels, message):
     with pytest.raises(ValueError, match=message):
         make()(labels)
+
+
+@pytest.mark.parametrize("make", [KeepBest, KeepSurestPairs])
+@pytest.mark.parametrize(("share", "rows", "kept"), [(0.55, 100, 55), (0.07, 100, 7), (0.28, 25, 7), (0.31, 10, 4)])
+def test_a_share_of_whole_rows_is_not_rounded_up_by_its_floats(make, share, rows, kept):
+    doubts = [row / (2 * rows) for row in range(rows)]
+    table = Dataset.from_dict({"weak_probs": [[[1 - d, d]] for d in doubts], "pair_epsilon": doubts})
+    assert make(share)(table)["pair_epsilon"][:] == doubts[:kept]
+
+
+@pytest.mark.parametrize("make", [lambda: KeepBest(0.5), lambda: Filter(0.5)])
+def test_a_row_that_has_no_confidence_is_named_and_not_sorted_somewhere(make):
+    unknown = CLASSES.map(lambda row, n: {"weak_probs": [[math.nan, 0.5]] * 2 if n == 2 else row["weak_probs"]},
+                          with_indices=True)  # fmt: skip
+    unheard = CLASSES.map(lambda row, n: {"weak_weights": [0.0, 0.0] if n == 1 else row["weak_weights"]},
+                          with_indices=True)  # fmt: skip
+    for labels, row in ((unknown, 2), (unheard, 1)):
+        with pytest.raises(ValueError, match=rf"row {row} \(example {row}\): its confidence is no number"):
+            make()(labels)
+    scored = TEXTS.map(lambda row: {"weak_score": math.nan if row["completion"] == "z" else row["weak_score"]})
+    with pytest.raises(ValueError, match=r"row 2 \(example '2'\)"):
+        make()(scored)
 
 
 def test_the_example_runs():

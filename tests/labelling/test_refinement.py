@@ -59,6 +59,9 @@ def test_the_clearest_cases_go_first_and_no_more_than_the_share():
         "labels": 4, "proposed": 4, "same": 1, "preferred": 2, "replaced": 1, "mean_gain": pytest.approx(0.9),
     }  # fmt: skip
     assert refined(given, gains, WEIGHTS, 1.0)[0]["completion"][:] == ["x", "x", "c", "d"]  # equal scores: it stays
+    hundred = labels(["a"] * 100, [-1.0] * 100)
+    better = {example: proposal("x", -0.5) for example in hundred["example_id"]}
+    assert refined(hundred, better, WEIGHTS, 0.29)[1]["replaced"] == 29  # 0.29 * 100 is 28.999... in floats
     row = made[1]
     assert row["weak_supervisors"] == ["a", "b"] and row["weak_weights"] == [0.25, 0.75] and row["weak_finished"]
     assert row["weak_logps"] == [[-0.1], [-0.2]] and row["weak_score"] == -0.1

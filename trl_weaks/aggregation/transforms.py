@@ -35,7 +35,8 @@ def confidence(row: Row) -> float:
     """How sure a row's label is, in [0, 1].
 
     Of class labels the largest probability of the weighted mean vote; of a completion `exp(weak_score)`, the geometric
-    mean of its tokens' probabilities under the ensemble (which is 0 where there is no score).
+    mean of its tokens' probabilities under the ensemble (which is 0 where there is no score). NaN where a vote or the
+    score is, or no vote has weight; the transforms refuse such a row.
 
     Example:
 
@@ -49,7 +50,8 @@ def confidence(row: Row) -> float:
         votes = row[columns.WEAK_PROBS]
         weights = row.get(columns.WEIGHTS) or [1.0] * len(votes)
         pooled = [math.fsum(w * p for w, p in zip(weights, of, strict=True)) for of in zip(*votes, strict=True)]
-        return max(pooled) / math.fsum(weights)
+        total = math.fsum(weights)
+        return max(pooled) / total if total > 0 else math.nan
     score = row.get(columns.SCORE)
     return 0.0 if score is None else math.exp(score)
 
@@ -78,8 +80,8 @@ class Filter:
         _share("min_confidence", self.min_confidence, 0 <= self.min_confidence <= 1)
 
     def __call__(self, labels: Dataset) -> Dataset:
-        """Raises NotComputable where no row is that sure."""
-        sure = [confidence(row) for row in _plain(labels)]
+        """Raises NotComputable where no row is that sure, ValueError for a row whose confidence is no number."""
+        sure = _confidences(labels, self)
         kept = [number for number, value in enumerate(sure) if value >= self.min_confidence]
         return _left(labels, kept, f"{self}: the surest of {len(sure)} rows has {max(sure, default=0):.3g}")
 
@@ -108,10 +110,10 @@ class KeepBest:
         _share("share", self.share, 0 < self.share <= 1)
 
     def __call__(self, labels: Dataset) -> Dataset:
-        """Raises NotComputable for labels without rows."""
-        sure = [confidence(row) for row in _plain(labels)]
+        """Raises NotComputable for labels without rows, ValueError for a row whose confidence is no number."""
+        sure = _confidences(labels, self)
         best = sorted(range(len(sure)), key=lambda number: -sure[number])
-        return _left(labels, sorted(best[: math.ceil(self.share * len(sure))]), f"{self}: there is none")
+        return _left(labels, sorted(best[: _rows_of_share(self.share, len(sure))]), f"{self}: there is none")
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class KeepSurestPairs:
                 raise ValueError(
                     f"row {row}: {columns.PAIR_EPSILON!r} is {doubt}; a flip probability lies in [0, 0.5]."
                 )
-        count = math.ceil(self.share * len(doubts))
+        count = _rows_of_share(self.share, len(doubts))
         left = pairs.select(sorted(sorted(range(len(doubts)), key=doubts.__getitem__)[:count]))
         if columns.PAIR_WEIGHT not in pairs.column_names:
             return left
@@ -277,6 +279,23 @@ def compose(*transforms: Transform) -> Composed:
 
 def _plain(labels: Dataset) -> Dataset:
     return labels.with_format(None)
+
+
+def _confidences(labels: Dataset, who: Filter | KeepBest) -> list[float]:
+    found = [confidence(row) for row in _plain(labels)]
+    bad = next((number for number, value in enumerate(found) if math.isnan(value)), None)
+    if bad is not None:
+        example = labels[bad].get(columns.EXAMPLE_ID, bad)
+        raise ValueError(
+            f"{who}, row {bad} (example {example!r}): its confidence is no number, since a vote or the score is NaN, "
+            "or all its weights are 0. Drop the row, or label it again."
+        )
+    return found
+
+
+def _rows_of_share(share: float, rows: int) -> int:
+    """That share of the rows, rounded up; 0.55 of 100 are 55, though 0.55 * 100 is a little more in floats."""
+    return min(rows, max(1, math.ceil(share * rows - 1e-9)))
 
 
 def _share(name: str, value: float, holds: bool) -> None:

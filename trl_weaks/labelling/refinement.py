@@ -131,7 +131,7 @@ def refined(
         same += new.text == _text(text)
         if new.text != _text(text) and new.score > (-math.inf if score is None else score):
             gains[row] = new.score - (-math.inf if score is None else score)
-    chosen = sorted(gains, key=lambda row: (-gains[row], row))[: math.floor(share * len(labels))]
+    chosen = sorted(gains, key=lambda row: (-gains[row], row))[: math.floor(share * len(labels) + 1e-9)]
     replaced = set(chosen)
     rows = [
         _replaced(row, proposed[row[columns.EXAMPLE_ID]], weights) if number in replaced else row
