@@ -55,6 +55,8 @@ def test_without_strength_or_neighbours_labels_stay():
         ((np.eye(2), np.zeros((3, 2))), "of the same rows"),
         ((np.eye(2)[:0], np.zeros((0, 2))), "of the same rows"),
         ((np.eye(2), np.array([[0.0, 1.0], [math.nan, 0.0]])), "row 1: the state is not finite"),
+        ((np.array([[0.5, 0.5], [math.nan, 0.5]]), np.eye(2)), "row 1: the label"),  # which never came to rest
+        ((np.array([[0.0, 0.0], [0.5, 0.5]]), np.eye(2)), "row 0: the label"),
         ((np.eye(2), np.eye(2), 0), "neighbours=0"),
         ((np.eye(2), np.eye(2), 1, 1.0), "strength=1.0"),
     ],

@@ -15,13 +15,13 @@ def smoothed(labels: np.ndarray, states: np.ndarray, neighbours: int = 10, stren
     of their states (negative ones are 0), where either is among the nearest of the other (Zhou et al., 2004).
 
     Args:
-        labels: `(n, K)`, probabilities.
+        labels: `(n, K)`, at least 0 and finite, not all 0 in a row.
         states: `(n, d)`.
         neighbours: of each row, itself left out; of equally near ones the first.
         strength: a, in [0, 1); 0 changes nothing.
 
     Raises:
-        ValueError: other shapes, states that are not finite (names the row), numbers out of range.
+        ValueError: other shapes, labels or states that cannot be used (names the row), numbers out of range.
 
     Example:
 
@@ -39,6 +39,10 @@ def smoothed(labels: np.ndarray, states: np.ndarray, neighbours: int = 10, stren
     bad = ~np.isfinite(states).all(-1)
     if bad.any():
         raise ValueError(f"row {int(bad.argmax())}: the state is not finite.")
+    bad = ~(np.isfinite(labels).all(-1) & (labels >= 0).all(-1) & (labels.sum(-1) > 0))
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(f"row {row}: the label {labels[row].tolist()} holds no probabilities; drop the row.")
     graph = _graph(states, min(neighbours, len(states) - 1))
     found = labels
     while strength:
