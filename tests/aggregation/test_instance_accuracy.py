@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import minimize
 
 from trl_weaks.aggregation import aggregate
 from trl_weaks.aggregation.instance_accuracy import InstanceAccuracy, _regression
+from trl_weaks.aggregation.trust import TrustHead
 
 
 def planted(rows=1500, classes=3):
@@ -72,6 +74,19 @@ def test_the_regression_is_that_of_a_plain_search():
     best = minimize(objective, np.zeros(3), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-14}).x
     weight, bias = _regression(features, right, 0.1, np.zeros(2))
     assert [*weight, bias] == pytest.approx(best, abs=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 1e8 + 0.1])
+def test_a_feature_that_never_varies_says_nothing_of_other_rows(value):
+    """The standard deviation of a constant column is rounding, 5e-16, and was divided by."""
+    rng = np.random.default_rng(0)
+    gold, x = rng.integers(0, 2, 300), np.c_[rng.normal(size=300), np.full(300, value)]
+    votes = np.eye(2)[np.where(rng.random((300, 3)) < 0.8, gold[:, None], 1 - gold[:, None])]
+    moved = x + [0.0, 1e-3]
+    model = InstanceAccuracy().fit(votes, x)
+    np.testing.assert_allclose(model(votes, moved), model(votes, x), atol=1e-6)
+    head = TrustHead(0.1).fit(torch.from_numpy(x), torch.from_numpy(x[:, 0] > 0))
+    np.testing.assert_allclose(head(torch.from_numpy(moved)), head(torch.from_numpy(x)), atol=1e-6)
 
 
 VOTES = np.full((4, 3, 2), 0.5)

@@ -7,6 +7,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from .base import checked_votes
+from .trust import CONSTANT
 
 MIN_VOTERS = 3  # of two that differ nobody says who is right
 _FLOOR = 1e-6  # of an accuracy and of a class's share, so that logarithms are finite. *ours*
@@ -61,7 +62,7 @@ class InstanceAccuracy:
         if votes.shape[1] < MIN_VOTERS:
             raise ValueError(f"{votes.shape[1]} supervisors: with fewer than three nobody says who of two is right.")
         self.mean, scale = states.mean(0), states.std(0)
-        self.scale = np.where(scale > 0, scale, 1.0)
+        self.scale = np.where(scale > CONSTANT * np.abs(states).max(0), scale, 1.0)
         features, there = (states - self.mean) / self.scale, ~np.isnan(votes).any(-1)
         belief = np.nanmean(votes, 1)
         self.weight, self.bias = np.zeros((votes.shape[1], states.shape[1])), np.zeros(votes.shape[1])

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the ridge that cross-validation chooses among. *ours*
+CONSTANT = 1e-12  # a feature that varies by less of its size is constant: what is left is float64's rounding
 FOLDS = 5  # of that cross-validation. *ours*
 
 
@@ -58,7 +59,7 @@ class TrustHead:
         if not states.isfinite().all():
             raise ValueError(f"row {int((~states.isfinite()).any(-1).nonzero()[0])}: the state is not finite.")
         self.mean, scale = states.mean(0), states.std(0, correction=0)
-        self.scale = torch.where(scale > 0, scale, 1.0)
+        self.scale = torch.where(scale > CONSTANT * states.abs().amax(0), scale, 1.0)
         good, bad = float(right.sum()), float((1 - right).sum())
         self.weight, self.bias, self.strength = torch.zeros_like(self.mean), 0.0, self.l2
         if good and bad:
