@@ -9,6 +9,7 @@ import torch
 
 from trl_weaks.aggregation import Agreement, Raven, StudentDawidSkene, aggregate
 from trl_weaks.aggregation.agreement import one_sided
+from trl_weaks.aggregation.base import NotComputable
 
 
 def planted(rows=400, accuracies=(0.9, 0.6, 0.6), classes=2, seed=0):
@@ -126,6 +127,22 @@ def test_a_one_sided_supervisor_takes_over_without_the_guard_and_has_no_weight_w
     assert Agreement().fit(votes).weights[2] == 0.0
     rare = np.eye(2)[(np.arange(400)[:, None] % 50 == np.arange(3)).astype(int)]  # one class is rare for everybody
     assert not one_sided(rare, None).any()
+
+
+def test_labels_of_hard_votes_where_a_one_sided_supervisor_is_left_out():
+    """Who is left out may rule classes out without a say: that was 0 log 0, no number."""
+    one = [1.0, 0.0]
+    votes = np.array([[one, [0.2, 0.8], [0.3, 0.7]]] * 4 + [[one, [0.9, 0.1], [0.6, 0.4]]] * 4)
+    raven = Raven(combine="log_linear").fit(votes)
+    assert raven.silent.tolist() == [True, False, False]
+    np.testing.assert_allclose(raven(votes), aggregate("log_linear", votes[:, 1:]), atol=1e-12)
+    alone = votes.copy()
+    alone[2, 1:] = np.nan
+    for combine in ("linear", "log_linear"):
+        with pytest.raises(NotComputable, match="row 2 has only votes of supervisors that the guard left out"):
+            Raven(combine=combine).fit(votes)(alone)
+    with pytest.raises(NotComputable, match="row 0 has a vote of probability 0"):
+        raven(np.array([[one, one, [0.5, 0.5]]]))
 
 
 def test_static_weights_by_loops_and_higher_for_the_better():

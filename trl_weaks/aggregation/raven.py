@@ -150,10 +150,22 @@ class Raven(WeighsVotes):
         """The label of every row under the weights of now."""
         votes, weights = checked_votes(votes, weights)
         share = shares(votes, weights) * self.weights
-        share = share / share.sum(-1, keepdims=True)
+        total = share.sum(-1, keepdims=True)
+        if not (total > 0).all():
+            raise NotComputable(
+                f"row {int((total[:, 0] <= 0).argmax())} has only votes of supervisors that the guard left out. Drop "
+                "the row, or set `guard` to 0."
+            )
+        share = share / total
         if self.combine == "linear":
             return np.einsum("rv,rvk->rk", share, np.nan_to_num(votes))
-        logs = np.einsum("rv,rvk->rk", share, np.log(np.nan_to_num(votes, nan=1.0)))
+        counted = np.where((share > 0)[..., None], votes, 1.0)  # who is left out may rule classes out
+        if not (counted > 0).all():
+            raise NotComputable(
+                f"row {int((counted <= 0).any((1, 2)).argmax())} has a vote of probability 0, which "
+                "combine='log_linear' cannot weigh. Calibrate the votes, or combine linearly."
+            )
+        logs = np.einsum("rv,rvk->rk", share, np.log(counted))
         found = np.exp(logs - logs.max(-1, keepdims=True))
         return found / found.sum(-1, keepdims=True)
 
