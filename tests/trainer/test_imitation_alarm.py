@@ -57,6 +57,17 @@ def test_a_resumed_run_goes_on_and_does_not_warn_again(caplog, tmp_path):
     assert not warnings and alarm.alarmed_at == 10
 
 
+def test_evaluations_by_hand_after_training_are_not_watched(caplog):
+    """A test set has gold alone, which was an error after its evaluation; one with weak labels gave a false alarm."""
+    _, alarm, state = heard(COPIES[:3], caplog)
+    alarm.on_train_end(None, state, TrainerControl())
+    alarm.on_evaluate(None, state, TrainerControl(), metrics={"eval_loss": 1.0, "eval_accuracy": 0.5})
+    log = {"eval_weak/misfit": 0.01, "eval_weak/self_consistency": 0.70}
+    state.log_history.append(log | {"step": 8})
+    alarm.on_evaluate(None, state, TrainerControl(), metrics=log | {"eval_loss": 1.0})
+    assert alarm.alarmed_at is None and not caplog.records
+
+
 def test_a_second_look_at_one_update_counts_once_and_other_sets_do_not(caplog):
     warnings, alarm, _ = heard([COPIES[0]] * 5, caplog, ImitationAlarm(min_drop=0.0))
     assert not warnings

@@ -63,6 +63,7 @@ class ImitationAlarm(TrainerCallback):
             raise ValueError(f"min_rise={min_rise} must be above 0.")
         self.patience, self.min_drop, self.min_rise, self.dataset = patience, min_drop, min_rise, dataset
         self.alarmed_at: int | None = None
+        self._watching = False
 
     def sounds(self, points: Sequence[Point]) -> bool:
         """Whether the last of these evaluations (update, misfit, self-consistency) are those of an imitator."""
@@ -94,6 +95,10 @@ class ImitationAlarm(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.alarmed_at = self._first(self._points(state.log_history))
+        self._watching = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._watching = False
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Mapping[str, float] | None = None, **kwargs: Any
@@ -101,6 +106,8 @@ class ImitationAlarm(TrainerCallback):
         metrics, prefix = metrics or {}, self._prefix()
         if f"{prefix}_loss" not in metrics:
             return  # of another set
+        if not self._watching:
+            return  # `evaluate` by hand, before or after: of any set, gold alone included
         if f"{prefix}_{MISFIT}" not in metrics:
             raise ValueError(
                 f"`ImitationAlarm`: the evaluation set{'' if self.dataset is None else f' {self.dataset!r}'} has no "
