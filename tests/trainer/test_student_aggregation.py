@@ -178,6 +178,8 @@ def test_relabelling_after_so_many_updates(tmp_path):
     trainer = run(tmp_path / "loop", pooling_kwargs={"every": 3, "tau": 0.5}, **LOOP)
     assert trainer._lessons._made_at == 6
     assert run(tmp_path / "one", num_train_epochs=1, **LOOP)._lessons._made_at == 2  # the half of a single epoch
+    odd = run(tmp_path / "odd", max_steps=3, **LOOP)  # less than an epoch: one relabelling, where there were two
+    assert [log["step"] for log in odd.state.log_history if "weak/relabelled" in log] == [3]
     torch.testing.assert_close(trajectory(trainer)[:3], trajectory(plain)[:3], rtol=1e-6, atol=1e-7)
     assert trajectory(trainer)[4] != trajectory(plain)[4]
 
@@ -245,6 +247,19 @@ def test_what_a_loss_remembers_is_read_under_every_strategy(tmp_path):
     )
     fresh._load_optimizer_and_scheduler(str(tmp_path))
     assert len(fresh.weak_loss.window) == 1
+
+
+def test_what_a_loss_remembers_is_forgotten_when_another_training_begins(tmp_path):
+    """An attempt that ended early, as with `auto_find_batch_size`, left rows on hold, which then counted as seen."""
+    changes = {"weak_loss": "realm_learned", "gamma_max": 0.0, "num_train_epochs": 1, "optim": "sgd"}
+    trainer, other = (build(tmp_path / name, **changes) for name in "ab")
+    start = weights_of(trainer)
+    trainer.weak_loss.window.hold(torch.zeros(50, 3), torch.ones(50, 3))
+    for again in (other, trainer, trainer):
+        again.model.load_state_dict(start)
+        torch.manual_seed(0)  # the order of the rows
+        again.train()
+        torch.testing.assert_close(again.weak_loss.window.values, other.weak_loss.window.values)
 
 
 CONSTANT = Dataset.from_list(

@@ -108,6 +108,8 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     side_inputs = (VOTES, VOTE_WEIGHTS)
     language_model = False
     watches_imitation = True
+    _held_in = 0  # the update whose rows the loss's window holds
+    _window_read = False  # from a checkpoint, for the training that begins
     _named_by = "the training data"  # who said in which order the classes are
 
     def __init__(
@@ -144,7 +146,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         self._context = context_length(model, processing_class)
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._mark, self._places, self._total_train_tokens = new_mark(), None, 0
-        self._held_in = 0  # the update whose rows the balanced threshold's window holds
+        self._window_at_first = _window_state(self.weak_loss.window)
         super().__init__(
             model=model,
             args=args,
@@ -256,6 +258,12 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         lessons.observe(logits, votes, weights)
         return *made, lessons.teaching(votes, weights)
 
+    def _start_afresh(self) -> None:
+        super()._start_afresh()
+        if self._window is not None and not (self.state.global_step and self._window_read):
+            self._window.load_state_dict(dict(self._window_at_first))
+        self._window_read, self._held_in = False, self.state.global_step
+
     @property
     def _window(self) -> PredictionWindow | None:
         return self.weak_loss.window
@@ -331,7 +339,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             window.release()  # the update is complete
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if window is not None and len(window) and self.args.should_save:
-            save_file({name: value.cpu() for name, value in window.state_dict().items()}, folder / WINDOW_FILE)
+            save_file(_window_state(window), folder / WINDOW_FILE)
         if self._lessons is not None and self.args.should_save:
             self._lessons.save(folder)
 
@@ -342,12 +350,18 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         file = Path(checkpoint) / WINDOW_FILE
         if self._window is not None and file.is_file():
             self._window.load_state_dict(load_file(file))
+            self._window_read = True
         if self._lessons is not None:
             self._lessons.load(Path(checkpoint))
 
     def _draft_card(self, model_name: str | None, dataset_name: str | None, tags: Any) -> None:
         Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
         classification_card(self, model_name, dataset_name, tags).save(Path(self.args.output_dir) / "README.md")
+
+
+def _window_state(window: Any) -> dict[str, Tensor]:
+    """What a loss remembers now, for a file or a later training."""
+    return {} if window is None else {name: value.cpu().clone() for name, value in window.state_dict().items()}
 
 
 def _pool_and_objective(loss: WeakLoss, args: WeakClassificationConfig) -> tuple[PooledVotes | None, VoteObjective]:

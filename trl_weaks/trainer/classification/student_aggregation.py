@@ -172,7 +172,7 @@ class RelabelledRows(StudentAggregation):
         super().on_train_begin(args, state, control, **kwargs)
         self._every = self.aggregator.every
         if self._every is None and state.num_train_epochs <= 1:
-            self._every = max(1, state.max_steps // 2)
+            self._every = max(1, -(-state.max_steps // 2))  # rounded down, an odd number would have two
         if self._every is not None and self._every >= state.max_steps:
             raise ValueError(
                 f"`pooling={self.pool.name!r}` makes no new label in this training of {state.max_steps} updates: set "
