@@ -60,7 +60,8 @@ def refuse_unknown_model(option: str, source: str, revision: str | None = None) 
     except Exception as error:  # of the Hub, or of whatever client of HTTP it uses
         asked = f"{source}@{revision}" if revision else source
         raise ValueError(
-            f"{option}: {asked} is no folder here, and the Hub does not give it: {first_line(error)}"
+            f"{option}: {asked} is no folder here, and the Hub does not give it: {first_line(error).rstrip('.')}. "
+            "Name the folder of a model, or an id that can be fetched from here."
         ) from error
 
 

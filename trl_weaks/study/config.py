@@ -252,7 +252,9 @@ class CompletionStudyConfig(StudyConfig):
     kind: ClassVar[str] = "completions"
     known_stages: ClassVar[tuple[str, ...]] = STAGES
 
-    stages: list[str] = field(default_factory=lambda: list(STAGES), metadata={"help": f"Stages to run: {STAGES}."})
+    stages: list[str] = field(
+        default_factory=lambda: list(STAGES), metadata={"help": "Stages to run, all by default."}
+    )
     preference_training: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "WeakPreferenceConfig settings of the preference stage."}
     )
@@ -288,7 +290,7 @@ class ClassStudyConfig(StudyConfig):
     known_stages: ClassVar[tuple[str, ...]] = CLASS_STAGES
 
     stages: list[str] = field(
-        default_factory=lambda: list(CLASS_STAGES), metadata={"help": f"Stages to run: {CLASS_STAGES}."}
+        default_factory=lambda: list(CLASS_STAGES), metadata={"help": "Stages to run, all by default."}
     )
     calibrate: bool = field(
         default=False, metadata={"help": "Fit each supervisor's temperature on the validation split before labelling."}
