@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from tiny import classifier
 from tiny_tokenizers import word_level
 
-from trl_weaks.aggregation.calibration import fit_temperature
+from trl_weaks.aggregation.calibration import fit_isotonic, fit_temperature
 from trl_weaks.labelling import label_classes as module
 from trl_weaks.labelling.label_classes import label_classes
 from trl_weaks.labelling.storage.store import LabelStoreError
@@ -194,6 +194,10 @@ def test_temperature_at_its_ends():
         fit_temperature(sure, [0, 1, 1])
     with pytest.raises(ValueError, match="from 0 to 1"):
         fit_temperature(sure, [0, 2])
+    assert fit_temperature(torch.full((3, 2), 0.5), [0, 1, 1]) == 1.0  # any would do; 0.01 sharpened all other rows
+    for fit in (fit_temperature, fit_isotonic):
+        with pytest.raises(ValueError, match="row 1: .*nan"):
+            fit(torch.tensor([[0.5, 0.5], [float("nan"), 0.5]]), [0, 1])
 
 
 def test_bad_input_is_refused_before_any_work(ensemble, tokenizer):

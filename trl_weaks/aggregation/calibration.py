@@ -17,11 +17,13 @@ def fit_temperature(probabilities: Tensor, labels: Sequence[int] | Tensor) -> fl
     Source: Guo et al. (2017). The negative log-likelihood is convex in 1/T, so its slope is followed by bisection.
 
     Raises:
-        ValueError: nothing to fit on, or labels out of range.
+        ValueError: nothing to fit on, labels out of range, or probabilities that are not finite (row named).
     """
     labels = _checked(probabilities, labels)
     logs = probabilities.double().clamp_min(1e-300).log()
     margins = logs - logs.gather(1, labels[:, None])
+    if margins.abs().max() < 1e-12:  # every row says the same of every class, and any T fits as well
+        return 1.0
 
     def slope(inverse: float) -> float:
         """Derivative of the negative log-likelihood in 1/T."""
@@ -75,4 +77,8 @@ def _checked(probabilities: Tensor, labels: Sequence[int] | Tensor) -> Tensor:
         raise ValueError(f"{len(labels)} labels for probabilities {tuple(probabilities.shape)}; give one for each.")
     if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
         raise ValueError(f"labels must be class ids from 0 to {probabilities.shape[1] - 1}.")
+    bad = ~probabilities.isfinite().all(-1)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise ValueError(f"row {row}: {probabilities[row].tolist()} are no probabilities; drop the row.")
     return labels
