@@ -154,11 +154,12 @@ def test_rover_refuses_what_it_cannot_align_or_weigh(said, weights, message):
         rover.consensus(said, weights)
 
 
-def test_rover_names_the_candidate_without_a_score():
+@pytest.mark.parametrize("name", ["joint", "mbr", "rover"])
+@pytest.mark.parametrize("turn", [1, -1])
+def test_a_candidate_whose_score_is_nan_is_named_and_not_chosen_by_its_place(name, turn):
+    given = [Candidate("a", True, ["u"], {}, -1.0), Candidate("b", True, ["v"], {}, math.nan)]
     with pytest.raises(ValueError, match="the candidate 'b' has score nan"):
-        COMPLETION_AGGREGATORS["rover"].choose(
-            [Candidate("a", True, ["u"], {}, -1.0), Candidate("b", True, ["v"], {}, math.nan)]
-        )
+        COMPLETION_AGGREGATORS[name].choose(given[::turn])
 
 
 @pytest.mark.parametrize("mode", COMPLETION_AGGREGATORS)

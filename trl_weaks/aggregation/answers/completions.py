@@ -71,6 +71,9 @@ def every_best(candidates: Sequence[Candidate]) -> list[Candidate]:
 def highest_joint_score(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidate of highest joint score (Eq. 6); of equal scores the text that sorts first.
 
+    Raises:
+        ValueError: a candidate's score is NaN (names its text).
+
     Example:
 
     >>> given = [("play", "a", -0.5), ("call ann", "b", -2.0)]
@@ -79,6 +82,7 @@ def highest_joint_score(candidates: Sequence[Candidate]) -> list[Candidate]:
 
     See also: [`least_expected_distance`] and [`nearest_to_consensus`], which look at the words, [`every_best`].
     """
+    _check_scores(candidates)
     return [min(candidates, key=lambda candidate: (-candidate.score, candidate.text, candidate.finished))]
 
 
@@ -88,6 +92,9 @@ def least_expected_distance(candidates: Sequence[Candidate]) -> list[Candidate]:
     The risk is the mean, over all candidates of all supervisors, of the word edits between the two texts as a share of
     the longer one's words; every supervisor's every candidate counts the same (*ours*). Of equal risks the highest
     joint score, then the text that sorts first.
+
+    Raises:
+        ValueError: a candidate's score is NaN (names its text).
 
     Example:
 
@@ -99,6 +106,7 @@ def least_expected_distance(candidates: Sequence[Candidate]) -> list[Candidate]:
     """
     from ...metrics.distances import levenshtein  # its package loads numpy, and a command's help lists the modes
 
+    _check_scores(candidates)
     words = [candidate.text.split() for candidate in candidates]
 
     def risk(place: int) -> float:
@@ -136,9 +144,7 @@ def nearest_to_consensus(candidates: Sequence[Candidate]) -> list[Candidate]:
     from ...metrics.distances import levenshtein
     from .rover import consensus
 
-    for candidate in candidates:
-        if not math.isfinite(candidate.score):
-            raise ValueError(f"the candidate {candidate.text[:40]!r} has score {candidate.score}; label again.")
+    _check_scores(candidates, math.isfinite)
     highest = max(candidate.score for candidate in candidates)  # a common factor: no confidence of them all is 0
     weights = [math.exp(one.score - highest) * len(one.supervisors) for one in candidates]
     said = [candidate.text.split() for candidate in candidates]
@@ -149,6 +155,15 @@ def nearest_to_consensus(candidates: Sequence[Candidate]) -> list[Candidate]:
         return levenshtein(said[place], agreed), -candidate.score, candidate.text, candidate.finished
 
     return [candidates[min(range(len(candidates)), key=key)]]
+
+
+def _check_scores(
+    candidates: Sequence[Candidate], good: Callable[[float], bool] = lambda score: not math.isnan(score)
+) -> None:
+    """No order holds among scores that are NaN: the candidates' own would choose."""
+    for candidate in candidates:
+        if not good(candidate.score):
+            raise ValueError(f"the candidate {candidate.text[:40]!r} has score {candidate.score}; label again.")
 
 
 def _check_entry(entry: object, name: str) -> None:
