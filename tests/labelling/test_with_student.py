@@ -246,3 +246,10 @@ def test_known_examples_without_gold_are_no_mistakes_of_the_student():
     )
     with pytest.raises(NotComputable, match="1 known examples have gold"):
         Selective()(labels, TrainedStudent(student, known([0, -1, -1], 400)))
+
+
+def test_a_row_on_which_nobody_has_weight_is_named():
+    gold, student, votes = crowd()
+    labels = rows(votes[:50], weak_weights=[[float(row != 7)] for row in range(50)])
+    with pytest.raises(ValueError, match="row 7, column 'weak_weights': all weights are 0"):
+        Selective()(labels, TrainedStudent(student, known(gold[400:], 400)))

@@ -43,8 +43,9 @@ def one_sided(votes: np.ndarray, weights: np.ndarray | None, guard: float = GUAR
 def agreement_weights(votes: np.ndarray, weights: np.ndarray | None, guard: float = GUARD) -> np.ndarray:
     """Weights `(supervisors,)` that sum to 1: how often a draw from a supervisor's vote is one from the others' mean.
 
-    Means are over the rows on which a supervisor and another voted; who shares no row with anybody gets the mean
-    weight, one-sided supervisors (see [`one_sided`]) get 0.
+    Means are over the rows on which a supervisor and another voted, each weighed by the supervisor's share of the
+    row's votes, so that a row counts the more the fewer voted there (*ours*); who shares no row with anybody gets the
+    mean weight, one-sided supervisors (see [`one_sided`]) get 0.
     """
     votes, weights = checked_votes(votes, weights)
     share, filled = shares(votes, weights), np.nan_to_num(votes)

@@ -63,8 +63,17 @@ def texts_of(labels: Dataset, who: str) -> list:
 
 
 def mean_votes(labels: Dataset) -> np.ndarray:
-    """The weighted mean of each row's votes, `(n, K)`."""
+    """The weighted mean of each row's votes, `(n, K)`.
+
+    Raises:
+        ValueError: a row whose weights are all 0.
+    """
     weights = labels[columns.WEIGHTS] if columns.WEIGHTS in labels.column_names else [None] * len(labels)
+    unheard = next((row for row, given in enumerate(weights) if given is not None and not any(given)), None)
+    if unheard is not None:
+        raise ValueError(
+            f"row {unheard}, column {columns.WEIGHTS!r}: all weights are 0, so nobody voted; drop the row."
+        )
     return np.stack(
         [
             np.average(np.asarray(votes, dtype=float), axis=0, weights=given)
