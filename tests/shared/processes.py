@@ -6,6 +6,7 @@ environment included, ends with it; it can be killed like any other. Several pro
 `labelling/test_killed_runs.py`, `trainer/test_parallel_checks.py` and `distributed/test_launches.py`.
 """
 
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -30,6 +31,7 @@ IMPORTED = [
     "trl_weaks.trainer.weak_supervision_trainer",
     "trl_weaks.labelling.label_completions",
 ]
+STUCK = 270  # seconds, within the 300 of `run`
 LAUNCHES = ("ACCELERATE_", "FSDP_", "MASTER_", "TORCHELASTIC_", "PYTEST_")
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
@@ -43,6 +45,7 @@ def _work(arguments: list[str], environment: dict[str, str], cwd: str, outputs: 
     """`python ARGUMENTS`: a script, `-m` and a module, or `-c` and code."""
     for number, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    faulthandler.dump_traceback_later(STUCK, file=2)  # where it hangs, for whoever reads the error
     gc.freeze()  # no collection looks at what was imported, nor copies its pages
     os.environ.clear()
     os.environ.update(environment)
@@ -106,7 +109,10 @@ class Started:
             left = [process.sentinel for process in self.processes if process.exitcode is None]
             if not wait(left, timeout=max(0.0, end - time.monotonic())):
                 self.kill()
-                raise subprocess.TimeoutExpired(self.arguments, timeout, *self._read())
+                out, err = self._read()
+                raise subprocess.TimeoutExpired(
+                    f"{self.arguments}, whose stderr ends {err[-3000:]}", timeout, out, err
+                )
         code = self._failure()
         self.kill()
         return subprocess.CompletedProcess(self.arguments, code, *self._read())

@@ -970,7 +970,7 @@ def test_preference_rows_share_their_pairs_and_start_from_another_rows_student(t
         run_study(Sums(), [rows["prefer_cw"]], "tiny", tmp_path / "alone", **settings)
     with pytest.raises(ValueError, match="'prefer_cw' compares texts"):
         run_study(Parity(), ["naive", rows["prefer_cw"]], "tiny", tmp_path / "classes", **SMALL | CAPS)
-    later = Method("later", transform=len, after="prefer_cw")
+    later = Method("later", transform=lambda labels, trained: labels, after="prefer_cw")
     with pytest.raises(ValueError, match="'later' reads the student of 'prefer_cw', which is trained on preferences"):
         run_study(Sums(), ["naive", rows["prefer_cw"], later], "tiny", tmp_path / "later", **settings)
     typo = replace(rows["prefer_cw"], settings={"betta": 1})
