@@ -6,9 +6,11 @@ from scipy import stats
 
 from trl_weaks.metrics.bootstrap import as_table
 from trl_weaks.metrics.few_seeds import cell_values, spread
+from trl_weaks.metrics.pgr import pgr_interval
 from trl_weaks.metrics.slu_f1 import slu_f1_counts, slu_f1_from_counts
-from trl_weaks.study.report.compare import compare_systems
-from trl_weaks.study.report.results import ACCURACY
+from trl_weaks.study.report.compare import compare_systems, comparison_section
+from trl_weaks.study.report.results import ACCURACY, Measure, score_systems
+from trl_weaks.study.report.write import write_report
 
 RNG = np.random.default_rng(3)
 
@@ -93,3 +95,87 @@ def test_a_comparison_over_seeds_that_differ_is_that_of_students_t():
     gaps = right["a"].mean(1) - right["b"].mean(1)
     assert found["p_value"] == pytest.approx(stats.ttest_1samp(gaps, 0).pvalue, rel=0.05) and found["p_value"] > 0.1
     assert found["interval"][0] < 0 < found["interval"][1]
+
+
+def precision(means):
+    with np.errstate(invalid="ignore"):
+        return means[..., 0] / means[..., 1]
+
+
+def test_a_score_that_is_none_without_one_example_counts_each_twice():
+    """Precision where a seed answers once: without that answer it is 0 / 0."""
+    said = np.array([[1, 1, 0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 0, 0, 0]], dtype=float)
+    right = said * np.array([1, 0, 0, 1, 1, 0, 0, 0])
+    found = cell_values(np.stack([right, said], -1), precision)
+    for seed in range(2):
+        whole = right[seed].sum() / said[seed].sum()
+        for example in range(8):
+            twice = [*range(8), example]
+            expected = 9 * right[seed][twice].sum() / said[seed][twice].sum() - 8 * whole
+            assert found[seed, example] == pytest.approx(expected)
+
+
+def of_whole_counts(means):
+    """The mean of 60 examples, no number where that of all but one, or of one more, is asked."""
+    counts = means[..., 1] * 60
+    return np.where(np.abs(counts - np.round(counts)) < 1e-6, means[..., 0], np.nan)
+
+
+def seeds_that_differ(count):
+    right = (RNG.random((count, 60)) < np.array([0.3, 0.5, 0.9])[:count, None]).astype(float)
+    return np.stack([right, np.broadcast_to(np.arange(60) % 2, right.shape)], -1)
+
+
+def crew(seeds):
+    rows = [("low", "weak", 0.0), ("mine", "method", 0.5), ("top", "ceiling", 1.0)]
+    cells = seeds_that_differ(seeds)
+    move = np.array([0.1, 0.0])
+    return [{"name": n, "label": f"the {n}", "role": r, "samples": cells + by * 10 * move} for n, r, by in rows]
+
+
+def test_where_the_spread_of_few_seeds_cannot_be_told_an_interval_has_no_bounds_and_the_report_says_so(tmp_path):
+    """Never the bootstrap of three seeds, without a word."""
+    systems, measure = crew(3), Measure("My score", {"mine": of_whole_counts})
+    results = write_report(
+        tmp_path, systems, seeds=[0, 1, 2], config={}, environment={}, measure=measure, resamples=50
+    )
+    assert results["spread_unknown"] == ["low", "mine", "top"]
+    row = results["methods"]["mine"]
+    assert row["mine_interval"] == row["pgr_interval"] == [-np.inf, np.inf] and np.isfinite(row["pgr"])
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "My score is no finite number without some test example" in report
+    assert "the low; the mine; the top. How far few seeds" in report and "± ∞" in report
+    samples = {s["name"]: s["samples"] for s in systems}
+    assert pgr_interval(*(samples[n] for n in ("low", "mine", "top")), score=of_whole_counts, resamples=50) == (
+        -np.inf, np.inf,
+    )  # fmt: skip
+    (found,) = compare_systems(samples, measure, ["top", "low"], resamples=50)
+    assert found["interval"] == [-np.inf, np.inf] and found["p_value"] == 1
+    assert "without bounds: My score is no finite number" in comparison_section(
+        [found], measure, dict.fromkeys(samples)
+    )
+
+
+def test_one_seed_asks_for_no_score_of_all_examples_but_one():
+    asked = []
+
+    def counted(means):
+        asked.append(means.shape)
+        return means[..., 0]
+
+    systems, measure = crew(1), Measure("My score", {"mine": counted})
+    assert score_systems(systems, measure=measure, resamples=50)["spread_unknown"] == []
+    samples = {s["name"]: s["samples"] for s in systems}
+    compare_systems(samples, measure, ["top", "low"], resamples=50)
+    pgr_interval(*(samples[n] for n in ("low", "mine", "top")), score=counted, resamples=50)
+    assert asked and (1, 60, 2) not in asked
+
+
+def test_a_resample_without_a_score_speaks_for_neither_row():
+    """`a` is better wherever there is a score, which three resamples in eight have not: no p value of nearly 0."""
+    answers = np.zeros((1, 40, 2))
+    answers[0, 0] = 1
+    better = answers + np.array([0.5, 0.0]) * answers
+    (found,) = compare_systems({"a": better, "b": answers}, Measure("P", {"p": precision}), ["a", "b"], resamples=400)
+    assert found["difference"] == pytest.approx(0.5) and 0.6 < found["p_value"] < 0.9
+    assert found["interval"] == [-np.inf, np.inf]

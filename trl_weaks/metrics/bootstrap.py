@@ -71,12 +71,15 @@ def limits(draws: np.ndarray, confidence: float, point: float = 0.0, stretch: fl
 
     Args:
         draws: `(resamples,)`.
-        point, stretch: each limit's distance from `point` is multiplied by `stretch`; see [`Spread.stretch`].
+        point, stretch: each limit's distance from `point` is multiplied by `stretch`, which leaves no bounds where it
+            is infinite; see [`Spread.stretch`].
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: give a probability between 0 and 1, such as 0.95")
     if np.ndim(draws) != 1 or len(draws) < 2:
         raise ValueError(f"draws of shape {np.shape(draws)}: an interval needs at least two resamples")
+    if np.isinf(stretch):
+        return -np.inf, np.inf
     tail, last, undefined = (1 - confidence) / 2, len(draws) - 1, np.isnan(draws)
     low = np.sort(np.where(undefined, -np.inf, draws))[int(np.floor(tail * last))]
     high = np.sort(np.where(undefined, np.inf, draws))[int(np.ceil((1 - tail) * last))]

@@ -6,6 +6,7 @@ examples is too narrow. The analysis of variance of the table of both tells by h
 Source: two-way random effects; degrees of freedom after Satterthwaite (1946). Its use on a bootstrap: *ours*.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ class Spread:
     """How sure a mean over seeds and examples is.
 
     Args:
-        error: its standard error, seeds and examples drawn anew.
+        error: its standard error, seeds and examples drawn anew; infinite where it cannot be told.
         freedom: degrees of freedom of that error.
         resampled: the standard deviation that a bootstrap over seeds and examples gives instead.
     """
@@ -32,8 +33,11 @@ class Spread:
         """By how much the limits of a percentile interval move away from the estimate; at least 1.
 
         Where seeds hardly differ the bootstrap is too wide rather than too narrow (it counts the noise within seeds
-        with the examples and again with the seeds), and stays as it is: seeds may agree by chance.
+        with the examples and again with the seeds), and stays as it is: seeds may agree by chance. An error that
+        cannot be told leaves no bounds.
         """
+        if np.isinf(self.error):
+            return np.inf
         if self.resampled == 0:
             return 1.0
         tail = (1 + confidence) / 2
@@ -47,12 +51,14 @@ class Spread:
         return float(2 * stats.t.sf(abs(difference) / self.error, self.freedom))
 
 
-def spread(cells: np.ndarray) -> Spread | None:
-    """Of the mean of `(seeds, examples)`; None for one seed, of whose spread nothing is known.
+def spread(cells: np.ndarray | None) -> Spread | None:
+    """Of the mean of `(seeds, examples)`; None for one seed, of whose spread nothing is known, and for no cells.
 
     With seeds s, examples e and the mean squares M of seeds, examples and what is left,
 
         error² = (max(M_s - M_left, 0) + M_e) / (S E)
+
+    Cells that are not finite leave the error infinite.
 
     Example:
 
@@ -61,9 +67,11 @@ def spread(cells: np.ndarray) -> Spread | None:
     >>> round(found.error, 3), round(found.freedom, 1)
     (0.236, 2.3)
     """
-    seeds, examples = cells.shape
-    if seeds == 1:
+    if cells is None or len(cells) == 1:
         return None
+    if not np.isfinite(cells).all():
+        return Spread(np.inf, 1.0, np.nan)
+    seeds, examples = cells.shape
     mean = cells.mean()
     of_seeds, of_examples = cells.mean(1) - mean, cells.mean(0) - mean
     left = cells - mean - of_seeds[:, None] - of_examples
@@ -78,21 +86,33 @@ def spread(cells: np.ndarray) -> Spread | None:
     return Spread(float(np.sqrt(variance)), float(freedom), float(np.sqrt(resampled)))
 
 
+def cells_of(tables: Mapping[str, np.ndarray], score: Score | None) -> dict[str, np.ndarray] | None:
+    """[`cell_values`] of every system; None, and no work, where none has several seeds."""
+    if all(len(table) == 1 for table in tables.values()):
+        return None
+    return {name: cell_values(table, score) for name, table in tables.items()}
+
+
 def cell_values(table: np.ndarray, score: Score | None) -> np.ndarray:
     """What each example of each seed brings to the mean over seeds of a corpus score.
 
-    For a plain mean the values themselves; else the jackknife's pseudo-values, E f(all) - (E - 1) f(all but one).
+    For a plain mean the values themselves; else the jackknife's pseudo-values, E f(all) - (E - 1) f(all but one). A
+    score that is not finite without some example, as a precision without the only answer, is taken with each example
+    counted twice instead, (E + 1) f(one twice) - E f(all): to first order the same (*ours*).
 
     Args:
         table: `(seeds, examples, C)`, from [`as_table`].
         score: as in [`bootstrap_scores`].
 
     Returns:
-        `(seeds, examples)`.
+        `(seeds, examples)`; not finite where the score is so either way.
     """
     examples = table.shape[1]
     if score is None or examples == 1:
         return seed_scores(table, score)
     whole = seed_scores(table.mean(1), score)[:, None]
-    without = seed_scores((table.sum(1, keepdims=True) - table) / (examples - 1), score)
-    return examples * whole - (examples - 1) * without
+    total = table.sum(1, keepdims=True)
+    without = seed_scores((total - table) / (examples - 1), score)
+    if np.isfinite(without).all():
+        return examples * whole - (examples - 1) * without
+    return (examples + 1) * seed_scores((total + table) / (examples + 1), score) - examples * whole

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from trl_weaks.metrics.bootstrap import Score, as_table, bootstrap_scores, limits, seed_scores
-from trl_weaks.metrics.few_seeds import cell_values, spread
+from trl_weaks.metrics.few_seeds import cells_of, spread
 
 _RELATIVE_ROUNDING = 1e-9  # equal scores summed in another order differ by less; their gap is closed
 
@@ -90,10 +90,10 @@ def pgr_interval(
     systems = _systems(weak, student, ceiling)
     tables = {name: as_table(name, values, score) for name, values in systems.items()}
     points = {name: float(seed_scores(table.mean(1), score).mean()) for name, table in tables.items()}
-    cells = {name: cell_values(table, score) for name, table in tables.items()}
+    cells = cells_of(tables, score)
     point = performance_gap_recovered(*_parted(points))  # refuses, if need be
     draws = pgr_draws(*_parted(bootstrap_scores(systems, score, resamples=resamples, seed=seed)))
-    seeds = spread(pgr_cells(*_parted(cells)))
+    seeds = spread(pgr_cells(*_parted(cells)) if cells else None)
     return limits(draws, confidence, point, seeds.stretch(confidence) if seeds else 1.0)
 
 
@@ -107,7 +107,7 @@ def pgr_cells(weak: Mapping[str, np.ndarray], student: np.ndarray, ceiling: np.n
     """What each example of each seed brings to the averaged PGR, to first order: `(seeds, examples)`.
 
     Args:
-        weak, student, ceiling: `(seeds, examples)` from [`cell_values`]; of a system run once `(1, examples)`.
+        weak, student, ceiling: `(seeds, examples)` from [`cells_of`]; of a system run once `(1, examples)`.
     """
     reached, top = student.mean(), ceiling.mean()
     found = []

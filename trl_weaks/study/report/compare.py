@@ -1,5 +1,6 @@
 """Two rows of a report against each other: paired difference, interval and p value."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from trl_weaks.markdown import table
 from trl_weaks.metrics.bootstrap import as_table, bootstrap_scores, limits, seed_scores
-from trl_weaks.metrics.few_seeds import cell_values, spread
+from trl_weaks.metrics.few_seeds import cells_of, spread
 from trl_weaks.study.report.results import Measure
 
 
@@ -22,9 +23,10 @@ def compare_systems(
 ) -> list[dict[str, Any]]:
     """Differences of the headline score, rows taken two by two, under the paired bootstrap over examples and seeds.
 
-    The p value is twice the share of resamples on the wrong side of 0; with several seeds it is at least that of the t
-    test of `trl_weaks.metrics.few_seeds`, which also stretches the interval: few seeds that differ are little
-    evidence. A p value is at least 2 / resamples; with several pairs they are adjusted by Holm's step-down method.
+    The p value is twice the share of resamples on the wrong side of 0, or without a score; with several seeds it is at
+    least that of the t test of `trl_weaks.metrics.few_seeds`, which also stretches the interval: few seeds that differ
+    are little evidence. A p value is at least 2 / resamples; with several pairs they are adjusted by Holm's step-down
+    method.
 
     Args:
         samples: row -> per-seed, per-example statistics, as in [`score_systems`].
@@ -49,12 +51,13 @@ def compare_systems(
     plain = {name: values[..., 0] if head is None else values for name, values in tables.items()}
     draws = bootstrap_scores(plain, head, resamples=resamples, seed=seed)
     points = {name: float(seed_scores(values.mean(1), head).mean()) for name, values in tables.items()}
-    cells = {name: cell_values(values, head) for name, values in tables.items()}
+    cells = cells_of(tables, head)
     found = []
     for first, second in zip(names[::2], names[1::2], strict=True):
         drawn, difference = draws[first] - draws[second], points[first] - points[second]
-        seeds = spread(cells[first] - cells[second])
-        p_value = max(2 * min((drawn <= 0).mean(), (drawn >= 0).mean()), seeds.p_value(difference) if seeds else 0)
+        seeds = spread(cells[first] - cells[second] if cells else None)
+        sides = (~(drawn > 0)).mean(), (~(drawn < 0)).mean()  # an undefined one is on both
+        p_value = max(2 * min(sides), seeds.p_value(difference) if seeds else 0)
         stretch = seeds.stretch(confidence) if seeds else 1.0
         found.append(
             {
@@ -99,9 +102,14 @@ def comparison_section(rows: Sequence[Mapping[str, Any]], measure: Measure, labe
         ]
         for row in rows
     ]
-    head = ["first", "second", f"difference in {measure.title} [95% interval]", "p", "p (Holm)"]
-    return (
-        "## Comparisons\n\nPaired bootstrap over test examples and seeds, two-sided; with several seeds interval and "
-        "p allow for how few they are (Student's t). With several pairs p is adjusted by Holm's method.\n\n"
-        + table(head, lines)
+    told = (
+        "Paired bootstrap over test examples and seeds, two-sided; with several seeds interval and p allow for how "
+        "few they are (Student's t). With several pairs p is adjusted by Holm's method."
     )
+    if any(math.isinf(limit) for row in rows for limit in row["interval"]):
+        told += (
+            f" An interval without bounds: {measure.title} is no finite number in too many resamples, or without one "
+            "example and with one counted twice."
+        )
+    head = ["first", "second", f"difference in {measure.title} [95% interval]", "p", "p (Holm)"]
+    return f"## Comparisons\n\n{told}\n\n{table(head, lines)}"

@@ -27,7 +27,7 @@ def render(results: Mapping[str, Any], story: Story, measure: Measure, figures: 
         _scores(results, measure),
         _floor(results, measure),
         _figure("pgr.png", "Scores with intervals, weak mean and ceiling", figures),
-        _reading(results),
+        _reading(results, measure),
         *story.notes,
         _per_weak(results),
         _other_scores(results, measure),
@@ -62,7 +62,7 @@ def _scores(results: Mapping[str, Any], measure: Measure) -> str:
     header += ["unparsable"] * read
     for row in found:
         low, high = row[f"{measure.key}_interval"]
-        cells = [row["label"], f"{row[measure.key]:.4f} ± {(high - low) / 2:.4f}"]
+        cells = [row["label"], f"{row[measure.key]:.4f} ± {(high - low) / 2:.4f}".replace("inf", "∞")]
         cells.append(" ".join(f"{value:.4f}" for value in row[f"{measure.key}_per_seed"]))
         if row["role"] == "weak" or row["weak"] is None:
             cells += ["–", "–"]
@@ -121,7 +121,7 @@ def _number(value: Any) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
-def _reading(results: Mapping[str, Any]) -> str:
+def _reading(results: Mapping[str, Any], measure: Measure) -> str:
     text = (
         f"Every score is the mean over the seeds on {results['examples']} test examples. The intervals come from "
         f"{results['resamples']} paired bootstrap resamples, in which test examples and seeds are drawn with "
@@ -139,6 +139,13 @@ def _reading(results: Mapping[str, Any]) -> str:
             f" In up to {max(shares):.1%} of the resamples the ceiling did not exceed every supervisor; such a "
             "resample has no PGR and counts as −∞ for the lower limit and as +∞ for the upper one. A limit of ∞ says "
             "that this test set is too small to tell the ceiling from the supervisors."
+        )
+    if unknown := results.get("spread_unknown"):
+        labels = {name: row["label"] for name, row in {**results["weak"], **results["methods"]}.items()}
+        text += (
+            f" {measure.title} is no finite number without some test example, nor with one counted twice, for: "
+            f"{'; '.join(labels[name] for name in unknown)}. How far few seeds may be off cannot be told then, and "
+            "their intervals, and those of the PGR that rest on them, have no bounds."
         )
     return f"## How to read this\n\n{text}"
 

@@ -68,6 +68,8 @@ def _forest_row(axes: Any, position: int, row: Mapping[str, Any], key: str) -> N
     colour, marker = _STYLE[row["role"]]
     low, high = row[f"{key}_interval"]
     axes.plot([low, high], [position, position], color=colour, linewidth=2.2, solid_capstyle="butt")
+    if not np.isfinite([low, high]).all():
+        axes.axhline(position, color=colour, linewidth=0.8, linestyle="--")  # no bounds, on some side
     axes.plot(row[key], position, marker=marker, color=colour, markersize=7, linestyle="none", **_EDGE)
     seeds = row[f"{key}_per_seed"]
     if len(seeds) > 1:

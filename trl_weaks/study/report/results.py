@@ -9,7 +9,7 @@ import numpy as np
 
 from trl_weaks.metrics.bootstrap import Score, as_table, bootstrap_scores, limits, seed_scores
 from trl_weaks.metrics.calibration import brier_score, expected_calibration_error, reliability_bins
-from trl_weaks.metrics.few_seeds import cell_values, spread
+from trl_weaks.metrics.few_seeds import cells_of, spread
 from trl_weaks.metrics.pgr import performance_gap_recovered, pgr_cells, pgr_draws, undefined_share
 from trl_weaks.metrics.slu_f1 import slu_f1_from_counts
 
@@ -64,8 +64,10 @@ def score_systems(
             `extra` (optional): further numbers by name, such as AUROC; printed as columns.
 
     Returns:
-        `methods` (all but the weak), `weak`, `ceiling`, `pgr_refused`, `measure`, `examples`, `confidence`,
-        `resamples`. PGR and its limits are None where refused; an unbounded limit is plus or minus infinity.
+        `methods` (all but the weak), `weak`, `ceiling`, `pgr_refused`, `spread_unknown` (systems whose score is no
+        finite number without one example, nor with one counted twice: with several seeds their intervals have no
+        bounds), `measure`, `examples`, `confidence`, `resamples`. PGR and its limits are None where
+        refused; an unbounded limit is plus or minus infinity.
 
     Raises:
         ValueError: no weak supervisor, not exactly one ceiling, names not unique, samples that cannot be paired.
@@ -74,7 +76,7 @@ def score_systems(
     head = measure.scores[measure.key]
     tables = {system["name"]: as_table(system["name"], system["samples"], head) for system in systems}
     draws = bootstrap_scores(_unwrapped(tables, head), head, resamples=resamples, seed=seed)
-    cells = {name: cell_values(table, head) for name, table in tables.items()}
+    cells = cells_of(tables, head)
     rows = {s["name"]: _scores(s, tables, cells, draws, measure, confidence) for s in systems}
     weak = {name: rows[name] for name in _named(systems, "weak")}
     (ceiling,) = _named(systems, "ceiling")
@@ -90,6 +92,7 @@ def score_systems(
         "weak_mean": float(np.mean([row[measure.key] for row in weak.values()])),
         "ceiling": rows[ceiling][measure.key],
         "pgr_refused": _refusal({name: row[measure.key] for name, row in weak.items()}, rows[ceiling][measure.key]),
+        "spread_unknown": [name for name, found in (cells or {}).items() if not np.isfinite(found).all()],
         "examples": tables[ceiling].shape[1],
         "confidence": confidence,
         "resamples": resamples,
@@ -156,14 +159,15 @@ def _unwrapped(tables: Mapping[str, np.ndarray], head: Score | None) -> dict[str
 
 
 def _scores(
-    system: Mapping, tables: Mapping, cells: Mapping, draws: Mapping, measure: Measure, confidence: float
+    system: Mapping, tables: Mapping, cells: Mapping | None, draws: Mapping, measure: Measure, confidence: float
 ) -> dict:
     name, table = system["name"], tables[system["name"]]
     per_seed = {key: seed_scores(table.mean(1), score) for key, score in measure.scores.items()}
     row = {"label": system["label"], "role": system["role"]}
     row |= {key: float(values.mean()) for key, values in per_seed.items()}
     row[f"{measure.key}_per_seed"] = per_seed[measure.key].tolist()
-    row[f"{measure.key}_interval"] = _interval(draws[name], cells[name], row[measure.key], confidence)
+    own = cells[name] if cells else None
+    row[f"{measure.key}_interval"] = _interval(draws[name], own, row[measure.key], confidence)
     if "unparsable" in system:
         failed = np.atleast_2d(np.asarray(system["unparsable"], dtype=float))
         if failed.shape != table.shape[:2]:
@@ -173,7 +177,7 @@ def _scores(
     return row
 
 
-def _interval(draws: np.ndarray, cells: np.ndarray, point: float, confidence: float) -> list[float]:
+def _interval(draws: np.ndarray, cells: np.ndarray | None, point: float, confidence: float) -> list[float]:
     found = spread(cells)
     return list(limits(draws, confidence, point, found.stretch(confidence) if found else 1.0))
 
@@ -183,7 +187,7 @@ def _recovered(
     ceiling: str,
     rows: Mapping,
     draws: Mapping,
-    cells: Mapping,
+    cells: Mapping | None,
     weak: list[str],
     key: str,
     confidence: float,
@@ -196,7 +200,7 @@ def _recovered(
         if _refusal(points, top):
             return None, None, None
         recovered = pgr_draws({name: draws[name] for name in chosen}, draws[system["name"]], draws[ceiling])
-        each = pgr_cells({name: cells[name] for name in chosen}, cells[system["name"]], cells[ceiling])
+        each = cells and pgr_cells({name: cells[name] for name in chosen}, cells[system["name"]], cells[ceiling])
         value = performance_gap_recovered(points, student, top)
         return value, _interval(recovered, each, value, confidence), undefined_share(recovered)
 
