@@ -62,6 +62,16 @@ def nothing_runs(monkeypatch):
         ({"use_peft": True, "lora": {"rank": 3}}, "`lora`: .*'rank'"),
         ({"student_model": "no/such-model"}, "`student_model`: 'no/such-model' cannot be loaded"),
         ({"weak_models": ["./nowhere"]}, "`weak_models`: './nowhere' cannot be loaded"),
+        ({"weak_models": ["tiny:bert"]}, "`tiny_models` gives no sizes for 'tiny:bert'"),
+        (
+            {"weak_models": ["tiny:second"], "tiny_models": {"second": SHAPE, "llama": SHAPE}},
+            "`tiny_models: second`: 'second' is no shape; name one of gpt2, opt, gpt_neox, llama by `shape`",
+        ),
+        (
+            {"tiny_models": {"opt": SHAPE | {"width": 3}, "llama": SHAPE}},
+            r"`tiny_models: opt` has unknown \['width'\]",
+        ),
+        ({"tiny_models": {"opt": {"layers": 1}, "llama": SHAPE}}, "`tiny_models: opt` lacks .*'vocab_size'"),
     ],
 )
 def test_a_wrong_setting_is_named_before_any_stage(config_class, settings, message, tmp_path):
@@ -99,6 +109,16 @@ def test_a_folder_with_a_model_is_fine(tmp_path):
     for part in ModelFactory(config).build("tiny:opt", 0, ["play a song in the hall"]):
         part.save_pretrained(tmp_path)
     ModelFactory(SlotFillingConfig(**SETTINGS | {"weak_models": [str(tmp_path)]})).check()
+
+
+def test_one_shape_serves_under_several_names():
+    sizes = {"opt": SHAPE, "second": SHAPE | {"shape": "opt"}, "llama": SHAPE}
+    factory = ModelFactory(SlotFillingConfig(**SETTINGS | {"tiny_models": sizes}))
+    texts = ["play a song in the hall"]
+    (first, tokenizer), (second, copy) = (factory.build(f"tiny:{name}", 0, texts) for name in ("opt", "second"))
+    assert second.config.model_type == "opt" and copy.get_vocab() == tokenizer.get_vocab()
+    assert all(a.equal(b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert factory.identity("tiny:second") != factory.identity("tiny:opt")
 
 
 def test_settings_from_a_command_line_are_json():

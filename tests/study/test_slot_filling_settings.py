@@ -120,7 +120,8 @@ def test_pretraining_reads_first_then_copies_jumble_then_sentences():
 
 def test_supervisors_get_a_base_of_their_own_where_the_plan_says_so():
     settings = dict(num_gold=5, num_weak=5, num_validation=2, num_test=2, weak_models=["tiny:opt", "some/model"])
-    settings |= {"student_model": "tiny:llama", "tiny_models": {"opt": {"layers": 1}, "llama": {"layers": 2}}}
+    sizes = {"vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 160}
+    settings |= {"student_model": "tiny:llama", "tiny_models": {"opt": sizes, "llama": sizes | {"layers": 2}}}
     training = {"learning_rate": 1e-3, "per_device_train_batch_size": 4}
     plan = {"sentences": 40, "reading": 2, "copying": 3, "training": training}
     config = SlotFillingConfig(**settings, pretraining=plan, weak_pretraining={"reading": 1})

@@ -81,7 +81,8 @@ class StudyConfig:
         default=None, metadata={"help": "Keyword arguments of from_pretrained, e.g. dtype, attn_implementation."}
     )
     tiny_models: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Sizes of the models that tiny:<shape> builds."}
+        default=None,
+        metadata={"help": "Sizes of the models that tiny:<shape> builds; under another name, with its `shape`."},
     )
     pretrain: bool = field(
         default=False,

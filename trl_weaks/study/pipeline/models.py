@@ -1,10 +1,10 @@
 """Builds tiny models in place, or loads the ones a preset names."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import (
@@ -21,11 +21,13 @@ from trl_weaks.distributed import processes, whole_weights
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.files import file_digest
 from trl_weaks.study.models.pypi import PYPI, known_model, pypi_model
-from trl_weaks.study.models.tiny import build_model, train_tokenizer
+from trl_weaks.study.models.tiny import Architecture, build_model, train_tokenizer
 from trl_weaks.study.stages import Stage
 from trl_weaks.trainer.common.frozen_layers import layers_of
 
 TINY = "tiny:"
+SHAPES = get_args(Architecture)
+SIZES = ("vocab_size", "hidden_size", "layers", "heads", "max_length")
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
@@ -47,8 +49,8 @@ class ModelFactory:
     """Every model of a run, by name.
 
     Args:
-        config: the study's settings; `tiny_models` maps a shape to `vocab_size`, `hidden_size`, `layers`, `heads`
-            and `max_length`, `model_kwargs` goes to `from_pretrained`.
+        config: the study's settings; `tiny_models` maps a name to `vocab_size`, `hidden_size`, `layers`, `heads`,
+            `max_length` and `shape`, the name itself by default; `model_kwargs` goes to `from_pretrained`.
     """
 
     def __init__(self, config: StudyConfig):
@@ -57,8 +59,8 @@ class ModelFactory:
         self._readers: dict[str, Reader] = {}
         self._kwargs = {"dtype": torch.float32} | (config.model_kwargs or {})
         for name in (*config.weak_models, config.student_model):
-            if name.startswith(TINY) and name.removeprefix(TINY) not in (config.tiny_models or {}):
-                raise ValueError(f"`tiny_models` gives no sizes for {name!r}; add an entry for it, or name a model.")
+            if name.startswith(TINY):
+                check_sizes(name, config.tiny_models or {})
             if not name:
                 raise ValueError("`student_model` is not set. Choose a preset, or name a model.")
 
@@ -85,20 +87,20 @@ class ModelFactory:
     def reader(self, name: str, texts: Sequence[str] = ()) -> Reader:
         """Of a model, without its weights; a tiny one's tokenizer learns from the texts, as in `build`."""
         if name.startswith(TINY):
-            shape = name.removeprefix(TINY)
-            tokenizer, positions = self._tokenizer(shape, texts)
-            return Reader(shape, tokenizer, positions)
+            own = name.removeprefix(TINY)
+            tokenizer, positions = self._tokenizer(own, texts)
+            return Reader(own, tokenizer, positions)
         if name not in self._readers:
             source = resolved(name)
             config = AutoConfig.from_pretrained(source)
             self._readers[name] = Reader.of(config, AutoTokenizer.from_pretrained(source))
         return self._readers[name]
 
-    def _tokenizer(self, shape: str, texts: Iterable[str]) -> tuple[PreTrainedTokenizerBase, int]:
+    def _tokenizer(self, name: str, texts: Iterable[str]) -> tuple[PreTrainedTokenizerBase, int]:
         """A tiny model's, and its number of positions."""
-        sizes = self._config.tiny_models[shape]
-        positions = sizes["max_length"]
-        return train_tokenizer(shape, texts, sizes["vocab_size"], model_max_length=positions), positions
+        sizes = self._config.tiny_models[name]
+        kind, positions = sizes.get("shape", name), sizes["max_length"]
+        return train_tokenizer(kind, texts, sizes["vocab_size"], model_max_length=positions), positions
 
     def identity(self, name: str) -> dict[str, Any]:
         """What a stage's key needs to know of a model; of a folder, the bytes of its files."""
@@ -117,12 +119,13 @@ class ModelFactory:
 
     def build(self, name: str, seed: int, texts: list[str]) -> Loaded:
         """A tiny model with a tokenizer trained on `texts`."""
-        shape = name.removeprefix(TINY)
-        tokenizer, max_length = self._tokenizer(shape, texts)
-        own = ("vocab_size", "max_length")
-        sizes = {size: value for size, value in self._config.tiny_models[shape].items() if size not in own}
+        own = name.removeprefix(TINY)
+        tokenizer, max_length = self._tokenizer(own, texts)
+        given = self._config.tiny_models[own]
+        sizes = {size: given[size] for size in ("hidden_size", "layers", "heads")}
         with whole_weights():  # else an earlier stage's ZeRO-3 would have it born in pieces, from other random numbers
-            return build_model(shape, tokenizer, **sizes, max_length=max_length, seed=seed), tokenizer
+            model = build_model(given.get("shape", own), tokenizer, **sizes, max_length=max_length, seed=seed)
+        return model, tokenizer
 
     def pretrained(self, name: str) -> Loaded:
         """A model and tokenizer by id or path; a tokenizer without pad token borrows the end-of-sequence token.
@@ -165,6 +168,22 @@ class ModelFactory:
         else:
             model, tokenizer = self.pretrained(str(folder))
         return model.to(processes().device), tokenizer
+
+
+def check_sizes(name: str, tiny_models: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: `tiny_models` does not say, or says wrongly, what `name`, tiny:<something>, is.
+    """
+    own = name.removeprefix(TINY)
+    if own not in tiny_models:
+        raise ValueError(f"`tiny_models` gives no sizes for {name!r}; add an entry for it, or name a model.")
+    sizes = tiny_models[own]
+    if wrong := {*sizes} - {*SIZES, "shape"} or {*SIZES} - {*sizes}:
+        state = "lacks" if wrong <= {*SIZES} else "has unknown"
+        raise ValueError(f"`tiny_models: {own}` {state} {sorted(wrong)}; it has {', '.join(SIZES)} and maybe shape.")
+    if (shape := sizes.get("shape", own)) not in SHAPES:
+        raise ValueError(f"`tiny_models: {own}`: {shape!r} is no shape; name one of {', '.join(SHAPES)} by `shape`.")
 
 
 @contextmanager
