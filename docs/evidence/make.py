@@ -28,7 +28,11 @@ _OF_CLASSES = (
 )
 _OF_SLOTS = (
     "naive_aux naive bayesian naive joint naive naive naive_hard cdpo bayesian_aux naive single_gpt2 naive single_opt "
-    "naive single_gpt_neox naive gpt2 naive opt naive gpt_neox"
+    "naive single_gpt_neox naive gpt2 naive opt naive gpt_neox naive joint_answer"
+)
+_NINE_EPOCHS = (
+    '--student_training {"learning_rate":2.0e-4,"lr_scheduler_type":"linear","per_device_train_batch_size":16,'
+    '"num_train_epochs":9,"kl_coef":0.01}'
 )
 _SMALL = "--preset pretrained --seeds 0 --num_gold 300 --num_weak 1000 --num_test 1000 --methods naive"
 _TRUSTED = f"{_SMALL} trusted --compare trusted naive trusted mean_vote"
@@ -36,6 +40,9 @@ _FIELD = "--preset tiny --methods field --seeds 0"
 STUDIES = {  # name of the results: what `trl-weaks study` gets beside the data
     "scenario_minilm": f"classification --preset pretrained --seeds 0 1 2 --compare {_OF_CLASSES}",
     "intent_minilm": f"classification:intent --preset pretrained --seeds 0 1 2 3 4 5 6 7 8 9 --compare {_OF_CLASSES}",
+    "intent_minilm_9_epochs": f"classification:intent --preset pretrained --seeds 0 1 2 3 4 {_NINE_EPOCHS} "
+    "--methods naive bayesian naive_aux --compare naive mean_vote naive gpt2 naive opt naive gpt_neox bayesian naive "
+    "naive_aux naive",
     "annotators_scenario_minilm_seed0": f"classification:scenario {_SMALL} annotators",
     "annotators_intent_minilm_seed0": f"classification:intent {_SMALL} annotators",
     "trusted_scenario_minilm_seed0": f"classification:scenario {_TRUSTED}",
