@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 BESIDE = (
     '#\n# [tool.uv.sources]\n# trl-weaks = { path = "..", editable = true }\n'  # `uv run` in a clone takes the clone
 )
-SHIPPED = {"ds_configs": ("*.json", "*.yaml", "README.md"), "examples": ("*.py",)}
+SHIPPED = {"ds_configs": ("*.json", "*.yaml", "README.md"), "examples": ("*.py", "*.yaml")}
 
 
 class BuildWithConfigs(build_py):

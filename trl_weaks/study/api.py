@@ -45,7 +45,7 @@ class StudyResults:
 
 
 def run_study(
-    task: Task | str,
+    task: Task | type[Task] | str,
     methods: Sequence[str | Method] = ("headline",),
     preset: str | None = "tiny",
     output_dir: str | Path | None = None,
@@ -54,7 +54,8 @@ def run_study(
     """Run a weak-to-strong study and return its results; the same call continues a killed run.
 
     Args:
-        task: a [`CompletionTask`] or [`ClassificationTask`], the name of one of `TASKS`, or a file with `TASK = ...`.
+        task: a [`CompletionTask`] or [`ClassificationTask`], or the class of one with settings of its own; the name of
+            one of `TASKS`; or a file with `TASK = ...`, which is either.
         methods: rows of the report: `headline`, `all`, names, files with `METHODS = [...]`, [`Method`]s.
         preset: settings to start from; None for none.
         output_dir: folder for everything the run makes; default `runs/NAME`, the task's name.

@@ -37,6 +37,7 @@ class StudyConfig:
     """What all studies share. A preset gives the values; the command line overrides them."""
 
     kind: ClassVar[str]  # as the names of presets begin
+    presets: ClassVar[Path] = PRESETS  # where they lie
     known_stages: ClassVar[tuple[str, ...]]
 
     preset: str | None = field(default=None, metadata={"help": "Name of a preset; instead of --config."})
@@ -236,9 +237,9 @@ class StudyConfig:
         Raises:
             ValueError: no such preset; lists the known ones.
         """
-        path = PRESETS / f"{cls.kind}_{preset}.yaml"
+        path = cls.presets / f"{cls.kind}_{preset}.yaml"
         if not path.is_file():
-            known = sorted(p.stem.removeprefix(f"{cls.kind}_") for p in PRESETS.glob(f"{cls.kind}_*.yaml"))
+            known = sorted(p.stem.removeprefix(f"{cls.kind}_") for p in cls.presets.glob(f"{cls.kind}_*.yaml"))
             raise ValueError(
                 f"Unknown preset {preset!r}.{did_you_mean(preset, known)} Known: {', '.join(known)}. Or pass --config "
                 "with your own YAML."

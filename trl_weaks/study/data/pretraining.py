@@ -19,9 +19,10 @@ import gzip
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 from trl_weaks.columns import COMPLETION, PROMPT
 from trl_weaks.study.data.prompts import FILLER_LEAD
@@ -30,6 +31,27 @@ from trl_weaks.study.data.targets import Slot, encode_slots
 TURNS = "turns.jsonl.gz"
 LEAD = FILLER_LEAD["short"]
 _EMPTY_KEPT = 0.25  # of the turns without slots: half of all turns would teach "{}" and nothing else
+
+
+def curriculum(sentences: Sequence[str], plan: Mapping[str, Any], seed: int = 0) -> list[dict[str, str]]:
+    """Rows in the order to train on: reading comes first, then copying.
+
+    Args:
+        sentences: unlabelled.
+        plan: `reading`, passes over the sentences; `jumbled_copying`, rows of words without sense; `copying`, passes,
+            with `mixed_reading` rows of reading for each row of copying; `random_share` and `clean_share` of copying;
+            of `training` the batch size, so that the rows of a batch are of much the same length.
+        seed: with the rest, determines the rows.
+    """
+    batch = (plan.get("training") or {}).get("per_device_train_batch_size", 8)
+    shares = {name: plan[name] for name in ("random_share", "clean_share") if name in plan}
+    read = list(reading(sentences))
+    rows = [row for epoch in range(plan.get("reading", 0)) for row in by_length(read, batch, epoch)]
+    jumbled = jumble(sentences, plan.get("jumbled_copying", 0), seed)
+    rows += by_length(list(copying(jumbled, seed, random_share=0.1)), batch, seed)
+    copies = [row for epoch in range(plan.get("copying", 0)) for row in copying(sentences, epoch, **shares)]
+    mixed = round(plan.get("mixed_reading", 0) * len(copies))
+    return rows + by_length(copies + random.Random(seed).choices(read, k=mixed), batch, seed)
 
 
 def copying(

@@ -36,7 +36,7 @@ def config_class(name: str) -> type[StudyConfig]:
 
 
 def task_of(name: str, config: StudyConfig) -> Any:
-    """The task for a study's settings; errors as in [`config_class`]."""
+    """The task for a study's settings, of a class made with them (`from_config`); errors as in [`config_class`]."""
     found = TASKS.get(name, None) or _own(name)
     return checked_task(found.from_config(config), f"the task {name!r}") if isinstance(found, type) else found
 
@@ -63,8 +63,9 @@ def in_own_folder(config: StudyConfig, task: Any) -> StudyConfig:
 
 
 def _own(name: str) -> Any:
+    """A task, or the class of one with settings of its own, which is made with them: see [`task_of`]."""
     if not isinstance(name, str):
-        return checked_task(name, "the task")
+        return name if _is_class_of_tasks(name) else checked_task(name, "the task")
     if not name.endswith(".py"):
         known = TASKS.names()
         hint = did_you_mean(name, known)
@@ -74,7 +75,11 @@ def _own(name: str) -> Any:
     from trl_weaks.study.methods import load_module
 
     found = getattr(load_module(Path(name)), "TASK", None)
-    return checked_task(found, f"{name}: TASK")
+    return found if _is_class_of_tasks(found) else checked_task(found, f"{name}: TASK")
+
+
+def _is_class_of_tasks(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, CompletionTask | ClassificationTask)
 
 
 def checked_task(task: Any, what: str) -> Any:

@@ -1,6 +1,5 @@
 """Slot filling: which slots does an utterance state, as JSON? On the embedded grammar, or on SLURP."""
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -147,26 +146,15 @@ class SlotFilling(CompletionTask):
         learned in 1,300 steps (one seed, SLURP).
 
         Args:
-            plan: `sentences`, how many to use; `reading`, passes over them; `jumbled_copying`, rows of words without
-                sense; `copying`, passes, with `mixed_reading` rows of reading for each row of copying; `dialogues`,
-                most turns to read where the settings name their folder; `random_share` and `clean_share` of copying;
-                `training`, the trainer's settings.
+            plan: that of [`curriculum`], with `sentences`, how many to use; `dialogues`, most turns to read where the
+                settings name their folder; `training`, the trainer's settings.
 
         Raises:
             ValueError: a plan that comes to no rows.
         """
         batch = (plan.get("training") or {}).get("per_device_train_batch_size", 8)
-        shares = {name: plan[name] for name in ("random_share", "clean_share") if name in plan}
         sentences = self.unlabelled(plan.get("sentences", SENTENCES))
-        read = list(pretraining.reading(sentences))
-        rows = [row for epoch in range(plan.get("reading", 0)) for row in pretraining.by_length(read, batch, epoch)]
-        jumbled = pretraining.jumble(sentences, plan.get("jumbled_copying", 0), SEED)
-        rows += pretraining.by_length(list(pretraining.copying(jumbled, SEED, random_share=0.1)), batch, SEED)
-        copies = [
-            row for epoch in range(plan.get("copying", 0)) for row in pretraining.copying(sentences, epoch, **shares)
-        ]
-        mixed = round(plan.get("mixed_reading", 0) * len(copies))
-        rows += pretraining.by_length(copies + random.Random(SEED).choices(read, k=mixed), batch, SEED)
+        rows = pretraining.curriculum(sentences, plan, SEED)
         if self._dialogue_file(plan):
             turns = pretraining.dialogues(pretraining.read_turns(Path(self._config.pretrain_dir)), seed=SEED)
             rows += pretraining.by_length(list(islice(turns, plan.get("dialogues"))), batch, SEED)
