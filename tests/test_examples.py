@@ -71,7 +71,7 @@ def test_a_wrong_setting_is_one_clear_line(tmp_path):
     assert result.stderr.strip().splitlines()[-1].startswith("trl-weaks: error: Unknown preset 'huge'")
 
 
-@pytest.mark.parametrize("name", ["slot_filling.py", "classification.py"])
+@pytest.mark.parametrize("name", ["slot_filling.py", "classification.py", "dialogue_state.py"])
 def test_a_missing_data_folder_is_one_clear_line(name, tmp_path):
     result = run(str(ROOT / "examples" / name), "--data_dir", "nowhere", cwd=tmp_path)
     assert result.returncode == 1
