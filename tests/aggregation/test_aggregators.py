@@ -37,6 +37,22 @@ def planted(rows=60, voters=4, classes=3, gaps=0.3, sharp=30.0):
     return found
 
 
+@pytest.mark.parametrize("kind", [*AGGREGATORS])
+def test_who_learns_of_supervisors_says_that_one_is_too_few(kind, caplog):
+    """Whatever is fitted compares supervisors, or says that it needs one alone; with two nothing is said."""
+    if kind in CROWD:
+        pytest.importorskip("crowdkit.aggregation")
+    one = planted(voters=1, gaps=0.0)
+    made = make_aggregator(kind, student=True)
+    assert made.min_supervisors == (2 if made.is_fitted_to_supervisors else 1)
+    aggregate(made, np.concatenate([one, one], 1))
+    assert not caplog.text
+    pooled = aggregate(make_aggregator(kind, student=True), one)
+    assert ("learns of supervisors by comparing them, and there is 1" in caplog.text) == (made.min_supervisors == 2)
+    if kind in ("dawid_skene", "agreement", "raven", "student_dawid_skene"):
+        assert pooled == pytest.approx(one[:, 0]), "as it says: the mean of one vote"
+
+
 def test_every_aggregator_gives_probabilities_of_new_rows_too_and_changes_nothing(name):
     table, more = planted(), planted(rows=7)
     before, aggregator = table.copy(), make_aggregator(name)

@@ -99,6 +99,15 @@ def test_training_does_not_depend_on_accumulation_and_resumes(tmp_path):
     assert resumed.evaluate(weak_dataset(rows=3, seed=4).remove_columns("weak_probs"))["eval_loss"] > 0
 
 
+def test_one_supervisor_is_refused_by_name(tmp_path):
+    """Its expertise would stay where it started, as that of `realm` does; gold that is evaluated is one vote alone."""
+    rows = weak_dataset(rows=4)
+    one = rows.map(lambda row: {"weak_probs": row["weak_probs"][:1]})
+    one = one.remove_columns([c for c in ("weak_weights", "weak_supervisors") if c in one.column_names])
+    with pytest.raises(ValueError, match="train dataset has 1 vote a row, and `LearnedRealm` learns .* 2 or more"):
+        trainer_of(tmp_path, one)
+
+
 def test_supervisors_in_another_order_are_refused(tmp_path):
     rows = weak_dataset(rows=4)
     names = [["a", "b", "c"][: len(votes)] for votes in rows["weak_probs"]]

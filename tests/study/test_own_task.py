@@ -877,6 +877,10 @@ def test_a_row_of_the_field_that_needs_more_supervisors_is_left_out_and_by_name_
     assert "left out" not in caplog.text
     assert set(class_field()) - chosen(["field"], "ab") == {"instance_accuracy"}
     assert "'instance_accuracy' needs 3 supervisors or more, and has 2; it is left out" in caplog.text
+    alone = set(class_field()) - chosen(["field"], "a")
+    lost = {"instance_accuracy", "boosted", "loss_realm_learned", "on_dawid_skene", "on_raven", "on_log_linear"}
+    lost |= {"on_agreement", "on_student_dawid_skene"}
+    assert lost == {name for name in alone if name[3:] not in ("wawa", "mace", "glad")}
     with pytest.raises(ValueError, match="'instance_accuracy' needs 3 supervisors or more, and has 2. Add"):
         chosen(["instance_accuracy"], "ab")
     mine = Method("mine", supervisors=("a", "b"), min_supervisors=3)

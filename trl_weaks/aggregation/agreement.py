@@ -88,6 +88,8 @@ class Agreement(Aggregator):
     See also: [`Raven`], whose weights move with the student, [`Wawa`], which counts hard votes, [`one_sided`].
     """
 
+    min_supervisors = 2
+
     def __init__(self, guard: float = GUARD):
         self.guard = guard
 

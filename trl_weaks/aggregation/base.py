@@ -1,5 +1,6 @@
 """What an aggregator of votes is, and the registry of those that there are."""
 
+import logging
 from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any, Self
@@ -7,6 +8,8 @@ from typing import Any, Self
 import numpy as np
 
 from ..registry import Registry
+
+logger = logging.getLogger(__name__)
 
 
 class NotComputable(ValueError):
@@ -46,6 +49,7 @@ class Aggregator:
     """
 
     takes_weights = True
+    min_supervisors = 1  # with fewer there is nothing to learn of them, which is said
     with_student = False  # whether it goes on learning while a student trains; see `LearnsWithStudent`
 
     def fit(self, votes: np.ndarray, weights: np.ndarray | None = None) -> Self:
@@ -134,7 +138,19 @@ def aggregate(aggregator: str | Aggregator, votes: np.ndarray, weights: np.ndarr
     """
     aggregator = make_aggregator(aggregator) if isinstance(aggregator, str) else aggregator
     votes, weights = checked_votes(votes, weights)
+    warn_of_few(aggregator, votes.shape[1])
     return probabilities(aggregator.fit(votes, weights), votes, weights)
+
+
+def warn_of_few(aggregator: Aggregator, supervisors: int) -> None:
+    """Say so where an aggregator that compares supervisors has nobody to compare."""
+    if supervisors < aggregator.min_supervisors:
+        logger.warning(
+            "`%s` learns of supervisors by comparing them, and there is %d: nothing is learned of it, and 'mean' does "
+            "as much.",
+            type(aggregator).__name__,
+            supervisors,
+        )
 
 
 def probabilities(aggregator: Aggregator, votes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

@@ -20,6 +20,7 @@ class CrowdKit(Aggregator):
     """What the three share: votes in, crowd-kit's table of votes, and rows without a clear vote."""
 
     takes_weights = False
+    min_supervisors = 2
 
     def __init__(self) -> None:
         self.kit = crowd_kit()

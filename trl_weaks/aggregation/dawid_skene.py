@@ -39,6 +39,8 @@ class DawidSkene(Aggregator):
     See also: [`StudentDawidSkene`] with the student as prior, [`GLAD`] and [`MACE`], which tell less of each voter.
     """
 
+    min_supervisors = 2
+
     def __init__(self, steps: int = 1000, tolerance: float = 1e-10):
         self.steps, self.tolerance = steps, tolerance
 

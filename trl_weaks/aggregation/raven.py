@@ -71,6 +71,8 @@ class Raven(WeighsVotes):
     See also: [`Agreement`], its static control, [`StudentDawidSkene`], which relabels rows, [`LearnedRealm`], a loss.
     """
 
+    min_supervisors = 2
+
     def __init__(
         self,
         learning_rate: float = 0.01,

@@ -44,6 +44,7 @@ class WeakLoss(ABC):
             with what `observed` gives, gathered over processes, and keeps it in checkpoints.
         tells_supervisors_apart: Whether the places of the votes matter, so that every row needs the same supervisors
             in the same order. A class attribute.
+        min_supervisors: With fewer it has nothing to learn of them, and a trainer refuses the rows. A class attribute.
 
     ```python
     >>> import torch
@@ -63,6 +64,7 @@ class WeakLoss(ABC):
     trusts_student: ClassVar[bool] = False
     has_closed_form: ClassVar[bool] = False
     tells_supervisors_apart: ClassVar[bool] = False
+    min_supervisors: ClassVar[int] = 1
     window = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -69,8 +69,8 @@ class LearnedRealm(WeakLoss):
     step of expectation maximisation and needs no learning rate (*ours*). While the student knows nothing that is e_i
     itself, so nothing moves. All rows of an update meet the expertise of the updates before it.
 
-    Supervisors are told apart by their places in the votes, so every row needs those of all. Gold, one vote alone,
-    counts as one of the expertise that supervisors start with.
+    Supervisors are told apart by their places in the votes, so every row needs those of all, two or more. Gold that is
+    evaluated, one vote alone, counts as one of the expertise that supervisors start with.
 
     Args:
         expertise: where all start, in (0, 1); 0.9 is *ours*.
@@ -96,6 +96,7 @@ class LearnedRealm(WeakLoss):
     window: Expertise = field(init=False, repr=False, compare=False)
     needs_votes: ClassVar[bool] = True
     tells_supervisors_apart: ClassVar[bool] = True
+    min_supervisors: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if not 0 < self.expertise < 1:

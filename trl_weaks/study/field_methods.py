@@ -18,6 +18,7 @@ from trl_weaks.study.preference_methods import preference_field
 REFERENCE = "naive"  # what the rows are compared with
 BY_MEAN, BY_DAWID_SKENE = "annotators_mean", "annotators_dawid_skene"
 OF_THE_PAPER = ("naive", "bayesian", "evidential", "dirichlet_votes")  # losses whose rows are those of the paper
+SAME_ALONE = ("log_linear",)  # of one supervisor it is the naive row
 SAME_AS_NAIVE = ("mean",)  # the naive loss is linear in its target: the mean vote is what it sees
 LABELS = {
     "dawid_skene": "Student on Dawid and Skene's labels",
@@ -49,7 +50,9 @@ def class_field() -> dict[str, Method]:
         needs_crowd = AGGREGATORS[name].__module__.endswith(".crowd")
         if name not in SAME_AS_NAIVE and (not needs_crowd or find_spec("crowdkit") is not None):
             label = LABELS.get(name, f"Student on the labels of {name}")
-            found.append(Method(f"on_{name}", label, loss="naive", aggregator=name, settings={"gamma_max": 0.0}))
+            row = {"loss": "naive", "aggregator": name, "settings": {"gamma_max": 0.0}}
+            least = 2 if name in SAME_ALONE else getattr(AGGREGATORS[name], "min_supervisors", 1)
+            found.append(Method(f"on_{name}", label, min_supervisors=least, **row))
     plain = {"loss": "naive", "settings": {"gamma_max": 0.0}}
     found += [
         Method("trusted", "Votes weighted by trust heads", labels="trusted", **plain),
@@ -137,7 +140,13 @@ def _with_student(settings: dict) -> list[Method]:
 def _losses(settings: dict, votes: bool = True) -> list[Method]:
     """A row for every registered loss that the paper has not; without the auxiliary loss."""
     return [
-        Method(f"loss_{name}", LABELS.get(name, f"Loss: {name}"), loss=name, settings=settings | {"gamma_max": 0.0})
+        Method(
+            f"loss_{name}",
+            LABELS.get(name, f"Loss: {name}"),
+            loss=name,
+            settings=settings | {"gamma_max": 0.0},
+            min_supervisors=getattr(loss, "min_supervisors", 1),
+        )
         for name, loss in LOSSES.items()
         if name not in OF_THE_PAPER and (votes or not loss.needs_votes)
     ]

@@ -43,7 +43,7 @@ from .classification.data import (
 from .classification.model import add_adapters, context_length, load_student, refuse_dead_head
 from .classification.objective import POOLS, VoteObjective
 from .classification.pooled_votes import PlacedVotes, PooledVotes
-from .classification.sets import check_places, check_prepared, gold_as_ids, new_mark, plain_rows, refuse_aggregated
+from .classification.sets import check_for_loss, check_prepared, gold_as_ids, new_mark, plain_rows
 from .classification.student_aggregation import RelabelledRows, StudentAggregation, WeighedVotes
 from .common.callable_loss import chosen_loss
 from .common.imitation_alarm import class_numbers
@@ -189,10 +189,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         dataset = gold_as_ids(dataset, self._classes, name)
         column = text_column(dataset.column_names, name)
         check_rows(dataset, name, self.num_classes)
-        if self._objective.loss.needs_votes:
-            refuse_aggregated(dataset, name)
-        if self._objective.loss.tells_supervisors_apart:
-            self._places = check_places(dataset, name, self._places)
+        self._places = check_for_loss(dataset, name, self._objective.loss, self._places)
         if args.pooling == "log_linear":
             check_geometric_pool(dataset, name)
         if self._pool is not None:

@@ -36,7 +36,8 @@ def vote_probabilities(votes: np.ndarray, weights: Sequence[float] | None, kind:
 
 def dawid_skene(votes: np.ndarray) -> np.ndarray:
     """Dawid and Skene's estimate (1979) from the supervisors' hard votes on these rows, (n, N, K) -> (n, K)."""
-    return aggregate("dawid_skene", np.eye(votes.shape[-1])[votes.argmax(-1)])
+    hard = np.eye(votes.shape[-1])[votes.argmax(-1)]
+    return hard[:, 0] if hard.shape[1] == 1 else aggregate("dawid_skene", hard)
 
 
 def right(probabilities: np.ndarray, labels: Sequence[int]) -> np.ndarray:

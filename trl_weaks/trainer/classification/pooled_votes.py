@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from ... import columns
-from ...aggregation.base import NotComputable, make_aggregator, probabilities
+from ...aggregation.base import NotComputable, make_aggregator, probabilities, warn_of_few
 
 
 class PooledVotes:
@@ -50,6 +50,7 @@ class PooledVotes:
             self._places = {name: place for place, name in enumerate(sorted(seen))}
         else:
             self._places = {place: place for place in range(max(counts))}
+        warn_of_few(self.aggregator, len(self._places))
         with _in(name):
             if self.aggregator.with_student:
                 self.ids = _ids(dataset)

@@ -7,6 +7,7 @@ from uuid import uuid4
 from datasets import Dataset, Value
 
 from ... import columns
+from ...losses.base import WeakLoss
 from ...supervisors.class_names import plain_name
 from ..common.label_paths import at_path
 from .data import INPUT_IDS, LABELS, VOTE_WEIGHTS, VOTES, check_prepared_row
@@ -40,6 +41,31 @@ def refuse_aggregated(dataset: Dataset, name: str) -> None:
             f"The {name} dataset, column '{columns.WEAK_PROBS}': its votes were aggregated into one label, and the "
             "loss reads each of them. Make the labels with `labels_from_votes(..., aggregator=None)`, or choose "
             "another loss."
+        )
+
+
+def check_for_loss(dataset: Dataset, name: str, loss: WeakLoss, places: list | None) -> list | None:
+    """Check what a loss asks of its votes; gives the places of [`check_places`], where it tells supervisors apart.
+
+    Raises:
+        ValueError: votes that are one label already, or too few of them in the training rows; or places that differ.
+    """
+    if loss.needs_votes:
+        refuse_aggregated(dataset, name)
+    if name == "train":
+        _check_enough(dataset, name, loss)
+    return check_places(dataset, name, places) if loss.tells_supervisors_apart else places
+
+
+def _check_enough(dataset: Dataset, name: str, loss: WeakLoss) -> None:
+    if loss.min_supervisors == 1 or columns.WEAK_PROBS not in dataset.column_names:
+        return
+    most = max(len(votes) for votes in dataset[columns.WEAK_PROBS])
+    if most < loss.min_supervisors:
+        raise ValueError(
+            f"The {name} dataset has {most} vote a row, and `{loss.title}` learns of supervisors by comparing them: "
+            f"{loss.min_supervisors} or more are needed. Give the votes of more supervisors, or choose a loss that "
+            "learns nothing of them ('realm' is 'realm_learned' without)."
         )
 
 
