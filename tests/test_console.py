@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from datasets.naming import camelcase_to_snakecase
 
 from trl_weaks.cli import COMMANDS, build_parser
 from trl_weaks.commands.errors import PREFIX
+from trl_weaks.commands.label import load_prompts
+from trl_weaks.commands.sources import PATIENCE, refuse_unknown_dataset
+from trl_weaks.study.tasks.classification import _load_sciq
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("torch", "transformers", "trl", "accelerate", "peft")
@@ -121,6 +125,7 @@ STUDY += ("--test_file", "prompts.jsonl")
         (["study", "--task", "slot_filling", "--data_dir", "none"], "--data_dir: no such folder: none"),
         (["study", "--task", "completions"], "`train_file` is not set"),
         ([*STUDY, "--test_file", "gold.csv"], "--test_file: no such file: gold.csv"),
+        ([*STUDY, "--test_file", "no/data:test"], "--test_file: no/data is no file or folder here, and the Hub does"),
         ([*STUDY, "--student_model", "./none"], "--student_model: no such file or folder: ./none"),
         ([*STUDY, "--weak_models", "empty"], "--weak_models: empty is no folder of a model: it has no config.json"),
         ([*STUDY, "--methods", "mine.py"], "--methods: no such file: mine.py"),
@@ -153,6 +158,7 @@ def test_an_option_without_its_value_looks_like_every_other_error(folder):
             "--supervisors: no/model@v1 is no folder here",
         ),
         (["--dataset", "no/data"], "--dataset: no/data is no file or folder here, and the Hub does not give it: "),
+        (["--dataset", "no/data"], ". Name a file, or an id that can be fetched from here."),
         (["--prompt_column", "text"], "--prompt_column: the dataset has no column 'text', only ["),
         (["--id_column", "key"], "--id_column: the dataset has no column 'key'"),
         (["--drop_columns", "gold"], "--drop_columns: the dataset has no column 'gold'"),
@@ -167,6 +173,27 @@ def test_an_option_without_its_value_looks_like_every_other_error(folder):
 def test_a_wrong_column_and_an_unknown_model_load_no_library_of_models(folder, arguments, message):
     code, loaded, _ = ended([*LABEL, *arguments], MODELS, folder)
     assert code.startswith(PREFIX) and message in code and loaded == []
+
+
+def test_the_hub_is_asked_for_a_dataset_once_and_what_was_kept_of_it_is_enough(tmp_path, monkeypatch):
+    """Five tries, with pauses between them, are those of `load_dataset`, which is not reached."""
+    asked = []
+
+    def unreachable(self, name, timeout):
+        asked.append((name, timeout))
+        raise OSError("[Errno 111] Connection refused\n(of many lines)")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    message = r"--dataset: an-owner/OurData_2 is no file .*give it: \[Errno 111\] Connection refused\. Name a file"
+    options = build_parser().parse_args([*LABEL, "--dataset", "an-owner/OurData_2"])
+    with pytest.raises(ValueError, match=message):
+        load_prompts(options)
+    assert asked == [("an-owner/OurData_2", PATIENCE)]
+    (tmp_path / f"an-owner___{camelcase_to_snakecase('OurData_2')}").mkdir()
+    refuse_unknown_dataset("--dataset", "an-owner/OurData_2")
+    with pytest.raises(ValueError, match="dataset 'sciq': allenai/sciq is no file or folder here"):
+        _load_sciq()
 
 
 def test_a_model_that_cannot_be_loaded_is_named(folder):

@@ -7,7 +7,7 @@ from pathlib import Path
 from .errors import stop
 from .label_options import add_options
 from .label_servers import asked, check_server_options, is_server, label_with_servers
-from .sources import first_line, refuse_missing, refuse_missing_model, refuse_unknown_model
+from .sources import first_line, refuse_missing, refuse_missing_model, refuse_unknown_dataset, refuse_unknown_model
 
 GPU_SHARE = 0.9  # vLLM's own default, shared by all supervisors
 
@@ -159,17 +159,13 @@ def load_prompts(options: argparse.Namespace):
 
 
 def _read(options: argparse.Namespace, ids: str, texts: str):
+    refuse_unknown_dataset("--dataset", options.dataset)
     from .prompt_files import read_dataset
 
     try:
         return read_dataset(options.dataset, options.config, options.split, ids, texts)
-    except OSError as error:  # of the Hub
-        if Path(options.dataset).exists():
-            raise ValueError(f"--dataset {options.dataset} cannot be read: {first_line(error)}") from error
-        raise ValueError(
-            f"--dataset: {options.dataset} is no file or folder here, and the Hub does not give it: "
-            f"{first_line(error)}"
-        ) from error
+    except OSError as error:
+        raise ValueError(f"--dataset {options.dataset} cannot be read: {first_line(error)}") from error
 
 
 def load_ensemble(options: argparse.Namespace):

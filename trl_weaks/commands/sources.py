@@ -4,13 +4,14 @@ What is not a path may be the id of something on the Hub. `prompts.jsonl` with a
 and asking the Hub for it ends minutes later in an error about the Hub.
 """
 
+import os
 import re
 from pathlib import Path
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".safetensors", ".bin", ".gguf")
 CONFIGS = ("config.json", "adapter_config.json")
-PATIENCE = 3.0  # seconds for the Hub to say whether it has a model
+PATIENCE = 3.0  # seconds for the Hub to say whether it has a model or a dataset
 
 
 def refuse_missing(option: str, source: str) -> None:
@@ -63,6 +64,40 @@ def refuse_unknown_model(option: str, source: str, revision: str | None = None) 
             f"{option}: {asked} is no folder here, and the Hub does not give it: {first_line(error).rstrip('.')}. "
             "Name the folder of a model, or an id that can be fetched from here."
         ) from error
+
+
+def refuse_unknown_dataset(option: str, source: str) -> None:
+    """Refuse the id of a dataset that the Hub, or what was kept of it, does not have; asks once, without the library.
+
+    Raises:
+        ValueError: there is none, it is not given out, or the Hub cannot be reached.
+    """
+    if Path(source).exists():
+        return
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().dataset_info(source, timeout=PATIENCE)
+    except Exception as error:  # of the Hub, or of whatever client of HTTP it uses
+        if _plain(source) in _kept_datasets():
+            return
+        raise ValueError(
+            f"{option}: {source} is no file or folder here, and the Hub does not give it: "
+            f"{first_line(error).rstrip('.')}. Name a file, or an id that can be fetched from here."
+        ) from error
+
+
+def _kept_datasets() -> set[str]:
+    """Datasets that were loaded before and are found without the Hub: `datasets` keeps them as `owner___name`."""
+    from huggingface_hub.constants import HF_HOME
+
+    folder = Path(os.environ.get("HF_DATASETS_CACHE") or Path(HF_HOME) / "datasets")
+    return {_plain(one.name) for one in folder.glob("*") if one.is_dir()}
+
+
+def _plain(name: str) -> str:
+    """Without what `datasets` changes of an id in the name of a folder: slash, capitals, underscores."""
+    return re.sub(r"[/_]", "", name).lower()
 
 
 def first_line(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from trl_weaks.commands.sources import refuse_missing
+from trl_weaks.commands.sources import refuse_missing, refuse_unknown_dataset
 from trl_weaks.study.config import ClassStudyConfig, CompletionStudyConfig
 
 FILE = "jsonl, csv or parquet file, or the id of a dataset on the Hub"
@@ -27,7 +27,7 @@ class Tables:
     def check(self) -> None:
         """
         Raises:
-            ValueError: a file that is needed is not named.
+            ValueError: a file that is needed is not named, or a dataset that the Hub does not give.
             FileNotFoundError: what is named looks like a file and is not there.
         """
         for name in ("train_file", "unlabelled_file", "test_file"):
@@ -36,7 +36,9 @@ class Tables:
         for name in ("train_file", "unlabelled_file", "validation_file", "test_file"):
             source = getattr(self, name)
             if source and not Path(source).exists():
-                refuse_missing(f"--{name}", source.partition(":")[0])  # behind the colon is the split of a Hub's
+                dataset = source.partition(":")[0]  # behind the colon is the split of a Hub's
+                refuse_missing(f"--{name}", dataset)
+                refuse_unknown_dataset(f"--{name}", dataset)
 
 
 @dataclass

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from trl_weaks.commands.sources import refuse_unknown_dataset
 from trl_weaks.study.config import ClassificationConfig
 from trl_weaks.study.data import grammar, slurp
 from trl_weaks.study.data.rows import Utterance, normalise, take
@@ -124,6 +125,7 @@ class Classification(ClassificationTask):
 
 
 def _load_sciq() -> dict[str, Iterable[Row]]:
+    refuse_unknown_dataset("dataset 'sciq'", "allenai/sciq")
     from datasets import load_dataset
 
     return {split: load_dataset("allenai/sciq", split=split) for split in ("train", "validation", "test")}
