@@ -11,6 +11,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_assertrepr_compare():
+    """Where two values differ first, not all that differs: pytest looks for that where `CI` is set, as above and by CI
+    services, and of two datasets of some hundred rows it takes minutes, before the failure is seen at all."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CI", "BUILD_NUMBER"):
+            patch.delenv(name, raising=False)
+        return (yield)
+
+
 def set_aside() -> None:
     """What lives now is looked at by no collection after this one: libraries are millions of objects, and each
     training of a Trainer collects garbage."""
