@@ -21,7 +21,8 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS, FIGURES = FOLDER / "results", FOLDER / "figures"
-BLOCK = re.compile(r"(<!-- tables of results/(\w+)\.json -->\n\n).*?(\n\n<!-- end of tables -->)", re.S)
+TABLES, END = r"(<!-- tables of results/((?:mistakes/)?\w+)\.json -->\n\n)", r"(\n*<!-- end of tables -->)"
+BLOCK = re.compile(rf"{TABLES}(?:(?!<!--).)*?{END}", re.S)
 DATA = {"dialogues": "path/to/dialogues"}  # by how the names of studies begin; else SLURP's
 SLURP = "path/to/slurp"
 TITLES = {"accuracy": "Accuracy", "slu_f1": "SLU-F1", "slot_f1": "Slot F1"}
@@ -107,12 +108,19 @@ def page_with_tables(text: str) -> str:
     Raises:
         FileNotFoundError: a block of results that are not there.
     """
-    return BLOCK.sub(lambda found: found[1] + tables(read(RESULTS / f"{found[2]}.json")) + found[3], text)
+    import mistakes
+
+    def made(found: re.Match[str]) -> str:
+        of = mistakes.tables if found[2].startswith("mistakes/") else tables
+        return found[1] + of(read(RESULTS / f"{found[2]}.json")) + "\n\n" + found[3].lstrip()
+
+    return BLOCK.sub(made, text)
 
 
 def draw(folder: Path) -> list[Path]:
-    """A forest plot for every study that is no curve; and the curves that have results."""
+    """A forest plot for every study that is no curve; the curves that have results, those of doubt among them."""
     import curves
+    import mistakes
     from matplotlib import rc_context
 
     from trl_weaks.study.report.plots import plot_pgr
@@ -126,6 +134,10 @@ def draw(folder: Path) -> list[Path]:
                 made.append(folder / f"{name}.svg")
                 plot_pgr(results, made[-1], TITLES[results["measure"]])
         made += curves.draw(found, folder)
+        for path in sorted((RESULTS / "mistakes").glob("*.json")):
+            if (mistaken := read(path))["risk"]:
+                made.append(folder / f"risk_{path.stem}.svg")
+                mistakes.draw(mistaken, made[-1])
     return made
 
 

@@ -39,6 +39,13 @@ def test_a_changed_number_is_found(make):
     assert changed != page and make.page_with_tables(changed) == page == make.page_with_tables(page)
 
 
+def test_an_empty_block_takes_no_other_with_it(make):
+    page = (FOLDER / "intents.md").read_text(encoding="utf-8")
+    first = "<!-- tables of results/intent_minilm.json -->\n\n"
+    emptied = page[: page.index(first) + len(first)] + page[page.index("<!-- end of tables -->") :]
+    assert len(emptied) < len(page) and make.page_with_tables(emptied) == page
+
+
 def test_a_comparison_says_in_how_many_seeds_it_holds(make):
     results = {
         "measure": "accuracy",

@@ -1,0 +1,247 @@
+"""Where a student corrects its supervisors and where it copies their mistakes; and what its vacuity is worth.
+
+    python docs/evidence/mistakes.py runs/evidence/intent_minilm --data_dir path/to/slurp --students naive ceiling \\
+        --crowd mean_vote --vacuity bayesian dirichlet_votes
+
+Reads the answers that a finished study keeps of the test split and writes `results/mistakes/NAME.json`;
+`make evidence` puts the tables into the pages and draws the coverage-risk curves. The answer of the supervisors
+together (`--crowd`) is their mean vote, or their joint answer where answers are texts. An answer is right where it is
+the gold class, or states exactly the gold slots. Intervals: bootstrap over test texts, all seeds of a text together.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trl_weaks.metrics.selective import coverage_risk_curve
+from trl_weaks.study.config import StudyConfig
+from trl_weaks.study.data.targets import decode_slots
+from trl_weaks.study.pipeline.predictions import read_predictions
+from trl_weaks.study.tasks.base import Example
+from trl_weaks.study.tasks.find import TASK_OF_FOLDER, config_class, task_of
+
+FOLDER = Path(__file__).resolve().parent / "results" / "mistakes"
+RESAMPLES = 10_000
+SHOWN = 4  # examples of each kind
+COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00")
+KINDS = {  # (crowd right, student right, the same answer) -> what that is
+    (False, True, False): "corrected",
+    (False, False, True): "copied",
+    (False, False, False): "other mistake",
+    (True, False, False): "lost",
+    (True, True, True): "kept",
+}
+Answer = tuple[tuple[str, str], ...] | str
+
+
+@dataclass(frozen=True)
+class Run:
+    """Answers of a finished study.
+
+    Args:
+        tests: seed -> test examples, the same texts for every seed.
+        gold: of the test texts, in their order.
+        answers: system -> seed -> answers, in the order of the texts.
+        doubts: how sure an evidential classifier is, by what is asked: its vacuity, or one minus its largest
+            probability -> system and seed -> of every text.
+    """
+
+    tests: Sequence[Example]
+    gold: Sequence[Answer]
+    answers: Mapping[str, Sequence[Sequence[Answer]]]
+    doubts: Mapping[str, Mapping[str, np.ndarray]]
+
+
+def slots(text: str) -> Answer:
+    """What an answer states, whatever its order and case; what cannot be read states nothing."""
+    return tuple(sorted((name, filler.strip().lower()) for name, filler in decode_slots(text)[0]))
+
+
+def read_run(folder: Path, data_dir: str | None, systems: Sequence[str], vacuity: Sequence[str]) -> Run:
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    name = json.loads((folder / TASK_OF_FOLDER).read_text(encoding="utf-8"))["task"]
+    kind = config_class(name)
+    config: StudyConfig = kind(**results["config"] | {"data_dir": data_dir, "output_dir": str(folder)})
+    task = task_of(name, config)
+    tests = task.splits(results["seeds"][0]).test
+    read: Callable[[str, int], list[dict[str, Any]]] = lambda system, seed: read_predictions(  # noqa: E731
+        folder / f"seed-{seed}" / "predictions" / system, [example.id for example in tests]
+    )
+    classes = hasattr(task, "classes")
+    gold = [task.classes[task.label(e)] if classes else slots(task.completion(e)) for e in tests]
+    supervisors = list(results["weak"])
+    answers: dict[str, list[list[Answer]]] = {}
+    for system in dict.fromkeys([*supervisors, *systems]):
+        if system == "mean_vote":
+            votes = [
+                np.mean([[row["probabilities"] for row in read(one, seed)] for one in supervisors], axis=0)
+                for seed in results["seeds"]
+            ]
+            answers[system] = [[task.classes[k] for k in vote.argmax(axis=1)] for vote in votes]
+        elif classes:
+            rows = [read(system, seed) for seed in results["seeds"]]
+            answers[system] = [[task.classes[int(np.argmax(row["probabilities"]))] for row in one] for one in rows]
+        else:
+            answers[system] = [[slots(row["completion"]) for row in read(system, s)] for s in results["seeds"]]
+    if classes:
+        check(answers, gold, results)
+    doubts: dict[str, dict[str, np.ndarray]] = {"vacuity": {}, "1 - confidence": {}}
+    for one in vacuity:
+        rows = [read(one, seed) for seed in results["seeds"]]
+        doubts["vacuity"][one] = np.array([[row["vacuity"] for row in seed] for seed in rows])
+        doubts["1 - confidence"][one] = np.array([[1 - max(row["probabilities"]) for row in seed] for seed in rows])
+    return Run(tests, gold, answers, doubts)
+
+
+def check(
+    answers: Mapping[str, Sequence[Sequence[Answer]]], gold: Sequence[Answer], results: Mapping[str, Any]
+) -> None:
+    """
+    Raises:
+        ValueError: answers are right less or more often than the report says: other answers, or other gold.
+    """
+    rows = {**results["weak"], **results["methods"]}
+    for system, seeds in answers.items():
+        found = [np.mean([a == b for a, b in zip(one, gold, strict=True)]) for one in seeds]
+        if not np.allclose(found, rows[system]["accuracy_per_seed"], atol=1e-9):
+            raise ValueError(f"{system}: {found} is right, {rows[system]['accuracy_per_seed']} says results.json")
+
+
+def kinds(run: Run, student: str, crowd: str) -> np.ndarray:
+    """What the student makes of the supervisors' answer: (seeds, texts), of the values of `KINDS`."""
+    found = []
+    for theirs, its in zip(run.answers[crowd], run.answers[student], strict=True):
+        rows = zip(theirs, its, run.gold, strict=True)
+        found.append([KINDS[a == gold, b == gold, a == b] for a, b, gold in rows])
+    return np.array(found)
+
+
+def shares(found: np.ndarray) -> dict[str, Any]:
+    """Share of each kind among the texts on which the supervisors are wrong, or right; with its interval."""
+    draws = np.random.default_rng(0).multinomial(
+        found.shape[1], np.full(found.shape[1], 1 / found.shape[1]), RESAMPLES
+    )
+    counts = {kind: draws @ (found == kind).sum(axis=0) for kind in KINDS.values()}
+    made = {}
+    for group in (("corrected", "copied", "other mistake"), ("kept", "lost")):
+        whole = sum(counts[kind] for kind in group)
+        number = int(np.isin(found, group).sum())
+        for kind in group:
+            interval = np.quantile(counts[kind] / np.maximum(whole, 1), [0.025, 0.975])
+            made[kind] = {
+                "of": number,
+                "share": float((found == kind).sum() / max(number, 1)),
+                "interval": interval.tolist(),
+            }
+    return made
+
+
+def shown(run: Run, student: str, crowd: str, supervisors: Sequence[str], found: np.ndarray) -> list[dict[str, Any]]:
+    """Examples of the first seed, drawn at random, a few of each kind but the kept ones."""
+    made = []
+    for kind in ("corrected", "copied", "other mistake", "lost"):
+        places = np.flatnonzero(found[0] == kind).tolist()
+        for i in sorted(random.Random(0).sample(places, min(SHOWN, len(places)))):
+            said = {name: run.answers[name][0][i] for name in (*supervisors, crowd, student)}
+            made.append({"kind": kind, "text": run.tests[i].text, "gold": run.gold[i], "answers": said})
+    return made
+
+
+def risk(run: Run, doubt: str, system: str) -> dict[str, list[float]]:
+    """Error rate of the answers of least doubt against their share, at twenty shares: the mean over the seeds."""
+    wanted, found = np.linspace(0.05, 1, 20), []
+    for doubts, answers in zip(run.doubts[doubt][system], run.answers[system], strict=True):
+        right = [a == gold for a, gold in zip(answers, run.gold, strict=True)]
+        curve = coverage_risk_curve((1 - doubts).clip(0, 1), right)
+        found.append(np.interp(wanted, curve["coverage"], curve["risk"]))
+    return {"coverage": wanted.round(2).tolist(), "risk": np.mean(found, axis=0).round(4).tolist()}
+
+
+def tables(made: Mapping[str, Any]) -> str:
+    """The shares and the examples, in Markdown."""
+    lines = [
+        "| student | of the supervisors' mistakes: corrected | copied | another | of their right answers: lost |",
+        "|---|---|---|---|---|",
+    ]
+    for student, found in made["shares"].items():
+        cells = []
+        for kind in ("corrected", "copied", "other mistake", "lost"):
+            low, high = found[kind]["interval"]
+            cells.append(f"{found[kind]['share']:.1%} [{low:.1%}, {high:.1%}]")
+        lines.append("| " + " | ".join([student, *cells]) + " |")
+    some = next(iter(made["shares"].values()))
+    lines += ["", f"{some['corrected']['of']:,} wrong and {some['kept']['of']:,} right answers of {made['crowd']}, in "
+              f"{made['seeds']} seeds."]  # fmt: skip
+    lines += [
+        "",
+        "| | text | gold | " + " | ".join(made["columns"]) + " |",
+        "|---|---|---|" + "---|" * len(made["columns"]),
+    ]
+    for row in made["examples"]:
+        cells = [row["kind"], row["text"], row["gold"], *(row["answers"][name] for name in made["columns"])]
+        lines.append("| " + " | ".join(said(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def said(answer: Any) -> str:
+    if isinstance(answer, str):
+        return answer.replace("|", "\\|")
+    return "; ".join(f"{name}: {filler}" for name, filler in answer).replace("|", "\\|") or "–"
+
+
+def draw(made: Mapping[str, Any], path: Path) -> None:
+    """Coverage and risk, one line for a system and a doubt."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for (name, curve), colour in zip(made["risk"].items(), COLOURS, strict=False):
+        axes.plot(curve["coverage"], curve["risk"], marker="o", markersize=3, color=colour, label=name)
+    axes.set(xlabel="share answered, least doubt first", ylabel="error rate of the answered", xlim=(0, 1.02))
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e6e6e6", linewidth=0.8)
+    axes.legend(frameon=False, fontsize=8)
+    with rc_context({"svg.hashsalt": "trl_weaks"}):
+        figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the folder of a finished study")
+    parser.add_argument("--data_dir", help="SLURP's folder; none for the embedded grammar")
+    parser.add_argument(
+        "--students", nargs="+", default=["naive", "ceiling"], help="the first one's examples are shown"
+    )
+    parser.add_argument("--crowd", default="mean_vote", help="mean_vote, or joint_answer for texts")
+    parser.add_argument("--vacuity", nargs="*", default=[], help="evidential students of classes, for the curve")
+    parser.add_argument("--name", help="of the results; default the folder's")
+    asked = parser.parse_args()
+    systems = [*asked.students, asked.crowd, *asked.vacuity]
+    run = read_run(asked.run, asked.data_dir, systems, asked.vacuity)
+    supervisors = [name for name in run.answers if name not in systems]
+    found = {student: kinds(run, student, asked.crowd) for student in asked.students}
+    first = asked.students[0]
+    made = {
+        "crowd": asked.crowd,
+        "seeds": len(run.answers[first]),
+        "shares": {student: shares(one) for student, one in found.items()},
+        "columns": [*supervisors, asked.crowd, first],
+        "examples": shown(run, first, asked.crowd, supervisors, found[first]),
+        "risk": {f"{doubt}, {system}": risk(run, doubt, system) for system in asked.vacuity for doubt in run.doubts},
+    }
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path = FOLDER / f"{asked.name or asked.run.name}.json"
+    path.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The script that counts what a student corrects and copies, against counting by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trl_weaks.study.tasks.base import Example
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "evidence"
+GOLD = ["a", "a", "b", "b", "c", "c"]
+CROWD = [["a", "a", "a", "a", "a", "c"], ["a", "b", "b", "b", "a", "c"]]
+STUDENT = [["a", "b", "b", "a", "b", "c"], ["b", "b", "b", "b", "c", "a"]]
+
+
+@pytest.fixture
+def mistakes(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import mistakes
+
+    return mistakes
+
+
+@pytest.fixture
+def run(mistakes):
+    tests = [Example(str(i), f"text {i}", gold) for i, gold in enumerate(GOLD)]
+    doubts = np.array([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]])
+    return mistakes.Run(tests, GOLD, {"crowd": CROWD, "student": STUDENT}, {"vacuity": {"student": doubts}})
+
+
+def test_every_answer_is_of_one_kind(mistakes, run):
+    found = mistakes.kinds(run, "student", "crowd")
+    assert found.tolist() == [
+        ["kept", "lost", "corrected", "copied", "other mistake", "kept"],
+        ["lost", "copied", "kept", "kept", "corrected", "lost"],
+    ]
+
+
+def test_shares_are_of_the_wrong_answers_or_of_the_right_ones(mistakes, run):
+    found = mistakes.shares(mistakes.kinds(run, "student", "crowd"))
+    assert {kind: (one["of"], one["share"]) for kind, one in found.items()} == {
+        "corrected": (5, 2 / 5), "copied": (5, 2 / 5), "other mistake": (5, 1 / 5),
+        "kept": (7, 4 / 7), "lost": (7, 3 / 7),
+    }  # fmt: skip
+    assert all(0 <= one["interval"][0] <= one["share"] <= one["interval"][1] <= 1 for one in found.values())
+
+
+def test_the_interval_is_that_of_a_bootstrap_in_loops(mistakes):
+    draw = np.random.default_rng(3)
+    found = draw.choice(["corrected", "copied", "kept", "lost"], size=(2, 60), p=[0.3, 0.2, 0.3, 0.2])
+    shares = []
+    for _ in range(4000):
+        picked = found[:, draw.integers(0, 60, 60)]
+        shares.append((picked == "corrected").sum() / np.isin(picked, ["corrected", "copied", "other mistake"]).sum())
+    expected = np.quantile(shares, [0.025, 0.975])
+    np.testing.assert_allclose(mistakes.shares(found)["corrected"]["interval"], expected, atol=0.02)
+
+
+def test_risk_is_the_mean_of_each_seeds_own_order(mistakes, run):
+    curve = mistakes.risk(run, "vacuity", "student")
+    half = curve["coverage"].index(
+        0.5
+    )  # three texts of least vacuity: of the first seed 0, 1, 2, of the second 5, 4, 3
+    assert curve["risk"][half] == pytest.approx((1 / 3 + 1 / 3) / 2, abs=1e-4)
+    assert curve["risk"][-1] == pytest.approx((3 / 6 + 3 / 6) / 2, abs=1e-4)
+
+
+def test_answers_that_are_not_those_of_the_report_are_refused(mistakes):
+    results = {"weak": {}, "methods": {"student": {"accuracy_per_seed": [3 / 6, 3 / 6]}}}
+    mistakes.check({"student": STUDENT}, GOLD, results)
+    results["methods"]["student"]["accuracy_per_seed"][1] = 4 / 6
+    with pytest.raises(ValueError, match="student: .* is right"):
+        mistakes.check({"student": STUDENT}, GOLD, results)
+
+
+def test_slots_are_the_same_in_any_order_and_case(mistakes):
+    assert mistakes.slots('{"person": " Ann", "date": " today"}') == mistakes.slots(
+        '{"date": " today", "person": " ann"}'
+    )
+    assert mistakes.slots("nothing that can be read") == ()
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "results" / "mistakes").glob("*.json")), ids=lambda path: path.stem)
+def test_a_page_holds_the_tables(path, mistakes):
+    made = json.loads(path.read_text(encoding="utf-8"))
+    block = f"<!-- tables of results/mistakes/{path.name} -->\n\n{mistakes.tables(made)}\n"
+    assert any(block in page.read_text(encoding="utf-8") for page in FOLDER.glob("*.md"))
