@@ -9,6 +9,9 @@ import torch
 from scipy.special import digamma, gammaln, polygamma
 from token_forms import LOSSES, closed, needs_compiler, plain, problem
 
+from trl_weaks.heads.chunked import ChunkedLogitsLoss
+from trl_weaks.heads.request import WeakHeadRequest
+from trl_weaks.heads.tokens import Tokens
 from trl_weaks.losses import AuxiliaryConfidence, EvidentialLoss, NaiveLoss
 from trl_weaks.losses.vocabulary import cpu_kernels
 from trl_weaks.losses.vocabulary.token_rows import split_rows
@@ -119,3 +122,19 @@ def test_older_machines_get_the_same(capability, monkeypatch):
         other, slope = closed(loss, logits, ids, labels, 0.6, kernels=True)
         torch.testing.assert_close(other, value, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(slope, gradient, rtol=2e-6, atol=2e-6 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+def test_the_gradient_of_rounded_logits_is_that_of_pytorch(loss):
+    """Passes over float32 whose gradient is wanted in bfloat16, of a model whose head stays in its forward."""
+    logits, ids, labels = problem(6, 40, dtype=torch.float32)
+    weights = torch.stack([label.scales for label in labels], -1)
+    logps = torch.stack([label.probs for label in labels], -1).log()
+    tokens, found = Tokens(ids, weights, torch.arange(len(ids)), logps, "uniform"), []
+    for kernels in (True, False):
+        leaf = logits.bfloat16().requires_grad_()
+        request = WeakHeadRequest(loss, 0.6, weights, chunk_size=4, kernels=kernels)
+        value, _ = ChunkedLogitsLoss.apply(leaf, tokens, request)
+        found.append((value.detach(), *torch.autograd.grad(value, leaf)))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-2, atol=1e-2 * float(found[1][1].abs().max()))

@@ -12,7 +12,8 @@ def compiled_passes(
 ) -> tuple[Tensor, Tensor] | None:
     """
     `evidential_passes.dense_passes`, and what holds the gradient: the rows themselves, or new memory where the
-    gradient is wanted in another type. None, and nothing has changed, where these rows or parts are left to PyTorch.
+    gradient is wanted in another type and the passes can write that. None, and nothing has changed, where these rows
+    or parts are left to PyTorch.
 
     Without `needs_grad` the rows stay as they are. Where a row may reach the clamp, all are read twice.
     """
@@ -20,7 +21,7 @@ def compiled_passes(
     if rows.kernels is None or not (groups or soft or rows.kernels.WITHOUT_SUMS):
         return None
     out = rows.others
-    if needs_grad and out.dtype != rows.gradient_dtype:
+    if needs_grad and not rows.kernels.OVERWRITES and out.dtype != rows.gradient_dtype:
         out = torch.empty_like(out, dtype=rows.gradient_dtype)
     nothing = torch.zeros(len(rows.ids), 1, device=share.device)
     keeps = [soft.per_evidence[id(g.labels[0])] if g.soft else nothing for g in groups]
