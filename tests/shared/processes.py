@@ -6,6 +6,7 @@ environment included, ends with it; it can be killed like any other. Several pro
 `labelling/test_killed_runs.py`, `trainer/test_parallel_checks.py` and `distributed/test_launches.py`.
 """
 
+import contextlib
 import faulthandler
 import gc
 import multiprocessing
@@ -17,6 +18,8 @@ import tempfile
 import time
 from multiprocessing.connection import wait
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTED = [
@@ -32,6 +35,7 @@ IMPORTED = [
     "trl_weaks.labelling.label_completions",
 ]
 STUCK = 270  # seconds, within the 300 of `run`
+SLICE = 5.0  # seconds: a machine that stood still in between counts as one
 LAUNCHES = ("ACCELERATE_", "FSDP_", "MASTER_", "TORCHELASTIC_", "PYTEST_")
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
@@ -104,18 +108,32 @@ class Started:
 
     def finish(self, timeout: float) -> subprocess.CompletedProcess:
         """Wait for the end; the first failure ends the others, and its status is that of the run."""
-        end = time.monotonic() + timeout
+        seconds = timeout
         while self.running() and not self._failure():
             left = [process.sentinel for process in self.processes if process.exitcode is None]
-            if not wait(left, timeout=max(0.0, end - time.monotonic())):
+            began = time.monotonic()
+            ended = wait(left, timeout=min(SLICE, seconds))
+            seconds -= min(time.monotonic() - began, SLICE)
+            if seconds <= 0 and not ended:
+                found = "; ".join(map(self._told, range(len(self.processes))))
                 self.kill()
                 out, err = self._read()
                 raise subprocess.TimeoutExpired(
-                    f"{self.arguments}, whose stderr ends {err[-3000:]}", timeout, out, err
+                    f"{self.arguments}, of which {found}; the stderr ends {err[-3000:]}", timeout, out, err
                 )
         code = self._failure()
         self.kill()
         return subprocess.CompletedProcess(self.arguments, code, *self._read())
+
+    def _told(self, rank: int) -> str:
+        """Whether a process waits, works, or has ended: what a hang is, and of whom."""
+        process = self.processes[rank]
+        if process.exitcode is not None:
+            return f"rank {rank} ended with {process.exitcode}"
+        with contextlib.suppress(psutil.NoSuchProcess):
+            seen = psutil.Process(process.pid)
+            return f"rank {rank} is {seen.status()} after {seen.cpu_times().user:.1f} s of work"
+        return f"rank {rank} is just ending"
 
     def _failure(self) -> int:
         return next((process.exitcode for process in self.processes if process.exitcode), 0)
