@@ -16,6 +16,7 @@ from trl_weaks.study.methods import load_module
 from trl_weaks.study.pipeline.check_settings import check_settings
 from trl_weaks.study.pipeline.launch import make_parser
 from trl_weaks.study.pipeline.models import ModelFactory
+from trl_weaks.study.pipeline.pretrain import base_stages
 from trl_weaks.study.pipeline.run import methods_of
 from trl_weaks.study.tasks.checks import check_inputs, check_splits
 from trl_weaks.study.tasks.find import task_of
@@ -232,9 +233,10 @@ def test_presets_are_found_complete_and_settings_that_trainers_take(preset, fold
     kind = example.DialogueStateConfig
     settings = yaml.safe_load(kind.preset_path(preset).read_text(encoding="utf-8"))
     config = kind(**settings | {"data_dir": str(folder), "output_dir": "run"})
-    ModelFactory(config)
     made = task_of(str(FILE), config)
     check_settings(config, made, methods_of(config, made))
+    pretrained = base_stages(config, made, ModelFactory(config))
+    assert set(pretrained) == {"gpt2", "opt", "gpt_neox", *(["student"] if preset == "tiny" else [])}
     assert preset in " ".join(make_parser(kind).format_help().split())
     with pytest.raises(ValueError, match="Known: pretrained, tiny."):
         kind.preset_path("huge")

@@ -78,7 +78,7 @@ def check_settings(config: StudyConfig, task: Task, methods: Sequence[Method]) -
             if config.student_model.startswith(TINY):
                 _check_pretraining("pretraining", config.pretraining or {}, task, folder)
             if config.weak_pretraining:
-                _check_pretraining("weak_pretraining", weak_plan(config), task, folder)
+                _check_pretraining("weak_pretraining", weak_plan(config, task), task, folder)
         if "weak" in stages:
             own = dict(kind.on_gold) | dict(kind.weak)
             try_settings("`weak_training`", kind.trainer, config.weak_training or {}, folder, own, decided=own)

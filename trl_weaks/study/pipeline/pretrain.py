@@ -51,14 +51,15 @@ def base_stages(
     if config.weak_pretraining:
         for name, model in zip(config.supervisor_names, config.weak_models, strict=True):
             if model.startswith(TINY):
-                plans[name] = (model, weak_plan(config))
+                plans[name] = (model, weak_plan(config, task))
     return {name: _base(config, task, factory, model, name, plan, check) for name, (model, plan) in plans.items()}
 
 
-def weak_plan(config: StudyConfig) -> dict[str, Any]:
+def weak_plan(config: StudyConfig, task: Task) -> dict[str, Any]:
     """The supervisors' plan: what it leaves out is as in the student's, apart from the tasks."""
     shared = {k: v for k, v in (config.pretraining or {}).items() if k not in OF_TASKS}
-    return shared | {"dialogues": 0} | (config.weak_pretraining or {})
+    none = {"dialogues": 0} if "dialogues" in task.pretraining_keys else {}  # which else would be all there are
+    return shared | none | (config.weak_pretraining or {})
 
 
 def pretraining_settings(plan: Mapping[str, Any], in_order: bool) -> dict[str, Any]:
