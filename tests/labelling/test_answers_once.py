@@ -1,6 +1,7 @@
 """Where only the text of an answer is used, it is not scored: forward passes, counted."""
 
 import ast
+import re
 from contextlib import contextmanager
 from itertools import dropwhile
 from pathlib import Path
@@ -10,7 +11,7 @@ from datasets import Dataset
 
 import trl_weaks
 from trl_weaks.labelling.preferences import build_preferences
-from trl_weaks.study.pipeline.predictions import predict_completions
+from trl_weaks.study.pipeline.predictions import predict_completions, read_confidences
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 
 PROMPTS = [f"USER: wake me up at {word} ASSISTANT:" for word in ("nine", "noon", "five pm", "seven")]
@@ -50,11 +51,32 @@ def test_generate_scores_what_it_decoded(student):
     assert not only_decoded(seen)
 
 
-def test_evaluation_decodes_only(student, tmp_path):
+def test_evaluation_decodes_and_reads_the_best_answers_once(student, tmp_path):
+    """Behind examples nothing is read: such an answer ends where it would go on with an example of its own."""
     rows = [{"example_id": str(i), "prompt": prompt} for i, prompt in enumerate(PROMPTS)]
-    with passes(student) as seen:
-        predict_completions(student, rows, tmp_path, 2, NEW_TOKENS, len(rows))
-    assert only_decoded(seen), seen
+    shots = [{"prompt": PROMPTS[0], "completion": "ok"}]
+    for name, given in (("shown", shots), ("plain", ())):
+        (tmp_path / name).mkdir()
+        with passes(student) as seen:
+            predict_completions(student, rows, tmp_path / name, 2, NEW_TOKENS, len(rows), given)
+        decoded = max(i for i, length in enumerate(seen) if length == 1) + 1
+        assert only_decoded(seen[:decoded]), seen
+        assert len(seen[decoded:]) == (2 if name == "plain" else 0), "what the prompts share, and once the rest"
+    assert read_confidences(tmp_path / "shown", [row["example_id"] for row in rows]) is None
+
+
+def test_what_evaluation_keeps_of_an_answer_is_what_scoring_it_alone_gives(student, tmp_path):
+    rows = [{"example_id": str(i), "prompt": prompt} for i, prompt in enumerate(PROMPTS)]
+    predict_completions(student, rows, tmp_path, 2, NEW_TOKENS, 3)
+    kept = read_confidences(tmp_path, [row["example_id"] for row in rows])
+    for row, found, (best, _) in zip(rows, kept, student.answer(PROMPTS, 2, NEW_TOKENS), strict=True):
+        (read,), (text, finished) = student.score([row["prompt"]], [best[0]]), best
+        logps = read.logps if finished else read.logps[:-1]
+        assert found["mean_logp"] == pytest.approx(sum(logps) / len(logps), abs=1e-5)
+        words = [match.span() for match in re.finditer(r"\S+", text)]
+        tokens = list(zip(read.offsets[:-1], read.logps[:-1], strict=True))
+        expected = [sum(p for (a, b), p in tokens if a < end and start < b) for start, end in words]
+        assert words and found["word_logps"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_preferences_do_not_score_the_student(student, build):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from trl_weaks.metrics.selective import binomial_upper, bounded_threshold, coverage_risk_curve
+from trl_weaks.metrics.selective import area_under_risk, binomial_upper, bounded_threshold, coverage_risk_curve
 
 
 @pytest.mark.parametrize("errors, trials", [(0, 1), (0, 29), (1, 58), (5, 40), (39, 40)])
@@ -45,6 +45,18 @@ def test_errors_among_the_most_confident_stop_everything():
     correct[:30] = False
     found = bounded_threshold(scores, correct)
     assert (found.confidence, found.gold) == (np.inf, 0)
+
+
+def test_the_area_is_the_mean_risk_over_examples():
+    """In plain loops, with ties; a confidence that says nothing has the error rate itself."""
+    rng = np.random.default_rng(4)
+    scores, right = rng.integers(0, 8, 50) / 7, rng.random(50) < 0.6
+    risks = []
+    for own in scores:
+        taken = [bool(r) for s, r in zip(scores, right, strict=True) if s >= own]
+        risks.append(taken.count(False) / len(taken))
+    assert area_under_risk(scores, right) == pytest.approx(sum(risks) / 50)
+    assert area_under_risk(np.full(50, 0.3), right) == pytest.approx(1 - right.mean())
 
 
 def test_equal_confidences_are_accepted_together():

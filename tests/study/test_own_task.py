@@ -505,6 +505,9 @@ def test_answers_may_hold_every_line_end_that_unicode_knows(tmp_path):
         def answer(self, prompts, **_):
             return [[(answers[int(prompt)], True)] for prompt in prompts]
 
+        def score_fitting(self, prompts, completions, names):
+            return [None] * len(prompts)  # as for answers longer than its context
+
     rows = [{"example_id": f"\u2029{n}", "prompt": str(n)} for n in range(len(answers))]
     predict_completions(Says(), rows, tmp_path, 1, 4, 2)
     assert [row["completion"] for row in read_predictions(tmp_path, [row["example_id"] for row in rows])] == answers

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import processes
 import pytest
@@ -88,6 +89,24 @@ def test_the_supervisors_joint_answer_is_what_labelling_gives_for_the_test_promp
     found = [json.loads(line) for line in lines]
     assert [line["id"] for line in found] == [row["example_id"] for row in prompts]
     assert {line["id"]: line["completion"] for line in found} == {row["example_id"]: "" for row in prompts} | expected
+
+
+def test_students_say_how_sure_they_are_and_an_older_evaluation_is_named(finished, tmp_path):
+    found = json.loads((finished / "results.json").read_text(encoding="utf-8"))["diagnostics"]
+    assert "confidence of the answers" not in found["missing"]
+    for entry in found["methods"].values():
+        assert entry["confidence_variance"][0] >= 0 and 0 <= entry["answers"]["area_under_risk"][0] <= 1
+    assert "does a student know when it is wrong?" in (finished / "report.md").read_text(encoding="utf-8")
+    shutil.copytree(finished, tmp_path / "older")
+    (tmp_path / "older" / "seed-0" / "predictions" / "gpt2" / "confidences.jsonl").unlink()
+    run(minute(tmp_path / "older"), "the command")
+    older = json.loads((tmp_path / "older" / "results.json").read_text(encoding="utf-8"))
+    missing = older["diagnostics"]["missing"].pop("confidence of the answers")
+    assert missing.startswith("evaluation kept none of gpt2's")
+    for name, entry in older["diagnostics"]["methods"].items():
+        wanted = found["methods"][name]
+        same = {key: value for key, value in wanted.items() if key in entry}
+        assert entry == same and ("answers" in entry) == (name.startswith("single_opt")), name
 
 
 def test_two_workers_and_small_batches_end_with_the_same_predictions(finished, tmp_path):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trl_weaks.metrics.hf_slu_f1 import slu_f1_metric_path
     from trl_weaks.metrics.kernels import kernel_score, principal_kernel
     from trl_weaks.metrics.pgr import performance_gap_recovered, pgr_draws, pgr_interval, undefined_share
-    from trl_weaks.metrics.selective import binomial_upper, bounded_threshold, coverage_risk_curve
+    from trl_weaks.metrics.selective import area_under_risk, binomial_upper, bounded_threshold, coverage_risk_curve
     from trl_weaks.metrics.significance import mcnemar_exact
 
 _MODULES = {
@@ -62,6 +62,7 @@ _MODULES = {
     "pgr_draws": "pgr",
     "pgr_interval": "pgr",
     "undefined_share": "pgr",
+    "area_under_risk": "selective",
     "binomial_upper": "selective",
     "bounded_threshold": "selective",
     "coverage_risk_curve": "selective",
@@ -71,6 +72,7 @@ __all__ = [
     "COUNT_COLUMNS",
     "BlindSpots",
     "audit_prediction",
+    "area_under_risk",
     "binomial_upper",
     "blind_spot_intervals",
     "blind_spot_share",

@@ -107,6 +107,21 @@ def coverage_risk_curve(
     }
 
 
+def area_under_risk(confidences: Sequence[float], correct: Sequence[bool]) -> float:
+    """Mean error rate over all shares of the labels that could be accepted, the most confident first, in [0, 1].
+
+    The area under [`coverage_risk_curve`] (Geifman, Uziel and El-Yaniv, 2019), where equal confidences are
+    accepted together: the mean, over the examples, of the error rate among those at least as confident.
+
+    Example:
+
+    >>> area_under_risk([0.9, 0.5], [True, False]), area_under_risk([0.5, 0.9], [True, False])
+    (0.25, 0.75)
+    """
+    curve = coverage_risk_curve(confidences, correct)
+    return float(np.diff(curve["coverage"], prepend=0.0) @ np.array(curve["risk"]))
+
+
 def _sequence(scores: np.ndarray, start: int) -> list[int]:
     """How many of the most confident examples each threshold takes in; equal confidences stay together."""
     wanted = np.unique(np.linspace(start, len(scores), STEPS).round().astype(int))

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from trl_weaks import alignment, columns
 from trl_weaks.aggregation.comparisons.preferences import judge_pairs
 from trl_weaks.study.paper_methods import PREFERENCE
 from trl_weaks.study.pipeline.label_views import completions_by_supervisor
-from trl_weaks.study.pipeline.predictions import read_predictions
+from trl_weaks.study.pipeline.predictions import read_confidences, read_predictions
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.pipeline.students.completions import PAIRS
-from trl_weaks.study.report.diagnostics.completions import completion_diagnostics
+from trl_weaks.study.report.diagnostics.completions import completion_diagnostics, words_right
 from trl_weaks.study.report.study import Gathered
 from trl_weaks.study.tasks.base import CompletionTask
 from trl_weaks.study.tasks.checks import checked_statistics
@@ -48,13 +47,22 @@ def gather_completions(task: CompletionTask, runs: Sequence[SeedRun], folder: Pa
         word_confidences=word_confidences(labels, {e.id: task.completion(e) for e in half_b}) if half_b else {},
         about=["Agreement and calibration are measured on half B of the first seed."],
         preference=_preference(task, runs[0]),
-        diagnostics=completion_diagnostics(runs, said),
+        diagnostics=completion_diagnostics(
+            runs,
+            said,
+            {name: [_confidences(run, name) for run in runs] for name in said},
+            [[task.completion(example) for example in run.splits.test] for run in runs],
+        ),
     )
 
 
 def _answers(run: SeedRun, name: str) -> list[str]:
     rows = read_predictions(run.systems[name].folder, [example.id for example in run.splits.test])
     return [row["completion"] for row in rows]
+
+
+def _confidences(run: SeedRun, name: str) -> list[dict[str, Any]] | None:
+    return read_confidences(run.systems[name].folder, [example.id for example in run.splits.test])
 
 
 def supervisor_agreement(task: CompletionTask, labels: Dataset) -> dict[str, Any]:
@@ -78,17 +86,14 @@ def word_confidences(labels: Dataset, gold: dict[str, str]) -> dict[str, tuple[l
         words = [text[start:end] for start, end in spans]
         if not words:  # white space alone
             continue
-        blocks = SequenceMatcher(
-            None, words, gold[row[columns.EXAMPLE_ID]].split(), autojunk=False
-        ).get_matching_blocks()
-        right = {i for block in blocks for i in range(block.a, block.a + block.size)}
+        right = words_right(words, gold[row[columns.EXAMPLE_ID]])
         for name, offsets, logps in zip(
             row[columns.SUPERVISORS], row[columns.OFFSETS], row[columns.LOGPS], strict=True
         ):
             confidences, correct = found.setdefault(name, ([], []))
             units = alignment.transfer_logps([tuple(o) for o in offsets], logps, spans, text=text, unit="word")
             confidences += units.exp().clamp(max=1.0).tolist()
-            correct += [i in right for i in range(len(words))]
+            correct += right
     return found
 
 

@@ -96,6 +96,7 @@ def diagnostics_section(results: Mapping[str, Any], labels: Mapping[str, str]) -
     parts = [
         "## Diagnostics\n\n" + " ".join(READING[name] for name in READING if name in {"", *measured}),
         _told(methods, labels),
+        _answers(methods, labels),
         _against_gold(methods, labels),
         _audit_table(results["audit"]),
         _pairs(results["committee"]),
@@ -108,6 +109,32 @@ def _told(methods: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     names = [name for name in PREDICTIONS if any(name in entry for entry in methods.values())]
     rows = [[labels[method], *(_mean(entry.get(name)) for name in names)] for method, entry in methods.items()]
     return "Without gold, means over the seeds:\n\n" + table(["system", *(PREDICTIONS[n][0] for n in names)], rows)
+
+
+ANSWERS = {
+    "word_ece": "ECE of words",
+    "word_brier": "Brier score of words",
+    "word_confidence": "mean confidence of words",
+    "word_accuracy": "share of words right",
+    "wrong": "answers wrong",
+    "wrong_surer_half": "… among the surer half",
+    "area_under_risk": "area under the coverage–risk curve",
+}
+
+
+def _answers(methods: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    """What completions have: how probable a student finds its own answers, against gold."""
+    found = {method: entry["answers"] for method, entry in methods.items() if "answers" in entry}
+    if not found:
+        return ""
+    text = (
+        "With gold: does a student know when it is wrong? Its confidence is the probability that it gives to its own "
+        "answer, of each word or, as a geometric mean, of each token. A word is right where the gold answer has it "
+        "there, an answer where it is the gold text. The area is the mean share of wrong answers over all shares that "
+        "could be accepted, the surest first; a confidence that says nothing has that of all answers."
+    )
+    rows = [[labels[method], *(_mean(entry[name]) for name in ANSWERS)] for method, entry in found.items()]
+    return text + "\n\n" + table(["system", *ANSWERS.values()], rows)
 
 
 def _against_gold(methods: Mapping[str, Any], labels: Mapping[str, str]) -> str:
