@@ -61,6 +61,17 @@ def test_metric_pgr_and_interval_are_in_the_model_index(tmp_path, seeds):
     assert "lora" in card.data.tags, "the adapter went as it is"
 
 
+@pytest.mark.parametrize("end", [None, np.inf])
+def test_an_interval_without_bounds_is_told_and_is_no_interval_of_the_model_index(tmp_path, end):
+    """As `results.json` has it, or as it was computed."""
+    found = results(1)
+    low = end if end is None else -end
+    found["methods"]["naive"] |= {"accuracy_interval": [low, end], "pgr_interval": [0.1, end]}
+    card = made(tmp_path, found)
+    assert [one.metric_args for one in card.data.eval_results] == [None, None]
+    assert "[−∞, +∞] |" in card.text and "[+0.100, +∞] |" in card.text
+
+
 def test_a_merged_adapter_is_a_model_and_a_refused_pgr_says_why(tmp_path):
     card = made(tmp_path, results(1, ceiling=0.3), merged=True)
     assert card.data.tags == ["trl"] and card.data.library_name == "transformers"

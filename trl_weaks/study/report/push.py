@@ -1,6 +1,7 @@
 """A study on the Hub: the labels of half B, every student with its score and its PGR, and a collection of them all."""
 
 import json
+import math
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -160,21 +161,33 @@ def _own_results(student: Student, results: Mapping[str, Any]) -> dict[str, Resu
     key, row = results["measure"], results["methods"][student.system]
     own = row[f"{key}_per_seed"]
     at = results["seeds"].index(student.run.seed) if len(own) > 1 else 0
-    found: dict[str, Result] = {key: (own[at], *row[f"{key}_interval"]) if len(own) == 1 else own[at]}
+    found: dict[str, Result] = {key: _with(own[at], row[f"{key}_interval"]) if len(own) == 1 else own[at]}
     if row["pgr"] is not None:
-        bounded = None not in row["pgr_interval"]
-        found["pgr"] = (row["pgr"], *row["pgr_interval"]) if bounded else row["pgr"]
+        found["pgr"] = _with(row["pgr"], row["pgr_interval"])
     return found
+
+
+def _with(value: float, interval: Sequence[float | None]) -> Result:
+    """A value with its interval, where that has two ends."""
+    low, high = interval
+    return (
+        value
+        if low is None or high is None or not (math.isfinite(low) and math.isfinite(high))
+        else (value, low, high)
+    )
 
 
 def _study_section(task: Task, student: Student, results: Mapping[str, Any]) -> str:
     key, row, count = results["measure"], results["methods"][student.system], len(results["seeds"])
-    low, high = row[f"{key}_interval"]
+    low, high = (
+        f"{sign}∞" if end is None or math.isinf(end) else f"{end:.3f}"
+        for end, sign in zip(row[f"{key}_interval"], "−+", strict=True)
+    )
     share = f"{results['confidence']:.0%}"
     score = f"{key}, mean of {count} seeds [{share} interval]" if count > 1 else f"{key} [{share} interval]"
     taught = ", ".join(f"`{name}`" for name in row["supervisors"]) or "none of the weak supervisors"
     lines = [
-        [score, f"{row[key]:.3f} [{low:.3f}, {high:.3f}]"],
+        [score, f"{row[key]:.3f} [{low}, {high}]"],
         [f"performance gap recovered [{share} interval]", pgr_text(row["pgr"], row["pgr_interval"])],
         ["taught by", taught],
         ["mean of all weak supervisors", f"{results['weak_mean']:.3f}"],
