@@ -65,7 +65,7 @@ def spread(cells: np.ndarray | None) -> Spread | None:
     >>> import numpy as np
     >>> found = spread(np.array([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0], [0.0, 1.0, 1.0]]))
     >>> round(found.error, 3), round(found.freedom, 1)
-    (0.236, 2.3)
+    (0.236, 2.1)
     """
     if cells is None or len(cells) == 1:
         return None
