@@ -58,14 +58,19 @@ def test_stages_are_summed_by_kind_and_stages_side_by_side_are_told(tmp_path, lo
 
 def test_peers_are_compared_round_by_round(load):
     peers = load("labelling_peers")
-    times = lambda ours, vllm: {s: {"ours": {"seconds": ours}, "vllm": {"seconds": vllm}} for s in peers.STAGES}  # noqa: E731
+
+    def times(ours: float, vllm: float) -> dict:
+        """The processor's time of ours is half of the clock's: it waited for another process."""
+        one = {"ours": {"seconds": ours, "cpu": ours / 2}, "vllm": {"seconds": vllm, "cpu": vllm}}
+        return dict.fromkeys(peers.STAGES, one)
+
     rounds = [
         {"times": times(a, b), "error": e, "same greedy answers": 1.0, "our best beam among theirs": 0.5}
         for a, b, e in ((1.0, 2.0, 1e-4), (2.0, 10.0, 3e-4), (4.0, 12.0, 2e-4))
     ]
     lines = peers.table({"alone": rounds}, peers.parse(["--prompts", "8"])).splitlines()
-    assert lines[2] == "| alone | beams | 4 | 0.8 | 3.00 [2.00, 5.00] | 50% |  |"
-    assert lines[3] == "| alone | scoring | 4 | 0.8 | 3.00 [2.00, 5.00] |  | 3e-04 |"
+    assert lines[2] == "| alone | beams | 4 | 0.8 | 3.00 [2.00, 5.00] | 6.00 [4.00, 10.00] | 50% |  |"
+    assert lines[3] == "| alone | scoring | 4 | 0.8 | 3.00 [2.00, 5.00] | 6.00 [4.00, 10.00] |  | 3e-04 |"
 
 
 @pytest.mark.parametrize("script", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
