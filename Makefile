@@ -54,7 +54,7 @@ build/triton/.installed: pyproject.toml
 
 test-triton: $(VENV)/.testable build/triton/.installed ## the losses' kernels for CUDA under Triton's interpreter, on a CPU, and through its compiler
 	PYTHONPATH=build/triton TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -rs \
-		tests/losses/test_triton_kernels.py $(ARGS)
+		tests/losses/test_triton_kernels.py tests/losses/test_triton_tokens.py $(ARGS)
 
 test-browser: $(VENV)/.testable ## the viewer in a headless Chromium (Debian: apt-get install chromium chromium-driver)
 	$(BIN)/python -m pip install --quiet 'selenium>=4.20'

@@ -169,11 +169,12 @@ def strength_term(total: Tensor, growth: Tensor, num_classes: int) -> Tensor:
         b * (inverse ** (2 * n + 1) / (2 * n + 1) - k * inverse ** (2 * n + 2) / (2 * n + 2))
         for n, b in enumerate(_BERNOULLI)
     )
-    stirling = (k - 0.5) * growth + 0.5 - 0.5 * k * inverse + series - _stirling_remainder(k)
+    stirling = (k - 0.5) * growth + 0.5 - 0.5 * k * inverse + series - stirling_remainder(k)
     return torch.where(k + total < _STIRLING_FROM, direct, stirling)
 
 
-def _stirling_remainder(k: float) -> float:
+def stirling_remainder(k: float) -> float:
+    """What Stirling's formula leaves of ln Gamma(k)."""
     if k < _STIRLING_FROM:
         return math.lgamma(k) - ((k - 0.5) * math.log(k) - k + 0.5 * math.log(2 * math.pi))
     return sum(b / ((2 * n + 2) * (2 * n + 1) * k ** (2 * n + 1)) for n, b in enumerate(_BERNOULLI))

@@ -41,7 +41,7 @@ def test_the_sums_and_the_gradient_over_the_whole_range_of_evidence():
     exact[small] = (-e + np.pi**2 / 12 * e**2)[small]
     columns = torch.tensor([1.0, 0.0, 0.0]).expand(len(z), 1, 3)
     bent, one = z.clone(), torch.zeros(len(z), 1)
-    values, dots = cpu_kernels.compiled_evidential_rows(bent, 0.0, one, columns, torch.zeros(len(z), 2), bent)
+    values, dots = cpu_kernels.compiled_evidential_rows(bent, 0.0, one, columns, torch.zeros(len(z), 2), True)
     assert np.abs(values[:, 0].numpy() / exact - 1).max() < 1e-6
     assert np.abs(dots.numpy() / (e * np.log1p(e)) - 1)[log_e > -40].max() < 1e-6  # below, a square is 0
     h = np.where(e < 1e4, e * polygamma(1, 1 + e), 1 - 0.5 / e + 1 / (6 * e**2))

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -114,12 +113,12 @@ def test_the_sums_and_the_gradient_over_the_whole_range_of_evidence(offset):
         pytest.skip("trl_weaks was installed without a C++ compiler")
     z = torch.linspace(-95, 38, 301)[:, None] - offset
     n = len(z)
-    given = (offset, torch.tensor([[0.0, -1e-30]]).expand(n, 2), torch.tensor([0.3, -0.2, 0.1]).expand(n, 2, 3))
-    shares = torch.tensor([[0.2, -0.7]]).expand(n, 2)
-    theirs, ours = z.clone(), z.clone()
-    expected = cpu_kernels.compiled_evidential_rows(theirs, *given, shares, theirs)
-    found = triton_passes.compiled_evidential_rows(ours, *given, shares, ours)
-    for one, other in zip((*found, ours), (*expected, theirs), strict=True):
+    keeps, columns = torch.tensor([0.0, -1e-30]).repeat(n, 1), torch.tensor([0.3, -0.2, 0.1]).repeat(n, 2, 1)
+    shares, near = torch.tensor([0.2, -0.7]).repeat(n, 1), torch.zeros(n, dtype=torch.int32)
+    theirs, ours, sums = z.clone(), z.clone(), torch.empty(n, 3, dtype=torch.float64)
+    expected = cpu_kernels.compiled_evidential_rows(theirs, offset, keeps, columns, shares, True)
+    assert triton_passes.evidential_rows(ours, offset, keeps, columns, shares, near, sums, ours, True, 1)
+    for one, other in zip((sums[:, :2], sums[:, 2], ours), (*expected, theirs), strict=True):
         torch.testing.assert_close(one, other, rtol=3e-6, atol=1e-30)
 
 
@@ -230,7 +229,13 @@ def test_without_triton_pytorch_does_it_and_the_log_says_so_once(monkeypatch, ca
         triton_passes.load_kernels(torch.device("cpu"))
 
 
-@pytest.mark.parametrize("broken", ["reduce_rows", "scaled_exponentials", "evidential_rows"])
+NAMES = (
+    *("reduce_rows", "scaled_exponentials", "evidential_rows"),
+    *("token_statistics", "soft_label_tokens", "evidential_tokens"),
+)
+
+
+@pytest.mark.parametrize("broken", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_kernel_that_does_not_compile_gives_way_to_pytorch(broken, dtype, monkeypatch, caplog):
     tries = []
@@ -240,8 +245,7 @@ def test_a_kernel_that_does_not_compile_gives_way_to_pytorch(broken, dtype, monk
             return lambda *args, **options: tries.append(grid) or 1 / 0
 
     real = triton_passes.find_kernels()
-    names = ("reduce_rows", "scaled_exponentials", "evidential_rows")
-    kernels = SimpleNamespace(**{name: Broken() if name == broken else getattr(real, name) for name in names})
+    kernels = {name: Broken() if name == broken else real[name] for name in NAMES}
     monkeypatch.setattr(triton_passes, "find_kernels", lambda: kernels)
     for loss in (LOSSES["naive + aux"], LOSSES["evidential, clamped"], LOSSES["evidential, no divergence"]) * 2:
         logits, ids, labels = problem(3, 40, dtype=torch.float32)
@@ -278,24 +282,36 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from trl_weaks.losses.vocabulary import triton_kernels
+from trl_weaks.losses.vocabulary import triton_kernels, triton_token_kernels
 
-FLOATS, REST = "tops scales values keeps columns shares", {"largest": "*i64", "ids": "*i64", "sums": "*fp64"}
-NUMBERS = {"width": "i32", "stride": "i64", "out_stride": "i64", "offset": "fp32", "groups": "i32", "write": "i32"}
-for name, blocks, variants in (
-    ("reduce_rows", 4096, ({"RIVAL": False}, {"RIVAL": True})),
-    ("scaled_exponentials", 4096, ({"COLUMNS": 1}, {"COLUMNS": 2})),
-    ("evidential_rows", 2048, ({"SOFT": False, "SLOTS": 1}, {"SOFT": True, "SLOTS": 4})),
+def types(names, kind):
+    return dict.fromkeys(names.split(), kind)
+
+BOTH = types("keeps columns shares values", "*fp32") | types("ids largest", "*i64") | {"near": "*i32", "sums": "*fp64"}
+BOTH |= types("width groups write count labels own after", "i32") | types("stride out_stride", "i64")
+PASSES = BOTH | types("tops scales", "*fp32") | {"offset": "fp32", "out": "*bf16"}
+TOKENS = BOTH | types("table scales probs record loss", "*fp64") | types("tops factors", "*fp32")
+TOKENS |= types("is_top1 first", "*i1") | types("offset remainder log_gamma coefficient clamp", "fp64")
+HARD, SOFT = {"SOFT": False, "RIVAL": False}, {"SOFT": True, "RIVAL": True}
+for module, name, known, fixed, warps, variants in (
+    (triton_kernels, "reduce_rows", PASSES, {"BLOCK": 4096}, 8, ({"RIVAL": False}, {"RIVAL": True})),
+    (triton_kernels, "scaled_exponentials", PASSES, {"BLOCK": 4096}, 8, ({"COLUMNS": 1}, {"COLUMNS": 2})),
+    (triton_kernels, "evidential_rows", PASSES, {"BLOCK": 2048}, 8,
+     ({"SOFT": False, "SLOTS": 1}, {"SOFT": True, "SLOTS": 4})),
+    (triton_token_kernels, "token_statistics", TOKENS, {"BLOCK": 32}, 1, ({"RIVAL": False}, {"RIVAL": True})),
+    (triton_token_kernels, "soft_label_tokens", TOKENS, {"BLOCK": 32}, 1, (HARD, SOFT)),
+    (triton_token_kernels, "evidential_tokens", TOKENS, {"BLOCK": 32}, 1,
+     (HARD | {"SMALL": False}, SOFT | {"SMALL": False}, SOFT | {"SMALL": True})),
 ):
-    kernel = getattr(triton_kernels, name)
-    for dtype in ("fp32", "bf16", "fp16"):
-        types = {"logits": "*" + dtype, "out": "*bf16"} | dict.fromkeys(FLOATS.split(), "*fp32") | REST | NUMBERS
+    kernel = getattr(module, name)
+    for dtype in ("fp32", "bf16", "fp16") if {"logits", "targets"} & set(kernel.arg_names) else ("fp32",):
+        known = known | {"logits": "*" + dtype, "targets": "*" + dtype}
         for capability in (80, 90):
             for variant in variants if dtype == "fp32" else variants[:1]:
-                constants = variant | {"BLOCK": blocks}
-                signature = {n: "constexpr" if n in constants else types[n] for n in kernel.arg_names}
+                constants = variant | fixed
+                signature = {n: "constexpr" if n in constants else known[n] for n in kernel.arg_names}
                 source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
-                made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})
+                made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
                 print(name, dtype, capability, variant, len(made.asm["cubin"]))
 """
 
@@ -311,4 +327,4 @@ def test_the_kernels_compile_for_gpus(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2_000:]
     lines = done.stdout.splitlines()
-    assert len(lines) == 24 and all(int(line.split()[-1]) > 1_000 for line in lines)
+    assert len(lines) == 42 and all(int(line.split()[-1]) > 1_000 for line in lines)

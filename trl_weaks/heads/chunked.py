@@ -63,7 +63,7 @@ class ChunkedHeadLoss(torch.autograd.Function):
                 slope = transform.slope(logits) if any(ctx.needs_input_grad) else None
                 held = compute if wide and slope is None else exact  # what the products below take
                 rows = chunk_rows(logits, tokens, span, request, any(ctx.needs_input_grad), held)
-                statistics[span] = statistic_columns(rows, exact)
+                statistics[span] = statistic_columns(rows)
                 if rows.gradient is not None:
                     _accumulate(grads, span, _raw(rows.gradient, slope, held, compute), h, kernel)
         ctx.grads, ctx.dtypes = grads, [None if x is None else x.dtype for x in (hidden, weight, bias)]
@@ -93,7 +93,7 @@ class ChunkedLogitsLoss(torch.autograd.Function):
         tokens = tokens.with_totals(spans, lambda span: top_probs(logits_of(span), tokens, span, request))
         for span in spans:
             rows = chunk_rows(logits_of(span), tokens, span, request, needs_grad, held)
-            statistics[span] = statistic_columns(rows, exact)
+            statistics[span] = statistic_columns(rows)
             if needs_grad:
                 gradient[span] = rows.gradient.full(held)
         ctx.grads, ctx.dtypes = [gradient], [logits.dtype]
@@ -130,9 +130,9 @@ def _finite(logits: Tensor) -> Tensor:
     return logits.clamp(min=-1e30)
 
 
-def statistic_columns(rows: RowResult, dtype: torch.dtype) -> Tensor:
-    """`(n, 6)`, in the order of `STATISTICS`."""
-    return torch.stack([getattr(rows, name).to(dtype) for name in STATISTICS], -1)
+def statistic_columns(rows: RowResult) -> Tensor:
+    """`(n, 6)` float64, in the order of `STATISTICS`."""
+    return torch.stack([getattr(rows, name).double() for name in STATISTICS], -1)
 
 
 def _empty_gradients(

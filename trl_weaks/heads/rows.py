@@ -40,19 +40,19 @@ def chunk_rows(
     callable, take autograd, a few rows at a time. Passes that write the gradient to other memory do so in
     `gradient_dtype`, all others in the dtype of the logits.
     """
-    loss, ids, weights = request.loss, tokens.ids[span], tokens.weights[span].double()
+    loss, ids, weights, total = request.loss, tokens.ids[span], tokens.weights[span].double(), tokens.totals[span]
     hard = tokens.unit_logps is None
     plan = closed_form_plan(loss, hard, logits.dtype)
     rows = split_rows(logits, ids, plan, request.kernels, gradient_dtype)
-    probs = tokens.target_logps(span, rows.top_probs).exp()
-    total = weights.sum(-1)
-    mean = (weights * probs).sum(-1) / torch.where(total == 0, 1, total)
-    label = (mean, total) if hard or loss.linear_in_targets else (probs, weights)
+    probs = None if hard else tokens.target_logps(span, rows.top_probs).exp()
+    mean = tokens.mean_probs(span, probs)
+    label = (mean, total) if probs is None or loss.linear_in_targets else (probs, weights)
     apart, inside = None, rows
     if rows.others is None:
         apart, kept, inside = _set_apart(logits, rows, plan, request.kernels)
-    values, gradient = torch.zeros_like(total), LogitGradient(logits) if needs_grad else None
-    if inside is not None:
+    if inside is None:
+        values, gradient = torch.zeros_like(total), LogitGradient(logits) if needs_grad else None
+    else:
         values, gradient = loss.token_form(inside, _token_labels(hard, *label), request.progress, needs_grad)
     if apart is not None:
         label = [x[apart] for x in label]
@@ -99,5 +99,7 @@ def _token_labels(hard: bool, probs: Tensor, weights: Tensor) -> list[TokenLabel
         return [TokenLabel(weights)]
     if weights.dim() == 1:
         return [TokenLabel(weights, probs)]
-    labels = [TokenLabel(w, p) for w, p in zip(weights.T, probs.T, strict=True) if bool(w.any())]
+    # a GPU is waited for, so it is asked once
+    used = weights.any(0).tolist() if weights.shape[1] > 1 else [True]
+    labels = [TokenLabel(w, p) for w, p, one in zip(weights.T, probs.T, used, strict=True) if one]
     return labels or [TokenLabel(weights[:, 0], probs[:, 0])]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,6 +30,25 @@ class Tokens:
     unit_logps: Tensor | None
     split: Split
     cut_totals: Tensor | None = None
+
+    @cached_property
+    def totals(self) -> Tensor:
+        """Weight of each token, `(T,)` float64."""
+        return self.weights.double().sum(-1)
+
+    @cached_property
+    def _divisors(self) -> Tensor:
+        return torch.where(self.totals == 0, 1, self.totals)
+
+    @cached_property
+    def _hard_means(self) -> Tensor:
+        return self.totals / self._divisors
+
+    def mean_probs(self, span: slice, probs: Tensor | None) -> Tensor:
+        """Weighted mean of the supervisors' probabilities in `span`, `(n, S)` -> `(n,)`; `None`: all of them 1."""
+        if probs is None:
+            return self._hard_means[span]
+        return (self.weights[span].double() * probs).sum(-1) / self._divisors[span]
 
     def target_logps(self, span: slice, top_probs: Tensor) -> Tensor:
         """Log-probability of each emitted token in `span` under each supervisor, `(n, S)`; units that lie in it in

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .base import WeakLoss, register_loss
+from .vocabulary import triton_tokens
 from .vocabulary.token_rows import LogitGradient, TokenFormPlan, TokenLabel, TokenRows
 
 
@@ -56,6 +57,12 @@ class NaiveLoss(WeakLoss):
         the gradient of a binary cross-entropy between P and p_t: no `(n, V)` target, and exact where p_t rounds to 1.
         A hard label on the own top token a adds `p - e_a`.
         """
+        places = [rows.ids] if rows.rival_ids is None else [rows.ids, rows.rival_ids]
+        found = None if rows.table is None else triton_tokens.soft_label_numbers(rows, labels)
+        if found is not None:
+            loss, factors, values = found
+            columns = tuple(zip(places, values.unbind(-1), strict=True))
+            return loss, LogitGradient(rows.others, factors, columns, rows.tops) if needs_grad else None
         log_p, log_r = rows.log_prob, rows.log_rest_prob
         others = log_r.exp()
         loss, share, at_target, at_rival = (torch.zeros_like(log_p) for _ in range(4))
@@ -73,10 +80,8 @@ class NaiveLoss(WeakLoss):
                 at_target -= label.scales * (others - missing)
         if not needs_grad:
             return loss, None
-        columns = [(rows.ids, at_target)]
-        if rows.rival_ids is not None:
-            columns.append((rows.rival_ids, at_rival))
-        return loss, LogitGradient(rows.others, share / rows.rest_sum, tuple(columns), rows.tops)
+        columns = tuple(zip(places, (at_target, at_rival), strict=False))
+        return loss, LogitGradient(rows.others, share / rows.rest_sum, columns, rows.tops)
 
 
 CrossEntropyLoss = NaiveLoss  # the field's name for it

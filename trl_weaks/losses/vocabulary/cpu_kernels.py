@@ -23,7 +23,7 @@ from .row_reductions import Reduction
 
 logger = logging.getLogger(__name__)
 
-OVERWRITES, WITHOUT_SUMS = True, False  # see token_rows.Kernels
+OVERWRITES = True  # see token_rows.Kernels
 _VERSION = 1  # of the functions' arguments, as in row_kernels.cpp
 _LIBRARIES = {"AVX512": ("avx512", "avx2", "plain"), "AVX2": ("avx2", "plain")}  # PyTorch's word -> in this order
 _ARGUMENTS = {
@@ -98,19 +98,19 @@ def compiled_reduce_rows(logits: Tensor, ids: Tensor, rival: bool, overwrite: bo
 
 
 def compiled_evidential_rows(
-    logits: Tensor, offset: float, keeps: Tensor, columns: Tensor, shares: Tensor, out: Tensor | None
+    logits: Tensor, offset: float, keeps: Tensor, columns: Tensor, shares: Tensor, write: bool
 ) -> tuple[Tensor, Tensor]:
     """
     The sums of an evidential loss over the tokens of `(n, V)` logits, and its gradient, written over them.
 
     Args:
-        logits: Stay what they are unless they are `out`.
+        logits: Stay what they are, or become the gradient.
         offset: Added to the logits.
         keeps: a of each of G labels, which keeps the evidence `e~ = e (1 + a e)`, `(n, G)`; 0 for hard labels.
         columns: weight, lift and pull of the gradient `x~ (weight x~ n(x~) + lift + pull e~)`, `(n, G, 3)`.
         shares: share and m of the likelihood of soft labels, whose gradient is `e (share + m x)`, `(n, 2)`; `(n, 1)`
             where there are none.
-        out: Where to write the gradient: the logits, or `None` for nowhere.
+        write: Whether the gradient is wanted.
 
     Returns:
         Sums of c(e~), `(n, G)`, and of `e ln(1 + e)`, `(n,)`, 0 where there are no soft labels; float64.
@@ -120,6 +120,6 @@ def compiled_evidential_rows(
     keeps, columns, shares = (None if x is None else x.float().contiguous() for x in (keeps, columns, shares))
     load_kernels().evidential_rows(
         *(_address(logits), *logits.shape, offset, _address(keeps), _address(columns), keeps.shape[1]),
-        *(_address(shares), _address(sums), out is not None, torch.get_num_threads()),
+        *(_address(shares), _address(sums), write, torch.get_num_threads()),
     )
     return sums[:, :-1], sums[:, -1]

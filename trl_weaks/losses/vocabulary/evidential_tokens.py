@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...dirichlet import NO_EVIDENCE, class_term, kl_strength_term
+from . import triton_tokens
 from .evidential_kernels import compiled_passes
 from .evidential_parts import DenseLabel, Penalty, parts_of
 from .evidential_passes import dense_passes
@@ -29,6 +30,10 @@ def evidential_token_form(
     rows: TokenRows, labels: list[TokenLabel], penalty: Penalty, offset: float, needs_grad: bool
 ) -> tuple[Tensor, LogitGradient | None]:
     """Sum over labels of scale times loss, `(n,)` float64; the gradient is written over `rows.others`, or beside."""
+    if rows.table is not None:
+        found = triton_tokens.evidential_form(rows, labels, penalty, offset, needs_grad)
+        if found is not None:
+            return found[0], None if found[1] is None else LogitGradient(found[1])
     width = rows.others.shape[1]
     log_strength = torch.logaddexp(rows.log_normaliser, torch.full_like(rows.rest_max, width).log())
     prepared = _prepare(rows, labels, width, penalty)
@@ -39,13 +44,12 @@ def evidential_token_form(
     done = compiled_passes(rows, parts, share, offset, needs_grad)
     if done is None:
         rows = rows.for_pytorch()
-        done = dense_passes(rows, parts, share, offset, needs_grad), rows.others
-    value, gradient = done
+        done = dense_passes(rows, parts, share, offset, needs_grad)
     if not needs_grad:
-        return loss + value, None
+        return loss + done, None
     for ids, values in _columns(rows, prepared, log_strength):
-        gradient.scatter_(-1, ids[:, None], values.to(gradient.dtype)[:, None])
-    return loss + value, LogitGradient(gradient)
+        rows.others.scatter_(-1, ids[:, None], values.to(rows.others.dtype)[:, None])
+    return loss + done, LogitGradient(rows.others)
 
 
 def _prepare(rows: TokenRows, labels: list[TokenLabel], width: int, penalty: Penalty) -> list[DenseLabel]:

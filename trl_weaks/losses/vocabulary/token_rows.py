@@ -1,35 +1,30 @@
 """Rows of vocabulary logits, reduced to what closed-form token losses read. T supervised tokens, V vocabulary."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from . import cpu_kernels, triton_passes
+from . import cpu_kernels, triton_passes, triton_tokens
 from .row_reductions import NOWHERE, Reduction, reduce_rows
 
 
 class Kernels(Protocol):
     """
-    Compiled passes: a module of functions, `cpu_kernels` or `triton_passes`.
+    Compiled passes: a module of functions, `cpu_kernels` or `triton_passes`, with their own for the evidential loss.
 
     Attributes:
         OVERWRITES: Whether `compiled_reduce_rows` can leave exponentials behind. Otherwise it leaves the logits alone,
             and `triton_passes.scaled_exponentials` makes the gradient of them.
-        WITHOUT_SUMS: Whether `compiled_evidential_rows` is to be called where the loss asks for no sums.
     """
 
     OVERWRITES: bool
-    WITHOUT_SUMS: bool
 
     def can_run(self, rows: Tensor) -> bool: ...
 
     def compiled_reduce_rows(self, logits: Tensor, ids: Tensor, rival: bool, overwrite: bool) -> Reduction | None: ...
-
-    def compiled_evidential_rows(
-        self, logits: Tensor, offset: float, keeps: Tensor, columns: Tensor, shares: Tensor, out: Tensor | None
-    ) -> tuple[Tensor, Tensor] | None: ...
 
 
 def kernels_for(logits: Tensor) -> Kernels | None:
@@ -130,6 +125,8 @@ class TokenRows:
         tops: `rest_max` without the offset, `(n,)`, where the exponentials are still to be taken; see `LogitGradient`.
         kernels: The compiled passes that are to read `others`; `None` for PyTorch's.
         gradient_dtype: In which a gradient in other memory than that of `others` is wanted.
+        table: These numbers and the properties below side by side, where `triton_tokens` made them and is to do what
+            else there is to do with one number per token.
     """
 
     ids: Tensor
@@ -145,6 +142,7 @@ class TokenRows:
     tops: Tensor | None = None
     kernels: Kernels | None = None
     gradient_dtype: torch.dtype = torch.float32
+    table: Tensor | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -153,39 +151,39 @@ class TokenRows:
 
     def for_pytorch(self) -> "TokenRows":
         """The same for passes that count in the dtype of `others`."""
-        return replace(self, others=_raised(self.others), kernels=None)
+        return replace(self, others=_raised(self.others), kernels=None, table=None)
 
-    @property
+    @cached_property
     def log_rest(self) -> Tensor:
         """Logarithm of the sum of the other exponentials."""
         return self.rest_max + self.rest_sum.log()
 
-    @property
+    @cached_property
     def log_normaliser(self) -> Tensor:
         return torch.logaddexp(self.log_rest, self.target_logits)
 
-    @property
+    @cached_property
     def log_prob(self) -> Tensor:
         """log p_t."""
         return -torch.logaddexp(torch.zeros_like(self.rest_max), self.log_rest - self.target_logits)
 
-    @property
+    @cached_property
     def log_rest_prob(self) -> Tensor:
         """log(1 - p_t), exact where p_t rounds to 1."""
         return -torch.logaddexp(torch.zeros_like(self.rest_max), self.target_logits - self.log_rest)
 
-    @property
+    @cached_property
     def rest_entropy(self) -> Tensor:
         """Entropy of the distribution over the other tokens, nats."""
         return (self.rest_sum.log() - self.rest_dot / self.rest_sum).clamp(min=0)
 
-    @property
+    @cached_property
     def entropy(self) -> Tensor:
         """Entropy of the whole distribution: that of "t or not t", and of what else it may be."""
         log_p, log_r = self.log_prob, self.log_rest_prob
         return log_r.exp() * (self.rest_entropy - log_r) - log_p.exp() * log_p
 
-    @property
+    @cached_property
     def top_probs(self) -> Tensor:
         """The largest probability."""
         return torch.maximum(self.log_prob, self.rest_max - self.log_normaliser).exp()
@@ -215,27 +213,46 @@ def split_rows(
     logits.scatter_(-1, ids[:, None], _nowhere(logits))
     exponentials = plan.limit == torch.inf and not plan.logits
     others, reduced, compiled = _reduced(logits, ids, target, plan, exponentials, kernels)
-    top, rivals = reduced.top, reduced.rivals
-    closed = asked and (exponentials or bool((top.double() + plan.offset <= plan.limit).all()))
+    numbers, known = _numbers(target, reduced, plan, compiled)
+    closed = asked and (exponentials or bool((numbers["rest_max"] <= plan.limit).all()))
     if not closed:
         logits.scatter_(-1, ids[:, None], target[:, None])
-        if rivals is not None:
-            logits.scatter_(-1, rivals[:, None], top[:, None].to(logits.dtype))
-    return TokenRows(
+        if reduced.rivals is not None:
+            logits.scatter_(-1, reduced.rivals[:, None], reduced.top[:, None].to(logits.dtype))
+    rows = TokenRows(
         ids=ids,
         others=others if closed else None,
-        target_logits=target.double() + plan.offset,
-        rest_max=top.double() + plan.offset,
-        rest_sum=reduced.sums[0] + (rivals is not None),
         rest_dot=reduced.sums[1],
-        is_top1=(target > top) | (target == top) & reduced.first,
-        rival_ids=rivals,
-        sum_without_rival=None if rivals is None else reduced.sums[0],
+        rival_ids=reduced.rivals,
+        sum_without_rival=None if reduced.rivals is None else reduced.sums[0],
         squares_without_rival=reduced.sums[2] if plan.squares else None,
-        tops=None if compiled is None or compiled.OVERWRITES or not exponentials else top,
+        tops=None if compiled is None or compiled.OVERWRITES or not exponentials else reduced.top,
         kernels=compiled,
         gradient_dtype=gradient_dtype or exact,
+        **numbers,
     )
+    vars(rows).update(known)  # as the properties would, once asked
+    return rows
+
+
+def _numbers(
+    target: Tensor, reduced: Reduction, plan: TokenFormPlan, compiled: Kernels | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Fields of `TokenRows`, and those of its properties that a kernel has computed."""
+    found = triton_tokens.statistics(target, reduced, plan.offset) if compiled is triton_passes else None
+    if found is not None:
+        table, is_top1 = found
+        known = dict(zip(triton_tokens.COLUMNS, table.unbind(-1), strict=True))
+        fields = {name: known.pop(name) for name in ("target_logits", "rest_max", "rest_sum")}
+        del known["sum_without_rival"], known["squares_without_rival"]
+        return fields | {"is_top1": is_top1, "table": table}, known
+    top = reduced.top
+    return {
+        "target_logits": target.double() + plan.offset,
+        "rest_max": top.double() + plan.offset,
+        "rest_sum": reduced.sums[0] + (reduced.rivals is not None),
+        "is_top1": (target > top) | (target == top) & reduced.first,
+    }, {}
 
 
 def _reduced(

@@ -142,19 +142,25 @@ def scaled_exponentials(
 # a loss that is evaluated first without and then with a gradient runs one and the same program
 @triton.jit(do_not_specialize=["groups", "write"])
 def evidential_rows(
-    logits, out, keeps, columns, shares, sums, width, stride, out_stride, offset, groups, write,
+    logits, out, keeps, columns, shares, near, sums, width, stride, out_stride, offset, groups, write,
     SOFT: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """
-    `cpu_kernels.compiled_evidential_rows`: keeps `(n, groups)`, columns `(n, groups, 3)`, shares `(n, 2)`, sums
-    `(n, groups + 1)`; `SLOTS` is a power of two from `groups` on. `out` may be the logits themselves.
+    `cpu_kernels.compiled_evidential_rows`: keeps `(n, groups)`, columns `(n, groups, 3)`, shares `(n, 2)`, near `(n,)`
+    int32, sums `(n, groups + 1)`; `SLOTS` is a power of two from `groups` on. `out` may be the logits themselves.
+
+    Rows that are near the clamp take turns: their sums by `write` 0 (no gradient) or 1 (that of all other rows), and
+    their gradient, with the columns that the sums have left, by `write` 2, which passes over them alone.
     """
     row = tl.program_id(0).to(tl.int64)
     slot = tl.arange(0, SLOTS)
     totals = tl.zeros([SLOTS], tl.float64)
     dots = tl.zeros([], tl.float64)
     share, mass = tl.load(shares + row * 2), tl.load(shares + row * 2 + 1)
-    for start in range(0, width, BLOCK):
+    waits = tl.load(near + row) != 0
+    stop = tl.where((write == 2) & (waits == 0), 0, width)
+    written = tl.where((write == 2) | ((write == 1) & (waits == 0)), width, 0)
+    for start in range(0, stop, BLOCK):
         j = start + tl.arange(0, BLOCK)
         inside = j < width
         z = tl.load(logits + row * stride + j, mask=inside, other=_NOWHERE).to(tl.float32)
@@ -177,7 +183,7 @@ def evidential_rows(
             of_block = tl.sum(_class_term(x, _log_one_plus(d, q, x)).to(tl.float64), 0)
             totals += tl.where(slot == g, of_block, 0.0)
             gradient += x * (weight * x * _bend(x) + lift + pull * e)
-        if write != 0:
-            tl.store(out + row * out_stride + j, gradient.to(out.dtype.element_ty), mask=inside)
-    tl.store(sums + row * (groups + 1) + slot, totals, mask=slot < groups)
-    tl.store(sums + row * (groups + 1) + groups, dots)
+        tl.store(out + row * out_stride + j, gradient.to(out.dtype.element_ty), mask=j < written)
+    if write != 2:
+        tl.store(sums + row * (groups + 1) + slot, totals, mask=slot < groups)
+        tl.store(sums + row * (groups + 1) + groups, dots)

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from .row_reductions import Reduction
 
 logger = logging.getLogger(__name__)
 
-OVERWRITES, WITHOUT_SUMS = False, True  # see token_rows.Kernels
+OVERWRITES = False  # see token_rows.Kernels
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Columns of a block, and warps of a program: 16 and 8 elements for each thread. Neither is measured on a GPU yet. They
 # are fixed rather than tuned at run time, which would let the same run end in other bits.
@@ -30,17 +30,17 @@ _failures: list[str] = []
 
 
 @functools.cache
-def find_kernels() -> ModuleType | None:
-    """The kernels; None, and once a line in the log, where Triton cannot be imported."""
+def find_kernels() -> dict[str, Any] | None:
+    """The kernels by name; None, and once a line in the log, where Triton cannot be imported."""
     try:
-        from . import triton_kernels
+        from . import triton_kernels, triton_token_kernels
     except Exception as error:  # not installed, or at odds with this Python or NumPy
         _give_up(f"Triton cannot be imported: {error}")
         return None
-    return triton_kernels
+    return vars(triton_kernels) | vars(triton_token_kernels)
 
 
-def load_kernels(device: torch.device) -> ModuleType:
+def load_kernels(device: torch.device) -> dict[str, Any]:
     """
     The kernels, of which one is tried.
 
@@ -71,7 +71,7 @@ def compiled_reduce_rows(logits: Tensor, ids: Tensor, rival: bool, overwrite: bo
     top, largest = logits.new_empty(n, dtype=torch.float32), torch.empty_like(ids)
     sums = logits.new_empty(n, 3, dtype=torch.float64)
     given = (logits, top, largest, sums, logits.shape[1], logits.stride(0))
-    if not _launch("reduce_rows", (n,), *given, RIVAL=rival, **_fitting(_REDUCING, logits)):
+    if not launch("reduce_rows", (n,), *given, RIVAL=rival, **_fitting(_REDUCING, logits)):
         return None
     return Reduction(top, largest if rival else None, ids < largest, sums.T)
 
@@ -90,12 +90,12 @@ def scaled_exponentials(
         dtype: Of the result.
     """
     out = logits if logits.dtype == dtype else torch.empty_like(logits, dtype=dtype)
-    ids = torch.stack([i for i, _ in columns], -1) if columns else None
-    values = torch.stack([v.float() for _, v in columns], -1) if columns else None
+    ids = side_by_side([i for i, _ in columns]) if columns else None
+    values = side_by_side([v.float() for _, v in columns]) if columns else None
     options = _fitting(_REDUCING, logits)
     given = (logits, out, tops.float(), scales.float(), ids, values, logits.shape[1], logits.stride(0), out.stride(0))
     grid = (len(logits), -(-logits.shape[1] // options["BLOCK"]))
-    if _launch("scaled_exponentials", grid, *given, COLUMNS=len(columns), **options):
+    if launch("scaled_exponentials", grid, *given, COLUMNS=len(columns), **options):
         return out
     exact = torch.exp(logits.float() - tops.float()[:, None]).mul_(scales.float()[:, None])
     for at, value in columns:
@@ -103,24 +103,37 @@ def scaled_exponentials(
     return out.copy_(exact)
 
 
-def compiled_evidential_rows(
-    logits: Tensor, offset: float, keeps: Tensor, columns: Tensor, shares: Tensor, out: Tensor | None
-) -> tuple[Tensor, Tensor] | None:
+def evidential_rows(
+    logits: Tensor,
+    offset: float,
+    keeps: Tensor,
+    columns: Tensor,
+    shares: Tensor,
+    near: Tensor,
+    sums: Tensor,
+    out: Tensor,
+    soft: bool,
+    write: int,
+) -> bool:
     """
-    `cpu_kernels.compiled_evidential_rows`, whose gradient goes to `out`, `(n, V)` of any float type, the logits
-    themselves or other memory; None where it fails, before it wrote anything. The sum of `e ln(1 + e)` is there where
-    a mass is.
+    `cpu_kernels.compiled_evidential_rows` into `sums` and `out`, `(n, V)` of any float type, the logits themselves or
+    other memory; False where it fails, before it wrote anything.
+
+    Args:
+        keeps, columns, shares: float32; `shares` of two columns, whatever the labels.
+        near: Rows whose gradient waits for their sums, `(n,)` int32.
+        soft: Whether there are soft labels, whose sum of `e ln(1 + e)` is wanted.
+        write: 0 for sums alone, 1 for sums and the gradient of the rows that do not wait, 2 for that of those that do.
     """
-    n, groups = keeps.shape
-    keeps, columns, shares = (x.float().contiguous() for x in (keeps, columns, shares))
-    sums = logits.new_empty(n, groups + 1, dtype=torch.float64)
-    target, soft = logits if out is None else out, shares.shape[1] == 2
-    shares = shares if soft else torch.cat([shares, torch.zeros_like(shares)], -1)
+    groups = keeps.shape[1]
     options = _fitting(_EVIDENTIAL, logits) | {"SOFT": soft, "SLOTS": 1 << max(0, groups - 1).bit_length()}
-    given = (logits, target, keeps, columns, shares, sums, logits.shape[1], logits.stride(0), target.stride(0))
-    if not _launch("evidential_rows", (n,), *given, float(offset), groups, int(out is not None), **options):
-        return None
-    return sums[:, :-1], sums[:, -1]
+    given = (logits, out, keeps, columns, shares, near, sums, logits.shape[1], logits.stride(0), out.stride(0))
+    return launch("evidential_rows", (len(logits),), *given, float(offset), groups, write, **options)
+
+
+def side_by_side(numbers: Sequence[Tensor]) -> Tensor:
+    """`(n,)` each -> `(n, columns)`, contiguous; without a copy where it is one column."""
+    return torch.stack(list(numbers), -1) if len(numbers) > 1 else numbers[0].contiguous()[:, None]
 
 
 def _fitting(options: dict, logits: Tensor) -> dict:
@@ -128,7 +141,7 @@ def _fitting(options: dict, logits: Tensor) -> dict:
     return options | {"BLOCK": min(options["BLOCK"], max(16, 1 << (logits.shape[1] - 1).bit_length()))}
 
 
-def _launch(name: str, grid: tuple[int, ...], *given, **options) -> bool:
+def launch(name: str, grid: tuple[int, ...], *given, **options) -> bool:
     """
     Whether the kernel was started. What a kernel of Triton fails with before, of the compiler, the linker or the
     driver, has no common class; a fault of the GPU itself is met again by the operation that stands in.
@@ -140,7 +153,7 @@ def _launch(name: str, grid: tuple[int, ...], *given, **options) -> bool:
     first = given[0]
     try:
         with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
-            getattr(find_kernels(), name)[grid](*given, **options)
+            find_kernels()[name][grid](*given, **options)
     except Exception as error:
         _give_up(f"{name}: {type(error).__name__}: {error}")
         return False
