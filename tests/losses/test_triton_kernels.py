@@ -291,6 +291,8 @@ BOTH = types("keeps columns shares values", "*fp32") | types("ids largest", "*i6
 BOTH |= types("width groups write count labels own after", "i32") | types("stride out_stride", "i64")
 PASSES = BOTH | types("tops scales", "*fp32") | {"offset": "fp32", "out": "*bf16"}
 TOKENS = BOTH | types("table scales probs record loss", "*fp64") | types("tops factors", "*fp32")
+TOKENS |= types("cut_totals weights divisors means", "*fp64") | types("starts stops segments", "*i64")
+TOKENS |= {"logps": "*fp32", "supervisors": "i32", "skipped": "i32"}
 TOKENS |= types("is_top1 first", "*i1") | types("offset remainder log_gamma coefficient clamp", "fp64")
 HARD, SOFT = {"SOFT": False, "RIVAL": False}, {"SOFT": True, "RIVAL": True}
 for module, name, known, fixed, warps, variants in (
@@ -299,6 +301,8 @@ for module, name, known, fixed, warps, variants in (
     (triton_kernels, "evidential_rows", PASSES, {"BLOCK": 2048}, 8,
      ({"SOFT": False, "SLOTS": 1}, {"SOFT": True, "SLOTS": 4})),
     (triton_token_kernels, "token_statistics", TOKENS, {"BLOCK": 32}, 1, ({"RIVAL": False}, {"RIVAL": True})),
+    (triton_token_kernels, "label_probs", TOKENS, {"BLOCK": 64}, 2,
+     [{"SPLIT": "confidence", "CUT": False}, {"SPLIT": "eq8", "CUT": True}, {"SPLIT": "uniform", "CUT": True}]),
     (triton_token_kernels, "soft_label_tokens", TOKENS, {"BLOCK": 32}, 1, (HARD, SOFT)),
     (triton_token_kernels, "evidential_tokens", TOKENS, {"BLOCK": 32}, 1,
      (HARD | {"SMALL": False}, SOFT | {"SMALL": False}, SOFT | {"SMALL": True})),
@@ -327,4 +331,4 @@ def test_the_kernels_compile_for_gpus(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2_000:]
     lines = done.stdout.splitlines()
-    assert len(lines) == 42 and all(int(line.split()[-1]) > 1_000 for line in lines)
+    assert len(lines) == 48 and all(int(line.split()[-1]) > 1_000 for line in lines)

@@ -44,8 +44,7 @@ def chunk_rows(
     hard = tokens.unit_logps is None
     plan = closed_form_plan(loss, hard, logits.dtype)
     rows = split_rows(logits, ids, plan, request.kernels, gradient_dtype)
-    probs = None if hard else tokens.target_logps(span, rows.top_probs).exp()
-    mean = tokens.mean_probs(span, probs)
+    probs, mean = tokens.label_probs(span, rows.top_probs, rows.table)
     label = (mean, total) if probs is None or loss.linear_in_targets else (probs, weights)
     apart, inside = None, rows
     if rows.others is None:

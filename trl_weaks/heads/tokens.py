@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..losses.vocabulary import triton_tokens
 from .request import Split, WeakHeadRequest
 
 
@@ -44,11 +45,32 @@ class Tokens:
     def _hard_means(self) -> Tensor:
         return self.totals / self._divisors
 
-    def mean_probs(self, span: slice, probs: Tensor | None) -> Tensor:
-        """Weighted mean of the supervisors' probabilities in `span`, `(n, S)` -> `(n,)`; `None`: all of them 1."""
-        if probs is None:
-            return self._hard_means[span]
-        return (self.weights[span].double() * probs).sum(-1) / self._divisors[span]
+    @cached_property
+    def _unit_bounds(self) -> tuple[Tensor, Tensor]:
+        """The first token of each token's unit, and the one after its last."""
+        left, right = (torch.searchsorted(self.segments, self.segments, right=right) for right in (False, True))
+        return left, right
+
+    def label_probs(self, span: slice, top_probs: Tensor, table: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """
+        Probability of each emitted token in `span` under each supervisor, `(n, S)` float64, or `None` where all are 1;
+        and its weighted mean over the supervisors, `(n,)`.
+
+        Args:
+            span: Units that lie in it in part need their totals (`with_totals`).
+            top_probs: The student's largest probability at each of its tokens, `(n,)` float64.
+            table: `TokenRows.table` of its tokens.
+        """
+        if self.unit_logps is None:
+            return None, self._hard_means[span]
+        weights = self.weights.double()
+        if table is not None:
+            given = (self._unit_bounds, self.segments, self.cut_totals, self.unit_logps, weights, self._divisors)
+            found = triton_tokens.label_probs(table, span, *given, self.split)
+            if found is not None:
+                return found
+        probs = self.target_logps(span, top_probs).exp()
+        return probs, (weights[span] * probs).sum(-1) / self._divisors[span]
 
     def target_logps(self, span: slice, top_probs: Tensor) -> Tensor:
         """Log-probability of each emitted token in `span` under each supervisor, `(n, S)`; units that lie in it in

@@ -2,8 +2,8 @@
 
 PyTorch starts a kernel for each elementary operation, hundreds for a chunk of tokens; here a loss takes one or two.
 The formulas are those of `token_rows`, `cross_entropy`, `evidential_tokens` and `dirichlet`, in float64 as there: a
-Python number arrives as float32 unless its argument says otherwise. A program takes `BLOCK` tokens. Columns of `table`
-are those of `triton_tokens.COLUMNS`.
+Python number arrives as float32 unless its argument says otherwise (and, in the oldest Triton that is supported, even
+then: 6e-8 of it). A program takes `BLOCK` tokens. Columns of `table` are those of `triton_tokens.COLUMNS`.
 """
 
 import triton
@@ -119,6 +119,37 @@ def token_statistics(
         row + 8, tl.exp(log_rest_prob) * (rest_entropy - log_rest_prob) - tl.exp(log_prob) * log_prob, mask=inside
     )
     tl.store(row + 9, tl.exp(tl.where(log_prob > log_top, log_prob, log_top)), mask=inside)
+
+
+@triton.jit(do_not_specialize=["skipped", "count", "supervisors"])
+def label_probs(
+    table, starts, stops, segments, cut_totals, logps, weights, divisors, probs, means, skipped, count, supervisors,
+    SPLIT: tl.constexpr, CUT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """
+    `heads.tokens.Tokens.label_probs` of `count` tokens after those `skipped`: probs `(n, supervisors)`, means `(n,)`.
+    One program per token adds up its unit, which goes from starts to stops, in the order of its tokens.
+    """
+    i = tl.program_id(0).to(tl.int64)
+    start, stop = tl.load(starts + i) - skipped, tl.load(stops + i) - skipped
+    start, stop = tl.where(start < 0, 0, start), tl.where(stop > count, count, stop)
+    sign = 1.0 if SPLIT == "eq8" else -1.0 if SPLIT == "confidence" else 0.0
+    total, mean = tl.zeros([], tl.float64), tl.zeros([], tl.float64)
+    for block in range(start, stop, BLOCK):
+        j = block + tl.arange(0, BLOCK)
+        masses = tl.exp(sign * tl.load(table + j * _TABLE + 9, mask=j < stop, other=0.0))
+        total += tl.sum(tl.where(j < stop, masses, 0.0), 0)
+    if CUT:
+        known = tl.load(cut_totals + tl.load(segments + i))
+        total = tl.where(known > 0.0, known, total)
+    share = tl.exp(sign * tl.load(table + i * _TABLE + 9)) / total
+    for s in range(supervisors):
+        logp = tl.load(logps + i * supervisors + s).to(tl.float64)
+        logp = tl.log(share) + logp if SPLIT == "eq8" else share * logp
+        prob = tl.exp(tl.where(logp > 0.0, 0.0, logp))
+        tl.store(probs + i * supervisors + s, prob)
+        mean += tl.load(weights + i * supervisors + s) * prob
+    tl.store(means + i, mean / tl.load(divisors + i))
 
 
 @triton.jit(do_not_specialize=["count", "labels", "own"])

@@ -37,6 +37,36 @@ def statistics(target: Tensor, reduced: Reduction, offset: float) -> tuple[Tenso
     return (table, is_top1) if done else None
 
 
+def label_probs(
+    table: Tensor,
+    span: slice,
+    bounds: tuple[Tensor, Tensor],
+    segments: Tensor,
+    cut_totals: Tensor | None,
+    logps: Tensor,
+    weights: Tensor,
+    divisors: Tensor,
+    split: str,
+) -> tuple[Tensor, Tensor] | None:
+    """
+    `heads.tokens.Tokens.label_probs` of the tokens of `span`, whose table is given; all else is of all tokens. `None`
+    where the kernel fails.
+
+    Args:
+        bounds: First token of the unit of each token, and the one after its last, `(T,)` each.
+        segments, cut_totals, split: See `Tokens`.
+        logps, weights: `(T, S)`.
+        divisors: Of the means, `(T,)`.
+    """
+    given = [x[span].contiguous() for x in (*bounds, segments, logps, weights, divisors)]
+    n, supervisors = given[3].shape
+    probs, means = weights.new_empty(n, supervisors), weights.new_empty(n)
+    given.insert(3, divisors if cut_totals is None else cut_totals)
+    options = {"SPLIT": split, "CUT": cut_totals is not None, "BLOCK": 64, "num_warps": 2}
+    done = launch("label_probs", (n,), table, *given, probs, means, span.start, n, supervisors, **options)
+    return (probs, means) if done else None
+
+
 def soft_label_numbers(rows: "TokenRows", labels: Sequence["TokenLabel"]) -> tuple[Tensor, Tensor, Tensor] | None:
     """
     `NaiveLoss.token_form`: the loss, `(n,)`, the factors of the exponentials, `(n,)`, and the gradient at the emitted
