@@ -129,6 +129,8 @@ def kl_from_log_evidence(log_e: Tensor) -> Tensor:
 def kl_strength_term(log_total: Tensor, num_classes: int) -> Tensor:
     """`strength_term` from the logarithm of the total evidence, float64."""
     growth = _softplus(log_total - math.log(num_classes))  # ln(S / K)
+    if num_classes >= _STIRLING_FROM:  # and there is no evidence below 0: the special functions would not be read
+        return _stirling_strength(growth, float(num_classes))
     capped = log_total.clamp(max=math.log(_STIRLING_FROM) + 1).exp()
     return strength_term(capped, growth, num_classes)
 
@@ -163,14 +165,18 @@ def strength_term(total: Tensor, growth: Tensor, num_classes: int) -> Tensor:
     k = float(num_classes)
     strength_ = (k + total).clamp(max=_STIRLING_FROM)
     direct = torch.lgamma(strength_) - math.lgamma(k) + (strength_ - k) * (1 - _digamma(strength_))
+    return torch.where(k + total < _STIRLING_FROM, direct, _stirling_strength(growth, k))
+
+
+def _stirling_strength(growth: Tensor, k: float) -> Tensor:
+    """`strength_term` by Stirling's series at both ends, for S from 16 on."""
     log_s = (growth + math.log(k)).clamp(min=math.log(_STIRLING_FROM))
     inverse = (-log_s).exp()
     series = sum(
         b * (inverse ** (2 * n + 1) / (2 * n + 1) - k * inverse ** (2 * n + 2) / (2 * n + 2))
         for n, b in enumerate(_BERNOULLI)
     )
-    stirling = (k - 0.5) * growth + 0.5 - 0.5 * k * inverse + series - stirling_remainder(k)
-    return torch.where(k + total < _STIRLING_FROM, direct, stirling)
+    return (k - 0.5) * growth + 0.5 - 0.5 * k * inverse + series - stirling_remainder(k)
 
 
 def stirling_remainder(k: float) -> float:
