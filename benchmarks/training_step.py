@@ -2,18 +2,23 @@
 
     OMP_NUM_THREADS=1 python benchmarks/training_step.py                              # about 40 minutes, one thread
     OMP_NUM_THREADS=1 python benchmarks/training_step.py --layers 2 --width 128 --vocabulary 4000 --rounds 5   # one
+    OMP_NUM_THREADS=1 python benchmarks/training_step.py --shapes llama --layers 2 --width 64 --vocabulary 700 \
+        --instruction 40 --prompts 64 --targets 2 --default_loss --shares             # half: a tiny model's step
 
 A step is `training_step` of a trainer on one ready micro-batch: forward, loss, metrics, backward; no optimizer, whose
 cost does not depend on the loss. The collator's time is counted too. Rows: N completions of 15 tokens to each of
 P requests of 12 tokens under one instruction. `SFTTrainer` trains on the same rows and ignores the confidences. Models
-have random weights. Ratios are medians over rounds of paired CPU times; rounds alternate in direction.
+have random weights. Ratios are medians over rounds of paired CPU times; rounds alternate in direction. `--shares` says
+what part of a step the loss takes without its matrix products, and the passes over the vocabulary in it.
 """
 
 import argparse
+import contextlib
 import random
 import statistics
 import tempfile
 import time
+from unittest import mock
 
 import torch
 from datasets import Dataset
@@ -29,9 +34,19 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from trl_weaks import WeakSupervisionConfig, WeakSupervisionTrainer
+from trl_weaks.heads import chunked
+from trl_weaks.losses.vocabulary import cpu_kernels, evidential_tokens, token_rows
 from trl_weaks.trainer.completions.preparation import PREPARED, UNIT_IDS, UNIT_LOGPS, WEIGHTS
 
 SHAPES = ("gpt2", "opt", "neox", "llama")
+WITHOUT_PRODUCTS, STATISTICS, EVIDENTIAL = "loss without its products", "statistics", "evidential sums and gradient"
+PARTS = (  # of a step, by the functions that do them, compiled or not
+    (WITHOUT_PRODUCTS, chunked, "chunk_rows"),
+    (STATISTICS, cpu_kernels, "compiled_reduce_rows"),
+    (STATISTICS, token_rows, "reduce_rows"),
+    (EVIDENTIAL, cpu_kernels, "compiled_evidential_rows"),
+    (EVIDENTIAL, evidential_tokens, "dense_passes"),
+)
 SMOOTH_OPT = "opt_gelu"  # OPT without the kinks of its ReLU, beside which float32 gradients may jump
 
 
@@ -137,6 +152,26 @@ def step(trainer) -> tuple[float, float]:
     return time.process_time() - start, float(loss)
 
 
+def shares(trainer) -> dict[str, float]:
+    """What part of one step's CPU time each of `PARTS` takes."""
+    seconds = dict.fromkeys((name for name, *_ in PARTS), 0.0)
+
+    def timed(name: str, function):
+        def run(*given, **settings):
+            start = time.process_time()
+            found = function(*given, **settings)
+            seconds[name] += time.process_time() - start
+            return found
+
+        return run
+
+    with contextlib.ExitStack() as stack:
+        for name, module, function in PARTS:
+            stack.enter_context(mock.patch.object(module, function, timed(name, getattr(module, function))))
+        whole, _ = step(trainer)
+    return {name: part / whole for name, part in seconds.items()}
+
+
 def gradient(trainer) -> list[torch.Tensor]:
     step(trainer)
     return [p.grad.double() for p in trainer.model.parameters() if p.grad is not None]
@@ -174,6 +209,18 @@ def measure(shape: str, arguments: argparse.Namespace) -> None:
                 report(shape, seconds, over, under, errors)
 
 
+def measure_shares(shape: str, arguments: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, trainer in make_trainers(shape, arguments, folder).items():
+            if name == "SFTTrainer":
+                continue
+            found = [shares(trainer) for _ in range(1 + arguments.rounds)][1:]
+            for part in found[0]:
+                values = [100 * one[part] for one in found]
+                middle, low, high = statistics.median(values), min(values), max(values)
+                print(f"| {shape} | {name} | {part} | {middle:.2g} % | {low:.2g} to {high:.2g} |", flush=True)
+
+
 def report(shape: str, seconds: dict[str, list[float]], over: str, under: str, errors: str) -> None:
     values = [a / b for a, b in zip(seconds[over], seconds[under], strict=True)]
     print(
@@ -195,12 +242,18 @@ def parse(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--default_loss", action="store_true", help="also evidential loss with the auxiliary one")
     parser.add_argument("--trees_only", action="store_true", help="leave out SFTTrainer, whose head is slow on a CPU")
+    parser.add_argument("--shares", action="store_true", help="instead of ratios: the parts of our steps, in per cent")
     return parser.parse_args(given)
 
 
 def main(given: list[str] | None = None) -> None:
     arguments = parse(given)
     print(f"{vars(arguments)}, torch {torch.__version__}, {torch.get_num_threads()} thread(s)")
+    if arguments.shares:
+        print("| shape | loss, layout | part | median | [min, max] |\n|---|---|---|---|---|")
+        for shape in arguments.shapes:
+            measure_shares(shape, arguments)
+        return
     print(
         "| shape | ratio | median | [min, max] | seconds of the divisor | gradient: tree to rows | "
         "rows to float64 | tree to float64 |"
