@@ -107,7 +107,7 @@ def test_flops_of_a_step_are_those_that_pytorch_counts(load, tiny):
 def test_heads_and_their_agreement_on_a_cpu(load, tiny):
     heads, chip = load("gpu_heads"), load("chip").Chip(rehearse=True)
     found = heads.agreement(chip, tiny, math.inf)
-    assert len(found["rows"]) == 16 and [one["what"] for one in found["goals"] if not one["met"]] == []
+    assert len(found["rows"]) == 28 and [one["what"] for one in found["goals"] if not one["met"]] == []
     part = heads.heads(chip, tiny, math.inf, vocabulary=320)
     missing = {name for name, one in part["measured"].items() if "error" in one}
     assert missing <= {"Liger's fused head"} and len(part["goals"]) == 4
