@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from process_memory import mebibytes
 
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}  # dense bfloat16 FLOP/s, of the data sheets
-AT_LEAST = 3  # rounds, where the time allows
+# Dense bfloat16 FLOP/s, of the data sheets; the first name that a device's holds.
+PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
 
 
 class Chip:
@@ -23,7 +23,7 @@ class Chip:
         self.cuda = not rehearse
         self.name = torch.cuda.get_device_name() if self.cuda else "CPU (rehearsal)"
         self.gibibytes = torch.cuda.get_device_properties(0).total_memory / 2**30 if self.cuda else 0.0
-        self.peak_flops = next((flops for name, flops in PEAKS.items() if name in self.name), None)
+        self.peak_flops = peak(self.name)
 
     def now(self) -> float:
         """Seconds by the clock, once all work that was given is done."""
@@ -50,6 +50,11 @@ class Chip:
         return torch.cuda.max_memory_allocated() / 2**20 if self.cuda else mebibytes("VmHWM")
 
 
+def peak(device: str) -> float | None:
+    """FLOP/s of a device by its name; None of one that is not known."""
+    return next((flops for name, flops in PEAKS.items() if name in device), None)
+
+
 def in_turns(chip: Chip, ways: dict[str, Callable[[], object]], rounds: int, until: float) -> dict[str, dict]:
     """
     Name -> seconds of each round, most MiB held, and MiB above what was held before; a way that fails says why.
@@ -63,8 +68,12 @@ def in_turns(chip: Chip, ways: dict[str, Callable[[], object]], rounds: int, unt
         start = chip.now()
         for name in ready[:: -1 if number % 2 else 1]:
             before = chip.now()
-            ways[name]()
-            found[name]["seconds"].append(chip.now() - before)
+            try:
+                ways[name]()
+                found[name]["seconds"].append(chip.now() - before)
+            except Exception as error:
+                found[name]["error"] = said(error)
+        ready = [name for name in ready if "error" not in found[name]]
         if time.perf_counter() + (time.perf_counter() - start) > until:
             break
     return found
@@ -76,16 +85,24 @@ def _first(chip: Chip, way: Callable[[], object]) -> dict:
     try:
         way()
         chip.now()
-    except (RuntimeError, ImportError) as error:  # too little memory, or a library that is missing or too old
-        return {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}", "seconds": []}
+    except Exception as error:  # too little memory; a library that is missing, too old, or takes other arguments
+        return {"error": said(error), "seconds": []}
     finally:
         gc.collect()
     return {"seconds": [], "mib": chip.most(), "above": chip.most() - before}
 
 
+def said(error: Exception) -> str:
+    """In one line."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+
+
 def ratios(found: dict[str, dict], over: str, under: str) -> list[float]:
-    """Of each round, one way's seconds over those of another; none where either did not run."""
-    pairs = zip(*(found.get(name, {}).get("seconds", ()) for name in (over, under)), strict=False)
+    """Of each round, one way's seconds over those of another; none where either did not run, or failed."""
+    both = [found.get(name, {"error": "left out"}) for name in (over, under)]
+    if any("error" in one for one in both):
+        return []
+    pairs = zip(*(one["seconds"] for one in both), strict=True)
     return [a / b for a, b in pairs]
 
 

@@ -89,6 +89,55 @@ def test_ways_run_there_and_back_and_one_that_fails_does_not_end_the_others(load
     assert chip.spread([2.0, 1.0, 4.0], 1) == "2.0 [1.0, 4.0]"
 
 
+def test_a_way_that_fails_later_or_without_a_word_ends_none_of_the_others(load):
+    """Too little memory in a round, or a library whose arguments have changed: no ratio is made of what was left."""
+    chip, calls = load("chip"), []
+
+    def twice():
+        calls.append(1)
+        if len(calls) > 2:
+            raise TypeError("takes 3 arguments")
+
+    def silent():
+        raise AssertionError
+
+    found = chip.in_turns(chip.Chip(rehearse=True), {"a": int, "b": twice, "c": silent}, 4, math.inf)
+    assert found["b"]["error"] == "TypeError: takes 3 arguments" and len(calls) == 3
+    assert found["c"]["error"] == "AssertionError: "
+    assert len(found["a"]["seconds"]) == 4 and chip.ratios(found, "b", "a") == chip.ratios(found, "a", "b") == []
+
+
+def test_the_peak_of_a_device_is_that_of_its_own_form(load):
+    peak, names = load("chip").peak, ("H100 80GB HBM3", "H100 PCIe", "H100 NVL", "H200", "A100-SXM4-80GB")
+    assert [peak(f"NVIDIA {name}") for name in names] == [989e12, 756e12, 835e12, 989e12, 312e12]
+    assert peak("CPU (rehearsal)") is None
+
+
+def test_a_step_is_compared_with_nothing_where_the_trainer_to_beat_had_too_little_memory(load):
+    models = load("gpu_models")
+    ours = {"seconds": [0.5, 0.25], "mib": 90.0}
+    rows, goals = models.step_table(
+        {models.SFT: {"error": "none", "seconds": []}, "ours: evidential": ours}, 1e12, 100, None
+    )
+    assert rows[1][0] == "ours: evidential" and rows[1][-2:] == ["", ""]
+    assert [(one["value"], one["met"]) for one in goals] == [(None, None)] * 2
+    found = {models.SFT: {"seconds": [0.5, 0.5], "mib": 100.0}, "ours: evidential": ours}
+    rows, goals = models.step_table(found, 1e12, 100, 8e12)
+    assert rows[1][3:] == ["300 [200, 400]", "0.375 [0.250, 0.500]", "0.750 [0.500, 1.000]", "0.900"]
+    assert [(one["value"], one["met"]) for one in goals] == [(0.75, True), (0.9, True)]
+
+
+def test_labelling_by_three_is_no_sum_of_two(load, tiny, monkeypatch):
+    models, chip = load("gpu_models"), load("chip").Chip(rehearse=True)
+    monkeypatch.setattr(models, "on_device", lambda config, chip: config)
+    tiny.supervisors = {name: torch.nn.Linear(1, 1) for name in "abc"}
+    good = {side: {"seconds": [seconds], "mib": 1.0} for side, seconds in (("ours", 2.0), ("theirs", 6.0))}
+    found = iter([(good, {"best beams": 1.0, "nats": 0.0})] * 5 + [({"ours": {"error": "none"}}, {})])
+    monkeypatch.setattr(models, "one_model", lambda *given: next(found))
+    assert models.labelling(chip, tiny, math.inf)["rows"][-1][:4] == ["all three", "0.7", "0.2", "3.00"]
+    assert [row[0] for row in models.labelling(chip, tiny, math.inf)["rows"]] == ["a", "b", "c"]
+
+
 def test_flops_of_a_step_are_those_that_pytorch_counts(load, tiny):
     """PyTorch counts all pairs of tokens in attention, of which a causal model sees half."""
     models = load("gpu_models")
