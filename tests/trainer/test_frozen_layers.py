@@ -1,6 +1,7 @@
 """Reading the states of frozen layers is computing them: same losses, gradient norms and weights, over epochs."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import classification_runs as runs
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 
 from trl_weaks import WeakClassificationConfig, WeakSupervisionConfig, WeakSupervisionTrainer
 from trl_weaks.inference import prefix_trees
-from trl_weaks.trainer.common.frozen_layers import FOLDER, frozen_layers, layers_of
+from trl_weaks.trainer.common.frozen_layers import FOLDER, frozen_layers, layers_of, refuse_engines
 from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer
 
 
@@ -166,11 +167,18 @@ def test_students_that_make_it_inexact_are_refused(tokenizer):
         hidden_size_per_layer_input=8, vocab_size_per_layer_input=320, activation_sparsity_pattern=[0.0] * 4,
         layer_types=["full_attention"] * 4,
     )  # fmt: skip
-    changed = partly_frozen("llama", tokenizer)
+    changed, noisy = (partly_frozen("llama", tokenizer) for _ in range(2))
     changed.get_input_embeddings().requires_grad_(True)
+    layers_of(noisy)[1].mlp.register_forward_hook(
+        lambda module, given, output: output + torch.randn_like(output) if module.training else output
+    )
+    jittering = freeze(causal_lm("mixtral", 320, **sizes, layers=3, num_local_experts=2))
+    layers_of(jittering)[0].mlp.jitter_noise = 0.01  # as routers of experts name it
     students = {
         "no layer is frozen": partly_frozen("llama", tokenizer, frozen=0),
         "embeddings": changed,
+        "draw random": noisy,
+        "jitter_noise=0.01": jittering,
         "dropout": partly_frozen("gpt2", tokenizer, embd_pdrop=0.1),
         "positions": partly_frozen(
             "llama", tokenizer, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
@@ -178,11 +186,20 @@ def test_students_that_make_it_inexact_are_refused(tokenizer):
         "": freeze(shared, 3),
     }
     for words, model in students.items():
+        state = torch.get_rng_state()
         with pytest.raises(ValueError, match=f"cache_frozen_layers.*{words}"):
-            frozen_layers(model)
+            frozen_layers(model.train())
+        assert all(module.training for module in model.modules()) and torch.equal(torch.get_rng_state(), state)
+        assert not any(layer._forward_hooks for layer in layers_of(model))
     assert len(frozen_layers(partly_frozen("gpt2", tokenizer, resid_pdrop=0.0))) == 2
     experts = causal_lm("mixtral", 320, **sizes, layers=3, num_local_experts=2)
     assert len(frozen_layers(freeze(experts))) == 2  # exact for the loss; the balance of its experts is refused
+
+
+def test_several_gpus_of_one_process_are_refused():
+    several = SimpleNamespace(is_deepspeed_enabled=False, is_fsdp_enabled=False, args=SimpleNamespace(n_gpu=2))
+    with pytest.raises(ValueError, match="cache_frozen_layers.*DataParallel"):
+        refuse_engines(several)
 
 
 def test_layers_that_change_while_training_end_it(weak_rows, tokenizer, arguments):

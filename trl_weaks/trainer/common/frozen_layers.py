@@ -61,6 +61,8 @@ def refuse_engines(trainer: Any) -> None:
     """Raises ValueError where the trainer's way of running the model rules `cache_frozen_layers` out."""
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         raise _refused("DeepSpeed and FSDP run the layers in their own way")
+    if trainer.args.n_gpu > 1:
+        raise _refused("`nn.DataParallel` cuts each batch into parts; use `accelerate launch`, or show one GPU only")
     if getattr(trainer, "aux_loss_enabled", False):
         raise _refused("the experts of the frozen layers are balanced, too")
 
@@ -73,7 +75,8 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
 
 
 def first_dropout(model: nn.Module, but: Sequence[nn.Module] = ()) -> str | None:
-    """The first module that drops something; some keep the rate as a number instead of in a module of its own.
+    """The first module that drops something, or adds noise while it is trained, as routers of experts do ("jitter");
+    some keep the rate as a number instead of in a module of its own.
 
     Args:
         but: Modules that are left out with all that they hold.
@@ -82,7 +85,8 @@ def first_dropout(model: nn.Module, but: Sequence[nn.Module] = ()) -> str | None
     for name, module in model.named_modules():
         if id(module) in left_out:
             continue
-        rates = {key: value for key, value in vars(module).items() if "drop" in key and isinstance(value, float)}
+        numbers = {key: value for key, value in vars(module).items() if isinstance(value, float)}
+        rates = {key: value for key, value in numbers.items() if "drop" in key or "jitter" in key}
         if isinstance(module, nn.modules.dropout._DropoutNd):
             rates["p"] = module.p
         for key, rate in rates.items():
@@ -112,7 +116,7 @@ def frozen_layers(model: nn.Module) -> list[nn.Module]:
     if not lower:
         raise _refused("no layer is frozen (`requires_grad_(False)`), beginning with the first")
     if (where := first_dropout(base.base_model, but=upper)) is not None:
-        raise _refused(f"dropout is on ({where}), and would be drawn once for all epochs")
+        raise _refused(f"dropout or noise is on ({where}), and would be drawn once for all epochs")
     if (reason := _tried(base, lower)) is not None:
         raise _refused(reason)
     return lower
@@ -131,28 +135,59 @@ def _tried(model: PreTrainedModel, lower: Sequence[nn.Module]) -> str | None:
     """Why the layers above `lower` need more than its last hidden states; None where they do not."""
     training = [module for module in model.modules() if module.training]
     rows = torch.stack(made_up_tokens(model, 12)[0].split(6))
-    kept: list[Any] = []
     model.eval()
     try:
-        handle = lower[-1].register_forward_hook(lambda module, given, output: kept.append(output))
-        with torch.enable_grad():
-            plain = model.base_model(input_ids=rows, use_cache=False).last_hidden_state.detach()
-        handle.remove()
+        with _given_by(lower[-1]) as kept, torch.enable_grad():
+            plain = _last_states(model, rows).detach()
         if len(kept) != 1 or not isinstance(kept[0], Tensor):
             return "its layers are called several times, or hand on more than hidden states"
         if kept[0].requires_grad:
             return BELOW
         with torch.no_grad(), instead_of(lower, kept[0]):
-            again = model.base_model(input_ids=rows, use_cache=False).last_hidden_state
+            again = _last_states(model, rows)
+        if _draws(model, lower, rows):
+            return "the frozen layers draw random numbers while they are trained"
     except Exception as caught:  # whatever a foreign model does with arguments it does not expect
         return f"{type(caught).__name__}: {caught}"
     finally:
+        model.eval()
         for module in training:
             module.training = True
     if not tells_apart(plain):
         return "its hidden states do not depend on the text (yet), so that this cannot be tried"
-    error = float((again - plain).abs().max() / plain.abs().max())
+    error = _difference(plain, again)
     return None if error < 1e-5 else f"its hidden states change by {error:.0%} when the frozen layers are passed over"
+
+
+def _draws(model: PreTrainedModel, lower: Sequence[nn.Module], rows: Tensor) -> bool:
+    """Whether two passes of what is frozen, as it is in training, differ; no random number is used up."""
+    model.base_model.train()
+    for layer in layers_of(model)[len(lower) :]:
+        layer.eval()
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.no_grad(), _given_by(lower[-1]) as kept:
+        for _ in range(2):
+            _last_states(model, rows)
+    return _difference(*kept) > 1e-5
+
+
+def _last_states(model: PreTrainedModel, rows: Tensor) -> Tensor:
+    return model.base_model(input_ids=rows, use_cache=False).last_hidden_state
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    return float((other - one).abs().max() / one.abs().max())
+
+
+@contextmanager
+def _given_by(layer: nn.Module) -> Iterator[list[Any]]:
+    """What a layer gives in each of its passes inside."""
+    kept: list[Any] = []
+    handle = layer.register_forward_hook(lambda module, given, output: kept.append(output))
+    try:
+        yield kept
+    finally:
+        handle.remove()
 
 
 @contextmanager
@@ -248,13 +283,10 @@ class FrozenStates:
             with instead_of(self._layers, _laid_out(found, lengths, ids, trees)):
                 yield
             return
-        kept: list[Tensor] = []
-        handle = self._layers[-1].register_forward_hook(lambda module, given, output: kept.append(output.detach()))
-        try:
+        with _given_by(self._layers[-1]) as kept:
             yield
-        finally:
-            handle.remove()
-        states = kept[0] if trees is None else kept[0].flatten(0, 1)[trees.nodes]
+        states = kept[0].detach()
+        states = states if trees is None else states.flatten(0, 1)[trees.nodes]
         for path, row, n, known in zip(paths, states, lengths, found, strict=True):
             if known is None:  # in a tree, the last token of a text has no node
                 _write(path, row[: n if trees is None else n - 1])
