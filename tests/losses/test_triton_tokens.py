@@ -215,3 +215,19 @@ def test_a_chunk_asks_for_few_launches_and_waits_once_at_most(name, hard, monkey
     products = a_chunk["mm"] + a_chunk["addmm_"]
     assert products == 3 and a_chunk["_local_scalar_dense"] == (1 if "evidential" in name else 0), a_chunk
     assert a_chunk.total() - products <= MOST[name, hard], a_chunk
+
+
+@pytest.mark.parametrize("name", ["evidential_tokens", "evidential_rows"])
+def test_a_kernel_that_no_longer_starts_ends_training_and_leaves_no_number_unwritten(name, monkeypatch):
+    known, starts = triton_passes.find_kernels(), []
+
+    class Failing:
+        def __getitem__(self, grid):
+            starts.append(grid)
+            return known[name][grid] if len(starts) == 1 else lambda *given, **options: 1 / 0
+
+    monkeypatch.setattr(triton_passes, "find_kernels", lambda: known | {name: Failing()})
+    logits, ids, labels = problem(4, 50, dtype=torch.float32)
+    with pytest.raises(RuntimeError, match="did not start again.*use_triton_kernels=False"):
+        closed(LOSSES["evidential, clamped"], logits, ids, labels, 0.6, kernels=True)
+    assert triton_passes._failures.pop().startswith(f"{name}: ZeroDivisionError")

@@ -87,7 +87,10 @@ def evidential_form(
 ) -> tuple[Tensor, Tensor | None] | None:
     """
     `evidential_tokens.evidential_token_form`, whose gradient, `(n, V)`, is written over the logits where those are of
-    the type that is asked for; None, and nothing has changed, where a kernel fails.
+    the type that is asked for; None, and nothing has changed, where a kernel fails at first.
+
+    Raises:
+        RuntimeError: one of them ran, and failed when it was started again.
 
     Nothing waits for the device. Rows that may reach the clamp are read twice, and no others.
     """
@@ -130,13 +133,23 @@ def evidential_form(
 
     if not tokens(False) or (groups or soft or needs_grad) and not sweep(int(needs_grad)):
         return None
-    tokens(True)
+    _finish(tokens(True))
     if not needs_grad:
         return loss, None
     if groups and penalty.clamp < math.inf:
-        sweep(2)
+        _finish(sweep(2))
     ids = side_by_side([rows.ids, rows.rival_ids] if rival else [rows.ids])
     return loss, out.scatter_(-1, ids, values.to(out.dtype))
+
+
+def _finish(started: bool) -> None:
+    """Raises RuntimeError where a kernel that has run no longer starts: the logits may be overwritten by then, and
+    what it would have written is memory of any content."""
+    if not started:
+        raise RuntimeError(
+            "A kernel of Triton that had run for this batch did not start again (the log says why): too little memory "
+            "of the GPU, or a fault of it. Take smaller batches, or `use_triton_kernels=False`."
+        )
 
 
 def _stacked(labels: Sequence["TokenLabel"]) -> tuple[Tensor, Tensor | None, int]:
