@@ -24,7 +24,7 @@ from .row_reductions import Reduction
 logger = logging.getLogger(__name__)
 
 OVERWRITES = True  # see token_rows.Kernels
-_VERSION = 1  # of the functions' arguments, as in row_kernels.cpp
+_VERSION = 1  # of what the functions take and compute, as in row_kernels.cpp
 _LIBRARIES = {"AVX512": ("avx512", "avx2", "plain"), "AVX2": ("avx2", "plain")}  # PyTorch's word -> in this order
 _ARGUMENTS = {
     "reduce_rows": [c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_int32, c_int32, c_int32],

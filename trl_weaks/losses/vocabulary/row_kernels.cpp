@@ -152,7 +152,8 @@ float likelihood(const float* evidence, float* gradient, int64_t count, float sh
 
 extern "C" {
 
-// Changed with the arguments of a function below; cpu_kernels.py asks for the same.
+// Raised whenever a function below takes or computes something else, so that no library of an older edition is left to
+// be loaded beside a newer cpu_kernels.py, which asks for the same.
 int32_t row_kernels_version() { return 1; }
 
 // logits (n, V), top (n), largest (n): the first token that has it, sums (n, 3), 0 before; see
