@@ -27,6 +27,14 @@ MODELS = {"my-gpt2": "gpt2", "my-opt": "opt", "my-pythia": "gpt_neox", "my-stron
 CLASSIFIERS = ("my-gpt2", "my-opt")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_word_stands_for_a_number_that_was_to_come(page):
+    """SPEED_LATER, RATIOS8, TODO: a page is written before a measurement is over, and nobody reads it again."""
+    prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", "", page.read_text(encoding="utf-8"), flags=re.S)
+    found = re.findall(r"\b(?:[A-Z]{2,}_[A-Z0-9_]+|[A-Z]{5,}[0-9]+|TODO|TBD|FIXME|XXX)\b", prose)
+    assert not found, f"{page.relative_to(ROOT)}: write what they stand for, or a setting's name as code: {found}"
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Tiny models under the names that the pages use, without a pad token, as many real ones are."""
