@@ -44,6 +44,8 @@ def grouped(seconds: dict[str, float]) -> dict[str, tuple[float, int]]:
 def table(folder: Path, clock: float | None = None, processor: float | None = None) -> str:
     """Markdown of one run; `clock` and `processor`: seconds of the whole command."""
     path = folder if folder.suffix == ".json" else folder / "results.json"
+    if not path.is_file():
+        raise SystemExit(f"{path}: not there; name the folder of a finished run, or its results.json.")
     results = json.loads(path.read_text(encoding="utf-8"))
     if not results.get("stage_seconds"):
         raise SystemExit(f"{path} holds no `stage_seconds`; it is from before they were kept.")

@@ -109,3 +109,8 @@ def test_a_script_says_how_it_is_called_and_the_page_says_what_it_measures(scrip
     assert f"python benchmarks/{script.name}" in ast.get_docstring(ast.parse(text))
     assert "description=__doc__" in text or "pipeline.launch import parse" in text
     assert f"benchmarks/{script.name}" in (FOLDER.parent / "docs" / "benchmarks.md").read_text()
+
+
+def test_stage_seconds_names_a_folder_without_results(load, tmp_path):
+    with pytest.raises(SystemExit, match="results.json: not there; name the folder of a finished run"):
+        load("stage_seconds").table(tmp_path)

@@ -217,7 +217,10 @@ def main() -> None:
     asked = parser.parse_args()
     name = CURVE + asked.study
     folder = Path(asked.output_dir) / name
-    settings = {"data_dir": asked.data_dir, "seeds": asked.seeds} | study(asked.study, asked.data_dir)
+    try:
+        settings = {"data_dir": asked.data_dir, "seeds": asked.seeds} | study(asked.study, asked.data_dir)
+    except FileNotFoundError as missing:
+        parser.error(f"--data_dir: {missing}")
     run_study("classification", preset="pretrained", output_dir=folder, **settings)
     command = f"python docs/evidence/curves.py {asked.study} --data_dir path/to/slurp --seeds"
     print(publish(folder / "results.json", name, " ".join([command, *map(str, asked.seeds)])))

@@ -64,6 +64,8 @@ def slots(text: str) -> Answer:
 
 
 def read_run(folder: Path, data_dir: str | None, systems: Sequence[str], vacuity: Sequence[str]) -> Run:
+    if not (folder / "results.json").is_file():
+        raise SystemExit(f"{folder} is not the folder of a finished study: it has no results.json")
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     name = json.loads((folder / TASK_OF_FOLDER).read_text(encoding="utf-8"))["task"]
     kind = config_class(name)

@@ -86,3 +86,8 @@ def test_a_page_holds_the_tables(path, mistakes):
     made = json.loads(path.read_text(encoding="utf-8"))
     block = f"<!-- tables of results/mistakes/{path.name} -->\n\n{mistakes.tables(made)}\n"
     assert any(block in page.read_text(encoding="utf-8") for page in FOLDER.glob("*.md"))
+
+
+def test_a_folder_that_is_no_study_is_named(mistakes, tmp_path):
+    with pytest.raises(SystemExit, match=f"{tmp_path} is not the folder of a finished study"):
+        mistakes.read_run(tmp_path, None, ["naive"], [])

@@ -167,3 +167,13 @@ def test_the_pack_loads_at_the_papers_sizes(slurp_dir):
     parts = [texts(part) for part in (splits.half_a, splits.half_b, splits.validation, splits.test)]
     assert len(set.union(*parts)) == sum(len(part) for part in parts)
     assert not texts(splits.test) & {normalise(text) for text in slurp.load_unlabelled(slurp_dir)}
+
+
+def test_missing_files_say_what_belongs_in_them(tmp_path):
+    from trl_weaks.study.data.pretraining import read_turns
+    from trl_weaks.study.data.slurp import load_slot_types
+
+    with pytest.raises(FileNotFoundError, match="slot_types.txt: not there; the types of SLURP's slots"):
+        load_slot_types(tmp_path)
+    with pytest.raises(FileNotFoundError, match="turns.jsonl.gz: not there; turns of dialogues"):
+        next(read_turns(tmp_path))

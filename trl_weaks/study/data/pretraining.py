@@ -150,6 +150,10 @@ def dialogues(turns: Iterable[dict], seed: int = 0, random_share: float = 0.6) -
 def read_turns(folder: Path) -> Iterator[dict]:
     """The rows of `turns.jsonl.gz`, one at a time. Raises ValueError naming file, line and field of a bad one."""
     path = Path(folder) / TURNS
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: not there; turns of dialogues are needed, one JSON object with text and slots a line"
+        )
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:

@@ -46,6 +46,10 @@ def load_splits(
 def load_slot_types(folder: Path) -> list[str]:
     """The task's slot types, in prompt order."""
     path = Path(folder) / "slot_types.txt"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: not there; the types of SLURP's slots are needed, one a line, in prompt order"
+        )
     types = path.read_text(encoding="utf-8").split()
     if not types or len(set(types)) < len(types):
         raise ValueError(f"{path}: one distinct slot type a line is needed")
