@@ -38,6 +38,10 @@ _OF_DIALOGUES = (
     "naive gpt2 naive opt naive gpt_neox naive joint_answer naive_aux naive joint naive "
     "naive single_gpt2 naive single_opt naive single_gpt_neox"
 )
+_FIRST = (  # the rows of the plan that were run first, and the unplanned pairs of joint decoding
+    "--methods naive joint --compare joint naive naive joint_answer joint joint_answer naive gpt2 naive opt naive "
+    "gpt_neox joint gpt2 joint opt joint gpt_neox"
+)
 _NINE_EPOCHS = (
     '--student_training {"learning_rate":2.0e-4,"lr_scheduler_type":"linear","per_device_train_batch_size":16,'
     '"num_train_epochs":9,"kl_coef":0.01}'
@@ -57,6 +61,7 @@ STUDIES = {  # name of the results: what `trl-weaks study` gets beside the data
     "trusted_intent_minilm_seed0": f"classification:intent {_TRUSTED}",
     "field_classification": f"classification {_FIELD}",
     "field_slots": f"slot_filling {_FIELD}",
+    "slots_smollm2_joint": f"slot_filling --preset pretrained --num_test 600 --seeds 0 1 2 {_FIRST}",
     "slots_smollm2": "slot_filling --preset pretrained --num_test 600 --seeds 0 1 2 "
     f"--methods headline naive_aux bayesian naive_hard --compare {_OF_SLOTS}",
     "dialogues_smollm2": "examples/dialogue_state.py --preset pretrained --seeds 0 1 2 "

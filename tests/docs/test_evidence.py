@@ -108,6 +108,7 @@ def test_a_study_without_its_data_or_with_others_is_refused_with_what_to_do(give
         "trusted_scenario_minilm_seed0",
         "intent_minilm",
         "slots_smollm2",
+        "slots_smollm2_joint",
         "dialogues_smollm2",
         "field_classification",
         "field_slots",
