@@ -2,8 +2,8 @@
 python docs/evidence/picture.py docs/evidence/results/scenario_minilm.json docs/results.svg
 """
 
+import argparse
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,4 +20,8 @@ def chosen(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    plot_pgr(chosen(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))), sys.argv[2], "Accuracy")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="of a study of classes with the rows of the plan")
+    parser.add_argument("picture", type=Path, help="the file to write, .svg or .png")
+    asked = parser.parse_args()
+    plot_pgr(chosen(json.loads(asked.results.read_text(encoding="utf-8"))), asked.picture, "Accuracy")
