@@ -244,6 +244,11 @@ class Unlabelled(Sums):
         return ["1 + 1 =", "2 + 3 =", "7 + 1 ="]
 
 
+class Needy(Sums):
+    def __init__(self, size):
+        self.size = size
+
+
 class ByTheSeed(Sums):
     """Another test split for every seed."""
 
@@ -274,7 +279,8 @@ class ByTheSeed(Sums):
         (Changed(score=lambda c, e: 1.0), {}, "`score` gave 1.0; it must give a dict of scores by name"),
         (Changed(score=lambda c, e: dict.fromkeys("ab" if c else "ba", 1.0)), {}, r"gives \['a', 'b'\] for the gold"),
         (Changed(lambda s: replace(s, half_a=None)), {}, "a split is no list of `Example`s"),
-        (Sums, {}, "the task is <class .*Sums'>; it must be a CompletionTask"),
+        (dict, {}, "the task is <class 'dict'>; it must be a CompletionTask"),
+        (Needy, {}, "is a class that its `from_config` cannot make from the settings alone: .*size.* Give a task"),
         (Changed(), {"compare": ["naive", "naive"]}, "the row 'naive' is compared with itself"),
         (Changed(score=lambda c, e: {}), {}, "it has no score"),
         (Changed(score=lambda c, e: dict.fromkeys("ab"[: 1 + bool(c)], 1.0)), {}, "the answer '': 1 scores, where"),

@@ -38,7 +38,16 @@ def config_class(name: str) -> type[StudyConfig]:
 def task_of(name: str, config: StudyConfig) -> Any:
     """The task for a study's settings, of a class made with them (`from_config`); errors as in [`config_class`]."""
     found = TASKS.get(name, None) or _own(name)
-    return checked_task(found.from_config(config), f"the task {name!r}") if isinstance(found, type) else found
+    if not isinstance(found, type):
+        return found
+    try:
+        made = found.from_config(config)
+    except TypeError as error:
+        raise ValueError(
+            f"the task {name!r} is a class that its `from_config` cannot make from the settings alone: {error}. Give "
+            "a task made from it, or a `from_config` of its own."
+        ) from error
+    return checked_task(made, f"the task {name!r}")
 
 
 def in_own_folder(config: StudyConfig, task: Any) -> StudyConfig:
