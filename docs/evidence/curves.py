@@ -182,7 +182,6 @@ def _plot(
     log: bool = False,
 ) -> None:
     """Accuracy with its intervals along `what`, one line each; `levels` are dashed."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
@@ -201,6 +200,13 @@ def _plot(
     axes.set_xticks(ticks, [f"{x:,}" for x in ticks])
     axes.minorticks_off()
     axes.set(xlabel=what, ylabel="Accuracy; bars: 95 % intervals")
+    save(figure, axes, path)
+
+
+def save(figure: Any, axes: Any, path: Path) -> None:
+    """One look for the curves of these pages; the same numbers give the same bytes."""
+    from matplotlib import rc_context
+
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.legend(frameon=False, fontsize=8)

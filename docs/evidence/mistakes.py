@@ -199,7 +199,7 @@ def said(answer: Any) -> str:
 
 def draw(made: Mapping[str, Any], path: Path) -> None:
     """Coverage and risk, one line for a system and a doubt."""
-    from matplotlib import rc_context
+    from curves import save
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
@@ -208,11 +208,7 @@ def draw(made: Mapping[str, Any], path: Path) -> None:
         axes.plot(curve["coverage"], curve["risk"], marker="o", markersize=3, color=colour, label=name)
     axes.set(xlabel="share answered, least doubt first", ylabel="error rate of the answered", xlim=(0, 1.02))
     axes.set_ylim(bottom=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e6e6", linewidth=0.8)
-    axes.legend(frameon=False, fontsize=8)
-    with rc_context({"svg.hashsalt": "trl_weaks"}):
-        figure.savefig(path, metadata={"Date": None})
+    save(figure, axes, path)
 
 
 def main() -> None:
