@@ -23,6 +23,7 @@ FOLDER = Path(__file__).resolve().parent
 RESULTS, FIGURES = FOLDER / "results", FOLDER / "figures"
 TABLES, END = r"(<!-- tables of results/((?:mistakes/)?\w+)\.json -->\n\n)", r"(\n*<!-- end of tables -->)"
 BLOCK = re.compile(rf"{TABLES}(?:(?!<!--).)*?{END}", re.S)
+ACCOUNT = re.compile(r"(<!-- account of all results -->\n\n)(?:(?!<!--).)*?(\n*<!-- end of account -->)", re.S)
 DATA = {"dialogues": "path/to/dialogues"}  # by how the names of studies begin; else SLURP's
 SLURP = "path/to/slurp"
 TITLES = {"accuracy": "Accuracy", "slu_f1": "SLU-F1", "slot_f1": "Slot F1"}
@@ -108,7 +109,7 @@ def _limits(interval: Sequence[float | None]) -> str:
 
 
 def page_with_tables(text: str) -> str:
-    """A page with its marked blocks made anew.
+    """A page with its marked blocks made anew: of the tables of one study, or the account of all.
 
     Raises:
         FileNotFoundError: a block of results that are not there.
@@ -119,11 +120,20 @@ def page_with_tables(text: str) -> str:
         of = mistakes.tables if found[2].startswith("mistakes/") else tables
         return found[1] + of(read(RESULTS / f"{found[2]}.json")) + "\n\n" + found[3].lstrip()
 
-    return BLOCK.sub(made, text)
+    def told(found: re.Match[str]) -> str:
+        import account
+
+        return found[1] + account.table(all_results()) + "\n\n" + found[2].lstrip()
+
+    return ACCOUNT.sub(told, BLOCK.sub(made, text))
+
+
+def all_results() -> dict[str, dict[str, Any]]:
+    return {path.stem: read(path) for path in sorted(RESULTS.glob("*.json"))}
 
 
 def draw(folder: Path) -> list[Path]:
-    """A forest plot for every study that is no curve; the curves that have results, those of doubt among them."""
+    """A forest plot for every study that is no curve and has a ceiling; the curves that have results, and of doubt."""
     import curves
     import mistakes
     from matplotlib import rc_context
@@ -131,11 +141,10 @@ def draw(folder: Path) -> list[Path]:
     from trl_weaks.study.report.plots import plot_pgr
 
     folder.mkdir(parents=True, exist_ok=True)
-    found = {path.stem: read(path) for path in sorted(RESULTS.glob("*.json"))}
-    made = []
+    found, made = all_results(), []
     with rc_context({"svg.fonttype": "none"}):  # text stays text: small files, and a test reads them
         for name, results in found.items():
-            if not name.startswith(curves.CURVE):
+            if not name.startswith(curves.CURVE) and "ceiling" in results:
                 made.append(folder / f"{name}.svg")
                 plot_pgr(results, made[-1], TITLES[results["measure"]])
         made += curves.draw(found, folder)

@@ -1,0 +1,215 @@
+"""Every hypothesis of the plan beside what came out: the table of `account.md`, made of `results/*.json`.
+
+A pair is *confirmed* where the first row is ahead and *refuted* where it is behind, with p below 0.05 after Holm;
+three seeds or fewer may agree by chance, and need besides all to be of one sign, or an interval that stays away from 0
+by half its width (the plan's rule). All else is *unresolved*. Power: the difference that a study with an interval as
+wide as this one finds with a power of 0.8 before Holm's correction, (1.96 + 0.84) / 1.96 of half its width; by the
+normal distribution, a little too large for few seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from curves import STRENGTHS
+from scipy.stats import norm
+
+from trl_weaks.study.report.compare import holm
+
+FEW = 3  # seeds that may agree by chance
+FOUND = float((norm.ppf(0.975) + norm.ppf(0.8)) / norm.ppf(0.975))
+SUPERVISORS = ("gpt2", "opt", "gpt_neox")
+SINGLES = tuple(f"single_{name}" for name in SUPERVISORS)
+AUX, BAYES = "the auxiliary confidence loss helps", "the evidential loss helps on the same labels"
+SEVERAL = "several supervisors beat one"
+EVERY, TOGETHER = "the student beats every supervisor", "the student beats its supervisors' answer together"
+JOINT = "joint decoding beats independent labels"
+# what the plan says: hypothesis, in words, first row, second rows. A family is what Holm's correction is over.
+Hypothesis = tuple[str, str, str, Sequence[str]]
+_OF_CLASSES: tuple[tuple[str, str, Sequence[str]], ...] = (
+    (AUX, "naive_aux", ["naive"]),
+    (BAYES, "bayesian", ["naive"]),
+    (SEVERAL, "naive", SINGLES),
+    (TOGETHER, "naive", ["mean_vote"]),
+    (EVERY, "naive", SUPERVISORS),
+    ("seeing every vote helps", "dirichlet_votes", ["bayesian"]),
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Pairs that one correction is over.
+
+    Args:
+        name: of the study, for readers.
+        page: where it is told.
+        hypotheses: of the plan.
+        results: the names of the results that may hold the pairs, the first one that does counts; for strengths,
+            one for each hypothesis.
+    """
+
+    name: str
+    page: str
+    hypotheses: Sequence[Hypothesis]
+    results: Sequence[str]
+    each: bool = False
+
+
+def _numbered(letter: str, found: Sequence[tuple[str, str, Sequence[str]]]) -> list[Hypothesis]:
+    return [(f"{letter}{number}", *one) for number, one in enumerate(found, 1)]
+
+
+PLAN = (
+    Family("scenarios", "scenarios.md", _numbered("H", _OF_CLASSES), ["scenario_minilm"]),
+    Family(
+        "slots",
+        "slots.md",
+        _numbered(
+            "S",
+            (
+                (AUX, "naive_aux", ["naive"]),
+                (BAYES, "bayesian", ["naive"]),
+                (JOINT, "joint", ["naive"]),
+                ("the supervisors' confidences help", "naive", ["naive_hard"]),
+                ("cDPO adds to the student it starts from", "cdpo", ["bayesian_aux"]),
+                (SEVERAL, "naive", SINGLES),
+                (EVERY, "naive", SUPERVISORS),
+                (TOGETHER, "naive", ["joint_answer"]),
+            ),
+        ),
+        ["slots_smollm2", "slots_smollm2_joint"],
+    ),
+    Family(
+        "slots, the rest of the test split",
+        "slots.md",
+        _numbered(
+            "R",
+            (
+                (TOGETHER, "joint", ["joint_answer"]),
+                (TOGETHER, "naive", ["joint_answer"]),
+                (JOINT, "joint", ["naive"]),
+            ),
+        ),
+        ["slots_smollm2_rest"],
+    ),
+    Family("sixty intents", "intents.md", _numbered("F", _OF_CLASSES), ["intent_minilm"]),
+    Family(
+        "sixty intents, nine epochs",
+        "intents.md",
+        _numbered(
+            "N",
+            (
+                (TOGETHER, "naive", ["mean_vote"]),
+                (EVERY, "naive", SUPERVISORS),
+                (BAYES, "bayesian", ["naive"]),
+                (AUX, "naive_aux", ["naive"]),
+            ),
+        ),
+        ["intent_minilm_9_epochs"],
+    ),
+    Family(
+        "curve: number of supervisors",
+        "curves.md",
+        [("C1", "eight supervisors beat one", "of_8", ["of_1"]), ("C2", "and three", "of_8", ["of_3"])],
+        ["curve_supervisors"],
+    ),
+    Family(
+        "curve: strength",
+        "curves.md",
+        [(f"C3, {size:,} gold texts", TOGETHER, "naive", ["mean_vote"]) for size in STRENGTHS],
+        [f"curve_strength_{size}" for size in STRENGTHS],
+        each=True,
+    ),
+    Family(
+        "curve: number of labels",
+        "curves.md",
+        [("C5", "4,000 weak labels are better than 250", "weak_4000", ["weak_250"])],
+        ["curve_labels"],
+    ),
+    Family(
+        "dialogue state",
+        "dialogues.md",
+        _numbered(
+            "D",
+            (
+                (EVERY, "naive", SUPERVISORS),
+                (TOGETHER, "naive", ["joint_answer"]),
+                (AUX, "naive_aux", ["naive"]),
+                (JOINT, "joint", ["naive"]),
+                (SEVERAL, "naive", SINGLES),
+            ),
+        ),
+        ["dialogues_smollm2"],
+    ),
+)
+
+
+def pairs(family: Family, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every pair of a family with what its results say: `id`, `says`, `first`, `second`, and where it was run
+    `comparison` and `each` (the seeds' differences); `p` after Holm over all pairs of the plan, where one that was not
+    run counts as one with p = 1.
+    """
+    rows: list[dict[str, Any]] = []
+    for number, (name, says, first, seconds) in enumerate(family.hypotheses):
+        places = [family.results[number]] if family.each else family.results
+        for second in seconds:
+            row = {"id": name, "says": says, "first": first, "second": second}
+            rows.append(row | _found([results[place] for place in places if place in results], first, second))
+    adjusted = holm([row["comparison"]["p_value"] if "comparison" in row else 1.0 for row in rows])
+    return [row | {"p": p} for row, p in zip(rows, adjusted, strict=True)]
+
+
+def _found(studies: Sequence[Mapping[str, Any]], first: str, second: str) -> dict[str, Any]:
+    for study in studies:
+        for pair in study["comparisons"]:
+            if (pair["first"], pair["second"]) == (first, second):
+                rows, key = {**study["weak"], **study["methods"]}, f"{study['measure']}_per_seed"
+                each = [a - b for a, b in zip(rows[first][key], rows[second][key], strict=True)]
+                return {"comparison": pair, "each": each}
+    return {}
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """Of one pair of [`pairs`]."""
+    if "comparison" not in row:
+        return "not run"
+    low, high = row["comparison"]["interval"]
+    difference, each = row["comparison"]["difference"], row["each"]
+    away = None not in (low, high) and min(abs(low), abs(high)) >= (high - low) / 2 and low * high > 0
+    agree = all(one * difference > 0 for one in each)
+    if row["p"] >= 0.05 or not (agree or away or len(each) > FEW):
+        return "unresolved"
+    return "**confirmed**" if difference > 0 else "**refuted**"
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """All hypotheses, in Markdown."""
+    head = [
+        "",
+        "says",
+        "first",
+        "second",
+        "difference [95 % interval]",
+        "seeds above 0",
+        "p, Holm",
+        "power 0.8 at",
+        "",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for family in PLAN:
+        lines.append(f"| | **[{family.name}]({family.page})** |" + " |" * (len(head) - 2))
+        for row in pairs(family, results):
+            cells = [row["id"], row["says"], f"`{row['first']}`", f"`{row['second']}`", *_told(row), verdict(row)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _told(row: Mapping[str, Any]) -> list[str]:
+    if "comparison" not in row:
+        return [""] * 4
+    low, high = row["comparison"]["interval"]
+    above = f"{sum(one > 0 for one in row['each'])} of {len(row['each'])}"
+    known = None not in (low, high)
+    interval = f"[{low:+.3f}, {high:+.3f}]" if known else "[-∞, +∞]"
+    power = f"{FOUND * (high - low) / 2:.3f}" if known else ""
+    return [f"{row['comparison']['difference']:+.3f} {interval}", above, f"{row['p']:.2g}", power]
