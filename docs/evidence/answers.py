@@ -1,0 +1,216 @@
+"""Students that are trained already answer sentences that their study did not ask: the rest of a split.
+
+    python docs/evidence/answers.py answer slots_smollm2_rest runs/evidence/slots_smollm2 --data_dir path/to/slurp
+    python docs/evidence/answers.py score slots_smollm2_rest runs/evidence/slots_smollm2 --data_dir path/to/slurp
+
+Nothing is trained. `answer` keeps what is done in parts and goes on where it was stopped; `--seeds` and `--systems`
+choose, so that several may run side by side. `score` reads the answers of all seeds, tests the pairs of the plan on
+these sentences alone and writes `results/NAME.json`; `make evidence` puts the table into the page.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from make import RESULTS, read
+
+from trl_weaks.labelling.label_completions import label_completions
+from trl_weaks.study.environment import describe_environment
+from trl_weaks.study.pipeline.completions import JOINT_ANSWER, CompletionRun
+from trl_weaks.study.pipeline.models import ModelFactory
+from trl_weaks.study.pipeline.predictions import PREDICTIONS, predict_completions, read_predictions, write_completions
+from trl_weaks.study.pipeline.untaught import joint_answers
+from trl_weaks.study.report.compare import compare_systems
+from trl_weaks.study.report.results import score_systems
+from trl_weaks.study.tasks.base import Example
+from trl_weaks.study.tasks.checks import SCORED, checked_statistics, measure_of
+from trl_weaks.study.tasks.find import TASK_OF_FOLDER, config_class, task_of
+from trl_weaks.supervisors.ensemble import WeakEnsemble
+from trl_weaks.supervisors.supervisor import WeakSupervisor
+
+PART = 300  # sentences between two savings
+DEVEL = 1000  # sentences of devel behind those that a supervisor's epoch was chosen on
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is asked of whom.
+
+    Args:
+        systems: students of the study, those of `longer.py` with their epochs behind the name, or the joint answer;
+            the supervisors are there anyway.
+        ceiling: one of them.
+        pairs: first, second, first, second, ...
+        split: `test`, behind the sentences of the study; or `devel`, behind those that chose a supervisor's epoch.
+        seeds: of the study.
+    """
+
+    systems: Sequence[str]
+    ceiling: str
+    pairs: Sequence[str]
+    split: str = "test"
+    seeds: Sequence[int] = (0, 1, 2)
+
+
+_LONGER = ("joint", "joint_3", JOINT_ANSWER, "ceiling", "ceiling_3")
+TABLES = {
+    "slots_smollm2_rest": Table(  # R1, R2, R3 of plan.md
+        ("joint", "naive", JOINT_ANSWER, "ceiling"),
+        "ceiling",
+        ("joint", JOINT_ANSWER, "naive", JOINT_ANSWER, "joint", "naive"),
+    ),
+    "slots_devel_epochs": Table(
+        _LONGER, "ceiling_3", ("joint", JOINT_ANSWER, "joint_3", JOINT_ANSWER, "joint_3", "joint"), "devel", (0,)
+    ),
+}
+LABELS = {"joint_3": "Joint decoding + confidence, three epochs", "ceiling_3": "Ceiling, three epochs"}
+
+
+def run_of(folder: Path, data_dir: str, seed: int, **changed: Any) -> CompletionRun:
+    """A seed of a finished study, with its settings but for those that are `changed`.
+
+    Raises:
+        SystemExit: no finished study.
+    """
+    if not (folder / "results.json").is_file():
+        raise SystemExit(f"{folder} is not the folder of a finished study: it has no results.json")
+    name, settings = read(folder / TASK_OF_FOLDER)["task"], read(folder / "results.json")["config"]
+    config = config_class(name)(**settings | {"data_dir": data_dir, "output_dir": str(folder)} | changed)
+    return CompletionRun(config, task_of(name, config), ModelFactory(config), seed, [], {})
+
+
+def of_seed(folder: Path, data_dir: str, seed: int, split: str) -> tuple[CompletionRun, list[Example]]:
+    """The run of a seed, and the sentences of a split that its study did not read.
+
+    Raises:
+        SystemExit: from [`run_of`]; or what the study read are not the first of the split.
+    """
+    run = run_of(folder, data_dir, seed)
+    if split == "test":
+        read_already, whole = run.splits.test, run_of(folder, data_dir, seed, num_test=None).splits.test
+    else:
+        read_already = run.splits.validation
+        sizes = {"num_validation": len(read_already) + DEVEL}
+        whole = run_of(folder, data_dir, seed, **sizes).splits.validation
+    if [example.id for example in whole[: len(read_already)]] != [example.id for example in read_already]:
+        raise SystemExit(f"{folder}: its {split} sentences are not the first of {data_dir}")
+    return run, whole[len(read_already) :]
+
+
+def place(run: CompletionRun, split: str, system: str, first: int) -> Path:
+    return run.root / ("rest" if split == "test" else split) / system / f"part-{first}"
+
+
+def answer(name: str, folder: Path, data_dir: str, seeds: Sequence[int], systems: Sequence[str]) -> None:
+    """Answer what is missing."""
+    split = TABLES[name].split
+    for seed in seeds:
+        run, rest = of_seed(folder, data_dir, seed, split)
+        for system in systems or (*run.config.supervisor_names, *TABLES[name].systems):
+            parts = [(first, rest[first : first + PART]) for first in range(0, len(rest), PART)]
+            parts = [(f, part) for f, part in parts if not (place(run, split, system, f) / PREDICTIONS).is_file()]
+            models = loaded(run, system) if parts else []
+            for number, (first, part) in enumerate(parts, 1):
+                print(f"seed {seed}, {system}: part {number} of {len(parts)}", flush=True)
+                target = place(run, split, system, first)
+                target.mkdir(parents=True, exist_ok=True)
+                answer_part(run, models, part, target)
+
+
+def loaded(run: CompletionRun, system: str) -> list[WeakSupervisor]:
+    """The student or supervisor; for the joint answer all supervisors."""
+    supervisors = run.config.supervisor_names
+    if system == JOINT_ANSWER or system in supervisors:
+        names = supervisors if system == JOINT_ANSWER else [system]
+        return [WeakSupervisor(*run.factory.trained(run.root / "weak" / name), name=name) for name in names]
+    folder = run.root / ("longer" if system in LABELS else "students") / system
+    return [WeakSupervisor(*run.factory.trained(folder), name=system)]
+
+
+def answer_part(run: CompletionRun, models: Sequence[WeakSupervisor], part: Sequence[Example], folder: Path) -> None:
+    """As the study answers its own test sentences."""
+    c, rows = run.config, run.unlabelled_rows(part)
+    if len(models) == 1:
+        predict_completions(models[0], rows, folder, c.eval_beams, c.max_new_tokens, c.generation_batch_size)
+        return
+    labels = label_completions(
+        WeakEnsemble(models, weights=c.weak_weights),
+        Dataset.from_list(rows),
+        mode="joint",
+        num_candidates=c.num_candidates,
+        max_new_tokens=c.max_new_tokens,
+        output_dir=folder / "labels",
+        batch_size=c.generation_batch_size,
+    )
+    write_completions(folder, rows, joint_answers(labels, rows))
+
+
+def statistics(name: str, folder: Path, data_dir: str) -> tuple[CompletionRun, dict[str, np.ndarray], list[Example]]:
+    """Statistics of every system, `(seeds, sentences, C)`.
+
+    Raises:
+        FileNotFoundError: answers are missing.
+    """
+    table, found = TABLES[name], dict[str, list[list[Any]]]()
+    for seed in table.seeds:
+        run, rest = of_seed(folder, data_dir, seed, table.split)
+        for system in (*run.config.supervisor_names, *table.systems):
+            texts = []
+            for first in range(0, len(rest), PART):
+                ids = [example.id for example in rest[first : first + PART]]
+                kept = read_predictions(place(run, table.split, system, first), ids)
+                texts += [row["completion"] for row in kept]
+            pairs = zip(texts, rest, strict=True)
+            found.setdefault(system, []).append([checked_statistics(run.task, *pair) for pair in pairs])
+    return run, {system: np.array(values, dtype=float) for system, values in found.items()}, rest
+
+
+def score(name: str, folder: Path, data_dir: str) -> dict[str, Any]:
+    """Rows and comparisons, in the form of a study's results."""
+    table, own = TABLES[name], read(folder / "results.json")
+    run, samples, rest = statistics(name, folder, data_dir)
+    measure, rows = measure_of(run.task, *rest[:SCORED]), {**own["weak"], **own["methods"]}
+    systems = []
+    for system, values in samples.items():
+        weak, other = system in own["weak"], system in (JOINT_ANSWER, "ceiling")
+        role = "weak" if weak else "ceiling" if system == table.ceiling else "baseline" if other else "method"
+        label = LABELS.get(system) or rows[system]["label"]
+        systems.append({"name": system, "label": label, "role": role, "samples": values})
+    results = score_systems(systems, measure=measure, resamples=10_000)
+    command = f"python docs/evidence/answers.py score {name} runs/evidence/slots_smollm2 --data_dir path/to/slurp"
+    return results | {
+        "comparisons": compare_systems(samples, measure, table.pairs),
+        "seeds": list(table.seeds),
+        "environment": describe_environment(),
+        "command": command,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["answer", "score"])
+    parser.add_argument("name", choices=TABLES, help="of the results")
+    parser.add_argument("run", type=Path, help="the folder of the finished study")
+    parser.add_argument("--data_dir", required=True, help="SLURP's folder")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of `answer`; default those of the table")
+    parser.add_argument("--systems", nargs="+", default=[], help="of `answer`; default all of the table")
+    asked = parser.parse_args()
+    if asked.what == "answer":
+        answer(asked.name, asked.run, asked.data_dir, asked.seeds or TABLES[asked.name].seeds, asked.systems)
+        return
+    try:
+        made = score(asked.name, asked.run, asked.data_dir)
+    except FileNotFoundError as missing:
+        raise SystemExit(f"{missing.filename} is missing; `answers.py answer` answers these sentences first") from None
+    path = RESULTS / f"{asked.name}.json"
+    path.write_text(json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
