@@ -92,6 +92,19 @@ PLAN = (
         ),
         ["slots_smollm2_rest"],
     ),
+    Family(
+        "slots, three epochs, the rest of the test split",
+        "slots.md",
+        _numbered(
+            "T",
+            (
+                (TOGETHER, "joint_3", ["joint_answer"]),
+                ("three epochs are better than one", "joint_3", ["joint"]),
+                (EVERY, "joint_3", SUPERVISORS),
+            ),
+        ),
+        ["slots_smollm2_3_epochs"],
+    ),
     Family("sixty intents", "intents.md", _numbered("F", _OF_CLASSES), ["intent_minilm"]),
     Family(
         "sixty intents, nine epochs",

@@ -64,6 +64,11 @@ TABLES = {
         "ceiling",
         ("joint", JOINT_ANSWER, "naive", JOINT_ANSWER, "joint", "naive"),
     ),
+    "slots_smollm2_3_epochs": Table(  # T1, T2, T3
+        _LONGER,
+        "ceiling_3",
+        ("joint_3", JOINT_ANSWER, "joint_3", "joint", "joint_3", "gpt2", "joint_3", "opt", "joint_3", "gpt_neox"),
+    ),
     "slots_devel_epochs": Table(
         _LONGER, "ceiling_3", ("joint", JOINT_ANSWER, "joint_3", JOINT_ANSWER, "joint_3", "joint"), "devel", (0,)
     ),

@@ -1,4 +1,4 @@
-"""The account of the hypotheses, and the script that answers the rest of a test split."""
+"""The account of the hypotheses; the scripts by which trained students answer the rest of a split, or train on."""
 
 import json
 from pathlib import Path
@@ -19,11 +19,11 @@ def account(monkeypatch):
 
 
 @pytest.fixture
-def rest(monkeypatch):
+def answers(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-    import rest
+    import answers
 
-    return rest
+    return answers
 
 
 def results(pairs, seeds=3):
@@ -73,12 +73,15 @@ def test_power_against_drawing_studies(account):
 
 
 def test_every_pair_of_a_plan_stands_in_the_command_that_runs_it(account):
+    import answers
     import make
 
+    asked_of = {name: given.split(" --compare ")[1].split() for name, given in make.STUDIES.items() if " --c" in given}
+    asked_of |= {name: table.pairs for name, table in answers.TABLES.items()}
     for family in account.PLAN:
         for name in family.results:
-            if name in make.STUDIES and name != "slots_smollm2_joint":
-                asked = make.STUDIES[name].split(" --compare ")[1].split()
+            if name in asked_of and name != "slots_smollm2_joint":
+                asked = asked_of[name]
                 said = {(first, second) for _, _, first, seconds in family.hypotheses for second in seconds}
                 assert said == set(zip(asked[::2], asked[1::2], strict=True)), name
 
@@ -92,9 +95,10 @@ def test_the_table_has_every_hypothesis(account):
     assert table.count("\n") == 1 + sum(1 + sum(len(h[3]) for h in family.hypotheses) for family in account.PLAN)
 
 
-# the rest of the test split
+# the rest of a split
 
 SLOTS = [("date", "monday"), ("person", "bo"), ("person", "ann"), ("date", "today"), ("date", "friday")]
+SIZES = {"vocab_size": 300, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 128}
 
 
 @pytest.fixture
@@ -109,64 +113,105 @@ def study(tmp_path):
         (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (data / "slot_types.txt").write_text("date\nperson\n")
     config = {"dataset": "slurp", "num_gold": 4, "num_weak": 4, "num_validation": 2, "num_test": 2, "seeds": [0, 1]}
-    sizes = {"vocab_size": 300, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 128}
-    config |= {"weak_models": ["tiny:gpt2"], "student_model": "tiny:gpt2", "tiny_models": {"gpt2": sizes}}
-    labels = {name: {"label": name} for name in ("joint", "naive", "joint_answer")}
-    (run / "results.json").write_text(json.dumps({"config": config, "methods": labels}))
+    config |= {"weak_models": ["tiny:gpt2"], "student_model": "tiny:gpt2", "tiny_models": {"gpt2": SIZES}}
+    named = {name: {"label": name} for name in ("joint", "naive", "joint_answer", "ceiling")}
+    found = {"config": config, "weak": {"gpt2": {"label": "gpt2"}}, "methods": named}
+    (run / "results.json").write_text(json.dumps(found))
     (run / "study.json").write_text(json.dumps({"task": "slot_filling"}))
     return run, str(data)
 
 
-def say(folder, ids, answers):
+def say(folder, ids, texts):
     folder.mkdir(parents=True)
-    rows = [{"id": name, "completion": text} for name, text in zip(ids, answers, strict=True)]
+    rows = [{"id": name, "completion": text} for name, text in zip(ids, texts, strict=True)]
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_the_rest_is_what_the_study_did_not_ask(rest, study):
-    run, left = rest.of_seed(*study[:1], study[1], 0)
-    assert [example.id for example in left] == ["test2", "test3", "test4"] and run.config.num_test is None
+def test_the_rest_is_what_the_study_did_not_read(answers, study, monkeypatch):
+    monkeypatch.setattr(answers, "DEVEL", 1)
+    for split, ids in (("test", ["test2", "test3", "test4"]), ("devel", ["devel2"])):
+        run, left = answers.of_seed(*study, 0, split)
+        assert [example.id for example in left] == ids and run.config.num_test == 2
 
 
-def test_the_score_is_that_of_the_rest_alone(rest, study, monkeypatch):
-    monkeypatch.setattr(rest, "PART", 2)
+def test_the_score_is_that_of_the_rest_alone(answers, study, monkeypatch):
+    pairs = ("joint", "joint_answer", "naive", "joint_answer")
+    table = answers.Table(("joint", "naive", "joint_answer", "ceiling"), "ceiling", pairs, seeds=(0, 1))
+    monkeypatch.setitem(answers.TABLES, "mine", table)
+    monkeypatch.setattr(answers, "PART", 2)
     gold = [json.dumps(dict([slot])) for slot in SLOTS[2:]]
-    nothing = "{}"
     said = {  # of both seeds: answers that are right
-        "joint": [[1, 1, 1], [1, 1, 1]],
+        "ceiling": [[1, 1, 1], [1, 1, 1]],
+        "joint": [[1, 1, 0], [1, 1, 1]],
         "naive": [[1, 0, 0], [1, 1, 0]],
-        "joint_answer": [[0, 0, 0], [0, 0, 1]],
+        "joint_answer": [[0, 0, 1], [0, 0, 1]],
+        "gpt2": [[0, 0, 1], [0, 1, 0]],
     }
     for system, seeds in said.items():
         for seed, right in enumerate(seeds):
-            texts = [text if ok else nothing for text, ok in zip(gold, right, strict=True)]
+            texts = [text if ok else "{}" for text, ok in zip(gold, right, strict=True)]
+            run = answers.run_of(*study, seed)
             for first in (0, 2):
                 ids = [f"test{i + 2}" for i in range(first, min(first + 2, 3))]
-                say(rest.place(study[0], seed, system, first), ids, texts[first : first + 2])
-    made = rest.score(study[0], study[1], [0, 1])
-    f1 = lambda right, slots=3: 2 * right / (right + slots)  # noqa: E731  what is said is right, the rest is missing
-    each = {name: row["slu_f1_per_seed"] for name, row in made["methods"].items()}
-    assert each["joint"] == [1.0, 1.0] and made["examples"] == 3
-    assert each["naive"] == pytest.approx([f1(1), f1(2)]) and each["joint_answer"] == pytest.approx([0, f1(1)])
+                say(answers.place(run, "test", system, first), ids, texts[first : first + 2])
+    made = answers.score("mine", *study)
+    f1 = [0, 1 / 2, 4 / 5, 1]  # of three slots, so many are said, and nothing wrong
+    each = {name: row["slu_f1_per_seed"] for name, row in {**made["weak"], **made["methods"]}.items()}
+    assert made["examples"] == 3 and each == {
+        name: pytest.approx([f1[sum(right)] for right in seeds]) for name, seeds in said.items()
+    }
+    assert made["methods"]["joint"]["pgr"] == pytest.approx(((f1[2] + f1[3]) / 2 - f1[1]) / (1 - f1[1]))
     differences = {(one["first"], one["second"]): one["difference"] for one in made["comparisons"]}
-    assert differences["naive", "joint_answer"] == pytest.approx((f1(1) + f1(2) - f1(1)) / 2)
-    assert set(differences) == set(zip(rest.PAIRS[::2], rest.PAIRS[1::2], strict=True))
+    assert differences == {
+        ("joint", "joint_answer"): pytest.approx((f1[2] + f1[3]) / 2 - f1[1]),
+        ("naive", "joint_answer"): pytest.approx((f1[1] + f1[2]) / 2 - f1[1]),
+    }
 
 
-def test_answers_of_other_sentences_are_refused(rest, study, monkeypatch):
-    monkeypatch.setattr(rest, "PART", 3)
-    for system in rest.SYSTEMS:
-        say(rest.place(study[0], 0, system, 0), ["test3", "test2", "test4"], ["{}"] * 3)
+def test_answers_to_other_sentences_are_refused(answers, study, monkeypatch):
+    monkeypatch.setitem(answers.TABLES, "mine", answers.Table(("joint",), "joint", (), seeds=(0,)))
+    run = answers.run_of(*study, 0)
+    for system in ("gpt2", "joint"):
+        say(answers.place(run, "test", system, 0), ["test3", "test2", "test4"], ["{}"] * 3)
     with pytest.raises(ValueError, match="its ids are not those"):
-        rest.score(study[0], study[1], [0])
+        answers.score("mine", *study)
 
 
-def test_what_is_answered_is_not_answered_again(rest, study, monkeypatch):
-    monkeypatch.setattr(rest, "PART", 1)
-    say(rest.place(study[0], 0, "naive", 1), ["test3"], ["{}"])
+def test_missing_answers_are_named_with_what_to_do(answers, study, monkeypatch):
+    monkeypatch.setattr(
+        "sys.argv", ["answers.py", "score", "slots_smollm2_rest", str(study[0]), "--data_dir", study[1]]
+    )
+    with pytest.raises(SystemExit, match=r"predictions.jsonl is missing; `answers.py answer`"):
+        answers.main()
+
+
+def test_what_is_answered_is_not_answered_again(answers, study, monkeypatch):
+    monkeypatch.setattr(answers, "PART", 1)
+    say(answers.place(answers.run_of(*study, 0), "test", "naive", 1), ["test3"], ["{}"])
     asked, models = [], []
-    monkeypatch.setattr(rest, "loaded", lambda run, root, system: models.append((root.name, system)))
-    monkeypatch.setattr(rest, "answer_part", lambda run, models, part, folder: asked.append((part[0].id, folder)))
-    rest.answer(study[0], study[1], [0], ["naive"])
-    assert [name for name, _ in asked] == ["test2", "test4"] and models == [("seed-0", "naive")]
+    monkeypatch.setattr(answers, "loaded", lambda run, system: models.append((run.seed, system)))
+    monkeypatch.setattr(answers, "answer_part", lambda run, models, part, place: asked.append((part[0].id, place)))
+    answers.answer("slots_smollm2_rest", *study, [0], ["naive"])
+    assert [name for name, _ in asked] == ["test2", "test4"] and models == [(0, "naive")]
     assert [folder.name for _, folder in asked] == ["part-0", "part-2"]
+
+
+def test_longer_training_changes_the_epochs_and_nothing_else(answers, study, monkeypatch):
+    import longer
+
+    run, trained = answers.run_of(*study, 0), []
+    run.config.student_training = {"num_train_epochs": 1, "learning_rate": 2e-4}
+    note = lambda what: lambda *given: trained.append((what, given[0], given[-1].name, run.config.student_training))  # noqa: E731
+    monkeypatch.setattr(run, "train_student", note("weak"))
+    monkeypatch.setattr(run, "train_gold", note("gold"))
+    longer.train(run, "joint", 3)
+    longer.train(run, "ceiling", 3)
+    settings = {"num_train_epochs": 3, "learning_rate": 2e-4}
+    assert [(what, place, said) for what, _, place, said in trained] == [
+        ("weak", "joint_3", settings),
+        ("gold", "ceiling_3", settings),
+    ]
+    assert trained[0][1].name == "joint" and trained[1][1] == "half_b"
+    (run.root / "longer" / "joint_3" / "model.safetensors").touch()
+    longer.train(run, "joint", 3)
+    assert len(trained) == 2
