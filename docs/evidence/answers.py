@@ -42,8 +42,8 @@ class Table:
     """What is asked of whom.
 
     Args:
-        systems: students of the study, those of `longer.py` with their epochs behind the name, or the joint answer;
-            the supervisors are there anyway.
+        systems: students of the study, those of `longer.py` with their epochs behind the name, those of
+            `systematic.py`, or the joint answer; the supervisors are there anyway.
         ceiling: one of them.
         pairs: first, second, first, second, ...
         split: `test`, behind the sentences of the study; or `devel`, behind those that chose a supervisor's epoch.
@@ -72,8 +72,20 @@ TABLES = {
     "slots_devel_epochs": Table(
         _LONGER, "ceiling_3", ("joint", JOINT_ANSWER, "joint_3", JOINT_ANSWER, "joint_3", "joint"), "devel", (0,)
     ),
+    "slots_devel_systematic": Table(  # U1, U2
+        ("imitator", "randomly_wrong", JOINT_ANSWER, "ceiling"),
+        "ceiling",
+        ("randomly_wrong", JOINT_ANSWER, "randomly_wrong", "imitator", "imitator", JOINT_ANSWER),
+        "devel",
+        (0, 1),
+    ),
 }
-LABELS = {"joint_3": "Joint decoding + confidence, three epochs", "ceiling_3": "Ceiling, three epochs"}
+LABELS = {  # of students that are no row of the study
+    "joint_3": "Joint decoding + confidence, three epochs",
+    "ceiling_3": "Ceiling, three epochs",
+    "imitator": "Student on the joint answers as if gold",
+    "randomly_wrong": "Student on gold that is wrong at random as often",
+}
 
 
 def run_of(folder: Path, data_dir: str, seed: int, **changed: Any) -> CompletionRun:
@@ -133,7 +145,7 @@ def loaded(run: CompletionRun, system: str) -> list[WeakSupervisor]:
     if system == JOINT_ANSWER or system in supervisors:
         names = supervisors if system == JOINT_ANSWER else [system]
         return [WeakSupervisor(*run.factory.trained(run.root / "weak" / name), name=name) for name in names]
-    folder = run.root / ("longer" if system in LABELS else "students") / system
+    folder = run.root / ("more" if system in LABELS else "students") / system
     return [WeakSupervisor(*run.factory.trained(folder), name=system)]
 
 

@@ -2,7 +2,7 @@
 
     python docs/evidence/longer.py runs/evidence/slots_smollm2 --data_dir path/to/slurp --epochs 3
 
-Trains into the study's own folder, `seed-S/longer/NAME_3`, and changes nothing that stands there; `answers.py` has
+Trains into the study's own folder, `seed-S/more/NAME_3`, and changes nothing that stands there; `answers.py` has
 these students answer. A killed training goes on from its last checkpoint; what is done is kept.
 """
 
@@ -19,16 +19,17 @@ CEILING = "ceiling"
 
 def train(run: CompletionRun, student: str, epochs: int) -> Path:
     """Returns the folder; nothing is done where the student is there."""
-    folder = run.root / "longer" / f"{student}_{epochs}"
-    if (folder / "model.safetensors").is_file():
+    folder = run.root / "more" / f"{student}_{epochs}"
+    if (folder / "done").is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     run.config.student_training = dict(run.config.student_training or {}) | {"num_train_epochs": epochs}
     if student == CEILING:
         run.train_gold("half_b", folder)
-        return folder
-    (method,) = (one for one in methods_of(run.config, run.task) if one.name == student)
-    run.train_student(method, folder)
+    else:
+        (method,) = (one for one in methods_of(run.config, run.task) if one.name == student)
+        run.train_student(method, folder)
+    (folder / "done").touch()  # weights alone may be half written
     return folder
 
 
