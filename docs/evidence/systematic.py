@@ -2,9 +2,9 @@
 
     python docs/evidence/systematic.py runs/evidence/slots_smollm2 --data_dir path/to/slurp --seeds 0 1
 
-Both are trained as the ceiling is, from the same sentences of a finished study: `imitator` takes the supervisors' joint
-answer for gold; `randomly_wrong` has gold of which so many sentences got that of another one, drawn at random, that
-these labels have the same score. They go to the study's folder, `seed-S/more/NAME`; `answers.py` has them answer.
+Both are trained as the ceiling is, from the same sentences of a finished study: `imitator` takes the supervisors'
+joint answer for gold; `randomly_wrong` has gold of which so many sentences got that of another one, drawn at random,
+that these labels have the same score. They go to the study's folder, `seed-S/more/NAME`; `answers.py` has them answer.
 """
 
 import argparse

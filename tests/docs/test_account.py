@@ -212,6 +212,33 @@ def test_longer_training_changes_the_epochs_and_nothing_else(answers, study, mon
         ("gold", "ceiling_3", settings),
     ]
     assert trained[0][1].name == "joint" and trained[1][1] == "half_b"
-    (run.root / "longer" / "joint_3" / "model.safetensors").touch()
     longer.train(run, "joint", 3)
-    assert len(trained) == 2
+    assert len(trained) == 2  # it is there
+    (run.root / "more" / "joint_3" / "done").unlink()  # killed: weights alone may be half written
+    longer.train(run, "joint", 3)
+    assert len(trained) == 3
+
+
+def test_random_mistakes_are_as_many_as_the_supervisors(answers, study, monkeypatch):
+    import systematic
+
+    train = Path(study[1]) / "train.jsonl"
+    slots = [(("date", "person")[i % 2], f"day{i}") for i in range(200)]
+    rows = [{"id": f"t{i}", "sentence": f"on day{i} please", "slots": [s]} for i, s in enumerate(slots)]
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = answers.run_of(*study, 0, num_weak=150)
+    half_b = run.splits.half_b
+    said = [
+        {"example_id": e.id, "completion": run.task.completion(e) if i % 3 else "{}"} for i, e in enumerate(half_b)
+    ]
+    monkeypatch.setattr(run, "labels", lambda mode: said[:-1] if mode == "joint" else None)
+    found = systematic.labels_of(run)
+    gold = {example.id: run.task.completion(example) for example in half_b[:-1]}
+    assert found["imitator"].keys() == found["randomly_wrong"].keys() == gold.keys()
+    told = {name: systematic.told(run, labels) for name, labels in found.items()}
+    right = 99  # of 149; the others say nothing: F1 = 2 * 99 / (99 + 149)
+    assert told["imitator"] == {"rows": 149, "score": pytest.approx(2 * right / (right + 149)), "gold": right / 149}
+    assert told["randomly_wrong"]["score"] == pytest.approx(told["imitator"]["score"], abs=0.01)
+    some, all_ = (systematic.wrong_at_random(run, half_b, share) for share in (0.2, 1.0))
+    assert all(some[name] in (gold[name], all_[name]) for name in gold)  # what is wrong stays wrong
+    assert some == systematic.wrong_at_random(run, half_b, 0.2)
