@@ -93,14 +93,30 @@ def tables(results: Mapping[str, Any]) -> str:
         lines.append(f"| {row['label']} | {row[key]:.3f} [{low:.3f}, {high:.3f}] | {pgr} |")
     if not results.get("comparisons"):
         return "\n".join(lines)
-    lines += ["", "| first | second | difference [95 % interval] | seeds above 0 | p, Holm |", "|---|---|---|---|---|"]
+    head = ["first", "second", "difference [95 % interval]", "seeds above 0", "p", "p, Holm"]
+    lines += ["", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for pair in results["comparisons"]:
         first, second = rows[pair["first"]], rows[pair["second"]]
         each = [a - b for a, b in zip(first[f"{key}_per_seed"], second[f"{key}_per_seed"], strict=True)]
         above = f"{sum(value > 0 for value in each)} of {len(each)}"
         difference = f"{pair['difference']:+.3f} {_limits(pair['interval'])}"
-        lines.append(f"| {first['label']} | {second['label']} | {difference} | {above} | {pair['p_holm']:.2g} |")
+        ps = f"{pair['p_value']:.2g} | {pair['p_holm']:.2g}"
+        lines.append(f"| {first['label']} | {second['label']} | {difference} | {above} | {ps} |")
     return "\n".join(lines)
+
+
+def source(results: Mapping[str, Any]) -> str:
+    """Where a table comes from: command, seeds, examples, date and machine, in one line."""
+    seeds, where = results["seeds"], results["environment"]
+    parts = [
+        f"`{results['command']}`",
+        f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}",
+        f"{results['examples']:,} examples",
+        where["date"].split()[0],
+        where["machine"],
+        f"torch {where['versions']['torch']}",
+    ]
+    return "Made by " + "; ".join(parts) + "."
 
 
 def _limits(interval: Sequence[float | None]) -> str:
@@ -117,8 +133,10 @@ def page_with_tables(text: str) -> str:
     import mistakes
 
     def made(found: re.Match[str]) -> str:
-        of = mistakes.tables if found[2].startswith("mistakes/") else tables
-        return found[1] + of(read(RESULTS / f"{found[2]}.json")) + "\n\n" + found[3].lstrip()
+        results = read(RESULTS / f"{found[2]}.json")
+        if found[2].startswith("mistakes/"):
+            return found[1] + mistakes.tables(results) + "\n\n" + found[3].lstrip()
+        return found[1] + tables(results) + "\n\n" + source(results) + "\n\n" + found[3].lstrip()
 
     def told(found: re.Match[str]) -> str:
         import account

@@ -28,6 +28,17 @@ def test_a_page_holds_the_tables_of_its_results(path, make):
     assert results["environment"]["date"] and results["seeds"] and "/tmp/" not in path.read_text(encoding="utf-8")
 
 
+def test_every_table_says_how_where_and_when_it_was_made(make):
+    pages = {page.name: page.read_text(encoding="utf-8") for page in FOLDER.glob("*.md")}
+    blocks = [(name, found) for name, page in pages.items() for found in make.BLOCK.finditer(page)]
+    assert len(blocks) >= len(RESULTS)
+    for name, found in blocks:
+        if not found[2].startswith("mistakes/"):
+            results = make.read(FOLDER / "results" / f"{found[2]}.json")
+            assert f"\n\nMade by `{results['command']}`; seed" in found[0], (name, found[2])
+            assert results["environment"]["date"].split()[0] in found[0].rsplit("\n\n", 2)[1]
+
+
 def test_no_page_has_a_table_that_its_results_do_not_make(make):
     assert make.make(check=True) == []
 
@@ -55,9 +66,12 @@ def test_a_comparison_says_in_how_many_seeds_it_holds(make):
         "methods": {
             "m": {"label": "Mine", "accuracy": 0.55, "accuracy_interval": [0.5, 0.6], "accuracy_per_seed": [0.6, 0.5]}
         },
-        "comparisons": [{"first": "m", "second": "w", "difference": 0.05, "interval": [None, 0.2], "p_holm": 0.125}],
+        "comparisons": [
+            {"first": "m", "second": "w", "difference": 0.05, "interval": [None, 0.2]}
+            | {"p_value": 0.0625, "p_holm": 0.125}
+        ],
     }
-    assert make.tables(results).splitlines()[-1] == "| Mine | Weak | +0.050 [-∞, +0.200] | 1 of 2 | 0.12 |"
+    assert make.tables(results).splitlines()[-1] == "| Mine | Weak | +0.050 [-∞, +0.200] | 1 of 2 | 0.062 | 0.12 |"
 
 
 def test_the_figures_have_the_words_of_the_results(make, tmp_path):
