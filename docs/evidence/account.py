@@ -1,10 +1,10 @@
 """Every hypothesis of the plan beside what came out: the table of `account.md`, made of `results/*.json`.
 
-A pair is *confirmed* where the first row is ahead and *refuted* where it is behind, with p below 0.05 after Holm;
-three seeds or fewer may agree by chance, and need besides all to be of one sign, or an interval that stays away from 0
-by half its width (the plan's rule). All else is *unresolved*. Power: the difference that a study with an interval as
-wide as this one finds with a power of 0.8 before Holm's correction, (1.96 + 0.84) / 1.96 of half its width; by the
-normal distribution, a little too large for few seeds.
+A pair is *confirmed* where the first row is ahead, *refuted* where it is behind, with p below 0.05 after Holm. Three
+seeds may agree by chance, and need besides all to be of one sign, or an interval that stays away from 0 by half its
+width (the plan's rule); from fewer nothing is concluded. All else is *unresolved*. Power: the true difference that a
+study as sure as this one finds with a power of 0.8, by the spread of its own seeds and examples, for p < 0.05 and for
+the first step of Holm's correction (`trl_weaks.metrics.few_seeds.Spread.detectable`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from curves import STRENGTHS
-from scipy.stats import norm
 
+from trl_weaks.metrics.few_seeds import Spread
 from trl_weaks.study.report.compare import holm
 
-FEW = 3  # seeds that may agree by chance
-FOUND = float((norm.ppf(0.975) + norm.ppf(0.8)) / norm.ppf(0.975))
+FEW = 3  # seeds: so many may agree by chance, and fewer conclude nothing
 SUPERVISORS = ("gpt2", "opt", "gpt_neox")
 SINGLES = tuple(f"single_{name}" for name in SUPERVISORS)
 AUX, BAYES = "the auxiliary confidence loss helps", "the evidential loss helps on the same labels"
@@ -61,6 +60,7 @@ def _numbered(letter: str, found: Sequence[tuple[str, str, Sequence[str]]]) -> l
 
 PLAN = (
     Family("scenarios", "scenarios.md", _numbered("H", _OF_CLASSES), ["scenario_minilm"]),
+    Family("scenarios, again", "scenarios.md", _numbered("G", _OF_CLASSES), ["scenario_minilm_5_seeds"]),
     Family(
         "slots",
         "slots.md",
@@ -77,7 +77,7 @@ PLAN = (
                 (TOGETHER, "naive", ["joint_answer"]),
             ),
         ),
-        ["slots_smollm2", "slots_smollm2_joint"],
+        ["slots_smollm2", "slots_smollm2_four"],
     ),
     Family(
         "slots, the rest of the test split",
@@ -104,6 +104,31 @@ PLAN = (
             ),
         ),
         ["slots_smollm2_3_epochs"],
+    ),
+    Family(
+        "slots, devel: random or systematic mistakes",
+        "slots.md",
+        _numbered(
+            "U",
+            (
+                ("a student goes beyond labels that are wrong at random", "randomly_wrong", ["joint_answer"]),
+                ("and beyond one that learns from the supervisors'", "randomly_wrong", ["imitator"]),
+                ("for its interval: a student is not its labels", "imitator", ["joint_answer"]),
+            ),
+        ),
+        ["slots_devel_systematic"],
+    ),
+    Family(
+        "slots, devel: more labels",
+        "slots.md",
+        _numbered(
+            "V",
+            (
+                ("with twice the labels the student is better than the joint answer", "joint_3100", ["joint_answer"]),
+                ("and than with the study's", "joint_3100", ["joint"]),
+            ),
+        ),
+        ["slots_devel_more_labels"],
     ),
     Family("sixty intents", "intents.md", _numbered("F", _OF_CLASSES), ["intent_minilm"]),
     Family(
@@ -188,41 +213,50 @@ def verdict(row: Mapping[str, Any]) -> str:
         return "not run"
     low, high = row["comparison"]["interval"]
     difference, each = row["comparison"]["difference"], row["each"]
-    away = None not in (low, high) and min(abs(low), abs(high)) >= (high - low) / 2 and low * high > 0
+    if len(each) < FEW:
+        return f"unresolved, {len(each)} seed{'s' * (len(each) > 1)}"
+    known = None not in (low, high)
+    away = known and min(abs(low), abs(high)) >= (high - low) / 2 and low * high > 0
     agree = all(one * difference > 0 for one in each)
-    if row["p"] >= 0.05 or not (agree or away or len(each) > FEW):
+    if row["p"] >= 0.05 or not known or not (agree or away or len(each) > FEW):
         return "unresolved"
-    return "**confirmed**" if difference > 0 else "**refuted**"
+    alone = "" if "bootstrap_sd" in row["comparison"] else ", by the bootstrap alone"
+    return ("**confirmed**" if difference > 0 else "**refuted**") + alone
+
+
+def detectable(pair: Mapping[str, Any], alpha: float) -> float | None:
+    """The true difference that is found with a power of 0.8; None where the results do not say how sure they are."""
+    if pair.get("standard_error") is None or pair.get("bootstrap_sd") is None:
+        return None
+    return Spread(pair["standard_error"], pair["freedom"], pair["bootstrap_sd"]).detectable(alpha)
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """All hypotheses, in Markdown."""
-    head = [
-        "",
-        "says",
-        "first",
-        "second",
-        "difference [95 % interval]",
-        "seeds above 0",
-        "p, Holm",
-        "power 0.8 at",
-        "",
-    ]
+    head = ["", "says", "first", "second", "difference [95 % interval]", "seeds above 0", "p, Holm"]
+    head += ["found with power 0.8: p < 0.05, Holm's first step", "so"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for family in PLAN:
         lines.append(f"| | **[{family.name}]({family.page})** |" + " |" * (len(head) - 2))
-        for row in pairs(family, results):
-            cells = [row["id"], row["says"], f"`{row['first']}`", f"`{row['second']}`", *_told(row), verdict(row)]
-            lines.append("| " + " | ".join(cells) + " |")
+        found = pairs(family, results)
+        for row in found:
+            cells = [row["id"], row["says"], f"`{row['first']}`", f"`{row['second']}`"]
+            lines.append("| " + " | ".join([*cells, *_told(row, len(found)), verdict(row)]) + " |")
     return "\n".join(lines)
 
 
-def _told(row: Mapping[str, Any]) -> list[str]:
+def _told(row: Mapping[str, Any], tests: int) -> list[str]:
     if "comparison" not in row:
         return [""] * 4
     low, high = row["comparison"]["interval"]
     above = f"{sum(one > 0 for one in row['each'])} of {len(row['each'])}"
-    known = None not in (low, high)
-    interval = f"[{low:+.3f}, {high:+.3f}]" if known else "[-∞, +∞]"
-    power = f"{FOUND * (high - low) / 2:.3f}" if known else ""
-    return [f"{row['comparison']['difference']:+.3f} {interval}", above, f"{row['p']:.2g}", power]
+    interval = f"[{'-∞' if low is None else f'{low:+.3f}'}, {'+∞' if high is None else f'{high:+.3f}'}]"
+    power = [detectable(row["comparison"], alpha) for alpha in (0.05, 0.05 / tests)]
+    said = ", ".join(f"{one:.3f}" for one in power if one is not None)
+    return [f"{row['comparison']['difference']:+.3f} {interval}", above, f"{row['p']:.2g}", said]
+
+
+def planned(name: str, results: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], float] | None:
+    """The p of every pair of the plan that a study's results hold; None where the plan has no pair of that study."""
+    found = [pairs(family, results) for family in PLAN if name in family.results]
+    return {(row["first"], row["second"]): row["p"] for rows in found for row in rows} if found else None

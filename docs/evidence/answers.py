@@ -10,14 +10,15 @@ these sentences alone and writes `results/NAME.json`; `make evidence` puts the t
 
 import argparse
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from make import RESULTS, read
+from make import RESULTS, SLURP, read
 
 from trl_weaks.labelling.label_completions import label_completions
 from trl_weaks.study.environment import describe_environment
@@ -27,6 +28,7 @@ from trl_weaks.study.pipeline.predictions import PREDICTIONS, predict_completion
 from trl_weaks.study.pipeline.untaught import joint_answers
 from trl_weaks.study.report.compare import compare_systems
 from trl_weaks.study.report.results import score_systems
+from trl_weaks.study.stages import STAMP
 from trl_weaks.study.tasks.base import Example
 from trl_weaks.study.tasks.checks import SCORED, checked_statistics, measure_of
 from trl_weaks.study.tasks.find import TASK_OF_FOLDER, config_class, task_of
@@ -34,6 +36,9 @@ from trl_weaks.supervisors.ensemble import WeakEnsemble
 from trl_weaks.supervisors.supervisor import WeakSupervisor
 
 PART = 300  # sentences between two savings
+KEYS = "of.json"  # beside answers: what the models that gave them were made of
+BEGUN, DONE = "begun.json", "done.json"  # beside a student that a script here has trained, to its end
+RUN = "runs/evidence/slots_smollm2"  # how commands name the study's folder
 DEVEL = 1000  # sentences of devel behind those that a supervisor's epoch was chosen on
 
 
@@ -43,7 +48,7 @@ class Table:
 
     Args:
         systems: students of the study, those of `longer.py` with their epochs behind the name, those of
-            `systematic.py`, or the joint answer; the supervisors are there anyway.
+            `relabelled.py`, or the joint answer; the supervisors are there anyway.
         ceiling: one of them.
         pairs: first, second, first, second, ...
         split: `test`, behind the sentences of the study; or `devel`, behind those that chose a supervisor's epoch.
@@ -77,7 +82,12 @@ TABLES = {
         "ceiling",
         ("randomly_wrong", JOINT_ANSWER, "randomly_wrong", "imitator", "imitator", JOINT_ANSWER),
         "devel",
-        (0, 1),
+    ),
+    "slots_devel_more_labels": Table(  # V1, V2
+        ("joint", "joint_3100", JOINT_ANSWER, "ceiling"),
+        "ceiling",
+        ("joint_3100", JOINT_ANSWER, "joint_3100", "joint"),
+        "devel",
     ),
 }
 LABELS = {  # of students that are no row of the study
@@ -85,6 +95,7 @@ LABELS = {  # of students that are no row of the study
     "ceiling_3": "Ceiling, three epochs",
     "imitator": "Student on the joint answers as if gold",
     "randomly_wrong": "Student on gold that is wrong at random as often",
+    "joint_3100": "Joint decoding + confidence, 3,100 sentences",
 }
 
 
@@ -92,13 +103,18 @@ def run_of(folder: Path, data_dir: str, seed: int, **changed: Any) -> Completion
     """A seed of a finished study, with its settings but for those that are `changed`.
 
     Raises:
-        SystemExit: no finished study.
+        SystemExit: no finished study, or not of that seed; or of other rows than `data_dir` has.
     """
     if not (folder / "results.json").is_file():
         raise SystemExit(f"{folder} is not the folder of a finished study: it has no results.json")
     name, settings = read(folder / TASK_OF_FOLDER)["task"], read(folder / "results.json")["config"]
     config = config_class(name)(**settings | {"data_dir": data_dir, "output_dir": str(folder)} | changed)
-    return CompletionRun(config, task_of(name, config), ModelFactory(config), seed, [], {})
+    run = CompletionRun(config, task_of(name, config), ModelFactory(config), seed, [], {})
+    if not (run.labels_folder / STAMP).is_file():
+        raise SystemExit(f"{folder} has no seed {seed}")
+    if not changed and run.data != read(run.labels_folder / STAMP)["spec"]["data"]:
+        raise SystemExit(f"{data_dir} has other rows than those that seed {seed} of {folder} was run on")
+    return run
 
 
 def of_seed(folder: Path, data_dir: str, seed: int, split: str) -> tuple[CompletionRun, list[Example]]:
@@ -123,30 +139,62 @@ def place(run: CompletionRun, split: str, system: str, first: int) -> Path:
     return run.root / ("rest" if split == "test" else split) / system / f"part-{first}"
 
 
+def folders_of(run: CompletionRun, system: str) -> list[Path]:
+    """Where the models of a system are: one student or supervisor; for the joint answer all supervisors."""
+    supervisors = run.config.supervisor_names
+    if system == JOINT_ANSWER or system in supervisors:
+        return [run.root / "weak" / name for name in (supervisors if system == JOINT_ANSWER else [system])]
+    return [run.root / ("more" if system in LABELS else "students") / system]
+
+
+def keys_of(run: CompletionRun, system: str) -> list[str]:
+    """What the models of a system were made of, from the stamps beside them; answers keep it.
+
+    Raises:
+        FileNotFoundError: a model is not trained, or not to its end.
+    """
+    stamps = [STAMP if folder.parent.name != "more" else DONE for folder in folders_of(run, system)]
+    return [read(folder / stamp)["key"] for folder, stamp in zip(folders_of(run, system), stamps, strict=True)]
+
+
+def finished(folder: Path, made: Mapping[str, Any]) -> bool:
+    """Whether a student is trained to its end from these labels; a folder begun from others is emptied."""
+    if (folder / DONE).is_file() and read(folder / DONE) == made:
+        return True
+    if folder.exists() and not ((folder / BEGUN).is_file() and read(folder / BEGUN) == made):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / BEGUN).write_text(json.dumps(made), encoding="utf-8")
+    return False
+
+
+def answered(folder: Path, keys: Sequence[str]) -> bool:
+    """Whether a part is answered, by these very models."""
+    return (folder / PREDICTIONS).is_file() and (folder / KEYS).is_file() and read(folder / KEYS) == list(keys)
+
+
 def answer(name: str, folder: Path, data_dir: str, seeds: Sequence[int], systems: Sequence[str]) -> None:
     """Answer what is missing."""
     split = TABLES[name].split
     for seed in seeds:
         run, rest = of_seed(folder, data_dir, seed, split)
         for system in systems or (*run.config.supervisor_names, *TABLES[name].systems):
+            keys = keys_of(run, system)
             parts = [(first, rest[first : first + PART]) for first in range(0, len(rest), PART)]
-            parts = [(f, part) for f, part in parts if not (place(run, split, system, f) / PREDICTIONS).is_file()]
+            parts = [(first, part) for first, part in parts if not answered(place(run, split, system, first), keys)]
             models = loaded(run, system) if parts else []
             for number, (first, part) in enumerate(parts, 1):
                 print(f"seed {seed}, {system}: part {number} of {len(parts)}", flush=True)
                 target = place(run, split, system, first)
                 target.mkdir(parents=True, exist_ok=True)
+                (target / KEYS).unlink(missing_ok=True)
                 answer_part(run, models, part, target)
+                (target / KEYS).write_text(json.dumps(keys), encoding="utf-8")
 
 
 def loaded(run: CompletionRun, system: str) -> list[WeakSupervisor]:
-    """The student or supervisor; for the joint answer all supervisors."""
-    supervisors = run.config.supervisor_names
-    if system == JOINT_ANSWER or system in supervisors:
-        names = supervisors if system == JOINT_ANSWER else [system]
-        return [WeakSupervisor(*run.factory.trained(run.root / "weak" / name), name=name) for name in names]
-    folder = run.root / ("more" if system in LABELS else "students") / system
-    return [WeakSupervisor(*run.factory.trained(folder), name=system)]
+    folders = folders_of(run, system)
+    return [WeakSupervisor(*run.factory.trained(folder), name=folder.name) for folder in folders]
 
 
 def answer_part(run: CompletionRun, models: Sequence[WeakSupervisor], part: Sequence[Example], folder: Path) -> None:
@@ -172,6 +220,7 @@ def statistics(name: str, folder: Path, data_dir: str) -> tuple[CompletionRun, d
 
     Raises:
         FileNotFoundError: answers are missing.
+        SystemExit: answers are of models that have been trained anew since.
     """
     table, found = TABLES[name], dict[str, list[list[Any]]]()
     for seed in table.seeds:
@@ -179,8 +228,13 @@ def statistics(name: str, folder: Path, data_dir: str) -> tuple[CompletionRun, d
         for system in (*run.config.supervisor_names, *table.systems):
             texts = []
             for first in range(0, len(rest), PART):
-                ids = [example.id for example in rest[first : first + PART]]
-                kept = read_predictions(place(run, table.split, system, first), ids)
+                ids, part = (
+                    [example.id for example in rest[first : first + PART]],
+                    place(run, table.split, system, first),
+                )
+                kept = read_predictions(part, ids)
+                if not answered(part, keys_of(run, system)):
+                    raise SystemExit(f"{part} has answers of another {system} than is there; `answer` them again")
                 texts += [row["completion"] for row in kept]
             pairs = zip(texts, rest, strict=True)
             found.setdefault(system, []).append([checked_statistics(run.task, *pair) for pair in pairs])
@@ -199,7 +253,7 @@ def score(name: str, folder: Path, data_dir: str) -> dict[str, Any]:
         label = LABELS.get(system) or rows[system]["label"]
         systems.append({"name": system, "label": label, "role": role, "samples": values})
     results = score_systems(systems, measure=measure, resamples=10_000)
-    command = f"python docs/evidence/answers.py score {name} runs/evidence/slots_smollm2 --data_dir path/to/slurp"
+    command = f"python docs/evidence/answers.py score {name} {folder} --data_dir {data_dir}"
     return results | {
         "comparisons": compare_systems(samples, measure, table.pairs),
         "seeds": list(table.seeds),
@@ -224,6 +278,7 @@ def main() -> None:
         made = score(asked.name, asked.run, asked.data_dir)
     except FileNotFoundError as missing:
         raise SystemExit(f"{missing.filename} is missing; `answers.py answer` answers these sentences first") from None
+    made["command"] = made["command"].replace(str(asked.run), RUN).replace(asked.data_dir, SLURP)
     path = RESULTS / f"{asked.name}.json"
     path.write_text(json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     print(path)

@@ -7,29 +7,39 @@ these students answer. A killed training goes on from its last checkpoint; what 
 """
 
 import argparse
+import json
 from pathlib import Path
 
-from answers import run_of
+from answers import DONE, finished, run_of
+from make import read
 
 from trl_weaks.study.pipeline.completions import CompletionRun
 from trl_weaks.study.pipeline.run import methods_of
+from trl_weaks.study.stages import STAMP
 
 CEILING = "ceiling"
 
 
 def train(run: CompletionRun, student: str, epochs: int) -> Path:
-    """Returns the folder; nothing is done where the student is there."""
+    """Returns the folder; nothing is done where the student is there, from the same labels.
+
+    Raises:
+        SystemExit: the study has no such student.
+    """
+    stamp = run.root / "students" / student / STAMP
+    if not stamp.is_file():
+        raise SystemExit(f"seed {run.seed} has no student {student!r} to train longer")
     folder = run.root / "more" / f"{student}_{epochs}"
-    if (folder / "done").is_file():
+    made = {"key": f"{read(stamp)['key']}, {epochs} epochs"}
+    if finished(folder, made):
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
     run.config.student_training = dict(run.config.student_training or {}) | {"num_train_epochs": epochs}
     if student == CEILING:
         run.train_gold("half_b", folder)
     else:
         (method,) = (one for one in methods_of(run.config, run.task) if one.name == student)
         run.train_student(method, folder)
-    (folder / "done").touch()  # weights alone may be half written
+    (folder / DONE).write_text(json.dumps(made), encoding="utf-8")  # last: weights alone may be half written
     return folder
 
 

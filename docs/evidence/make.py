@@ -39,9 +39,9 @@ _OF_DIALOGUES = (
     "naive gpt2 naive opt naive gpt_neox naive joint_answer naive_aux naive joint naive "
     "naive single_gpt2 naive single_opt naive single_gpt_neox"
 )
-_FIRST = (  # the rows of the plan that were run first, and the unplanned pairs of joint decoding
-    "--methods naive joint --compare joint naive naive joint_answer joint joint_answer naive gpt2 naive opt naive "
-    "gpt_neox joint gpt2 joint opt joint gpt_neox"
+_FIRST = (  # the rows of the plan that were run first, and pairs of joint decoding that were not planned
+    "--methods naive joint naive_aux bayesian --compare naive_aux naive bayesian naive joint naive naive gpt2 naive "
+    "opt naive gpt_neox naive joint_answer joint joint_answer joint gpt2 joint opt joint gpt_neox"
 )
 _NINE_EPOCHS = (
     '--student_training {"learning_rate":2.0e-4,"lr_scheduler_type":"linear","per_device_train_batch_size":16,'
@@ -52,6 +52,8 @@ _TRUSTED = f"{_SMALL} trusted --compare trusted naive trusted mean_vote"
 _FIELD = "--preset tiny --methods field --seeds 0"
 STUDIES = {  # name of the results: what `trl-weaks study` gets beside the data
     "scenario_minilm": f"classification --preset pretrained --seeds 0 1 2 --compare {_OF_CLASSES}",
+    "scenario_minilm_5_seeds": "classification:scenario --preset pretrained --seeds 0 1 2 3 4 --methods naive "
+    f"naive_aux bayesian single_gpt2 single_opt single_gpt_neox dirichlet_votes --compare {_OF_CLASSES}",
     "intent_minilm": f"classification:intent --preset pretrained --seeds 0 1 2 3 4 5 6 7 8 9 --compare {_OF_CLASSES}",
     "intent_minilm_9_epochs": f"classification:intent --preset pretrained --seeds 0 1 2 3 4 {_NINE_EPOCHS} "
     "--methods naive bayesian naive_aux --compare naive mean_vote naive gpt2 naive opt naive gpt_neox bayesian naive "
@@ -62,7 +64,7 @@ STUDIES = {  # name of the results: what `trl-weaks study` gets beside the data
     "trusted_intent_minilm_seed0": f"classification:intent {_TRUSTED}",
     "field_classification": f"classification {_FIELD}",
     "field_slots": f"slot_filling {_FIELD}",
-    "slots_smollm2_joint": f"slot_filling --preset pretrained --num_test 600 --seeds 0 1 2 {_FIRST}",
+    "slots_smollm2_four": f"slot_filling --preset pretrained --num_test 600 --seeds 0 1 2 {_FIRST}",
     "slots_smollm2": "slot_filling --preset pretrained --num_test 600 --seeds 0 1 2 "
     f"--methods headline naive_aux bayesian naive_hard --compare {_OF_SLOTS}",
     "dialogues_smollm2": "examples/dialogue_state.py --preset pretrained --seeds 0 1 2 "
@@ -81,8 +83,13 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def tables(results: Mapping[str, Any]) -> str:
-    """Rows with interval and PGR, then the comparisons of the plan, in Markdown."""
+def tables(results: Mapping[str, Any], planned: Mapping[tuple[str, str], float] | None = None) -> str:
+    """Rows with interval and PGR, then the comparisons, in Markdown.
+
+    Args:
+        planned: the pairs of the plan, with their p after Holm over all pairs of the plan; the others are marked.
+            Without it Holm is over the pairs of these results.
+    """
     key = results["measure"]
     head = key if key == "accuracy" else TITLES[key]
     lines = [f"| system | {head} [95 % interval] | PGR [95 % interval] |", "|---|---|---|"]
@@ -100,7 +107,8 @@ def tables(results: Mapping[str, Any]) -> str:
         each = [a - b for a, b in zip(first[f"{key}_per_seed"], second[f"{key}_per_seed"], strict=True)]
         above = f"{sum(value > 0 for value in each)} of {len(each)}"
         difference = f"{pair['difference']:+.3f} {_limits(pair['interval'])}"
-        ps = f"{pair['p_value']:.2g} | {pair['p_holm']:.2g}"
+        holm = pair["p_holm"] if planned is None else planned.get((pair["first"], pair["second"]))
+        ps = f"{pair['p_value']:.2g} | " + ("not planned" if holm is None else f"{holm:.2g}")
         lines.append(f"| {first['label']} | {second['label']} | {difference} | {above} | {ps} |")
     return "\n".join(lines)
 
@@ -111,7 +119,7 @@ def source(results: Mapping[str, Any]) -> str:
     parts = [
         f"`{results['command']}`",
         f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}",
-        f"{results['examples']:,} examples",
+        f"{results.get('texts', results['examples']):,} examples",
         where["date"].split()[0],
         where["machine"],
         f"torch {where['versions']['torch']}",
@@ -122,6 +130,13 @@ def source(results: Mapping[str, Any]) -> str:
 def _limits(interval: Sequence[float | None]) -> str:
     low, high = (f"{sign}∞" if one is None else f"{one:+.3f}" for one, sign in zip(interval, "-+", strict=True))
     return f"[{low}, {high}]"
+
+
+def block(name: str, results: Mapping[str, Any]) -> str:
+    """What a page says of one study."""
+    import account
+
+    return tables(results, account.planned(name, all_results() | {name: results})) + "\n\n" + source(results)
 
 
 def page_with_tables(text: str) -> str:
@@ -135,8 +150,8 @@ def page_with_tables(text: str) -> str:
     def made(found: re.Match[str]) -> str:
         results = read(RESULTS / f"{found[2]}.json")
         if found[2].startswith("mistakes/"):
-            return found[1] + mistakes.tables(results) + "\n\n" + found[3].lstrip()
-        return found[1] + tables(results) + "\n\n" + source(results) + "\n\n" + found[3].lstrip()
+            return found[1] + mistakes.tables(results) + "\n\n" + source(results) + "\n\n" + found[3].lstrip()
+        return found[1] + block(found[2], results) + "\n\n" + found[3].lstrip()
 
     def told(found: re.Match[str]) -> str:
         import account
@@ -212,13 +227,21 @@ def run(name: str, data_dir: str | None, more: Sequence[str], output_dir: str) -
 
 
 def publish(path: Path, name: str, command: str | None = None) -> Path:
-    """A study's results without paths of the machine and what no table needs, in `results/`."""
-    results = read(path)
+    """A study's results without paths of the machine and what no table needs, in `results/`.
+
+    Raises:
+        SystemExit: the results that are there have seeds that these have not.
+    """
+    results, target = read(path), RESULTS / f"{name}.json"
+    missing = set(read(target)["seeds"]) - set(results.get("seeds", [])) if target.is_file() else set()
+    if missing:
+        raise SystemExit(
+            f"{target} has seeds that {path} has not, {sorted(missing)}; move it away if these are to take its place"
+        )
     results.pop("mcnemar", None)
     results |= {"command": command} if command else {}
     results["config"] |= {"output_dir": f"runs/evidence/{name}"}
     results["config"] |= {"data_dir": place_of(name)} if results["config"].get("data_dir") else {}
-    target = RESULTS / f"{name}.json"
     target.write_text(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     return target
 

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from make import place_of
 
 from trl_weaks.metrics.selective import coverage_risk_curve
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.data.targets import decode_slots
+from trl_weaks.study.environment import describe_environment
 from trl_weaks.study.pipeline.predictions import read_predictions
 from trl_weaks.study.tasks.base import Example
 from trl_weaks.study.tasks.find import TASK_OF_FOLDER, config_class, task_of
@@ -179,7 +181,7 @@ def tables(made: Mapping[str, Any]) -> str:
         lines.append("| " + " | ".join([student, *cells]) + " |")
     some = next(iter(made["shares"].values()))
     lines += ["", f"{some['corrected']['of']:,} wrong and {some['kept']['of']:,} right answers of {made['crowd']}, in "
-              f"{made['seeds']} seeds."]  # fmt: skip
+              f"{len(made['seeds'])} seeds."]  # fmt: skip
     lines += [
         "",
         "| | text | gold | " + " | ".join(made["columns"]) + " |",
@@ -211,6 +213,14 @@ def draw(made: Mapping[str, Any], path: Path) -> None:
     save(figure, axes, path)
 
 
+def command(asked: argparse.Namespace) -> str:
+    """Without folders of the machine."""
+    data = ["--data_dir", place_of(asked.run.name)] if asked.data_dir else []
+    said = [f"runs/evidence/{asked.run.name}", *data, "--students", *asked.students, "--crowd", asked.crowd]
+    vacuity = ["--vacuity", *asked.vacuity] if asked.vacuity else []
+    return " ".join(["python docs/evidence/mistakes.py", *said, *vacuity])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the folder of a finished study")
@@ -229,7 +239,10 @@ def main() -> None:
     first = asked.students[0]
     made = {
         "crowd": asked.crowd,
-        "seeds": len(run.answers[first]),
+        "seeds": json.loads((asked.run / "results.json").read_text(encoding="utf-8"))["seeds"],
+        "texts": len(run.tests),
+        "environment": describe_environment(),
+        "command": command(asked),
         "shares": {student: shares(one) for student, one in found.items()},
         "columns": [*supervisors, asked.crowd, first],
         "examples": shown(run, first, asked.crowd, supervisors, found[first]),

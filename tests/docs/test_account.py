@@ -1,11 +1,10 @@
 """The account of the hypotheses; the scripts by which trained students answer the rest of a split, or train on."""
 
 import json
+import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-from scipy.stats import norm
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "evidence"
 
@@ -33,9 +32,9 @@ def results(pairs, seeds=3):
     compared = []
     for first, second, difference, interval, p_value in pairs:
         rows[first] = {"slu_f1_per_seed": [difference] * seeds}
-        compared.append(
-            {"first": first, "second": second, "difference": difference, "interval": interval, "p_value": p_value}
-        )
+        sure = {"standard_error": 0.01, "freedom": 2.0, "bootstrap_sd": 0.01}
+        pair = {"first": first, "second": second, "difference": difference, "interval": interval, "p_value": p_value}
+        compared.append(pair | sure)
     return {"measure": "slu_f1", "weak": {}, "methods": rows, "comparisons": compared}
 
 
@@ -46,6 +45,8 @@ def test_pairs_not_run_count_in_holms_correction(account):
     first, *others = account.pairs(family, {"slots_smollm2_rest": ran})
     assert first["p"] == pytest.approx(0.06) and account.verdict(first) == "unresolved"
     assert [(row["p"], account.verdict(row)) for row in others] == [(1.0, "not run")] * 2
+    assert account.planned("slots_smollm2_rest", {"slots_smollm2_rest": ran})["joint", "joint_answer"] == first["p"]
+    assert account.planned("field_slots", {}) is None
 
 
 @pytest.mark.parametrize(
@@ -58,18 +59,38 @@ def test_pairs_not_run_count_in_holms_correction(account):
         (0.05, [0.03, 0.07], 0.01, [0.1, 0.06, -0.01], "**confirmed**"),  # further from 0 than half the width
         (0.03, [0.01, 0.05], 0.01, [0.07, 0.07, 0.0, -0.02], "**confirmed**"),  # more seeds: p says it
         (0.03, [None, None], 0.01, [0.07, 0.03, -0.01], "unresolved"),
+        (0.03, [None, 0.05], 0.01, [0.03, 0.03, 0.03], "unresolved"),
+        (0.03, [0.01, 0.05], 0.001, [0.03], "unresolved, 1 seed"),
+        (0.03, [0.01, 0.05], 0.001, [0.03, 0.03], "unresolved, 2 seeds"),
     ],
 )
 def test_the_verdict_is_the_plans_rule(account, difference, interval, p, each, expected):
-    row = {"comparison": {"difference": difference, "interval": interval}, "each": each, "p": p}
+    row = {"comparison": {"difference": difference, "interval": interval, "bootstrap_sd": 0.01}, "each": each, "p": p}
     assert account.verdict(row) == expected
+    del row["comparison"]["bootstrap_sd"]  # of a study before intervals allowed for few seeds
+    alone = ", by the bootstrap alone" if "**" in expected else ""
+    assert account.verdict(row) == expected + alone
 
 
-def test_power_against_drawing_studies(account):
-    """Of studies with a standard error of 1, four in five find a difference of half the width times FOUND."""
-    half = norm.ppf(0.975)
-    drawn = np.random.default_rng(0).normal(account.FOUND * half, 1, 200_000)
-    assert np.mean(np.abs(drawn) > half) == pytest.approx(0.8, abs=0.005)
+SAID = {  # of the plan's tables: words that are no name of a row
+    "the supervisors' joint answer (Eq. 6) on the test prompts": "joint_answer",
+}
+NOT_IN_TABLES = set("F G C".split())  # families that the plan names in words
+
+
+def test_the_account_has_the_pairs_of_the_plans_tables(account):
+    plan = (FOLDER / "plan.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([A-Z]\d) \| `(\w+)` \| ([^|]+) \|", plan, flags=re.M)
+    written = {(name, first, SAID.get(rest, rest)) for name, first, rest in rows}
+    made = set()
+    for family in account.PLAN:
+        for name, _, first, seconds in family.hypotheses:
+            named = ", ".join(f"`{second}`" for second in seconds)
+            made.add((name, first, "joint_answer" if name == "S8" else named))
+    assert {row for row in made if row[0][0] not in NOT_IN_TABLES} == written
+    as_h = {(name[1:], first, seconds) for name, first, seconds in written if name[0] == "H"}
+    for letter in "FG":
+        assert {(name[1:], first, seconds) for name, first, seconds in made if name[0] == letter} == as_h
 
 
 def test_every_pair_of_a_plan_stands_in_the_command_that_runs_it(account):
@@ -79,8 +100,8 @@ def test_every_pair_of_a_plan_stands_in_the_command_that_runs_it(account):
     asked_of = {name: given.split(" --compare ")[1].split() for name, given in make.STUDIES.items() if " --c" in given}
     asked_of |= {name: table.pairs for name, table in answers.TABLES.items()}
     for family in account.PLAN:
-        for name in family.results:
-            if name in asked_of and name != "slots_smollm2_joint":
+        for name in family.results[:1]:
+            if name in asked_of:
                 asked = asked_of[name]
                 said = {(first, second) for _, _, first, seconds in family.hypotheses for second in seconds}
                 assert said == set(zip(asked[::2], asked[1::2], strict=True)), name
@@ -88,11 +109,13 @@ def test_every_pair_of_a_plan_stands_in_the_command_that_runs_it(account):
 
 def test_the_table_has_every_hypothesis(account):
     table = account.table({"slots_smollm2_rest": results([("joint", "naive", 0.012, [-0.01, 0.03], 0.3)])})
-    assert (
+    assert (  # 5.65 and, at 0.05 / 3, 9.83 standard errors with two degrees of freedom
         "| R3 | joint decoding beats independent labels | `joint` | `naive` | +0.012 [-0.010, +0.030] | 3 of 3 | 0.9 "
-        "| 0.029 | unresolved |" in table
+        "| 0.057, 0.098 | unresolved |" in table
     )
     assert table.count("\n") == 1 + sum(1 + sum(len(h[3]) for h in family.hypotheses) for family in account.PLAN)
+    page = (FOLDER / "account.md").read_text(encoding="utf-8")
+    assert "<!-- account of all results -->\n\n| " in page and "<!-- end of account -->" in page
 
 
 # the rest of a split
@@ -102,7 +125,7 @@ SIZES = {"vocab_size": 300, "hidden_size": 16, "layers": 1, "heads": 2, "max_len
 
 
 @pytest.fixture
-def study(tmp_path):
+def study(tmp_path, answers):
     """A finished study of two seeds that asked two of five test sentences."""
     data, run = tmp_path / "slurp", tmp_path / "run"
     data.mkdir()
@@ -118,11 +141,23 @@ def study(tmp_path):
     found = {"config": config, "weak": {"gpt2": {"label": "gpt2"}}, "methods": named}
     (run / "results.json").write_text(json.dumps(found))
     (run / "study.json").write_text(json.dumps({"task": "slot_filling"}))
+    for seed in (0, 1):
+        for name in ("labels", "weak/gpt2", *(f"students/{one}" for one in ("joint", "naive", "ceiling"))):
+            stamp(run, seed, name, f"{name} {seed}")
+    for seed in (0, 1):
+        stamp(run, seed, "labels", "labels", answers.run_of(run, str(data), seed, num_test=2).data)
     return run, str(data)
 
 
-def say(folder, ids, texts):
+def stamp(run, seed, name, key, data=""):
+    folder = run / f"seed-{seed}" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stage.json").write_text(json.dumps({"key": key, "spec": {"data": data}}))
+
+
+def say(folder, ids, texts, keys):
     folder.mkdir(parents=True)
+    (folder / "of.json").write_text(json.dumps(keys))
     rows = [{"id": name, "completion": text} for name, text in zip(ids, texts, strict=True)]
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -153,7 +188,8 @@ def test_the_score_is_that_of_the_rest_alone(answers, study, monkeypatch):
             run = answers.run_of(*study, seed)
             for first in (0, 2):
                 ids = [f"test{i + 2}" for i in range(first, min(first + 2, 3))]
-                say(answers.place(run, "test", system, first), ids, texts[first : first + 2])
+                keys = answers.keys_of(run, system)
+                say(answers.place(run, "test", system, first), ids, texts[first : first + 2], keys)
     made = answers.score("mine", *study)
     f1 = [0, 1 / 2, 4 / 5, 1]  # of three slots, so many are said, and nothing wrong
     each = {name: row["slu_f1_per_seed"] for name, row in {**made["weak"], **made["methods"]}.items()}
@@ -172,9 +208,37 @@ def test_answers_to_other_sentences_are_refused(answers, study, monkeypatch):
     monkeypatch.setitem(answers.TABLES, "mine", answers.Table(("joint",), "joint", (), seeds=(0,)))
     run = answers.run_of(*study, 0)
     for system in ("gpt2", "joint"):
-        say(answers.place(run, "test", system, 0), ["test3", "test2", "test4"], ["{}"] * 3)
+        keys = answers.keys_of(run, system)
+        say(answers.place(run, "test", system, 0), ["test3", "test2", "test4"], ["{}"] * 3, keys)
     with pytest.raises(ValueError, match="its ids are not those"):
         answers.score("mine", *study)
+
+
+def test_answers_of_a_student_that_was_trained_anew_are_refused_and_given_again(answers, study, monkeypatch):
+    monkeypatch.setitem(answers.TABLES, "mine", answers.Table(("joint",), "joint", (), seeds=(0,)))
+    run = answers.run_of(*study, 0)
+    ids = ["test2", "test3", "test4"]
+    for system in ("gpt2", "joint"):
+        say(answers.place(run, "test", system, 0), ids, ["{}"] * 3, answers.keys_of(run, system))
+    answers.score("mine", *study)
+    stamp(study[0], 0, "students/joint", "another")
+    with pytest.raises(SystemExit, match="has answers of another joint than is there"):
+        answers.score("mine", *study)
+    asked = []
+    monkeypatch.setattr(answers, "loaded", lambda run, system: [])
+    monkeypatch.setattr(answers, "answer_part", lambda run, models, part, folder: asked.append(folder.parent.name))
+    answers.answer("mine", *study, [0], [])
+    assert asked == ["joint"]
+    answers.score("mine", *study)
+
+
+def test_other_rows_than_the_studys_are_refused(answers, study):
+    train = Path(study[1]) / "train.jsonl"
+    train.write_text(train.read_text().replace("please", "now").replace("train 1 ", "train one "))
+    with pytest.raises(SystemExit, match="has other rows than those that seed 0"):
+        answers.run_of(*study, 0)
+    with pytest.raises(SystemExit, match="has no seed 9"):
+        answers.run_of(*study, 9)
 
 
 def test_missing_answers_are_named_with_what_to_do(answers, study, monkeypatch):
@@ -187,7 +251,7 @@ def test_missing_answers_are_named_with_what_to_do(answers, study, monkeypatch):
 
 def test_what_is_answered_is_not_answered_again(answers, study, monkeypatch):
     monkeypatch.setattr(answers, "PART", 1)
-    say(answers.place(answers.run_of(*study, 0), "test", "naive", 1), ["test3"], ["{}"])
+    say(answers.place(answers.run_of(*study, 0), "test", "naive", 1), ["test3"], ["{}"], ["students/naive 0"])
     asked, models = [], []
     monkeypatch.setattr(answers, "loaded", lambda run, system: models.append((run.seed, system)))
     monkeypatch.setattr(answers, "answer_part", lambda run, models, part, place: asked.append((part[0].id, place)))
@@ -201,10 +265,13 @@ def test_longer_training_changes_the_epochs_and_nothing_else(answers, study, mon
 
     run, trained = answers.run_of(*study, 0), []
     run.config.student_training = {"num_train_epochs": 1, "learning_rate": 2e-4}
-    note = lambda what: lambda *given: trained.append((what, given[0], given[-1].name, run.config.student_training))  # noqa: E731
+
+    def note(what):
+        return lambda *given: trained.append((what, given[0], given[-1].name, run.config.student_training))
+
     monkeypatch.setattr(run, "train_student", note("weak"))
     monkeypatch.setattr(run, "train_gold", note("gold"))
-    longer.train(run, "joint", 3)
+    folder = longer.train(run, "joint", 3)
     longer.train(run, "ceiling", 3)
     settings = {"num_train_epochs": 3, "learning_rate": 2e-4}
     assert [(what, place, said) for what, _, place, said in trained] == [
@@ -212,33 +279,40 @@ def test_longer_training_changes_the_epochs_and_nothing_else(answers, study, mon
         ("gold", "ceiling_3", settings),
     ]
     assert trained[0][1].name == "joint" and trained[1][1] == "half_b"
+    assert answers.keys_of(run, "joint_3") == ["students/joint 0, 3 epochs"]
     longer.train(run, "joint", 3)
     assert len(trained) == 2  # it is there
-    (run.root / "more" / "joint_3" / "done").unlink()  # killed: weights alone may be half written
+    (folder / "done.json").unlink()  # killed: weights alone may be half written
+    (folder / "checkpoint-1").mkdir()
     longer.train(run, "joint", 3)
-    assert len(trained) == 3
+    assert len(trained) == 3 and (folder / "checkpoint-1").is_dir()
+    stamp(study[0], 0, "students/joint", "from other labels")
+    longer.train(run, "joint", 3)
+    assert len(trained) == 4 and not (folder / "checkpoint-1").exists()
+    with pytest.raises(SystemExit, match="no student 'oint' to train longer"):
+        longer.train(run, "oint", 3)
 
 
 def test_random_mistakes_are_as_many_as_the_supervisors(answers, study, monkeypatch):
-    import systematic
+    import relabelled
 
     train = Path(study[1]) / "train.jsonl"
     slots = [(("date", "person")[i % 2], f"day{i}") for i in range(200)]
     rows = [{"id": f"t{i}", "sentence": f"on day{i} please", "slots": [s]} for i, s in enumerate(slots)]
     train.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run = answers.run_of(*study, 0, num_weak=150)
+    run = answers.run_of(*study, 0, num_weak=150)  # other rows than the study's
     half_b = run.splits.half_b
     said = [
         {"example_id": e.id, "completion": run.task.completion(e) if i % 3 else "{}"} for i, e in enumerate(half_b)
     ]
     monkeypatch.setattr(run, "labels", lambda mode: said[:-1] if mode == "joint" else None)
-    found = systematic.labels_of(run)
+    found = relabelled.labels_of(run)
     gold = {example.id: run.task.completion(example) for example in half_b[:-1]}
     assert found["imitator"].keys() == found["randomly_wrong"].keys() == gold.keys()
-    told = {name: systematic.told(run, labels) for name, labels in found.items()}
+    told = {name: relabelled.told(run, labels) for name, labels in found.items()}
     right = 99  # of 149; the others say nothing: F1 = 2 * 99 / (99 + 149)
     assert told["imitator"] == {"rows": 149, "score": pytest.approx(2 * right / (right + 149)), "gold": right / 149}
     assert told["randomly_wrong"]["score"] == pytest.approx(told["imitator"]["score"], abs=0.01)
-    some, all_ = (systematic.wrong_at_random(run, half_b, share) for share in (0.2, 1.0))
+    some, all_ = (relabelled.wrong_at_random(run, half_b, share) for share in (0.2, 1.0))
     assert all(some[name] in (gold[name], all_[name]) for name in gold)  # what is wrong stays wrong
-    assert some == systematic.wrong_at_random(run, half_b, 0.2)
+    assert some == relabelled.wrong_at_random(run, half_b, 0.2)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from trl_weaks.metrics.bootstrap import as_table
-from trl_weaks.metrics.few_seeds import cell_values, spread
+from trl_weaks.metrics.few_seeds import Spread, cell_values, spread
 from trl_weaks.metrics.pgr import pgr_interval
 from trl_weaks.metrics.slu_f1 import slu_f1_counts, slu_f1_from_counts
 from trl_weaks.study.report.compare import compare_systems, comparison_section
@@ -95,6 +95,33 @@ def test_a_comparison_over_seeds_that_differ_is_that_of_students_t():
     gaps = right["a"].mean(1) - right["b"].mean(1)
     assert found["p_value"] == pytest.approx(stats.ttest_1samp(gaps, 0).pvalue, rel=0.05) and found["p_value"] > 0.1
     assert found["interval"][0] < 0 < found["interval"][1]
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.005])
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_a_detectable_difference_is_found_in_four_studies_of_five(seeds, alpha):
+    """Against studies drawn one by one: `seeds` differences around it, each tested by scipy's t test."""
+    difference = Spread(1 / np.sqrt(seeds), seeds - 1, 0.0).detectable(alpha)
+    drawn = np.random.default_rng(seeds).normal(difference, 1, (40_000, seeds))
+    assert np.mean(stats.ttest_1samp(drawn, 0, axis=1).pvalue < alpha) == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_bootstrap_that_is_wider_decides_what_can_be_detected():
+    """Both tests have to find it; by the normal distribution 1.96 + 0.84 standard deviations."""
+    assert Spread(0.001, 50.0, 1.0).detectable() == pytest.approx(1.9600 + 0.8416, abs=1e-3)
+    assert Spread(np.inf, 1.0, np.nan).detectable() == np.inf
+
+
+def test_a_comparison_says_how_sure_it_is():
+    base = RNG.random((3, 2000))
+    right = {"a": (base < np.array([[0.52], [0.7], [0.85]])).astype(float), "b": (base < 0.5).astype(float)}
+    (found,) = compare_systems(right, ACCURACY, ["a", "b"])
+    gaps = right["a"].mean(1) - right["b"].mean(1)
+    assert found["standard_error"] == pytest.approx(stats.sem(gaps), rel=0.02)
+    assert found["freedom"] == pytest.approx(2, rel=0.05) and 0 < found["bootstrap_sd"] < found["standard_error"]
+    (one,) = compare_systems({name: rows[:1] for name, rows in right.items()}, ACCURACY, ["a", "b"])
+    assert one["standard_error"] is one["freedom"] is None
+    assert one["bootstrap_sd"] == pytest.approx(stats.sem(right["a"][0] - right["b"][0]), rel=0.05)
 
 
 def precision(means):

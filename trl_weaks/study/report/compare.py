@@ -33,7 +33,9 @@ def compare_systems(
         names: first, second, first, second, ...
 
     Returns:
-        `first`, `second`, `difference` (first minus second), `interval`, `p_value`, `p_holm` of each pair.
+        `first`, `second`, `difference` (first minus second), `interval`, `p_value`, `p_holm` of each pair;
+        `bootstrap_sd` of the difference; its `standard_error` and the degrees of freedom of that (`freedom`), None
+        with one seed. None too where they are no finite number.
 
     Example:
 
@@ -66,11 +68,18 @@ def compare_systems(
                 "difference": difference,
                 "interval": list(limits(drawn, confidence, difference, stretch)),
                 "p_value": float(min(1.0, max(p_value, 2 / resamples))),
+                "bootstrap_sd": _finite(drawn.std()),
+                "standard_error": _finite(seeds.error) if seeds else None,
+                "freedom": seeds.freedom if seeds else None,
             }
         )
     for row, adjusted in zip(found, holm([row["p_value"] for row in found]), strict=True):
         row["p_holm"] = adjusted
     return found
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
