@@ -126,9 +126,11 @@ def draw(found: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Path]:
         made.append(folder / f"{CURVE}{name}.svg")
         _plot(made[-1], *given, **settings)
 
-    strengths = [results for results in found.values() if _is_strength(results)]
-    if len({results["config"]["num_gold"] for results in strengths}) > 1:
-        add("strength", _by_strength(strengths), "gold texts of the supervisors", log=True)
+    strengths: dict[int, Mapping[str, Any]] = {}  # of one strength the study with the most seeds
+    for results in sorted(filter(_is_strength, found.values()), key=lambda one: len(one["seeds"])):
+        strengths[results["config"]["num_gold"]] = results
+    if len(strengths) > 1:
+        add("strength", _by_strength(list(strengths.values())), "gold texts of the supervisors", log=True)
     if results := found.get(f"{CURVE}supervisors"):
         points = {"student": [(n, f"of_{n}") for n in range(1, len(SHAPES) + 1)]}
         add("supervisors", _rows(points, results), "supervisors", levels=_levels(results))
@@ -143,7 +145,9 @@ def draw(found: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Path]:
 
 def _is_strength(results: Mapping[str, Any]) -> bool:
     """MiniLM on the scenarios, taught by the preset's three supervisors with the naive loss."""
-    config = results["config"]
+    config = results.get("config")
+    if config is None:
+        return False
     three = config["weak_models"] == ["tiny:gpt2", "tiny:opt", "tiny:gpt_neox"]
     on = (config.get("task"), config["student_model"]) == ("scenario", "pypi:minilm")
     return three and on and {"naive", "mean_vote"} <= set(results["methods"])

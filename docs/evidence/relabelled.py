@@ -2,10 +2,10 @@
 
     python docs/evidence/relabelled.py runs/evidence/slots_smollm2 --data_dir path/to/slurp --seeds 0 1 2
 
-`imitator` takes the joint answers for gold, and is trained as the ceiling is, from the same sentences; `randomly_wrong`
-has gold instead, of which so many sentences got that of another one, drawn at random, that these labels have the same
-score. `joint_3100` is the study's student of joint decoding with 3,100 labelled sentences, those of the study and more.
-They go to the study's folder, `seed-S/more/NAME`; `answers.py` has them answer.
+`imitator` takes the joint answers for gold, and is trained as the ceiling is, from the same sentences;
+`randomly_wrong` has gold instead, of which so many sentences got that of another one, drawn at random, that these
+labels have the same score. `joint_3100` is the study's student of joint decoding with 3,100 labelled sentences, those
+of the study and more. They go to the study's folder, `seed-S/more/NAME`; `answers.py` has them answer.
 """
 
 import argparse
