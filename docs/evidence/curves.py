@@ -9,18 +9,21 @@ figures come with `make evidence`. MiniLM learns SLURP's scenarios, with the set
 """
 
 import argparse
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
-from make import publish
+from make import publish, read
 
 from trl_weaks.aggregation.transforms import Relabel, compose
 from trl_weaks.study import Method, run_study
 from trl_weaks.study.data.slurp import json_lines
+from trl_weaks.study.tasks.find import config_class, task_of
 
 CURVE = "curve_"
 SIZE = {"hidden_size": 32, "layers": 1, "heads": 2, "max_length": 256}
@@ -82,6 +85,21 @@ def gold_of(data_dir: str) -> tuple[dict[str, int], int]:
     return {example: order.index(name) for example, name in found.items()}, len(order)
 
 
+def labels_right(config: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, list[float]]:
+    """Noise -> per seed, the share of its 1,000 labels that are right: what C4 compares the student with."""
+    gold, classes = gold_of(config["data_dir"])
+    kind = config_class("classification")
+    task = task_of("classification", kind(**config))
+    found: dict[str, list[float]] = {f"noise_{percent}": [] for percent in NOISE}
+    for seed in seeds:
+        for percent in NOISE:
+            noisy = Noisy(gold, classes, percent / 100)
+            rows = [example.id for example in task.splits(seed).half_b[:1000]]
+            right = [noisy({"example_id": name})[gold[name]] for name in rows]
+            found[f"noise_{percent}"].append(sum(right) / len(right))
+    return found
+
+
 def study(name: str, data_dir: str) -> dict[str, Any]:
     """Arguments of `run_study` for one of the studies."""
     if name == "supervisors":
@@ -139,7 +157,10 @@ def draw(found: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Path]:
         amounts = {"weak labels": [(n, f"weak_{n}") for n in AMOUNTS], "gold labels": on_gold}
         add("labels", _rows(amounts, results), "labelled texts, three epochs", levels=_levels(results), log=True)
         noise = {"student": [(0, "gold_1000"), *((percent, f"noise_{percent}") for percent in NOISE)]}
-        add("noise", _rows(noise, results), "percent of 1,000 gold labels replaced by a class at random")
+        lines = _rows(noise, results)
+        lines["its labels"] = [(0, 1.0, None)]
+        lines["its labels"] += [(p, float(np.mean(results["labels_right"][f"noise_{p}"])), None) for p in NOISE]
+        add("noise", lines, "percent of 1,000 gold labels replaced by a class at random")
     return made
 
 
@@ -233,7 +254,12 @@ def main() -> None:
         parser.error(f"--data_dir: {missing}")
     run_study("classification", preset="pretrained", output_dir=folder, **settings)
     command = f"python docs/evidence/curves.py {asked.study} --data_dir path/to/slurp --seeds"
-    print(publish(folder / "results.json", name, " ".join([command, *map(str, asked.seeds)])))
+    published = publish(folder / "results.json", name, " ".join([command, *map(str, asked.seeds)]))
+    if asked.study == "labels":
+        results = read(published)
+        results["labels_right"] = labels_right(results["config"] | {"data_dir": asked.data_dir}, results["seeds"])
+        published.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(published)
 
 
 if __name__ == "__main__":

@@ -100,6 +100,38 @@ def test_published_results_name_no_folder_of_the_machine(make, tmp_path, monkeyp
     assert "/home" not in path.read_text() and "mcnemar" not in make.read(path)
 
 
+def test_fewer_seeds_do_not_take_the_place_of_more(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(make, "RESULTS", tmp_path / "results")
+    make.RESULTS.mkdir()
+    ran = tmp_path / "results.json"
+    for seeds, written in (([0, 1], True), ([0], False), ([0, 2, 3], False), ([0, 1, 2], True)):
+        before = {path: path.read_text() for path in make.RESULTS.iterdir()}
+        ran.write_text(json.dumps({"config": {}, "seeds": seeds}))
+        if written:
+            assert make.read(make.publish(ran, "mine"))["seeds"] == seeds
+        else:
+            with pytest.raises(SystemExit, match=r"has seeds that .* has not, \[1\]; move it away"):
+                make.publish(ran, "mine")
+            assert {path: path.read_text() for path in make.RESULTS.iterdir()} == before
+
+
+def test_of_one_strength_the_study_with_the_most_seeds_is_drawn(make, tmp_path, monkeypatch):
+    import curves
+
+    config = {"weak_models": ["tiny:gpt2", "tiny:opt", "tiny:gpt_neox"], "task": "scenario"}
+    row = {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6]}
+
+    def of(size, seeds, vote):
+        rows = {"naive": row, "ceiling": row, "mean_vote": row | {"accuracy": vote}}
+        sizes = {"num_gold": size, "student_model": "pypi:minilm"}
+        return {"config": config | sizes, "seeds": list(range(seeds)), "weak_mean": 0.4, "methods": rows}
+
+    drawn = {}
+    monkeypatch.setattr(curves, "_plot", lambda path, lines, *given, **more: drawn.update(lines))
+    curves.draw({"a": of(1000, 3, 0.6), "b": of(1000, 5, 0.7), "c": of(300, 1, 0.3), "d": {"seeds": [0]}}, tmp_path)
+    assert [point[:2] for point in drawn["mean vote"]] == [(300, 0.3), (1000, 0.7)]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
