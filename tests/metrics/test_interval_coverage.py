@@ -1,6 +1,7 @@
 """The intervals hold planted effects as often as they say; docs/evidence/intervals.md has the whole table."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "evidence" / "intervals.
 def intervals():
     spec = importlib.util.spec_from_file_location("intervals", SCRIPT)
     module = importlib.util.module_from_spec(spec)
+    sys.modules["intervals"] = module
     spec.loader.exec_module(module)
     return module
 
@@ -40,3 +42,22 @@ def test_three_seeds_that_differ_by_much_are_covered(intervals, studies):
     error = 4 * np.sqrt(0.05 * 0.95 / studies)
     assert intervals.coverage(studies, examples=300, seeds=3, spread=0.4, resamples=200) >= 0.93 - error
     assert intervals.false_positives(studies, 300, 3, 0.4, resamples=200) <= 0.06 + error
+
+
+def test_the_planted_f1_is_that_of_many_draws(intervals):
+    """Counts summed over a great many sentences, and F1 of them for each of many seeds."""
+    drawn = intervals.f1_study(np.random.default_rng(0), {"a": 0.9}, examples=4000, seeds=400, spread=0.5)["a"]
+    right, stated, missed = drawn.sum(1).T
+    assert intervals.expected_f1(0.9, 0.5) == pytest.approx(
+        np.mean(2 * right / (2 * right + stated + missed)), abs=0.02
+    )
+    assert drawn[..., 0].max() == 2 and (drawn[..., 0] + drawn[..., 2] <= 2).all()
+
+
+@pytest.mark.parametrize("studies", [60, pytest.param(1000, marks=pytest.mark.slow)], ids=["some", "a thousand"])
+def test_an_f1_over_slots_is_covered_too(intervals, studies):
+    """600 sentences, as in the study of slots; seeds that differ by much, by the jackknife of the corpus score."""
+    error, kind = 4 * np.sqrt(0.05 * 0.95 / studies), intervals.OF_F1
+    assert abs(intervals.coverage(studies, 600, 1, 0.0, resamples=200, kind=kind) - 0.95) <= 0.02 + error
+    assert intervals.coverage(studies, 600, 3, 0.4, resamples=200, kind=kind) >= 0.92 - error
+    assert intervals.false_positives(studies, 600, 3, 0.4, resamples=200, kind=kind) <= 0.07 + error
