@@ -1,4 +1,5 @@
-"""Every hypothesis of the plan beside what came out: the table of `account.md`, made of `results/*.json`.
+"""Every hypothesis of the plan beside what came out: the table of `account.md`, which `make.py` makes of
+`results/*.json`. No command of its own.
 
 A pair is *confirmed* where the first row is ahead, *refuted* where it is behind, with p below 0.05 after Holm. Three
 seeds may agree by chance, and need besides all to be of one sign, or an interval that stays away from 0 by half its
@@ -233,8 +234,8 @@ def detectable(pair: Mapping[str, Any], alpha: float) -> float | None:
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """All hypotheses, in Markdown."""
-    head = ["", "says", "first", "second", "difference [95 % interval]", "seeds above 0", "p, Holm"]
-    head += ["found with power 0.8: p < 0.05, Holm's first step", "so"]
+    head = ["id", "hypothesis", "first", "second", "difference [95 % interval]", "seeds above 0", "p, Holm"]
+    head += ["found with power 0.8: p < 0.05, Holm's first step", "verdict"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for family in PLAN:
         lines.append(f"| | **[{family.name}]({family.page})** |" + " |" * (len(head) - 2))

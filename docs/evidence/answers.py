@@ -1,7 +1,7 @@
 """Students that are trained already answer sentences that their study did not ask: the rest of a split.
 
-    python docs/evidence/answers.py answer slots_smollm2_rest runs/evidence/slots_smollm2 --data_dir path/to/slurp
-    python docs/evidence/answers.py score slots_smollm2_rest runs/evidence/slots_smollm2 --data_dir path/to/slurp
+    python docs/evidence/answers.py answer slots_smollm2_rest runs/evidence/slots_smollm2_four --data_dir path/to/slurp
+    python docs/evidence/answers.py score slots_smollm2_rest runs/evidence/slots_smollm2_four --data_dir path/to/slurp
 
 Nothing is trained. `answer` keeps what is done in parts and goes on where it was stopped; `--seeds` and `--systems`
 choose, so that several may run side by side. `score` reads the answers of all seeds, tests the pairs of the plan on
@@ -38,7 +38,7 @@ from trl_weaks.supervisors.supervisor import WeakSupervisor
 PART = 300  # sentences between two savings
 KEYS = "of.json"  # beside answers: what the models that gave them were made of
 BEGUN, DONE = "begun.json", "done.json"  # beside a student that a script here has trained, to its end
-RUN = "runs/evidence/slots_smollm2"  # how commands name the study's folder
+RUN = "runs/evidence/slots_smollm2_four"  # how commands name the study's folder
 DEVEL = 1000  # sentences of devel behind those that a supervisor's epoch was chosen on
 
 
@@ -53,6 +53,7 @@ class Table:
         pairs: first, second, first, second, ...
         split: `test`, behind the sentences of the study; or `devel`, behind those that chose a supervisor's epoch.
         seeds: of the study.
+        trained: the script, with its options, that trains those that the study has not.
     """
 
     systems: Sequence[str]
@@ -60,41 +61,54 @@ class Table:
     pairs: Sequence[str]
     split: str = "test"
     seeds: Sequence[int] = (0, 1, 2)
+    trained: str = ""
 
 
+SUPERVISORS = ("gpt2", "opt", "gpt_neox")
 _LONGER = ("joint", "joint_3", JOINT_ANSWER, "ceiling", "ceiling_3")
+_TRAIN_LONGER = "longer.py {run} --seeds {seeds} --students joint ceiling --epochs 3"
 TABLES = {
-    "slots_smollm2_rest": Table(  # R1, R2, R3 of plan.md
-        ("joint", "naive", JOINT_ANSWER, "ceiling"),
-        "ceiling",
-        ("joint", JOINT_ANSWER, "naive", JOINT_ANSWER, "joint", "naive"),
+    "slots_smollm2_rest": Table(  # R1, R2, R3 of plan.md; the pairs with a supervisor are not planned
+        systems=("joint", "naive", JOINT_ANSWER, "ceiling"),
+        ceiling="ceiling",
+        pairs=("joint", JOINT_ANSWER, "naive", JOINT_ANSWER, "joint", "naive")
+        + tuple(name for first in ("joint", "naive") for one in SUPERVISORS for name in (first, one)),
     ),
     "slots_smollm2_3_epochs": Table(  # T1, T2, T3
-        _LONGER,
-        "ceiling_3",
-        ("joint_3", JOINT_ANSWER, "joint_3", "joint", "joint_3", "gpt2", "joint_3", "opt", "joint_3", "gpt_neox"),
+        systems=_LONGER,
+        ceiling="ceiling_3",
+        pairs=("joint_3", JOINT_ANSWER, "joint_3", "joint")
+        + tuple(name for one in SUPERVISORS for name in ("joint_3", one)),
+        trained=_TRAIN_LONGER,
     ),
     "slots_devel_epochs": Table(
-        _LONGER, "ceiling_3", ("joint", JOINT_ANSWER, "joint_3", JOINT_ANSWER, "joint_3", "joint"), "devel", (0,)
+        systems=_LONGER,
+        ceiling="ceiling_3",
+        pairs=("joint", JOINT_ANSWER, "joint_3", JOINT_ANSWER, "joint_3", "joint"),
+        split="devel",
+        seeds=(0,),
+        trained=_TRAIN_LONGER,
     ),
-    "slots_devel_systematic": Table(  # U1, U2
-        ("imitator", "randomly_wrong", JOINT_ANSWER, "ceiling"),
-        "ceiling",
-        ("randomly_wrong", JOINT_ANSWER, "randomly_wrong", "imitator", "imitator", JOINT_ANSWER),
-        "devel",
+    "slots_devel_systematic": Table(  # U1, U2, U3
+        systems=("imitator", "randomly_wrong", JOINT_ANSWER, "ceiling"),
+        ceiling="ceiling",
+        pairs=("randomly_wrong", JOINT_ANSWER, "randomly_wrong", "imitator", "imitator", JOINT_ANSWER),
+        split="devel",
+        trained="relabelled.py {run} --seeds {seeds} --students imitator randomly_wrong",
     ),
     "slots_devel_more_labels": Table(  # V1, V2
-        ("joint", "joint_3100", JOINT_ANSWER, "ceiling"),
-        "ceiling",
-        ("joint_3100", JOINT_ANSWER, "joint_3100", "joint"),
-        "devel",
+        systems=("joint", "joint_3100", JOINT_ANSWER, "ceiling"),
+        ceiling="ceiling",
+        pairs=("joint_3100", JOINT_ANSWER, "joint_3100", "joint"),
+        split="devel",
+        trained="relabelled.py {run} --seeds {seeds} --students joint_3100",
     ),
 }
 LABELS = {  # of students that are no row of the study
     "joint_3": "Joint decoding + confidence, three epochs",
     "ceiling_3": "Ceiling, three epochs",
     "imitator": "Student on the joint answers as if gold",
-    "randomly_wrong": "Student on gold that is wrong at random as often",
+    "randomly_wrong": "Student on gold spoilt at random to the same SLU-F1",
     "joint_3100": "Joint decoding + confidence, 3,100 sentences",
 }
 
@@ -112,7 +126,11 @@ def run_of(folder: Path, data_dir: str, seed: int, **changed: Any) -> Completion
     run = CompletionRun(config, task_of(name, config), ModelFactory(config), seed, [], {})
     if not (run.labels_folder / STAMP).is_file():
         raise SystemExit(f"{folder} has no seed {seed}")
-    if not changed and run.data != read(run.labels_folder / STAMP)["spec"]["data"]:
+    try:
+        data = run.data
+    except FileNotFoundError as missing:
+        raise SystemExit(f"--data_dir: {missing}") from None
+    if not changed and data != read(run.labels_folder / STAMP)["spec"]["data"]:
         raise SystemExit(f"{data_dir} has other rows than those that seed {seed} of {folder} was run on")
     return run
 
@@ -151,10 +169,16 @@ def keys_of(run: CompletionRun, system: str) -> list[str]:
     """What the models of a system were made of, from the stamps beside them; answers keep it.
 
     Raises:
-        FileNotFoundError: a model is not trained, or not to its end.
+        SystemExit: a model is not trained, or not to its end.
     """
-    stamps = [STAMP if folder.parent.name != "more" else DONE for folder in folders_of(run, system)]
-    return [read(folder / stamp)["key"] for folder, stamp in zip(folders_of(run, system), stamps, strict=True)]
+    keys = []
+    for folder in folders_of(run, system):
+        stamp = folder / (DONE if folder.parent.name == "more" else STAMP)
+        if not stamp.is_file():
+            how = [table.trained.split()[0] for table in TABLES.values() if system in table.systems and table.trained]
+            raise SystemExit(f"{folder} is not trained to its end; {(how or ['the study'])[0]} trains it")
+        keys.append(read(stamp)["key"])
+    return keys
 
 
 def finished(folder: Path, made: Mapping[str, Any]) -> bool:
@@ -253,19 +277,35 @@ def score(name: str, folder: Path, data_dir: str) -> dict[str, Any]:
         label = LABELS.get(system) or rows[system]["label"]
         systems.append({"name": system, "label": label, "role": role, "samples": values})
     results = score_systems(systems, measure=measure, resamples=10_000)
-    command = f"python docs/evidence/answers.py score {name} {folder} --data_dir {data_dir}"
+    labels = {system: told(folder, table.seeds, system) for system in table.systems if system in LABELS}
     return results | {
         "comparisons": compare_systems(samples, measure, table.pairs),
         "seeds": list(table.seeds),
         "environment": describe_environment(),
-        "command": command,
+        "labels": {system: found for system, found in labels.items() if found},
+        "command": commands(name),
     }
+
+
+def told(folder: Path, seeds: Sequence[int], system: str) -> list[dict[str, Any]]:
+    """What `relabelled.py` keeps of the labels of a student: rows, score, share that is gold; of every seed."""
+    kept = [read(folder / f"seed-{seed}" / "more" / system / DONE) for seed in seeds]
+    return [{key: one[key] for key in ("rows", "score", "gold") if key in one} for one in kept]
+
+
+def commands(name: str) -> str:
+    """All that makes a table from a finished study, in the order of its steps."""
+    table, seeds = TABLES[name], " ".join(map(str, TABLES[name].seeds))
+    data = f"--data_dir {SLURP}"
+    steps = [table.trained.format(run=RUN, seeds=seeds) + f" {data}"] if table.trained else []
+    steps += [f"answers.py {what} {name} {RUN} {data}" for what in ("answer", "score")]
+    return "; ".join(f"python docs/evidence/{step}" for step in steps)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["answer", "score"])
-    parser.add_argument("name", choices=TABLES, help="of the results")
+    parser.add_argument("name", choices=TABLES, help="of the table, in `results/`: what is asked of whom")
     parser.add_argument("run", type=Path, help="the folder of the finished study")
     parser.add_argument("--data_dir", required=True, help="SLURP's folder")
     parser.add_argument("--seeds", type=int, nargs="+", help="of `answer`; default those of the table")
@@ -278,7 +318,6 @@ def main() -> None:
         made = score(asked.name, asked.run, asked.data_dir)
     except FileNotFoundError as missing:
         raise SystemExit(f"{missing.filename} is missing; `answers.py answer` answers these sentences first") from None
-    made["command"] = made["command"].replace(str(asked.run), RUN).replace(asked.data_dir, SLURP)
     path = RESULTS / f"{asked.name}.json"
     path.write_text(json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     print(path)

@@ -249,6 +249,7 @@ def main() -> None:
     name = CURVE + asked.study
     folder = Path(asked.output_dir) / name
     try:
+        gold_of(asked.data_dir)
         settings = {"data_dir": asked.data_dir, "seeds": asked.seeds} | study(asked.study, asked.data_dir)
     except FileNotFoundError as missing:
         parser.error(f"--data_dir: {missing}")

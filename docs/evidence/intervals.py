@@ -1,8 +1,7 @@
 """Do the intervals hold what they promise? Simulated studies with planted effects, and how often each is covered.
 
-    python docs/evidence/intervals.py            # the table of docs/evidence/intervals.md, minutes
-    python docs/evidence/intervals.py --studies 200
-    python docs/evidence/intervals.py --studies 200 --f1    # of a corpus F1 over slots instead of accuracy
+    python docs/evidence/intervals.py --studies 200         # the first table of docs/evidence/intervals.md, minutes
+    python docs/evidence/intervals.py --studies 200 --f1    # the second: a corpus F1 over slots instead of accuracy
 
 A simulated study has a test set of n examples and S seeds. Example i has a difficulty a_i ~ N(0, 2), the same for all
 systems; a system at seed s answers i rightly with chance sigmoid(b - a_i + u_s), b its ability, u_s ~ N(0, spread)
@@ -139,9 +138,11 @@ OF_CLASSES = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=1000, help="simulated studies for each row")
+    parser.add_argument("--studies", type=int, default=1000, help="simulated studies for each row; default: 1000")
     parser.add_argument("--f1", action="store_true", help="a corpus F1 over slots, instead of accuracy")
     asked = parser.parse_args()
+    if asked.studies < 1:
+        parser.error(f"--studies {asked.studies}: simulate at least one")
     print(
         "| test examples | seeds | SD of a seed's ability | coverage of PGR, 95 % asked | false positives, p < 0.05 |"
     )

@@ -1,6 +1,6 @@
 """Students of a finished study once more, from the same labels and gold rows, for more epochs.
 
-    python docs/evidence/longer.py runs/evidence/slots_smollm2 --data_dir path/to/slurp --epochs 3
+    python docs/evidence/longer.py runs/evidence/slots_smollm2_four --data_dir path/to/slurp --epochs 3
 
 Trains into the study's own folder, `seed-S/more/NAME_3`, and changes nothing that stands there; `answers.py` has
 these students answer. A killed training goes on from its last checkpoint; what is done is kept.
@@ -47,9 +47,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the folder of the finished study")
     parser.add_argument("--data_dir", required=True, help="SLURP's folder")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--students", nargs="+", default=["joint", CEILING], help="methods of the study, or ceiling")
+    parser.add_argument("--epochs", type=int, default=3, help="default: 3")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the study; default: 0")
+    parser.add_argument(
+        "--students",
+        nargs="+",
+        default=["joint", CEILING],
+        help="methods of the study, or ceiling; default: joint ceiling",
+    )
     asked = parser.parse_args()
     for seed in asked.seeds:
         for student in asked.students:

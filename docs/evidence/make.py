@@ -25,7 +25,7 @@ TABLES, END = r"(<!-- tables of results/((?:mistakes/)?\w+)\.json -->\n\n)", r"(
 BLOCK = re.compile(rf"{TABLES}(?:(?!<!--).)*?{END}", re.S)
 ACCOUNT = re.compile(r"(<!-- account of all results -->\n\n)(?:(?!<!--).)*?(\n*<!-- end of account -->)", re.S)
 DATA = {"dialogues": "path/to/dialogues"}  # by how the names of studies begin; else SLURP's
-SLURP = "path/to/slurp"
+SLURP, RUNS = "path/to/slurp", "runs/evidence"
 TITLES = {"accuracy": "Accuracy", "slu_f1": "SLU-F1", "slot_f1": "Slot F1"}
 _OF_CLASSES = (
     "naive_aux naive bayesian naive naive single_gpt2 naive single_opt naive single_gpt_neox naive mean_vote "
@@ -136,7 +136,14 @@ def block(name: str, results: Mapping[str, Any]) -> str:
     """What a page says of one study."""
     import account
 
-    return tables(results, account.planned(name, all_results() | {name: results})) + "\n\n" + source(results)
+    made = tables(results, account.planned(name, all_results() | {name: results})) + "\n\n" + source(results)
+    return made + (f" [Figure](figures/{name}.svg)." if has_forest_plot(name, results) else "")
+
+
+def has_forest_plot(name: str, results: Mapping[str, Any]) -> bool:
+    import curves
+
+    return "ceiling" in results and not name.startswith(curves.CURVE)
 
 
 def page_with_tables(text: str) -> str:
@@ -177,9 +184,11 @@ def draw(folder: Path) -> list[Path]:
     found, made = all_results(), []
     with rc_context({"svg.fonttype": "none"}):  # text stays text: small files, and a test reads them
         for name, results in found.items():
-            if not name.startswith(curves.CURVE) and "ceiling" in results:
+            if has_forest_plot(name, results):
                 made.append(folder / f"{name}.svg")
-                plot_pgr(results, made[-1], TITLES[results["measure"]])
+                count = len(results["seeds"])
+                about = f"{name}: {results['examples']:,} examples, {count} seed{'s' * (count > 1)}"
+                plot_pgr(results, made[-1], TITLES[results["measure"]], about)
         made += curves.draw(found, folder)
         for path in sorted((RESULTS / "mistakes").glob("*.json")):
             if (mistaken := read(path))["risk"]:
@@ -217,6 +226,7 @@ def run(name: str, data_dir: str | None, more: Sequence[str], output_dir: str) -
     task, *arguments = STUDIES[name].split()
     task, _, variant = task.partition(":")
     arguments += (["--task", variant] if variant else []) + list(more)
+    refuse_fewer_seeds(name, arguments)
     given, said = (["--data_dir", data_dir], ["--data_dir", place_of(name)]) if data_dir else ([], [])
     command = " ".join(["trl-weaks study --task", STUDIES[name].split()[0], *arguments, *said])
     command = command.replace(f" --task {variant} ", " ") if variant else command
@@ -224,6 +234,23 @@ def run(name: str, data_dir: str | None, more: Sequence[str], output_dir: str) -
     task = str(FOLDER.parents[1] / task) if task.endswith(".py") else task
     launch(task, [*arguments, *given, "--output_dir", str(folder)], command)
     publish(folder / "results.json", name)
+
+
+def refuse_fewer_seeds(name: str, arguments: Sequence[str]) -> None:
+    """Before hours of work.
+
+    Raises:
+        SystemExit: the results that are there have seeds that were not asked for.
+    """
+    asked = argparse.ArgumentParser(add_help=False)
+    asked.add_argument("--seeds", type=int, nargs="+", default=[])
+    seeds, target = asked.parse_known_args(arguments)[0].seeds, RESULTS / f"{name}.json"
+    missing = sorted(set(read(target)["seeds"]) - set(seeds)) if target.is_file() else []
+    if missing:
+        raise SystemExit(
+            f"{target} has seeds {missing}, which --seeds leaves out, and results are of all seeds together. Add them "
+            "(what their folders hold is not run again), or move the results away."
+        )
 
 
 def publish(path: Path, name: str, command: str | None = None) -> Path:
@@ -254,25 +281,28 @@ def main() -> None:
         "--data_dir",
         help="SLURP's folder, with train.jsonl, devel.jsonl and test.jsonl; or the dialogues', with turns.jsonl.gz",
     )
-    parser.add_argument("--output_dir", default="runs/evidence", help="where a study keeps what it has done")
+    parser.add_argument("--output_dir", default=RUNS, help="where a study keeps what it has done")
     asked, more = parser.parse_known_args()
     if asked.run and asked.run not in EMBEDDED and not asked.data_dir:
         if place_of(asked.run) != SLURP:
             parser.error("--run needs --data_dir: a folder with turns.jsonl.gz, see examples/dialogue_state.py")
         parser.error(
             "--run needs --data_dir: a folder with SLURP's train.jsonl, devel.jsonl and test.jsonl (id, sentence, "
-            "scenario, action, slots) and slot_types.txt; the text is at https://github.com/pswietojanski/slurp"
+            "scenario, action, slots), slot_types.txt and unlabelled.txt; see docs/evidence/index.md"
         )
     if asked.run in EMBEDDED and asked.data_dir:
         parser.error(f"{asked.run} is on the grammar of the package; leave --data_dir out")
     if more and not asked.run:
         parser.error(f"{more[0]} is for a study; name one with --run")
+    if not asked.run and (asked.data_dir or asked.output_dir != RUNS):
+        parser.error("--data_dir and --output_dir are for a study; name one with --run")
     if asked.run:
         run(asked.run, asked.data_dir, more, asked.output_dir)
     stale = make(asked.check)
     if asked.check and stale:
         sys.exit(f"not what the results say: {', '.join(stale)}; `make evidence` writes them anew")
-    print("made anew: " + ", ".join(stale) if stale else "every table is what the results say")
+    drawn = "" if asked.check else "; figures drawn"
+    print(("made anew: " + ", ".join(stale) if stale else "every table is what the results say") + drawn)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,11 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=LAST - FIRST, help="answer the first so many of them")
     parser.add_argument("--gold", type=int, default=960, help="gold turns of the student")
     asked = parser.parse_args()
-    run, folder = pilot(asked.data_dir, asked.output_dir), asked.output_dir / asked.system
+    try:
+        run, folder = pilot(asked.data_dir, asked.output_dir), asked.output_dir / asked.system
+        run.data  # noqa: B018  the turns are read before a folder is made
+    except (FileNotFoundError, ValueError) as problem:
+        parser.error(f"--data_dir: {problem}")
     folder.mkdir(parents=True, exist_ok=True)
     make = {"supervisor": trained_supervisor, "gold": trained_student}
     loaded = make[asked.system](run, folder, asked.gold) if asked.system in make else run.factory.student(None)

@@ -1,6 +1,6 @@
 """Students of a finished study on other labels: why is its student no better than its supervisors' joint answer?
 
-    python docs/evidence/relabelled.py runs/evidence/slots_smollm2 --data_dir path/to/slurp --seeds 0 1 2
+    python docs/evidence/relabelled.py runs/evidence/slots_smollm2_four --data_dir path/to/slurp --seeds 0 1 2
 
 `imitator` takes the joint answers for gold, and is trained as the ceiling is, from the same sentences;
 `randomly_wrong` has gold instead, of which so many sentences got that of another one, drawn at random, that these
@@ -123,8 +123,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the folder of the finished study")
     parser.add_argument("--data_dir", required=True, help="SLURP's folder")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--students", nargs="+", choices=[*ON_GOLD, *MORE], default=[*ON_GOLD, *MORE])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the study; default: 0")
+    parser.add_argument(
+        "--students", nargs="+", choices=[*ON_GOLD, *MORE], default=[*ON_GOLD, *MORE], help="default: all three"
+    )
     asked = parser.parse_args()
     for seed in asked.seeds:
         run = run_of(asked.run, asked.data_dir, seed)

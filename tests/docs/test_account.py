@@ -104,7 +104,8 @@ def test_every_pair_of_a_plan_stands_in_the_command_that_runs_it(account):
             if name in asked_of:
                 asked = asked_of[name]
                 said = {(first, second) for _, _, first, seconds in family.hypotheses for second in seconds}
-                assert said == set(zip(asked[::2], asked[1::2], strict=True)), name
+                pairs = set(zip(asked[::2], asked[1::2], strict=True))
+                assert said == pairs if name in make.STUDIES else said <= pairs, name
 
 
 def test_the_table_has_every_hypothesis(account):
@@ -233,12 +234,16 @@ def test_answers_of_a_student_that_was_trained_anew_are_refused_and_given_again(
 
 
 def test_other_rows_than_the_studys_are_refused(answers, study):
-    train = Path(study[1]) / "train.jsonl"
+    run, train = answers.run_of(*study, 0), Path(study[1]) / "train.jsonl"
     train.write_text(train.read_text().replace("please", "now").replace("train 1 ", "train one "))
     with pytest.raises(SystemExit, match="has other rows than those that seed 0"):
         answers.run_of(*study, 0)
     with pytest.raises(SystemExit, match="has no seed 9"):
         answers.run_of(*study, 9)
+    with pytest.raises(SystemExit, match="--data_dir: .*nowhere"):
+        answers.run_of(study[0], str(study[0] / "nowhere"), 0)
+    with pytest.raises(SystemExit, match="imitator is not trained to its end; relabelled.py trains it"):
+        answers.keys_of(run, "imitator")
 
 
 def test_missing_answers_are_named_with_what_to_do(answers, study, monkeypatch):

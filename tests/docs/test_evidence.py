@@ -115,6 +115,19 @@ def test_fewer_seeds_do_not_take_the_place_of_more(make, tmp_path, monkeypatch):
             assert {path: path.read_text() for path in make.RESULTS.iterdir()} == before
 
 
+def test_fewer_seeds_are_refused_before_they_are_run(make, monkeypatch):
+    monkeypatch.setattr("trl_weaks.study.pipeline.launch.launch", lambda *given: pytest.fail("it was run"))
+    with pytest.raises(SystemExit, match=r"has seeds \[1, 2, 3, 4, 5, 6\], which --seeds leaves out"):
+        make.run("intent_minilm", "data", ["--seeds", "0", "7"], "runs")
+
+
+def test_every_forest_plot_is_linked_from_its_table(make):
+    pages = "".join(page.read_text(encoding="utf-8") for page in FOLDER.glob("*.md"))
+    for path in RESULTS:
+        if make.has_forest_plot(path.stem, make.read(path)):
+            assert f"[Figure](figures/{path.name.replace('.json', '.svg')})" in pages
+
+
 def test_of_one_strength_the_study_with_the_most_seeds_is_drawn(make, tmp_path, monkeypatch):
     import curves
 
@@ -169,6 +182,7 @@ def test_a_study_is_run_with_the_command_that_its_results_name(name, make, monke
         lambda *given: seen.update(task=given[0], given=given[1], said=given[2]),
     )
     monkeypatch.setattr(make, "publish", lambda *given: None)
+    monkeypatch.setattr(make, "refuse_fewer_seeds", lambda *given: None)
     data = "" if name in make.EMBEDDED else "data"
     where = "path/to/dialogues" if name == "dialogues_smollm2" else "path/to/slurp"
     make.run(name, data, ["--seeds", "0"], str(tmp_path))

@@ -100,6 +100,13 @@ def test_forest_plot_of_one_seed_speaks_of_no_seeds(tmp_path, figures):
     assert all(line.get_marker() != "|" for line in axes.lines)
 
 
+def test_forest_plot_says_what_it_is_of(tmp_path, figures):
+    plots.plot_pgr(results(), tmp_path / "plain.png")
+    plots.plot_pgr(results(), tmp_path / "pgr.png", about="slots: 600 examples")
+    plain, named = (figure.axes[0].get_title(loc="left") for figure in figures)
+    assert named == plain + "\nslots: 600 examples"
+
+
 def test_the_edge_of_a_mark_does_not_hide_a_short_interval(tmp_path, figures):
     plots.plot_pgr(results(), tmp_path / "pgr.png")
     marks = [line for line in figures[0].axes[0].lines if line.get_marker() in ("o", "s", "D", "^")]

@@ -25,10 +25,11 @@ _EDGE = {"markeredgecolor": "white", "markeredgewidth": 0.5}  # thin: a short in
 _CYCLE = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#56B4E9", "v"), ("#000000", "P"))
 
 
-def plot_pgr(results: Mapping[str, Any], path: str | Path, title: str = "SLU-F1") -> None:
+def plot_pgr(results: Mapping[str, Any], path: str | Path, title: str = "SLU-F1", about: str = "") -> None:
     """Forest plot: every system's score with its interval, its seeds as small marks, PGR in words at the right.
 
-    `results` is what [`score_systems`] returns. Raises ImportError without matplotlib.
+    `results` is what [`score_systems`] returns; `about`, a second line of the heading, such as the name of the study.
+    Raises ImportError without matplotlib.
     """
     from matplotlib.figure import Figure
 
@@ -46,7 +47,8 @@ def plot_pgr(results: Mapping[str, Any], path: str | Path, title: str = "SLU-F1"
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.set_title(f"{title} of supervisors, students and ceiling", loc="left", pad=30, fontweight="bold")
+    heading = f"{title} of supervisors, students and ceiling" + (f"\n{about}" if about else "")
+    axes.set_title(heading, loc="left", pad=30, fontweight="bold")
     axes.set_xlabel(_told(results, rows, title))
     _beside(axes, -0.9, f"PGR [{results['confidence']:.0%} interval]")
     _legend(axes, rows)
