@@ -121,6 +121,13 @@ def test_fewer_seeds_are_refused_before_they_are_run(make, monkeypatch):
         make.run("intent_minilm", "data", ["--seeds", "0", "7"], "runs")
 
 
+def test_every_file_of_results_that_a_page_names_is_there():
+    pages = [FOLDER.parents[1] / "README.md", *FOLDER.parent.rglob("*.md")]
+    named = {(page.name, name) for page in pages for name in re.findall(r"\bresults/([\w/]+)\.json", page.read_text())}
+    named -= {(page, name) for page, name in named if name in ("NAME", "mistakes/NAME")}
+    assert len(named) > 10 and [one for one in named if not (FOLDER / "results" / f"{one[1]}.json").is_file()] == []
+
+
 def test_every_forest_plot_is_linked_from_its_table(make):
     pages = "".join(page.read_text(encoding="utf-8") for page in FOLDER.glob("*.md"))
     for path in RESULTS:
