@@ -123,7 +123,11 @@ def test_fewer_seeds_are_refused_before_they_are_run(make, monkeypatch):
 
 def test_every_file_of_results_that_a_page_names_is_there():
     pages = [FOLDER.parents[1] / "README.md", *FOLDER.parent.rglob("*.md")]
-    named = {(page.name, name) for page in pages for name in re.findall(r"\bresults/([\w/]+)\.json", page.read_text())}
+    named = {
+        (page.name, name)
+        for page in pages
+        for name in re.findall(r"\bresults/([\w/]+)\.json", page.read_text(encoding="utf-8"))
+    }
     named -= {(page, name) for page, name in named if name in ("NAME", "mistakes/NAME")}
     assert len(named) > 10 and [one for one in named if not (FOLDER / "results" / f"{one[1]}.json").is_file()] == []
 
