@@ -259,5 +259,12 @@ def _told(row: Mapping[str, Any], tests: int) -> list[str]:
 
 def planned(name: str, results: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], float] | None:
     """The p of every pair of the plan that a study's results hold; None where the plan has no pair of that study."""
-    found = [pairs(family, results) for family in PLAN if name in family.results]
-    return {(row["first"], row["second"]): row["p"] for rows in found for row in rows} if found else None
+    found = {}
+    families = [family for family in PLAN if name in family.results]
+    for family in families:
+        rows = pairs(family, results)
+        if family.each:  # the same two rows in every study: the one of this study
+            ids = family.hypotheses[family.results.index(name)][0]
+            rows = [row for row in rows if row["id"] == ids]
+        found |= {(row["first"], row["second"]): row["p"] for row in rows}
+    return found if families else None

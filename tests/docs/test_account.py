@@ -49,6 +49,16 @@ def test_pairs_not_run_count_in_holms_correction(account):
     assert account.planned("field_slots", {}) is None
 
 
+def test_the_same_pair_in_several_studies_has_the_p_of_each(account):
+    names = [f"curve_strength_{size}" for size in (250, 500, 1000, 2000)]
+    found = {
+        name: results([("naive", "mean_vote", 0.1, [0.05, 0.15], p)])
+        for name, p in zip(names, (0.3, 0.001, 0.01, 0.5), strict=True)
+    }
+    planned = [account.planned(name, found)["naive", "mean_vote"] for name in names]
+    assert planned == pytest.approx([0.6, 0.004, 0.03, 0.6])  # 4 * 0.001, 3 * 0.01, 2 * 0.3, at least that
+
+
 @pytest.mark.parametrize(
     ("difference", "interval", "p", "each", "expected"),
     [
