@@ -17,15 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 from make import RESULTS, SLURP, read
 
-from trl_weaks.labelling.label_completions import label_completions
 from trl_weaks.study.environment import describe_environment
 from trl_weaks.study.pipeline.completions import JOINT_ANSWER, CompletionRun
 from trl_weaks.study.pipeline.models import ModelFactory
-from trl_weaks.study.pipeline.predictions import PREDICTIONS, predict_completions, read_predictions, write_completions
-from trl_weaks.study.pipeline.untaught import joint_answers
+from trl_weaks.study.pipeline.predictions import PREDICTIONS, predict_completions, read_predictions
 from trl_weaks.study.report.compare import compare_systems
 from trl_weaks.study.report.results import score_systems
 from trl_weaks.study.stages import STAMP
@@ -226,17 +223,8 @@ def answer_part(run: CompletionRun, models: Sequence[WeakSupervisor], part: Sequ
     c, rows = run.config, run.unlabelled_rows(part)
     if len(models) == 1:
         predict_completions(models[0], rows, folder, c.eval_beams, c.max_new_tokens, c.generation_batch_size)
-        return
-    labels = label_completions(
-        WeakEnsemble(models, weights=c.weak_weights),
-        Dataset.from_list(rows),
-        mode="joint",
-        num_candidates=c.num_candidates,
-        max_new_tokens=c.max_new_tokens,
-        output_dir=folder / "labels",
-        batch_size=c.generation_batch_size,
-    )
-    write_completions(folder, rows, joint_answers(labels, rows))
+    else:
+        run.answer_jointly(WeakEnsemble(models, weights=c.weak_weights), rows, folder)
 
 
 def statistics(name: str, folder: Path, data_dir: str) -> tuple[CompletionRun, dict[str, np.ndarray], list[Example]]:
@@ -252,11 +240,8 @@ def statistics(name: str, folder: Path, data_dir: str) -> tuple[CompletionRun, d
         for system in (*run.config.supervisor_names, *table.systems):
             texts = []
             for first in range(0, len(rest), PART):
-                ids, part = (
-                    [example.id for example in rest[first : first + PART]],
-                    place(run, table.split, system, first),
-                )
-                kept = read_predictions(part, ids)
+                part = place(run, table.split, system, first)
+                kept = read_predictions(part, [example.id for example in rest[first : first + PART]])
                 if not answered(part, keys_of(run, system)):
                     raise SystemExit(f"{part} has answers of another {system} than is there; `answer` them again")
                 texts += [row["completion"] for row in kept]

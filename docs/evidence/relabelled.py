@@ -72,8 +72,8 @@ def train(run: CompletionRun, student: str, labels: Mapping[str, Mapping[str, st
         return folder
     examples = [example for example in run.splits.half_b if example.id in labels[student]]
     rows = [row | {COMPLETION: labels[student][row[EXAMPLE_ID]]} for row in run.rows(examples)]
-    loaded = run.factory.student(run.base, run.seed, run.texts())
-    train_on_gold(loaded, rows, run.config.training(run.gold_settings()), folder, run.seed, lora=run.lora)
+    untrained = run.factory.student(run.base, run.seed, run.texts())
+    train_on_gold(untrained, rows, run.config.training(run.gold_settings()), folder, run.seed, lora=run.lora)
     (folder / DONE).write_text(json.dumps(made), encoding="utf-8")  # last: weights alone may be half written
     return folder
 

@@ -331,3 +331,33 @@ def test_random_mistakes_are_as_many_as_the_supervisors(answers, study, monkeypa
     some, all_ = (relabelled.wrong_at_random(run, half_b, share) for share in (0.2, 1.0))
     assert all(some[name] in (gold[name], all_[name]) for name in gold)  # what is wrong stays wrong
     assert some == relabelled.wrong_at_random(run, half_b, 0.2)
+
+
+def test_more_sentences_are_the_studys_and_those_behind_them(answers, study, monkeypatch):
+    import relabelled
+    from datasets import Dataset
+
+    run, more = answers.run_of(*study, 0), answers.run_of(*study, 0, num_weak=6)
+    known, asked, taught = [e.id for e in run.splits.half_b], [], []
+    monkeypatch.setattr(run, "labels", lambda mode: Dataset.from_list([{"example_id": name} for name in known]))
+    monkeypatch.setattr(relabelled, "loaded", lambda run, system: asked.append(system))
+    monkeypatch.setattr(relabelled, "WeakEnsemble", lambda models, weights: None)
+    monkeypatch.setattr(
+        relabelled, "label_completions", lambda ensemble, rows, **given: rows.select_columns("example_id")
+    )
+    monkeypatch.setattr(run.factory, "student", lambda *given: "untrained")
+    monkeypatch.setattr(
+        relabelled, "methods_of", lambda *given: [type("M", (), {"name": name}) for name in ("naive", "joint")]
+    )
+    monkeypatch.setattr(
+        relabelled,
+        "train_on_weak",
+        lambda *given: taught.append((given[0], list(given[1]["example_id"]), given[2].name)),
+    )
+    folder = relabelled.train_on_more(run, more, "joint_3100")
+    assert taught == [("untrained", [e.id for e in more.splits.half_b], "joint")] and asked == ["joint_answer"]
+    assert len(known) == 4 and len(taught[0][1]) == 6
+    assert json.loads((folder / "done.json").read_text()) == {"rows": 6, "key": "labels, joint_3100"}
+    assert relabelled.train_on_more(run, more, "joint_3100") == folder and len(taught) == 1
+    with pytest.raises(SystemExit, match="is not the first part"):
+        relabelled.train_on_more(run, answers.run_of(*study, 1, num_weak=6), "joint_3100")

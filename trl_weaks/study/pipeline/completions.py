@@ -241,10 +241,14 @@ class CompletionRun(SeedRun):
         return found
 
     def _predict_jointly(self, weak: Sequence[Stage], folder: Path) -> None:
-        c, rows = self.config, self.unlabelled_rows(self.splits.test)
+        self.answer_jointly(self._ensemble(weak), self.unlabelled_rows(self.splits.test), folder)
+
+    def answer_jointly(self, ensemble: WeakEnsemble, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        """The supervisors' joint answer to prompts, written as a student's predictions are."""
+        c = self.config
         labels = label_completions(
-            self._ensemble(weak),
-            Dataset.from_list(rows),
+            ensemble,
+            Dataset.from_list(list(rows)),
             mode="joint",
             num_candidates=c.num_candidates,
             max_new_tokens=c.max_new_tokens,
