@@ -60,7 +60,7 @@ class Spread:
         Example:
 
         >>> round(Spread(0.01, 2.0, 0.01).detectable(), 3), round(Spread(0.01, 1000.0, 0.01).detectable(), 3)
-        (0.056, 0.028)
+        (0.057, 0.028)
         """
         if not np.isfinite(self.error):
             return np.inf
