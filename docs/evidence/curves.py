@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scores
 from datasets import Dataset
 from make import publish, read
 
@@ -260,6 +261,7 @@ def main() -> None:
         results = read(published)
         results["labels_right"] = labels_right(results["config"] | {"data_dir": asked.data_dir}, results["seeds"])
         published.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    scores.keep(name, folder, asked.data_dir)
     print(published)
 
 

@@ -14,6 +14,7 @@ needs the extra `pretrained`); without a connection the run stops before its fir
 import argparse
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,6 +72,7 @@ STUDIES = {  # name of the results: what `trl-weaks study` gets beside the data
     f"--methods naive naive_aux joint single_gpt2 single_opt single_gpt_neox --compare {_OF_DIALOGUES}",
 }
 
+OWN_FILE = {"dialogue_state"}  # tasks that are no part of the package
 EMBEDDED = {name for name in STUDIES if name.startswith("field_")}  # on the grammar of the package: no data to name
 
 
@@ -124,6 +126,7 @@ def source(results: Mapping[str, Any]) -> str:
         where["machine"],
         f"torch {where['versions']['torch']}",
     ]
+    parts += [f"commit {results['commit']}"] if "commit" in results else []
     return "Made by " + "; ".join(parts) + "."
 
 
@@ -234,6 +237,16 @@ def run(name: str, data_dir: str | None, more: Sequence[str], output_dir: str) -
     task = str(FOLDER.parents[1] / task) if task.endswith(".py") else task
     launch(task, [*arguments, *given, "--output_dir", str(folder)], command)
     publish(folder / "results.json", name)
+    import scores
+
+    scores.keep(name, folder, data_dir)
+
+
+def kind_of(folder: Path) -> str:
+    """What `task_of` finds the task of a study's folder by: its name, or the file of an example."""
+    name = read(folder / "study.json")["task"]
+    own = FOLDER.parents[1] / "examples" / f"{name}.py"
+    return str(own) if name in OWN_FILE else name
 
 
 def refuse_fewer_seeds(name: str, arguments: Sequence[str]) -> None:
@@ -253,6 +266,15 @@ def refuse_fewer_seeds(name: str, arguments: Sequence[str]) -> None:
         )
 
 
+def commit() -> str | None:
+    """Of the code that runs this; None where it is no checkout of git."""
+    asked = ["git", "-C", str(FOLDER), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def publish(path: Path, name: str, command: str | None = None) -> Path:
     """A study's results without paths of the machine and what no table needs, in `results/`.
 
@@ -267,6 +289,7 @@ def publish(path: Path, name: str, command: str | None = None) -> Path:
         )
     results.pop("mcnemar", None)
     results |= {"command": command} if command else {}
+    results |= {"commit": found} if (found := commit()) else {}
     results["config"] |= {"output_dir": f"runs/evidence/{name}"}
     results["config"] |= {"data_dir": place_of(name)} if results["config"].get("data_dir") else {}
     target.write_text(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

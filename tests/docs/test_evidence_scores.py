@@ -1,0 +1,170 @@
+"""Scores of single examples: kept, computed from again, and held against the results beside them."""
+
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trl_weaks.study.report.compare import compare_systems
+from trl_weaks.study.report.results import ACCURACY, Measure, score_systems
+from trl_weaks.study.tasks.base import Example, Splits
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "evidence"
+KEPT = sorted((FOLDER / "results" / "scores").glob("*.json.gz"))
+TEXTS, SEEDS = 60, (3, 5)
+ROLES = {"one": "weak", "two": "weak", "student": "method", "ceiling": "ceiling"}
+
+
+@pytest.fixture
+def scores(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import scores
+
+    return scores
+
+
+@dataclass
+class Small:
+    """A task without data; what the script asks of one."""
+
+    kind: str
+    classes: tuple[str, ...] = ("a", "b", "c")
+    name: str = "small"
+
+    def splits(self, seed: int) -> Splits:
+        return Splits((), (), (), tuple(Example(f"{seed}/{i}", "text", "abc"[i % 3]) for i in range(TEXTS)))
+
+    def label(self, example: Example) -> int:
+        return "abc".index(example.target)
+
+    def statistics(self, completion: str, example: Example) -> list[float]:
+        return [float(completion == example.target), 1.0]
+
+    def total(self, means: np.ndarray) -> dict[str, np.ndarray]:
+        return {"slot_f1": means[..., 0] / means[..., 1]}
+
+
+def answers(draw: np.random.Generator, kind: str, ability: float, gold: str) -> dict[str, Any]:
+    said = gold if draw.random() < ability else draw.choice(list("abc"))
+    if kind == "completions":
+        return {"completion": said}
+    sure = draw.dirichlet(np.ones(3)) + 2.0 * (np.array(list("abc")) == said)
+    return {"probabilities": (sure / sure.sum()).tolist(), "vacuity": None}
+
+
+def study(folder: Path, kind: str) -> dict[str, Any]:
+    """The folder of a finished study, its answers drawn; and its results, by loops over what was drawn."""
+    task, draw, right = Small(kind), np.random.default_rng(0), dict[str, list[list[float]]]()
+    for seed in SEEDS:
+        votes = np.zeros((TEXTS, 3))
+        for name, ability in zip(ROLES, (0.4, 0.5, 0.7, 0.95), strict=True):
+            place = folder / f"seed-{seed}" / "predictions" / name
+            place.mkdir(parents=True)
+            rows = []
+            for i, example in enumerate(task.splits(seed).test):
+                row = answers(draw, kind, ability, example.target)
+                rows.append({"id": example.id, **row})
+                if kind == "classes":
+                    votes[i] += np.array(row["probabilities"]) * (ROLES[name] == "weak")
+            (place / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            said = [row.get("completion") or "abc"[int(np.argmax(row["probabilities"]))] for row in rows]
+            gold = [example.target for example in task.splits(seed).test]
+            right.setdefault(name, []).append([float(a == b) for a, b in zip(said, gold, strict=True)])
+        if kind == "classes":
+            gold = [example.target for example in task.splits(seed).test]
+            voted = [float("abc"[int(np.argmax(vote))] == b) for vote, b in zip(votes, gold, strict=True)]
+            right.setdefault("mean_vote", []).append(voted)
+    classes = kind == "classes"
+    measure = ACCURACY if classes else Measure("Slot F1", {"slot_f1": lambda means: means[..., 0] / means[..., 1]})
+    samples = {name: np.array(table) for name, table in right.items()}
+    if not classes:
+        samples = {name: np.stack([table, np.ones_like(table)], axis=-1) for name, table in samples.items()}
+    roles = ROLES | ({"mean_vote": "baseline"} if classes else {})
+    systems = [{"name": n, "label": n, "role": roles[n], "samples": samples[n]} for n in samples]
+    systems[2] |= {"supervisors": ["two"]}
+    results = score_systems(systems, measure=measure, resamples=500)
+    results |= {"seeds": list(SEEDS), "config": {"weak_weights": None}, "environment": {}}
+    results["comparisons"] = compare_systems(samples, measure, ["student", "two", "ceiling", "student"])
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "study.json").write_text(json.dumps({"task": "small"}))
+    return results
+
+
+@pytest.fixture(params=["classes", "completions"])
+def kept(request, scores, tmp_path, monkeypatch):
+    """A published study with its scores: the script, its folder, and the results."""
+    results = study(tmp_path / "run", request.param)
+    monkeypatch.setattr(scores, "RESULTS", tmp_path)
+    monkeypatch.setattr(scores, "FOLDER", tmp_path / "scores")
+    monkeypatch.setattr(scores, "config_class", lambda name: lambda **given: SimpleNamespace(**given))
+    monkeypatch.setattr(scores, "task_of", lambda name, config: Small(request.param))
+    (tmp_path / "mine.json").write_text(json.dumps(results))
+    return scores, tmp_path, results
+
+
+def test_everything_comes_out_again(kept):
+    scores, folder, results = kept
+    path = scores.keep("mine", folder / "run", None)
+    made = scores.again("mine")
+    assert scores.differences(made, results) == []
+    assert made["comparisons"][0]["interval"] == pytest.approx(results["comparisons"][0]["interval"])
+    assert made["methods"]["student"]["pgr_interval"] == pytest.approx(results["methods"]["student"]["pgr_interval"])
+    assert made["methods"]["student"]["supervisors"] == ["two"]
+    said = json.loads(gzip.decompress(path.read_bytes()))
+    assert said["examples"] == TEXTS and len(said["ids"]) == 2 and said["ids"][0] != said["ids"][1]
+    assert "3/0" not in json.dumps(said)  # no id
+    before = path.read_bytes()
+    assert scores.keep("mine", folder / "run", None).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (("methods", "student", "pgr"), "methods student pgr"),
+        (("comparisons", 1, "p_value"), "comparisons 1 p_value"),
+        (("comparisons", 0, "interval", 1), "comparisons 0 interval 1"),
+    ],
+)
+def test_a_changed_number_of_the_results_is_found(kept, where, said):
+    scores, folder, results = kept
+    scores.keep("mine", folder / "run", None)
+    place: Any = results
+    for step in where[:-1]:
+        place = place[step]
+    place[where[-1]] += 1e-4
+    (found,) = scores.differences(scores.again("mine"), results)
+    assert found.startswith(said)
+
+
+def test_answers_that_are_not_those_of_the_results_are_refused(kept):
+    scores, folder, results = kept
+    path = folder / "run" / "seed-5" / "predictions" / "student" / "predictions.jsonl"
+    other = (folder / "run" / "seed-5" / "predictions" / "one" / "predictions.jsonl").read_text()
+    path.write_text(other)
+    with pytest.raises(ValueError, match="student: the answers score"):
+        scores.keep("mine", folder / "run", None)
+
+
+def test_what_is_not_kept_or_not_finished_is_refused(kept):
+    scores, folder, _ = kept
+    with pytest.raises(SystemExit, match="of mine no scores of single examples are kept"):
+        scores.again("mine")
+    with pytest.raises(SystemExit, match="not the folder of a finished study"):
+        scores.keep("mine", folder / "nothing", None)
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 61])
+def test_bits_are_what_they_were(scores, count):
+    right = np.random.default_rng(count).integers(0, 2, count).astype(float)
+    assert np.array_equal(scores.unpacked(scores.packed(right), count), right)
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name.removesuffix(".json.gz"))
+def test_the_published_results_are_those_of_the_kept_scores(path, scores):
+    name = path.name.removesuffix(".json.gz")
+    assert scores.differences(scores.again(name), scores.read(scores.RESULTS / f"{name}.json")) == []
