@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scores
 from datasets import Dataset
-from make import publish, read
+from make import published, read
 
 from trl_weaks.aggregation.transforms import Relabel, compose
 from trl_weaks.study import Method, run_study
@@ -256,13 +255,12 @@ def main() -> None:
         parser.error(f"--data_dir: {missing}")
     run_study("classification", preset="pretrained", output_dir=folder, **settings)
     command = f"python docs/evidence/curves.py {asked.study} --data_dir path/to/slurp --seeds"
-    published = publish(folder / "results.json", name, " ".join([command, *map(str, asked.seeds)]))
+    path = published(folder, name, asked.data_dir, " ".join([command, *map(str, asked.seeds)]))
     if asked.study == "labels":
-        results = read(published)
+        results = read(path)
         results["labels_right"] = labels_right(results["config"] | {"data_dir": asked.data_dir}, results["seeds"])
-        published.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    scores.keep(name, folder, asked.data_dir)
-    print(published)
+        path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(path)
 
 
 if __name__ == "__main__":

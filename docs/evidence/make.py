@@ -116,7 +116,13 @@ def tables(results: Mapping[str, Any], planned: Mapping[tuple[str, str], float] 
 
 
 def source(results: Mapping[str, Any]) -> str:
-    """Where a table comes from: command, seeds, examples, date and machine, in one line."""
+    """Where a table comes from: command, seeds, examples, date and machine, in one line; of each run, where several
+    with seeds of their own were put together."""
+    told = (_made_by({"examples": results.get("examples")} | part) for part in results.get("parts", [results]))
+    return "Made by " + "; and by ".join(told) + "."
+
+
+def _made_by(results: Mapping[str, Any]) -> str:
     seeds, where = results["seeds"], results["environment"]
     parts = [
         f"`{results['command']}`",
@@ -126,8 +132,7 @@ def source(results: Mapping[str, Any]) -> str:
         where["machine"],
         f"torch {where['versions']['torch']}",
     ]
-    parts += [f"commit {results['commit']}"] if "commit" in results else []
-    return "Made by " + "; ".join(parts) + "."
+    return "; ".join(parts + ([f"commit {results['commit']}"] if "commit" in results else []))
 
 
 def _limits(interval: Sequence[float | None]) -> str:
@@ -236,10 +241,21 @@ def run(name: str, data_dir: str | None, more: Sequence[str], output_dir: str) -
     folder = Path(output_dir) / name
     task = str(FOLDER.parents[1] / task) if task.endswith(".py") else task
     launch(task, [*arguments, *given, "--output_dir", str(folder)], command)
-    publish(folder / "results.json", name)
+    published(folder, name, data_dir)
+
+
+def published(folder: Path, name: str, data_dir: str | None, command: str | None = None) -> Path:
+    """The results of a finished study with the scores of its examples; beside the seeds that are published, where
+    those are others and their scores are kept.
+    """
     import scores
 
+    target = RESULTS / f"{name}.json"
+    if target.is_file() and not set(read(target)["seeds"]) & set(read(folder / "results.json")["seeds"]):
+        return scores.add(name, folder, data_dir, command)
+    path = publish(folder / "results.json", name, command)
     scores.keep(name, folder, data_dir)
+    return path
 
 
 def kind_of(folder: Path) -> str:
@@ -253,16 +269,20 @@ def refuse_fewer_seeds(name: str, arguments: Sequence[str]) -> None:
     """Before hours of work.
 
     Raises:
-        SystemExit: the results that are there have seeds that were not asked for.
+        SystemExit: the results that are there have seeds that were not asked for, and are not kept in a form that
+            other seeds can be added to.
     """
+    import scores
+
     asked = argparse.ArgumentParser(add_help=False)
     asked.add_argument("--seeds", type=int, nargs="+", default=[])
     seeds, target = asked.parse_known_args(arguments)[0].seeds, RESULTS / f"{name}.json"
     missing = sorted(set(read(target)["seeds"]) - set(seeds)) if target.is_file() else []
-    if missing:
+    if missing and not (scores.path_of(name).is_file() and not set(read(target)["seeds"]) & set(seeds)):
         raise SystemExit(
             f"{target} has seeds {missing}, which --seeds leaves out, and results are of all seeds together. Add them "
-            "(what their folders hold is not run again), or move the results away."
+            "(what their folders hold is not run again), or move the results away. Where scores of single examples "
+            "are kept (scores.py), seeds that are all new may be run alone."
         )
 
 

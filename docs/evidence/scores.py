@@ -3,6 +3,7 @@
     python docs/evidence/scores.py                                    # all that are kept, seconds each
     python docs/evidence/scores.py curve_supervisors                  # one
     python docs/evidence/scores.py NAME --keep runs/evidence/NAME --data_dir path/to/slurp    # of a finished study
+    python docs/evidence/scores.py NAME --add runs/more/NAME --data_dir path/to/slurp         # more seeds
 
 Reads `results/scores/NAME.json.gz`, computes scores, PGR, intervals and comparisons from it and says what differs from
 `results/NAME.json`. `make.py --run` and `curves.py` keep them by themselves. Of the examples it holds no text and no
@@ -15,13 +16,15 @@ import base64
 import gzip
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from make import RESULTS, TITLES, kind_of, read
+from make import RESULTS, TITLES, commit, kind_of, read
 
 from trl_weaks.metrics.bootstrap import as_table, seed_scores
 from trl_weaks.study.pipeline.predictions import read_predictions
@@ -35,32 +38,80 @@ from trl_weaks.study.tasks.find import config_class, task_of
 
 FOLDER = RESULTS / "scores"
 REPOSITORY = Path(__file__).resolve().parents[2]
+MAY_DIFFER = frozenset("seeds output_dir data_dir workers stages".split())
+SHARED = frozenset("floor classes".split())  # of a study's results, what more seeds do not change
+PART = ("seeds", "command", "commit", "environment")  # what is said of each of several runs
 SAME = 1e-6  # another order of additions changes less
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Scores of single examples.
+
+    Args:
+        task: what `task_of` finds it by; the file of an example from the repository's root.
+        seeds: of the study.
+        ids: a digest of the ids of the test examples, for every seed.
+        samples: row -> (seeds, examples) for classes, (seeds, examples, statistics) for texts.
+    """
+
+    task: str
+    seeds: list[int]
+    ids: list[str]
+    samples: dict[str, np.ndarray]
+
+
+def path_of(name: str) -> Path:
+    return FOLDER / f"{name}.json.gz"
+
+
 def keep(name: str, folder: Path, data_dir: str | None) -> Path:
-    """Write the scores of single examples of the finished study in `folder` beside its results.
+    """Write the scores of single examples of the finished study in `folder`.
 
     Raises:
         SystemExit: no finished study.
         ValueError: what its answers score is not what its results say.
     """
+    return write(name, of_study(folder, data_dir))
+
+
+def of_study(folder: Path, data_dir: str | None) -> Kept:
+    """Raises as [`keep`]."""
     if not (folder / "results.json").is_file():
         raise SystemExit(f"{folder} is not the folder of a finished study: it has no results.json")
     results, kind = read(folder / "results.json"), kind_of(folder)
     task = task_of(kind, config_class(kind)(**results["config"] | {"data_dir": data_dir, "output_dir": str(folder)}))
-    found, digests = samples_of(task, folder, results)
-    _check(found, measure_of(task, results), results)
-    made = {
-        "task": kind.removeprefix(f"{REPOSITORY}/"),
-        "ids": digests,
-        "examples": results["examples"],
-        "systems": {system: [packed(table) for table in tables] for system, tables in found.items()},
-    }
+    samples, digests = samples_of(task, folder, results)
+    _check(samples, measure_of(task, results), results)
+    return Kept(kind.removeprefix(f"{REPOSITORY}/"), results["seeds"], digests, samples)
+
+
+def write(name: str, kept: Kept) -> Path:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{name}.json.gz"
-    path.write_bytes(gzip.compress(json.dumps(made).encode(), mtime=0))  # the same scores give the same bytes
-    return path
+    made = {
+        "task": kept.task,
+        "seeds": kept.seeds,
+        "ids": kept.ids,
+        "examples": next(iter(kept.samples.values())).shape[1],
+        "systems": {system: [packed(table) for table in tables] for system, tables in kept.samples.items()},
+    }
+    path_of(name).write_bytes(gzip.compress(json.dumps(made).encode(), mtime=0))  # the same scores, the same bytes
+    return path_of(name)
+
+
+def kept_of(name: str) -> Kept:
+    """
+    Raises:
+        SystemExit: nothing is kept of it.
+    """
+    if not path_of(name).is_file():
+        raise SystemExit(f"{path_of(name)} is not there: of {name} no scores of single examples are kept")
+    made = json.loads(gzip.decompress(path_of(name).read_bytes()))
+    samples = {
+        system: np.stack([unpacked(one, made["examples"]) for one in tables])
+        for system, tables in made["systems"].items()
+    }
+    return Kept(made["task"], made["seeds"], made["ids"], samples)
 
 
 def samples_of(task: Task, folder: Path, results: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -121,32 +172,63 @@ def unpacked(kept: Any, examples: int) -> np.ndarray:
     return np.array(kept, dtype=float)
 
 
-def again(name: str) -> dict[str, Any]:
+def again(kept: Kept, results: Mapping[str, Any]) -> dict[str, Any]:
     """The rows and comparisons of a study in the form of its results, computed from what is kept.
 
-    Raises:
-        SystemExit: nothing is kept of it.
+    Args:
+        results: says what the rows are called, what they learnt from, and which pairs are compared.
     """
-    path, results = FOLDER / f"{name}.json.gz", read(RESULTS / f"{name}.json")
-    if not path.is_file():
-        raise SystemExit(f"{path} is not there: of {name} no scores of single examples are kept")
-    kept = json.loads(gzip.decompress(path.read_bytes()))
-    kind = str(REPOSITORY / kept["task"]) if kept["task"].endswith(".py") else kept["task"]
+    kind = str(REPOSITORY / kept.task) if kept.task.endswith(".py") else kept.task
     measure = measure_of(task_of(kind, config_class(kind)(**results["config"])), results)
-    samples = {
-        system: np.stack([unpacked(one, kept["examples"]) for one in tables])
-        for system, tables in kept["systems"].items()
-    }
     rows = {**results["weak"], **results["methods"]}
     systems = [
         {"name": system, "samples": table, "label": rows[system]["label"], "role": rows[system]["role"]}
         | ({"supervisors": rows[system]["supervisors"] or None} if "supervisors" in rows[system] else {})
-        for system, table in samples.items()
+        for system, table in kept.samples.items()
     ]
     given = {"confidence": results["confidence"]}
     pairs = [pair[place] for pair in results.get("comparisons", []) for place in ("first", "second")]
     found = score_systems(systems, measure=measure, resamples=results["resamples"], **given)
-    return found | {"comparisons": compare_systems(samples, measure, pairs, **given)}
+    return found | {"comparisons": compare_systems(kept.samples, measure, pairs, **given)}
+
+
+def add(name: str, folder: Path, data_dir: str | None, command: str | None = None) -> Path:
+    """The seeds of a finished study beside those published, whose runs may be gone: everything is computed anew
+    from the scores of both. Of numbers that need more than those, such as the calibration, nothing stays.
+
+    Raises:
+        SystemExit: no finished study, or none is published with its scores; the same seeds, other settings, other rows
+            or other examples.
+    """
+    here, there = read(RESULTS / f"{name}.json"), read(folder / "results.json")
+    old, new = kept_of(name), of_study(folder, data_dir)
+    if twice := sorted(set(old.seeds) & set(new.seeds)):
+        raise SystemExit(f"{name} has seeds {twice} already; run others")
+    changed = [key for key, value in here["config"].items() if key not in MAY_DIFFER and there["config"][key] != value]
+    if changed or list(old.samples) != list(new.samples):
+        raise SystemExit(f"{folder} is another study than {name}: {', '.join(changed) or 'other rows'}")
+    if set(old.ids) != set(new.ids):
+        raise SystemExit(f"{folder} was tested on other examples than {name}")
+    order = np.argsort(old.seeds + new.seeds, kind="stable").tolist()
+    tables = {system: np.concatenate([table, new.samples[system]])[order] for system, table in old.samples.items()}
+    seeds, ids = ([(a + b)[i] for i in order] for a, b in ((old.seeds, new.seeds), (old.ids, new.ids)))
+    kept = Kept(old.task, seeds, ids, tables)
+    there |= {"command": command or there["command"]} | ({"commit": found} if (found := commit()) else {})
+    parts = [{key: one[key] for key in PART if key in one} for one in (*here.get("parts", [here]), there)]
+    made = {key: value for key, value in here.items() if key in SHARED} | again(kept, here)
+    made |= {"seeds": seeds, "config": here["config"] | {"seeds": seeds}, "parts": parts, "command": here["command"]}
+    made |= {"environment": there["environment"], "stage_seconds": _sums(here, there)}
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    write(name, kept)
+    return path
+
+
+def _sums(*results: Mapping[str, Any]) -> dict[str, float]:
+    found = Counter[str]()
+    for one in results:
+        found.update(one["stage_seconds"])
+    return dict(found)
 
 
 def differences(made: Any, published: Any, where: str = "") -> list[str]:
@@ -176,16 +258,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="of results; default all whose scores are kept")
     parser.add_argument("--keep", type=Path, metavar="RUN", help="keep the scores of this finished study")
-    parser.add_argument("--data_dir", help="of --keep: SLURP's folder, or the dialogues'")
+    parser.add_argument("--add", type=Path, metavar="RUN", help="publish its seeds beside those of the results")
+    parser.add_argument("--data_dir", help="of --keep and --add: SLURP's folder, or the dialogues'")
     asked = parser.parse_args()
-    if asked.keep:
-        if len(asked.names) != 1:
-            parser.error("--keep needs one name, that of the results")
-        print(keep(asked.names[0], asked.keep, asked.data_dir))
+    if run := asked.keep or asked.add:
+        if len(asked.names) != 1 or (asked.keep and asked.add):
+            parser.error("--keep and --add take one name, that of the results, and exclude each other")
+        print((keep if asked.keep else add)(asked.names[0], run, asked.data_dir))
         return
     wrong = 0
     for name in asked.names or sorted(path.name.removesuffix(".json.gz") for path in FOLDER.glob("*.json.gz")):
-        found = differences(again(name), read(RESULTS / f"{name}.json"))
+        results = read(RESULTS / f"{name}.json")
+        found = differences(again(kept_of(name), results), results)
         wrong += bool(found)
         print(f"{name}: " + ("every score, PGR, interval and p comes out again" if not found else "; ".join(found)))
     raise SystemExit(int(bool(wrong)))

@@ -192,8 +192,7 @@ def test_a_study_is_run_with_the_command_that_its_results_name(name, make, monke
         "trl_weaks.study.pipeline.launch.launch",
         lambda *given: seen.update(task=given[0], given=given[1], said=given[2]),
     )
-    monkeypatch.setattr(make, "publish", lambda *given: None)
-    monkeypatch.setattr("scores.keep", lambda *given: None)
+    monkeypatch.setattr(make, "published", lambda *given: None)
     monkeypatch.setattr(make, "refuse_fewer_seeds", lambda *given: None)
     data = "" if name in make.EMBEDDED else "data"
     where = "path/to/dialogues" if name == "dialogues_smollm2" else "path/to/slurp"

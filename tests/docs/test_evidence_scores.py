@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from trl_weaks.study.tasks.base import Example, Splits
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "evidence"
 KEPT = sorted((FOLDER / "results" / "scores").glob("*.json.gz"))
 TEXTS, SEEDS = 60, (3, 5)
+ROWS = ("weak", "methods", "comparisons", "ceiling", "weak_mean", "examples")
 ROLES = {"one": "weak", "two": "weak", "student": "method", "ceiling": "ceiling"}
 
 
@@ -28,6 +30,13 @@ def scores(monkeypatch):
     return scores
 
 
+@pytest.fixture
+def make(scores):
+    import make
+
+    return make
+
+
 @dataclass
 class Small:
     """A task without data; what the script asks of one."""
@@ -37,7 +46,7 @@ class Small:
     name: str = "small"
 
     def splits(self, seed: int) -> Splits:
-        return Splits((), (), (), tuple(Example(f"{seed}/{i}", "text", "abc"[i % 3]) for i in range(TEXTS)))
+        return Splits((), (), (), tuple(Example(f"{seed // 100}/{i}", "text", "abc"[i % 3]) for i in range(TEXTS)))
 
     def label(self, example: Example) -> int:
         return "abc".index(example.target)
@@ -57,11 +66,11 @@ def answers(draw: np.random.Generator, kind: str, ability: float, gold: str) -> 
     return {"probabilities": (sure / sure.sum()).tolist(), "vacuity": None}
 
 
-def study(folder: Path, kind: str) -> dict[str, Any]:
+def study(folder: Path, kind: str, seeds: Sequence[int] = SEEDS, beta: float = 0.1) -> dict[str, Any]:
     """The folder of a finished study, its answers drawn; and its results, by loops over what was drawn."""
-    task, draw, right = Small(kind), np.random.default_rng(0), dict[str, list[list[float]]]()
-    for seed in SEEDS:
-        votes = np.zeros((TEXTS, 3))
+    task, right = Small(kind), dict[str, list[list[float]]]()
+    for seed in seeds:
+        draw, votes = np.random.default_rng(seed), np.zeros((TEXTS, 3))
         for name, ability in zip(ROLES, (0.4, 0.5, 0.7, 0.95), strict=True):
             place = folder / f"seed-{seed}" / "predictions" / name
             place.mkdir(parents=True)
@@ -88,7 +97,10 @@ def study(folder: Path, kind: str) -> dict[str, Any]:
     systems = [{"name": n, "label": n, "role": roles[n], "samples": samples[n]} for n in samples]
     systems[2] |= {"supervisors": ["two"]}
     results = score_systems(systems, measure=measure, resamples=500)
-    results |= {"seeds": list(SEEDS), "config": {"weak_weights": None}, "environment": {}}
+    environment = {"date": f"2026-11-2{len(seeds)} 10:00", "machine": "mine", "versions": {"torch": "2"}}
+    config = {"weak_weights": None, "beta": beta, "seeds": list(seeds)}
+    results |= {"seeds": list(seeds), "config": config, "environment": environment, "diagnostics": {"of": "one run"}}
+    results |= {"stage_seconds": {"labels": 1.5 * len(seeds)}, "command": f"run {seeds}", "commit": "abc"}
     results["comparisons"] = compare_systems(samples, measure, ["student", "two", "ceiling", "student"])
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "study.json").write_text(json.dumps({"task": "small"}))
@@ -110,14 +122,14 @@ def kept(request, scores, tmp_path, monkeypatch):
 def test_everything_comes_out_again(kept):
     scores, folder, results = kept
     path = scores.keep("mine", folder / "run", None)
-    made = scores.again("mine")
+    made = scores.again(scores.kept_of("mine"), results)
     assert scores.differences(made, results) == []
     assert made["comparisons"][0]["interval"] == pytest.approx(results["comparisons"][0]["interval"])
     assert made["methods"]["student"]["pgr_interval"] == pytest.approx(results["methods"]["student"]["pgr_interval"])
     assert made["methods"]["student"]["supervisors"] == ["two"]
     said = json.loads(gzip.decompress(path.read_bytes()))
-    assert said["examples"] == TEXTS and len(said["ids"]) == 2 and said["ids"][0] != said["ids"][1]
-    assert "3/0" not in json.dumps(said)  # no id
+    assert said["examples"] == TEXTS and len(said["ids"]) == 2 and said["ids"][0] == said["ids"][1]
+    assert "0/3" not in json.dumps(said)  # no id
     before = path.read_bytes()
     assert scores.keep("mine", folder / "run", None).read_bytes() == before
 
@@ -137,7 +149,7 @@ def test_a_changed_number_of_the_results_is_found(kept, where, said):
     for step in where[:-1]:
         place = place[step]
     place[where[-1]] += 1e-4
-    (found,) = scores.differences(scores.again("mine"), results)
+    (found,) = scores.differences(scores.again(scores.kept_of("mine"), results), results)
     assert found.startswith(said)
 
 
@@ -153,9 +165,65 @@ def test_answers_that_are_not_those_of_the_results_are_refused(kept):
 def test_what_is_not_kept_or_not_finished_is_refused(kept):
     scores, folder, _ = kept
     with pytest.raises(SystemExit, match="of mine no scores of single examples are kept"):
-        scores.again("mine")
+        scores.kept_of("mine")
     with pytest.raises(SystemExit, match="not the folder of a finished study"):
         scores.keep("mine", folder / "nothing", None)
+
+
+def test_seeds_of_two_runs_are_what_one_run_of_all_is(kept, make, monkeypatch):
+    """In whatever order; and the table names both runs."""
+    scores, folder, results = kept
+    kind = "classes" if results["measure"] == "accuracy" else "completions"
+    whole = study(folder / "whole", kind, (3, 4, 5, 6))
+    scores.keep("mine", folder / "run", None)
+    study(folder / "more", kind, (6, 4))
+    scores.add("mine", folder / "more", None, "run more path/to/data")
+    found = scores.read(folder / "mine.json")
+    assert found["seeds"] == found["config"]["seeds"] == scores.kept_of("mine").seeds == [3, 4, 5, 6]
+    assert {key: found[key] for key in ROWS} == {key: whole[key] for key in ROWS}
+    assert found["stage_seconds"] == {"labels": 6.0} and "diagnostics" not in found
+    said = make.source(found)
+    assert said.startswith("Made by `run (3, 5)`; seeds 3, 5; 60 examples; 2026-11-22; mine; torch 2; commit abc; and")
+    assert "; and by `run more path/to/data`; seeds 6, 4; 60 examples; 2026-11-22; mine;" in said
+    study(folder / "third", kind, (1,))
+    scores.add("mine", folder / "third", None)
+    assert [part["seeds"] for part in scores.read(folder / "mine.json")["parts"]] == [[3, 5], [6, 4], [1]]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "beta", "said"),
+    [
+        ((5, 6), 0.1, r"mine has seeds \[5\] already"),
+        ((6,), 0.2, "is another study than mine: beta"),
+        ((106,), 0.1, "was tested on other examples than mine"),
+    ],
+)
+def test_what_cannot_be_added_is_refused_and_nothing_is_written(kept, seeds, beta, said):
+    scores, folder, results = kept
+    path = scores.keep("mine", folder / "run", None)
+    study(folder / "more", "classes" if results["measure"] == "accuracy" else "completions", seeds, beta)
+    before = path.read_bytes(), (folder / "mine.json").read_bytes()
+    with pytest.raises(SystemExit, match=said):
+        scores.add("mine", folder / "more", None)
+    assert before == (path.read_bytes(), (folder / "mine.json").read_bytes())
+
+
+def test_new_seeds_may_be_run_alone_where_the_scores_are_kept(kept, make, monkeypatch):
+    scores, folder, _ = kept
+    monkeypatch.setattr(make, "RESULTS", folder)
+    with pytest.raises(SystemExit, match=r"has seeds \[3, 5\], which --seeds leaves out"):
+        make.refuse_fewer_seeds("mine", ["--seeds", "7"])
+    scores.keep("mine", folder / "run", None)
+    make.refuse_fewer_seeds("mine", ["--seeds", "7"])
+    with pytest.raises(SystemExit, match=r"has seeds \[5\], which --seeds leaves out"):
+        make.refuse_fewer_seeds("mine", ["--seeds", "3", "7"])
+    kind = "classes" if scores.read(folder / "mine.json")["measure"] == "accuracy" else "completions"
+    study(folder / "more", kind, (7,))
+    make.published(folder / "more", "mine", None)
+    assert scores.read(folder / "mine.json")["seeds"] == [3, 5, 7]
+    study(folder / "all", kind, (3, 5, 7, 8))
+    make.published(folder / "all", "mine", None)
+    assert scores.read(folder / "mine.json")["seeds"] == scores.kept_of("mine").seeds == [3, 5, 7, 8]
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 61])
@@ -167,4 +235,6 @@ def test_bits_are_what_they_were(scores, count):
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name.removesuffix(".json.gz"))
 def test_the_published_results_are_those_of_the_kept_scores(path, scores):
     name = path.name.removesuffix(".json.gz")
-    assert scores.differences(scores.again(name), scores.read(scores.RESULTS / f"{name}.json")) == []
+    results, kept = scores.read(scores.RESULTS / f"{name}.json"), scores.kept_of(name)
+    assert scores.differences(scores.again(kept, results), results) == []
+    assert kept.seeds == results["seeds"] and list(kept.samples) == [*results["weak"], *results["methods"]]
