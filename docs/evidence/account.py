@@ -185,26 +185,26 @@ PLAN = (
 
 def pairs(family: Family, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Every pair of a family with what its results say: `id`, `says`, `first`, `second`, and where it was run
-    `comparison` and `each` (the seeds' differences); `p` after Holm over all pairs of the plan, where one that was not
-    run counts as one with p = 1.
+    `comparison`, `each` (the seeds' differences) and `study`, the name of the results, those of most seeds where
+    several have it; `p` after Holm over all pairs of the plan, where one that was not run counts as one with p = 1.
     """
     rows: list[dict[str, Any]] = []
     for number, (name, says, first, seconds) in enumerate(family.hypotheses):
         places = [family.results[number]] if family.each else family.results
         for second in seconds:
             row = {"id": name, "says": says, "first": first, "second": second}
-            rows.append(row | _found([results[place] for place in places if place in results], first, second))
+            rows.append(row | _found({place: results[place] for place in places if place in results}, first, second))
     adjusted = holm([row["comparison"]["p_value"] if "comparison" in row else 1.0 for row in rows])
     return [row | {"p": p} for row, p in zip(rows, adjusted, strict=True)]
 
 
-def _found(studies: Sequence[Mapping[str, Any]], first: str, second: str) -> dict[str, Any]:
-    for study in studies:
-        for pair in study["comparisons"]:
+def _found(studies: Mapping[str, Mapping[str, Any]], first: str, second: str) -> dict[str, Any]:
+    for name, study in sorted(studies.items(), key=lambda one: -len(one[1]["seeds"])):
+        for pair in study.get("comparisons", []):
             if (pair["first"], pair["second"]) == (first, second):
                 rows, key = {**study["weak"], **study["methods"]}, f"{study['measure']}_per_seed"
                 each = [a - b for a, b in zip(rows[first][key], rows[second][key], strict=True)]
-                return {"comparison": pair, "each": each}
+                return {"comparison": pair, "each": each, "study": name}
     return {}
 
 
@@ -257,14 +257,14 @@ def _told(row: Mapping[str, Any], tests: int) -> list[str]:
     return [f"{row['comparison']['difference']:+.3f} {interval}", above, f"{row['p']:.2g}", said]
 
 
-def planned(name: str, results: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], float] | None:
-    """The p of every pair of the plan that a study's results hold; None where the plan has no pair of that study."""
+def planned(name: str, results: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], float | None] | None:
+    """The p of every pair of the plan, None for those that other results answer; None where the plan has no pair of
+    that study."""
     found = {}
     families = [family for family in PLAN if name in family.results]
     for family in families:
         rows = pairs(family, results)
         if family.each:  # the same two rows in every study: the one of this study
-            ids = family.hypotheses[family.results.index(name)][0]
-            rows = [row for row in rows if row["id"] == ids]
-        found |= {(row["first"], row["second"]): row["p"] for row in rows}
+            rows = [row for row in rows if row.get("study") == name]
+        found |= {(row["first"], row["second"]): row["p"] if row.get("study") == name else None for row in rows}
     return found if families else None

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scores
 from datasets import Dataset
-from make import published, read
+from make import published, read, refuse_fewer_seeds
 
 from trl_weaks.aggregation.transforms import Relabel, compose
 from trl_weaks.study import Method, run_study
@@ -149,13 +150,19 @@ def draw(found: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Path]:
         strengths[results["config"]["num_gold"]] = results
     if len(strengths) > 1:
         add("strength", _by_strength(list(strengths.values())), "gold texts of the supervisors", log=True)
+        gaps = [(size, "naive", strengths[size]["methods"]) for size in sorted(strengths)]
+        add("strength_pgr", _recovered("student", gaps), "gold texts of the supervisors", log=True, score="PGR")
     if results := found.get(f"{CURVE}supervisors"):
         points = {"student": [(n, f"of_{n}") for n in range(1, len(SHAPES) + 1)]}
         add("supervisors", _rows(points, results), "supervisors", levels=_levels(results))
+        gaps = [(n, f"of_{n}", results["pgr_of_all"]) for n in range(1, len(SHAPES) + 1)]
+        add("supervisors_pgr", _recovered("student", gaps), "supervisors", score="PGR, against the mean of all eight")
     if results := found.get(f"{CURVE}labels"):
         on_gold = [(n, f"gold_{n}") for n in AMOUNTS[:-1]] + [(AMOUNTS[-1], "ceiling")]
         amounts = {"weak labels": [(n, f"weak_{n}") for n in AMOUNTS], "gold labels": on_gold}
         add("labels", _rows(amounts, results), "labelled texts, three epochs", levels=_levels(results), log=True)
+        gaps = [(n, f"weak_{n}", results["methods"]) for n in AMOUNTS]
+        add("labels_pgr", _recovered("weak labels", gaps), "labelled texts, three epochs", log=True, score="PGR")
         noise = {"student": [(0, "gold_1000"), *((percent, f"noise_{percent}") for percent in NOISE)]}
         lines = _rows(noise, results)
         lines["its labels"] = [(0, 1.0, None)]
@@ -193,6 +200,11 @@ def _rows(points: Mapping[str, Sequence[tuple[float, str]]], results: Mapping[st
     }
 
 
+def _recovered(line: str, found: Sequence[tuple[float, str, Mapping[str, Any]]]) -> dict[str, list[Point]]:
+    """PGR of a row of each of these, with its interval."""
+    return {line: [(x, rows[name]["pgr"], rows[name]["pgr_interval"]) for x, name, rows in found]}
+
+
 def _levels(results: Mapping[str, Any]) -> dict[str, float]:
     """What does not change along the curve."""
     vote = results["methods"]["mean_vote"]["accuracy"]
@@ -205,8 +217,9 @@ def _plot(
     what: str,
     levels: Mapping[str, float] | None = None,
     log: bool = False,
+    score: str = "Accuracy",
 ) -> None:
-    """Accuracy with its intervals along `what`, one line each; `levels` are dashed."""
+    """A score with its intervals along `what`, one line each; `levels` are dashed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
@@ -215,7 +228,7 @@ def _plot(
         xs, ys, intervals = zip(*points, strict=True)
         axes.plot(xs, ys, color=colour, marker=marker, label=name)
         for x, interval in zip(xs, intervals, strict=True):
-            if interval is not None:
+            if interval is not None and None not in interval:
                 axes.plot([x, x], interval, color=colour, linewidth=1.6)
     for (name, level), (colour, _) in zip((levels or {}).items(), STYLES[len(lines) :], strict=False):
         axes.axhline(level, color=colour, linestyle="--", linewidth=1, label=name)
@@ -224,7 +237,7 @@ def _plot(
     ticks = sorted({x for points in lines.values() for x, *_ in points})
     axes.set_xticks(ticks, [f"{x:,}" for x in ticks])
     axes.minorticks_off()
-    axes.set(xlabel=what, ylabel="Accuracy; bars: 95 % intervals")
+    axes.set(xlabel=what, ylabel=f"{score}; bars: 95 % intervals")
     save(figure, axes, path)
 
 
@@ -253,13 +266,16 @@ def main() -> None:
         settings = {"data_dir": asked.data_dir, "seeds": asked.seeds} | study(asked.study, asked.data_dir)
     except FileNotFoundError as missing:
         parser.error(f"--data_dir: {missing}")
+    refuse_fewer_seeds(name, ["--seeds", *map(str, asked.seeds)])
     run_study("classification", preset="pretrained", output_dir=folder, **settings)
     command = f"python docs/evidence/curves.py {asked.study} --data_dir path/to/slurp --seeds"
     path = published(folder, name, asked.data_dir, " ".join([command, *map(str, asked.seeds)]))
+    results = read(path)
+    if asked.study == "supervisors":
+        results["pgr_of_all"] = scores.pgr_of_all(scores.kept_of(name), results)
     if asked.study == "labels":
-        results = read(path)
         results["labels_right"] = labels_right(results["config"] | {"data_dir": asked.data_dir}, results["seeds"])
-        path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     print(path)
 
 

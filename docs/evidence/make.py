@@ -16,7 +16,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def tables(results: Mapping[str, Any], planned: Mapping[tuple[str, str], float] | None = None) -> str:
+def tables(results: Mapping[str, Any], planned: Mapping[tuple[str, str], float | None] | None = None) -> str:
     """Rows with interval and PGR, then the comparisons, in Markdown.
 
     Args:
@@ -94,12 +94,15 @@ def tables(results: Mapping[str, Any], planned: Mapping[tuple[str, str], float] 
     """
     key = results["measure"]
     head = key if key == "accuracy" else TITLES[key]
-    lines = [f"| system | {head} [95 % interval] | PGR [95 % interval] |", "|---|---|---|"]
+    own = results.get("pgr_of_all", {})
+    against = f" against the mean of all {len(results['weak'])}" if own else ""
+    lines = [f"| system | {head} [95 % interval] | PGR{against} [95 % interval] |", "|---|---|---|"]
     rows = {**results["weak"], **results["methods"]}
-    for row in rows.values():
-        low, high = row[f"{key}_interval"]
-        pgr = "" if row.get("pgr") is None else f"{row['pgr']:+.3f} {_limits(row['pgr_interval'])}"
-        lines.append(f"| {row['label']} | {row[key]:.3f} [{low:.3f}, {high:.3f}] | {pgr} |")
+    for name, row in rows.items():
+        interval = _limits(row[f"{key}_interval"], "")
+        found = own.get(name, row)
+        pgr = "" if found.get("pgr") is None else f"{found['pgr']:+.3f} {_limits(found['pgr_interval'])}"
+        lines.append(f"| {row['label']} | {row[key]:.3f} {interval} | {pgr} |")
     if not results.get("comparisons"):
         return "\n".join(lines)
     head = ["first", "second", "difference [95 % interval]", "seeds above 0", "p", "p, Holm"]
@@ -109,8 +112,10 @@ def tables(results: Mapping[str, Any], planned: Mapping[tuple[str, str], float] 
         each = [a - b for a, b in zip(first[f"{key}_per_seed"], second[f"{key}_per_seed"], strict=True)]
         above = f"{sum(value > 0 for value in each)} of {len(each)}"
         difference = f"{pair['difference']:+.3f} {_limits(pair['interval'])}"
-        holm = pair["p_holm"] if planned is None else planned.get((pair["first"], pair["second"]))
-        ps = f"{pair['p_value']:.2g} | " + ("not planned" if holm is None else f"{holm:.2g}")
+        named = pair["first"], pair["second"]
+        holm = pair["p_holm"] if planned is None else planned.get(named)
+        told = "not planned" if named not in (planned or {named}) else "answered by more seeds, see the account"
+        ps = f"{pair['p_value']:.2g} | " + (told if holm is None else f"{holm:.2g}")
         lines.append(f"| {first['label']} | {second['label']} | {difference} | {above} | {ps} |")
     return "\n".join(lines)
 
@@ -132,11 +137,13 @@ def _made_by(results: Mapping[str, Any]) -> str:
         where["machine"],
         f"torch {where['versions']['torch']}",
     ]
-    return "; ".join(parts + ([f"commit {results['commit']}"] if "commit" in results else []))
+    return "; ".join(parts + ([f"published at commit {results['commit']}"] if "commit" in results else []))
 
 
-def _limits(interval: Sequence[float | None]) -> str:
-    low, high = (f"{sign}∞" if one is None else f"{one:+.3f}" for one, sign in zip(interval, "-+", strict=True))
+def _limits(interval: Sequence[float | None], plus: str = "+") -> str:
+    """None is no bound."""
+    ends = zip(interval, ("-", plus), strict=True)
+    low, high = (f"{sign}∞" if one is None else f"{one:{plus}.3f}" for one, sign in ends)
     return f"[{low}, {high}]"
 
 
@@ -250,12 +257,12 @@ def published(folder: Path, name: str, data_dir: str | None, command: str | None
     """
     import scores
 
-    target = RESULTS / f"{name}.json"
-    if target.is_file() and not set(read(target)["seeds"]) & set(read(folder / "results.json")["seeds"]):
+    target, seeds = RESULTS / f"{name}.json", set(read(folder / "results.json")["seeds"])
+    if target.is_file() and not set(read(target)["seeds"]) & seeds:
         return scores.add(name, folder, data_dir, command)
-    path = publish(folder / "results.json", name, command)
-    scores.keep(name, folder, data_dir)
-    return path
+    _refuse_lost(target, seeds, folder)
+    scores.write(name, scores.of_study(folder, data_dir))
+    return publish(folder / "results.json", name, command)
 
 
 def kind_of(folder: Path) -> str:
@@ -302,11 +309,7 @@ def publish(path: Path, name: str, command: str | None = None) -> Path:
         SystemExit: the results that are there have seeds that these have not.
     """
     results, target = read(path), RESULTS / f"{name}.json"
-    missing = set(read(target)["seeds"]) - set(results.get("seeds", [])) if target.is_file() else set()
-    if missing:
-        raise SystemExit(
-            f"{target} has seeds that {path} has not, {sorted(missing)}; move it away if these are to take its place"
-        )
+    _refuse_lost(target, results.get("seeds", []), path)
     results.pop("mcnemar", None)
     results |= {"command": command} if command else {}
     results |= {"commit": found} if (found := commit()) else {}
@@ -314,6 +317,13 @@ def publish(path: Path, name: str, command: str | None = None) -> Path:
     results["config"] |= {"data_dir": place_of(name)} if results["config"].get("data_dir") else {}
     target.write_text(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     return target
+
+
+def _refuse_lost(target: Path, seeds: Iterable[int], path: Path) -> None:
+    if missing := set(read(target)["seeds"]) - set(seeds) if target.is_file() else set():
+        raise SystemExit(
+            f"{target} has seeds that {path} has not, {sorted(missing)}; move it away if these are to take its place"
+        )
 
 
 def main() -> None:

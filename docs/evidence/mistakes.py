@@ -12,13 +12,15 @@ the gold class, or states exactly the gold slots. Intervals: bootstrap over test
 import argparse
 import json
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from make import place_of
+import scores
+from make import kind_of, place_of
 
 from trl_weaks.metrics.selective import coverage_risk_curve
 from trl_weaks.study.config import StudyConfig
@@ -26,7 +28,7 @@ from trl_weaks.study.data.targets import decode_slots
 from trl_weaks.study.environment import describe_environment
 from trl_weaks.study.pipeline.predictions import read_predictions
 from trl_weaks.study.tasks.base import Example
-from trl_weaks.study.tasks.find import TASK_OF_FOLDER, config_class, task_of
+from trl_weaks.study.tasks.find import config_class, task_of
 
 FOLDER = Path(__file__).resolve().parent / "results" / "mistakes"
 RESAMPLES = 10_000
@@ -69,7 +71,7 @@ def read_run(folder: Path, data_dir: str | None, systems: Sequence[str], vacuity
     if not (folder / "results.json").is_file():
         raise SystemExit(f"{folder} is not the folder of a finished study: it has no results.json")
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    name = json.loads((folder / TASK_OF_FOLDER).read_text(encoding="utf-8"))["task"]
+    name = kind_of(folder)
     kind = config_class(name)
     config: StudyConfig = kind(**results["config"] | {"data_dir": data_dir, "output_dir": str(folder)})
     task = task_of(name, config)
@@ -95,6 +97,8 @@ def read_run(folder: Path, data_dir: str | None, systems: Sequence[str], vacuity
             answers[system] = [[slots(row["completion"]) for row in read(system, s)] for s in results["seeds"]]
     if classes:
         check(answers, gold, results)
+    else:
+        scores.of_study(folder, data_dir)  # raises where the answers are not those of the results
     doubts: dict[str, dict[str, np.ndarray]] = {"vacuity": {}, "1 - confidence": {}}
     for one in vacuity:
         rows = [read(one, seed) for seed in results["seeds"]]
@@ -218,7 +222,9 @@ def command(asked: argparse.Namespace) -> str:
     data = ["--data_dir", place_of(asked.run.name)] if asked.data_dir else []
     said = [f"runs/evidence/{asked.run.name}", *data, "--students", *asked.students, "--crowd", asked.crowd]
     vacuity = ["--vacuity", *asked.vacuity] if asked.vacuity else []
-    return " ".join(["python docs/evidence/mistakes.py", *said, *vacuity])
+    return " ".join(
+        ["python docs/evidence/mistakes.py", *said, *vacuity, *(["--name", asked.name] if asked.name else [])]
+    )
 
 
 def main() -> None:
@@ -232,6 +238,8 @@ def main() -> None:
     parser.add_argument("--vacuity", nargs="*", default=[], help="evidential students of classes, for the curve")
     parser.add_argument("--name", help="of the results; default the folder's")
     asked = parser.parse_args()
+    if asked.name and not re.fullmatch(r"\w+", asked.name):
+        parser.error(f"--name is letters, digits and underscores; got {asked.name!r}")
     systems = [*asked.students, asked.crowd, *asked.vacuity]
     run = read_run(asked.run, asked.data_dir, systems, asked.vacuity)
     supervisors = [name for name in run.answers if name not in systems]
@@ -250,7 +258,7 @@ def main() -> None:
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{asked.name or asked.run.name}.json"
-    path.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     print(path)
 
 

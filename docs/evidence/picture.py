@@ -11,7 +11,17 @@ from typing import Any
 from trl_weaks.study.report.plots import plot_pgr
 
 # supervisors, what their labels are worth without a student, students that work and one that does not, the ceiling
-ROWS = ("mean_vote", "single_gpt2", "single_opt", "single_gpt_neox", "naive", "bayesian", "naive_aux", "ceiling")
+ROWS = (
+    "mean_vote",
+    "single_gpt2",
+    "single_opt",
+    "single_gpt_neox",
+    "naive",
+    "bayesian",
+    "dirichlet_votes",
+    "naive_aux",
+    "ceiling",
+)
 
 
 def chosen(results: Mapping[str, Any]) -> dict[str, Any]:

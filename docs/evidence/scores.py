@@ -7,8 +7,7 @@
 
 Reads `results/scores/NAME.json.gz`, computes scores, PGR, intervals and comparisons from it and says what differs from
 `results/NAME.json`. `make.py --run` and `curves.py` keep them by themselves. Of the examples it holds no text and no
-id, but a digest of the ids in their order. Of studies made before the evening of 29 November 2026 nothing is kept;
-their runs are gone.
+id, but digests. Of studies made before the evening of 29 November 2026 nothing is kept; their runs are gone.
 """
 
 import argparse
@@ -17,29 +16,31 @@ import gzip
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from make import RESULTS, TITLES, commit, kind_of, read
+from make import RESULTS, TITLES, commit, kind_of, place_of, read
 
 from trl_weaks.metrics.bootstrap import as_table, seed_scores
+from trl_weaks.study.files import to_json, write_atomically
 from trl_weaks.study.pipeline.predictions import read_predictions
+from trl_weaks.study.pipeline.run import seed_runs
 from trl_weaks.study.report.class_results import DAWID_SKENE, VOTES
 from trl_weaks.study.report.class_scores import dawid_skene, right, vote_probabilities
 from trl_weaks.study.report.compare import compare_systems
-from trl_weaks.study.report.results import ACCURACY, Measure, score_systems
-from trl_weaks.study.tasks.base import Task
+from trl_weaks.study.report.results import ACCURACY, Measure, at_floor, score_systems
+from trl_weaks.study.stages import fingerprint
 from trl_weaks.study.tasks.checks import checked_statistics
 from trl_weaks.study.tasks.find import config_class, task_of
 
 FOLDER = RESULTS / "scores"
 REPOSITORY = Path(__file__).resolve().parents[2]
-MAY_DIFFER = frozenset("seeds output_dir data_dir workers stages".split())
-SHARED = frozenset("floor classes".split())  # of a study's results, what more seeds do not change
+MAY_DIFFER = frozenset("seeds output_dir data_dir workers stages".split())  # settings; the data by their digests
+SHARED = frozenset("floor classes refused_rows".split())  # of a study's results, what more seeds do not change
 PART = ("seeds", "command", "commit", "environment")  # what is said of each of several runs
 SAME = 1e-6  # another order of additions changes less
 
@@ -51,13 +52,15 @@ class Kept:
     Args:
         task: what `task_of` finds it by; the file of an example from the repository's root.
         seeds: of the study.
-        ids: a digest of the ids of the test examples, for every seed.
+        data: a digest of all rows that the stages of a seed read, for every seed.
+        tests: a digest of the test examples, the same for every seed.
         samples: row -> (seeds, examples) for classes, (seeds, examples, statistics) for texts.
     """
 
     task: str
     seeds: list[int]
-    ids: list[str]
+    data: list[str]
+    tests: str
     samples: dict[str, np.ndarray]
 
 
@@ -66,36 +69,60 @@ def path_of(name: str) -> Path:
 
 
 def keep(name: str, folder: Path, data_dir: str | None) -> Path:
-    """Write the scores of single examples of the finished study in `folder`.
+    """Write the scores of single examples of the finished study in `folder`, whose results are published.
 
     Raises:
-        SystemExit: no finished study.
-        ValueError: what its answers score is not what its results say.
+        SystemExit: no finished study, or another one than is published.
+        ValueError: from [`of_study`].
     """
-    return write(name, of_study(folder, data_dir))
+    kept = of_study(folder, data_dir)
+    _check_published(name, kept)
+    return write(name, kept)
 
 
 def of_study(folder: Path, data_dir: str | None) -> Kept:
-    """Raises as [`keep`]."""
+    """
+    Raises:
+        SystemExit: no finished study.
+        ValueError: what its answers score is not what its results say; or its seeds were tested on different examples.
+    """
     if not (folder / "results.json").is_file():
         raise SystemExit(f"{folder} is not the folder of a finished study: it has no results.json")
     results, kind = read(folder / "results.json"), kind_of(folder)
-    task = task_of(kind, config_class(kind)(**results["config"] | {"data_dir": data_dir, "output_dir": str(folder)}))
-    samples, digests = samples_of(task, folder, results)
-    _check(samples, measure_of(task, results), results)
-    return Kept(kind.removeprefix(f"{REPOSITORY}/"), results["seeds"], digests, samples)
+    runs = _runs(kind, results["config"] | {"output_dir": str(folder)}, data_dir, results["seeds"])
+    tests = {fingerprint([[e.id, e.text, e.target] for e in run.splits.test]) for run in runs}
+    if len(tests) > 1:
+        raise ValueError(f"{folder}: its seeds were tested on different examples, which cannot be paired")
+    samples = samples_of(runs, folder, results)
+    _check(samples, measure_of(kind, results, samples), results)
+    where = kind.removeprefix(f"{REPOSITORY}/")
+    return Kept(where, results["seeds"], [run.data for run in runs], tests.pop(), samples)
+
+
+def _runs(kind: str, settings: Mapping[str, Any], data_dir: str | None, seeds: Sequence[int]) -> list[Any]:
+    """What the stages of these seeds read, nothing run."""
+    config = config_class(kind)(**{**settings, "data_dir": data_dir, "seeds": list(seeds)})
+    return seed_runs(config, task_of(kind, config), [])
 
 
 def write(name: str, kept: Kept) -> Path:
+    """
+    Raises:
+        ValueError: what is read back is something else.
+    """
     FOLDER.mkdir(parents=True, exist_ok=True)
     made = {
         "task": kept.task,
         "seeds": kept.seeds,
-        "ids": kept.ids,
+        "data": kept.data,
+        "tests": kept.tests,
         "examples": next(iter(kept.samples.values())).shape[1],
         "systems": {system: [packed(table) for table in tables] for system, tables in kept.samples.items()},
     }
-    path_of(name).write_bytes(gzip.compress(json.dumps(made).encode(), mtime=0))  # the same scores, the same bytes
+    found = gzip.compress(json.dumps(made, allow_nan=False).encode(), mtime=0)  # the same scores, the same bytes
+    if not all(np.array_equal(table, kept.samples[system]) for system, table in unpacked(found).samples.items()):
+        raise ValueError(f"{name}: the scores are not what is read back")
+    write_atomically(path_of(name), found)
     return path_of(name)
 
 
@@ -106,70 +133,72 @@ def kept_of(name: str) -> Kept:
     """
     if not path_of(name).is_file():
         raise SystemExit(f"{path_of(name)} is not there: of {name} no scores of single examples are kept")
-    made = json.loads(gzip.decompress(path_of(name).read_bytes()))
+    return unpacked(path_of(name).read_bytes())
+
+
+def unpacked(found: bytes) -> Kept:
+    made = json.loads(gzip.decompress(found))
     samples = {
-        system: np.stack([unpacked(one, made["examples"]) for one in tables])
+        system: np.stack([_table(one, made["examples"]) for one in tables])
         for system, tables in made["systems"].items()
     }
-    return Kept(made["task"], made["seeds"], made["ids"], samples)
+    return Kept(made["task"], made["seeds"], made["data"], made["tests"], samples)
 
 
-def samples_of(task: Task, folder: Path, results: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Statistics of every row, (seeds, examples) for classes and (seeds, examples, C) for texts; of the ids a digest
-    per seed."""
+def packed(table: np.ndarray) -> Any:
+    """Right or wrong as bits in base64; else the numbers, as where classes share a vote, or a list an example."""
+    if table.ndim > 1 or not np.isin(table, (0, 1)).all():
+        return table.tolist()
+    return base64.b64encode(np.packbits(table.astype(bool))).decode()
+
+
+def _table(kept: Any, examples: int) -> np.ndarray:
+    if isinstance(kept, str):
+        return np.unpackbits(np.frombuffer(base64.b64decode(kept), np.uint8))[:examples].astype(float)
+    return np.array(kept, dtype=float)
+
+
+def samples_of(runs: Sequence[Any], folder: Path, results: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Statistics of every row, (seeds, examples) for classes and (seeds, examples, C) for texts."""
     found: dict[str, list[np.ndarray]] = {}
-    digests = []
-    for seed in results["seeds"]:
-        tests = task.splits(seed).test
-        ids = [example.id for example in tests]
-        digests.append(sha256("\n".join(map(str, ids)).encode()).hexdigest()[:16])
-        answers = {
-            system: read_predictions(folder / f"seed-{seed}" / "predictions" / system, ids)
-            for system in {**results["weak"], **results["methods"]}
-            if system not in (*VOTES, DAWID_SKENE)
-        }
+    rows = {**results["weak"], **results["methods"]}
+    for run in runs:
+        task, tests = run.task, run.splits.test
+        ids, place = [example.id for example in tests], folder / f"seed-{run.seed}" / "predictions"
+        answers = {name: read_predictions(place / name, ids) for name in rows if name not in (*VOTES, DAWID_SKENE)}
         if task.kind == "classes":
             own = _right(task, tests, answers, results)
         else:
-            own = {
-                system: np.array(
-                    [checked_statistics(task, row["completion"], e) for row, e in zip(rows, tests, strict=True)]
-                )
-                for system, rows in answers.items()
+            texts = {
+                name: zip([row["completion"] for row in found], tests, strict=True) for name, found in answers.items()
             }
-        for system, table in own.items():
-            found.setdefault(system, []).append(np.asarray(table, dtype=float))
-    return {system: np.stack(tables) for system, tables in found.items()}, digests
+            own = {
+                name: np.array([checked_statistics(task, *pair) for pair in pairs]) for name, pairs in texts.items()
+            }
+        for name in rows:
+            found.setdefault(name, []).append(np.asarray(own[name], dtype=float))
+    return {name: np.stack(tables) for name, tables in found.items()}
 
 
 def _right(task: Any, tests: Sequence[Any], answers: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
     """Whether each answer is the gold class, those of the supervisors together included."""
     said = {system: np.array([row["probabilities"] for row in rows]) for system, rows in answers.items()}
     votes = np.stack([said[name] for name in results["weak"]], axis=1)
-    weights = results["config"]["weak_weights"]
-    together: dict[str, Callable[[], np.ndarray]] = {
-        kind: lambda kind=kind: vote_probabilities(votes, weights, kind) for kind in VOTES
-    } | {DAWID_SKENE: lambda: dawid_skene(votes)}
+    together = {kind: partial(vote_probabilities, votes, results["config"]["weak_weights"], kind) for kind in VOTES}
+    together[DAWID_SKENE] = partial(dawid_skene, votes)
     said |= {kind: made() for kind, made in together.items() if kind in results["methods"]}
     gold = np.array([task.label(example) for example in tests])
     return {system: right(table, gold) for system, table in said.items()}
 
 
-def measure_of(task: Task, results: Mapping[str, Any]) -> Measure:
-    """The headline score alone."""
+def measure_of(kind: str, results: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> Measure:
+    """All scores of a task, the headline first; without its data, which only its examples need."""
     key = results["measure"]
-    return ACCURACY if task.kind == "classes" else Measure(TITLES[key], {key: lambda means: task.total(means)[key]})
-
-
-def packed(table: np.ndarray) -> Any:
-    """Right or wrong as bits in base64; else the numbers, a list an example."""
-    return base64.b64encode(np.packbits(table > 0.5)).decode() if table.ndim == 1 else table.tolist()
-
-
-def unpacked(kept: Any, examples: int) -> np.ndarray:
-    if isinstance(kept, str):
-        return np.unpackbits(np.frombuffer(base64.b64decode(kept), np.uint8))[:examples].astype(float)
-    return np.array(kept, dtype=float)
+    if key == ACCURACY.key:
+        return ACCURACY
+    task = task_of(kind, config_class(kind)(**results["config"]))
+    names = dict.fromkeys([key, *task.total(next(iter(samples.values())).mean((0, 1)))])
+    return Measure(TITLES[key], {name: lambda means, name=name: task.total(means)[name] for name in names})
 
 
 def again(kept: Kept, results: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +208,7 @@ def again(kept: Kept, results: Mapping[str, Any]) -> dict[str, Any]:
         results: says what the rows are called, what they learnt from, and which pairs are compared.
     """
     kind = str(REPOSITORY / kept.task) if kept.task.endswith(".py") else kept.task
-    measure = measure_of(task_of(kind, config_class(kind)(**results["config"])), results)
+    measure = measure_of(kind, results, kept.samples)
     rows = {**results["weak"], **results["methods"]}
     systems = [
         {"name": system, "samples": table, "label": rows[system]["label"], "role": rows[system]["role"]}
@@ -189,61 +218,47 @@ def again(kept: Kept, results: Mapping[str, Any]) -> dict[str, Any]:
     given = {"confidence": results["confidence"]}
     pairs = [pair[place] for pair in results.get("comparisons", []) for place in ("first", "second")]
     found = score_systems(systems, measure=measure, resamples=results["resamples"], **given)
-    return found | {"comparisons": compare_systems(kept.samples, measure, pairs, **given)}
+    return to_json(found | {"comparisons": compare_systems(kept.samples, measure, pairs, **given)})
 
 
-def add(name: str, folder: Path, data_dir: str | None, command: str | None = None) -> Path:
-    """The seeds of a finished study beside those published, whose runs may be gone: everything is computed anew
-    from the scores of both. Of numbers that need more than those, such as the calibration, nothing stays.
-
-    Raises:
-        SystemExit: no finished study, or none is published with its scores; the same seeds, other settings, other rows
-            or other examples.
-    """
-    here, there = read(RESULTS / f"{name}.json"), read(folder / "results.json")
-    old, new = kept_of(name), of_study(folder, data_dir)
-    if twice := sorted(set(old.seeds) & set(new.seeds)):
-        raise SystemExit(f"{name} has seeds {twice} already; run others")
-    changed = [key for key, value in here["config"].items() if key not in MAY_DIFFER and there["config"][key] != value]
-    if changed or list(old.samples) != list(new.samples):
-        raise SystemExit(f"{folder} is another study than {name}: {', '.join(changed) or 'other rows'}")
-    if set(old.ids) != set(new.ids):
-        raise SystemExit(f"{folder} was tested on other examples than {name}")
-    order = np.argsort(old.seeds + new.seeds, kind="stable").tolist()
-    tables = {system: np.concatenate([table, new.samples[system]])[order] for system, table in old.samples.items()}
-    seeds, ids = ([(a + b)[i] for i in order] for a, b in ((old.seeds, new.seeds), (old.ids, new.ids)))
-    kept = Kept(old.task, seeds, ids, tables)
-    there |= {"command": command or there["command"]} | ({"commit": found} if (found := commit()) else {})
-    parts = [{key: one[key] for key in PART if key in one} for one in (*here.get("parts", [here]), there)]
-    made = {key: value for key, value in here.items() if key in SHARED} | again(kept, here)
-    made |= {"seeds": seeds, "config": here["config"] | {"seeds": seeds}, "parts": parts, "command": here["command"]}
-    made |= {"environment": there["environment"], "stage_seconds": _sums(here, there)}
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    write(name, kept)
-    return path
+def pgr_of_all(kept: Kept, results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """PGR of every row against the mean of all supervisors, whichever of them it learnt from: one gap for all."""
+    methods = {
+        name: row | ({"supervisors": list(results["weak"])} if row.get("supervisors") else {})
+        for name, row in results["methods"].items()
+    }
+    made = again(kept, {**results, "methods": methods, "comparisons": []})
+    return {name: {key: row[key] for key in ("pgr", "pgr_interval")} for name, row in made["methods"].items()}
 
 
-def _sums(*results: Mapping[str, Any]) -> dict[str, float]:
-    found = Counter[str]()
-    for one in results:
-        found.update(one["stage_seconds"])
-    return dict(found)
+def wrong(kept: Kept, published: Mapping[str, Any]) -> list[str]:
+    """What published results say that does not follow from the scores kept of them."""
+    rows = [*published["weak"], *published["methods"]]
+    if kept.seeds != published["seeds"] or list(kept.samples) != rows:
+        return [f"scores of seeds {kept.seeds} and the rows {', '.join(kept.samples)}; results of others"]
+    made = again(kept, published)
+    if "pgr_of_all" in published:
+        made["pgr_of_all"] = pgr_of_all(kept, published)
+    return differences(made, {"comparisons": [], **published})
 
 
 def differences(made: Any, published: Any, where: str = "") -> list[str]:
-    """Numbers of `made` that are not those of `published`; of what only one of them has, nothing is said."""
-    if isinstance(made, Mapping):
-        both = [key for key in made if key in published and key not in ("extra", "unparsable")]
-        return [one for key in both for one in differences(made[key], published[key], f"{where} {key}")]
-    if isinstance(made, list | tuple) and isinstance(published, list):
-        if len(made) != len(published):
-            return [f"{where.strip()}: {len(made)} values, {len(published)} in the results"]
+    """Numbers of `made` that are not, or not there, in `published`, which may have more."""
+    if isinstance(made, Mapping) and isinstance(published, Mapping):
+        found = []
+        for key in made:
+            place = f"{where} {key}".strip()
+            if key not in published:
+                found.append(f"{place} is not in the results")
+            elif key != "extra":  # scores of a task's own, which need more than is kept
+                found += differences(made[key], published[key], place)
+        return found
+    if isinstance(made, list) and isinstance(published, list) and len(made) == len(published):
         pairs = enumerate(zip(made, published, strict=True))
         return [one for i, pair in pairs for one in differences(*pair, f"{where} {i}")]
     numbers = all(isinstance(one, int | float) for one in (made, published))
     same = math.isclose(made, published, rel_tol=SAME, abs_tol=SAME) if numbers else made == published
-    return [] if same else [f"{where.strip()}: {made}, {published} in the results"]
+    return [] if same else [f"{where}: {made}, {published} in the results"]
 
 
 def _check(samples: Mapping[str, np.ndarray], measure: Measure, results: Mapping[str, Any]) -> None:
@@ -252,6 +267,69 @@ def _check(samples: Mapping[str, np.ndarray], measure: Measure, results: Mapping
         found = seed_scores(as_table(system, table, score).mean(1), score)
         if not np.allclose(found, rows[system][f"{measure.key}_per_seed"], atol=1e-9):
             raise ValueError(f"{system}: the answers score {found}, the results say otherwise")
+
+
+def _check_published(name: str, kept: Kept) -> dict[str, Any]:
+    published = read(RESULTS / f"{name}.json")
+    if found := wrong(kept, published):
+        raise SystemExit(f"{name} is published with other numbers than these scores make: {found[0]}")
+    return published
+
+
+def add(name: str, folder: Path, data_dir: str | None, command: str | None = None) -> Path:
+    """The seeds of a finished study beside those published, whose runs may be gone: everything is computed anew
+    from the scores of both. Of numbers that need more than those, such as the calibration, nothing stays.
+
+    Raises:
+        SystemExit: no finished study, or none is published with its scores; the same seeds, other settings, other
+            data or other rows.
+    """
+    old, new, there = kept_of(name), of_study(folder, data_dir), read(folder / "results.json")
+    here = _check_published(name, old)
+    _check_addable(name, here, there, old, new)
+    runs = _runs(kind_of(folder), there["config"] | {"output_dir": str(folder)}, data_dir, old.seeds)
+    if [run.data for run in runs] != old.data or old.tests != new.tests:
+        raise SystemExit(f"{folder} was made of other data than {name}")
+    order = np.argsort(old.seeds + new.seeds, kind="stable").tolist()
+    tables = {system: np.concatenate([table, new.samples[system]])[order] for system, table in old.samples.items()}
+    seeds, data = ([(a + b)[i] for i in order] for a, b in ((old.seeds, new.seeds), (old.data, new.data)))
+    kept = replace(old, seeds=seeds, data=data, samples=tables)
+    said = command or there["command"].replace(str(data_dir), place_of(name))
+    there |= {"command": said} | ({"commit": found} if (found := commit()) and "commit" not in there else {})
+    parts = [{key: one[key] for key in PART if key in one} for one in (*here.get("parts", [here]), there)]
+    made = {key: value for key, value in here.items() if key in SHARED} | again(kept, here)
+    made |= {"seeds": seeds, "config": here["config"] | {"seeds": seeds}, "parts": parts, "command": here["command"]}
+    made |= {"environment": there["environment"], "stage_seconds": _sums(here, there)}
+    made["at_floor"] = at_floor(made, made.get("floor", 0.0))
+    write(name, kept)  # first: a kill between the two leaves scores that the next call finds to be others
+    path = RESULTS / f"{name}.json"
+    write_atomically(path, (json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    return path
+
+
+def _check_addable(name: str, here: Mapping[str, Any], there: Mapping[str, Any], old: Kept, new: Kept) -> None:
+    if twice := sorted(set(old.seeds) & set(new.seeds)):
+        raise SystemExit(f"{name} has seeds {twice} already; run others")
+    first, second = ({k: v for k, v in one["config"].items() if k not in MAY_DIFFER} for one in (here, there))
+    changed = sorted(key for key in {**first, **second} if first.get(key) != second.get(key))
+    if changed:
+        raise SystemExit(f"{folder_said(there)} is another study than {name}: {', '.join(changed)}")
+    rows = [{**one["weak"], **one["methods"]} for one in (here, there)]
+    kinds = [[(name, row["label"], row["role"], row.get("supervisors")) for name, row in one.items()] for one in rows]
+    pairs = [[(pair["first"], pair["second"]) for pair in one.get("comparisons", [])] for one in (here, there)]
+    if kinds[0] != kinds[1] or pairs[0] != pairs[1] or list(old.samples) != list(new.samples):
+        raise SystemExit(f"{folder_said(there)} is another study than {name}: other rows, or other comparisons")
+
+
+def folder_said(results: Mapping[str, Any]) -> str:
+    return str(results["config"].get("output_dir"))
+
+
+def _sums(*results: Mapping[str, Any]) -> dict[str, float]:
+    found = Counter[str]()
+    for one in results:
+        found.update(one["stage_seconds"])
+    return dict(found)
 
 
 def main() -> None:
@@ -264,15 +342,19 @@ def main() -> None:
     if run := asked.keep or asked.add:
         if len(asked.names) != 1 or (asked.keep and asked.add):
             parser.error("--keep and --add take one name, that of the results, and exclude each other")
+        if asked.add and asked.names[0].startswith("curve_"):
+            parser.error(f"{asked.names[0]}: curves.py adds seeds; give it the new ones")
         print((keep if asked.keep else add)(asked.names[0], run, asked.data_dir))
         return
-    wrong = 0
-    for name in asked.names or sorted(path.name.removesuffix(".json.gz") for path in FOLDER.glob("*.json.gz")):
-        results = read(RESULTS / f"{name}.json")
-        found = differences(again(kept_of(name), results), results)
-        wrong += bool(found)
+    names = asked.names or sorted(path.name.removesuffix(".json.gz") for path in FOLDER.glob("*.json.gz"))
+    if not names:
+        raise SystemExit(f"{FOLDER} is empty: of no study scores of single examples are kept")
+    bad = 0
+    for name in names:
+        found = wrong(kept_of(name), read(RESULTS / f"{name}.json"))
+        bad += bool(found)
         print(f"{name}: " + ("every score, PGR, interval and p comes out again" if not found else "; ".join(found)))
-    raise SystemExit(int(bool(wrong)))
+    raise SystemExit(int(bool(bad)))
 
 
 if __name__ == "__main__":

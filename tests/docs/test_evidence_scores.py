@@ -44,9 +44,11 @@ class Small:
     kind: str
     classes: tuple[str, ...] = ("a", "b", "c")
     name: str = "small"
+    said: str = "text"
 
     def splits(self, seed: int) -> Splits:
-        return Splits((), (), (), tuple(Example(f"{seed // 100}/{i}", "text", "abc"[i % 3]) for i in range(TEXTS)))
+        """Cut as a study cuts them."""
+        return Splits((), (), (), tuple(Example(f"{seed // 100}/{i}", self.said, "abc"[i % 3]) for i in range(TEXTS)))
 
     def label(self, example: Example) -> int:
         return "abc".index(example.target)
@@ -55,7 +57,14 @@ class Small:
         return [float(completion == example.target), 1.0]
 
     def total(self, means: np.ndarray) -> dict[str, np.ndarray]:
-        return {"slot_f1": means[..., 0] / means[..., 1]}
+        return {"whole": means[..., 1], "slot_f1": means[..., 0] / means[..., 1]}
+
+
+class Seed:
+    """What a study reads for one seed."""
+
+    def __init__(self, task: Small, seed: int):
+        self.task, self.seed, self.splits, self.data = task, seed, task.splits(seed), f"{seed} {task.said}"
 
 
 def answers(draw: np.random.Generator, kind: str, ability: float, gold: str) -> dict[str, Any]:
@@ -66,11 +75,21 @@ def answers(draw: np.random.Generator, kind: str, ability: float, gold: str) -> 
     return {"probabilities": (sure / sure.sum()).tolist(), "vacuity": None}
 
 
-def study(folder: Path, kind: str, seeds: Sequence[int] = SEEDS, beta: float = 0.1) -> dict[str, Any]:
+def shared(votes: Sequence[str]) -> list[float]:
+    """The most frequent classes have the vote to equal parts; the share of each is how right it is."""
+    most = max(votes.count(one) for one in "abc")
+    best = [one for one in "abc" if votes.count(one) == most]
+    return [(one in best) / len(best) for one in "abc"]
+
+
+def study(
+    folder: Path, kind: str, seeds: Sequence[int] = SEEDS, beta: float = 0.1, text: str = "text"
+) -> dict[str, Any]:
     """The folder of a finished study, its answers drawn; and its results, by loops over what was drawn."""
-    task, right = Small(kind), dict[str, list[list[float]]]()
+    task, right = Small(kind, said=text), dict[str, list[list[float]]]()
     for seed in seeds:
         draw, votes = np.random.default_rng(seed), np.zeros((TEXTS, 3))
+        ballots: list[list[str]] = [[] for _ in range(TEXTS)]
         for name, ability in zip(ROLES, (0.4, 0.5, 0.7, 0.95), strict=True):
             place = folder / f"seed-{seed}" / "predictions" / name
             place.mkdir(parents=True)
@@ -80,6 +99,7 @@ def study(folder: Path, kind: str, seeds: Sequence[int] = SEEDS, beta: float = 0
                 rows.append({"id": example.id, **row})
                 if kind == "classes":
                     votes[i] += np.array(row["probabilities"]) * (ROLES[name] == "weak")
+                    ballots[i] += ["abc"[int(np.argmax(row["probabilities"]))]] * (ROLES[name] == "weak")
             (place / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
             said = [row.get("completion") or "abc"[int(np.argmax(row["probabilities"]))] for row in rows]
             gold = [example.target for example in task.splits(seed).test]
@@ -88,17 +108,20 @@ def study(folder: Path, kind: str, seeds: Sequence[int] = SEEDS, beta: float = 0
             gold = [example.target for example in task.splits(seed).test]
             voted = [float("abc"[int(np.argmax(vote))] == b) for vote, b in zip(votes, gold, strict=True)]
             right.setdefault("mean_vote", []).append(voted)
+            ties = [shared(votes)["abc".index(b)] for votes, b in zip(ballots, gold, strict=True)]
+            right.setdefault("majority_vote", []).append(ties)
     classes = kind == "classes"
-    measure = ACCURACY if classes else Measure("Slot F1", {"slot_f1": lambda means: means[..., 0] / means[..., 1]})
+    of_all = {"slot_f1": lambda means: means[..., 0] / means[..., 1], "whole": lambda means: means[..., 1]}
+    measure = ACCURACY if classes else Measure("Slot F1", of_all)
     samples = {name: np.array(table) for name, table in right.items()}
     if not classes:
         samples = {name: np.stack([table, np.ones_like(table)], axis=-1) for name, table in samples.items()}
-    roles = ROLES | ({"mean_vote": "baseline"} if classes else {})
+    roles = ROLES | (dict.fromkeys(("mean_vote", "majority_vote"), "baseline") if classes else {})
     systems = [{"name": n, "label": n, "role": roles[n], "samples": samples[n]} for n in samples]
     systems[2] |= {"supervisors": ["two"]}
     results = score_systems(systems, measure=measure, resamples=500)
     environment = {"date": f"2026-11-2{len(seeds)} 10:00", "machine": "mine", "versions": {"torch": "2"}}
-    config = {"weak_weights": None, "beta": beta, "seeds": list(seeds)}
+    config = {"weak_weights": None, "beta": beta, "seeds": list(seeds), "text": text}
     results |= {"seeds": list(seeds), "config": config, "environment": environment, "diagnostics": {"of": "one run"}}
     results |= {"stage_seconds": {"labels": 1.5 * len(seeds)}, "command": f"run {seeds}", "commit": "abc"}
     results["comparisons"] = compare_systems(samples, measure, ["student", "two", "ceiling", "student"])
@@ -114,7 +137,8 @@ def kept(request, scores, tmp_path, monkeypatch):
     monkeypatch.setattr(scores, "RESULTS", tmp_path)
     monkeypatch.setattr(scores, "FOLDER", tmp_path / "scores")
     monkeypatch.setattr(scores, "config_class", lambda name: lambda **given: SimpleNamespace(**given))
-    monkeypatch.setattr(scores, "task_of", lambda name, config: Small(request.param))
+    monkeypatch.setattr(scores, "task_of", lambda name, config: Small(request.param, said=config.text))
+    monkeypatch.setattr(scores, "seed_runs", lambda config, task, methods: [Seed(task, s) for s in config.seeds])
     (tmp_path / "mine.json").write_text(json.dumps(results))
     return scores, tmp_path, results
 
@@ -122,14 +146,18 @@ def kept(request, scores, tmp_path, monkeypatch):
 def test_everything_comes_out_again(kept):
     scores, folder, results = kept
     path = scores.keep("mine", folder / "run", None)
-    made = scores.again(scores.kept_of("mine"), results)
-    assert scores.differences(made, results) == []
+    found = scores.kept_of("mine")
+    made = scores.again(found, results)
+    assert scores.wrong(found, results) == scores.differences(made, results) == []
     assert made["comparisons"][0]["interval"] == pytest.approx(results["comparisons"][0]["interval"])
     assert made["methods"]["student"]["pgr_interval"] == pytest.approx(results["methods"]["student"]["pgr_interval"])
     assert made["methods"]["student"]["supervisors"] == ["two"]
+    if results["measure"] == "accuracy":  # a shared vote is right in part
+        assert not np.isin(found.samples["majority_vote"], (0, 1)).all()
+    else:
+        assert made["methods"]["student"]["whole"] == 1
     said = json.loads(gzip.decompress(path.read_bytes()))
-    assert said["examples"] == TEXTS and len(said["ids"]) == 2 and said["ids"][0] == said["ids"][1]
-    assert "0/3" not in json.dumps(said)  # no id
+    assert said["examples"] == TEXTS and len(said["data"]) == 2 and "0/3" not in json.dumps(said)  # no id
     before = path.read_bytes()
     assert scores.keep("mine", folder / "run", None).read_bytes() == before
 
@@ -149,8 +177,58 @@ def test_a_changed_number_of_the_results_is_found(kept, where, said):
     for step in where[:-1]:
         place = place[step]
     place[where[-1]] += 1e-4
-    (found,) = scores.differences(scores.again(scores.kept_of("mine"), results), results)
+    (found,) = scores.wrong(scores.kept_of("mine"), results)
     assert found.startswith(said)
+
+
+@pytest.mark.parametrize("missing", ["comparisons", "pgr", "student"])
+def test_what_the_results_lack_is_found(kept, missing):
+    scores, folder, results = kept
+    scores.keep("mine", folder / "run", None)
+    place = {"comparisons": results, "pgr": results["methods"]["student"], "student": results["methods"]}[missing]
+    del place[missing]
+    assert scores.wrong(scores.kept_of("mine"), results) != [] or missing == "comparisons"
+    if missing == "comparisons":  # no pairs were asked for, as far as these results know
+        assert scores.again(scores.kept_of("mine"), results)["comparisons"] == []
+
+
+def test_a_limit_without_bound_is_null_in_both(kept, monkeypatch):
+    scores, folder, results = kept
+    scores.keep("mine", folder / "run", None)
+    results["comparisons"][0]["interval"] = [None, 0.1]
+    made = scores.again(scores.kept_of("mine"), results)
+    monkeypatch.setattr(scores, "compare_systems", lambda *given, **more: [{"interval": [-np.inf, 0.1]}])
+    assert scores.again(scores.kept_of("mine"), results)["comparisons"] == [{"interval": [None, 0.1]}]
+    assert made["comparisons"][0]["interval"][0] is not None
+
+
+def test_scores_of_another_study_than_the_published_one_are_not_kept(kept):
+    scores, folder, results = kept
+    study(folder / "other", "classes" if results["measure"] == "accuracy" else "completions", (5, 8))
+    path = scores.keep("mine", folder / "run", None)
+    before = path.read_bytes()
+    with pytest.raises(
+        SystemExit, match="mine is published with other numbers than these scores make: scores of seed"
+    ):
+        scores.keep("mine", folder / "other", None)
+    assert path.read_bytes() == before
+
+
+def test_after_a_kill_between_results_and_scores_nothing_is_added(kept):
+    """Whichever of the two came to its end, what is there is found not to be of one study."""
+    scores, folder, results = kept
+    kind = "classes" if results["measure"] == "accuracy" else "completions"
+    scores.keep("mine", folder / "run", None)
+    old = scores.path_of("mine").read_bytes(), (folder / "mine.json").read_bytes()
+    study(folder / "more", kind, (4,))
+    study(folder / "third", kind, (9,))
+    scores.add("mine", folder / "more", None)
+    new = scores.path_of("mine").read_bytes(), (folder / "mine.json").read_bytes()
+    for kept_bytes, published in ((old[0], new[1]), (new[0], old[1])):
+        scores.path_of("mine").write_bytes(kept_bytes)
+        (folder / "mine.json").write_bytes(published)
+        with pytest.raises(SystemExit, match="mine is published with other numbers"):
+            scores.add("mine", folder / "third", None)
 
 
 def test_answers_that_are_not_those_of_the_results_are_refused(kept):
@@ -182,8 +260,11 @@ def test_seeds_of_two_runs_are_what_one_run_of_all_is(kept, make, monkeypatch):
     assert found["seeds"] == found["config"]["seeds"] == scores.kept_of("mine").seeds == [3, 4, 5, 6]
     assert {key: found[key] for key in ROWS} == {key: whole[key] for key in ROWS}
     assert found["stage_seconds"] == {"labels": 6.0} and "diagnostics" not in found
+    assert found["at_floor"] == []
     said = make.source(found)
-    assert said.startswith("Made by `run (3, 5)`; seeds 3, 5; 60 examples; 2026-11-22; mine; torch 2; commit abc; and")
+    assert said.startswith(
+        "Made by `run (3, 5)`; seeds 3, 5; 60 examples; 2026-11-22; mine; torch 2; published at commit"
+    )
     assert "; and by `run more path/to/data`; seeds 6, 4; 60 examples; 2026-11-22; mine;" in said
     study(folder / "third", kind, (1,))
     scores.add("mine", folder / "third", None)
@@ -191,17 +272,29 @@ def test_seeds_of_two_runs_are_what_one_run_of_all_is(kept, make, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seeds", "beta", "said"),
+    ("seeds", "beta", "text", "changed", "said"),
     [
-        ((5, 6), 0.1, r"mine has seeds \[5\] already"),
-        ((6,), 0.2, "is another study than mine: beta"),
-        ((106,), 0.1, "was tested on other examples than mine"),
+        ((5, 6), 0.1, "text", {}, r"mine has seeds \[5\] already"),
+        ((6,), 0.2, "text", {}, "is another study than mine: beta"),
+        ((6,), 0.1, "text", {"gamma": 1}, "is another study than mine: gamma"),
+        ((6,), 0.1, "text", {"methods": {"student": {"supervisors": ["one"]}}}, "mine: other rows"),
+        ((6,), 0.1, "text", {"methods": {"student": {"label": "another"}}}, "mine: other rows"),
+        ((106,), 0.1, "text", {}, "was made of other data than mine"),
+        ((6,), 0.1, "another", {}, "was made of other data than mine"),
     ],
 )
-def test_what_cannot_be_added_is_refused_and_nothing_is_written(kept, seeds, beta, said):
+def test_what_cannot_be_added_is_refused_and_nothing_is_written(kept, seeds, beta, text, changed, said):
     scores, folder, results = kept
     path = scores.keep("mine", folder / "run", None)
-    study(folder / "more", "classes" if results["measure"] == "accuracy" else "completions", seeds, beta)
+    kind = "classes" if results["measure"] == "accuracy" else "completions"
+    made = study(folder / "more", kind, seeds, beta, text)
+    for row, values in changed.get("methods", {}).items():
+        made["methods"][row] |= values
+    made["config"] |= {"gamma": 1} if "gamma" in changed else {}
+    if text != "text":  # the same settings, another folder of data under the same name
+        made["config"]["text"] = "text"
+        scores.task_of = lambda name, config: Small(kind, said=text)
+    (folder / "more" / "results.json").write_text(json.dumps(made))
     before = path.read_bytes(), (folder / "mine.json").read_bytes()
     with pytest.raises(SystemExit, match=said):
         scores.add("mine", folder / "more", None)
@@ -226,15 +319,31 @@ def test_new_seeds_may_be_run_alone_where_the_scores_are_kept(kept, make, monkey
     assert scores.read(folder / "mine.json")["seeds"] == scores.kept_of("mine").seeds == [3, 5, 7, 8]
 
 
+@pytest.mark.parametrize("values", [(0, 1), (0, 0.5, 1), (0, 1 / 3, 2 / 3, 1)])
 @pytest.mark.parametrize("count", [1, 7, 8, 61])
-def test_bits_are_what_they_were(scores, count):
-    right = np.random.default_rng(count).integers(0, 2, count).astype(float)
-    assert np.array_equal(scores.unpacked(scores.packed(right), count), right)
+def test_what_is_kept_is_what_it_was(scores, monkeypatch, tmp_path, count, values):
+    """Bits where answers are right or wrong; and a vote that classes share is neither."""
+    monkeypatch.setattr(scores, "FOLDER", tmp_path)
+    right = np.random.default_rng(count).choice(values, (2, count))
+    scores.write("mine", scores.Kept("small", [1, 2], ["a", "b"], "c", {"row": right, "texts": right[..., None] * 3}))
+    found = scores.kept_of("mine")
+    assert np.array_equal(found.samples["row"], right)
+    assert np.array_equal(found.samples["texts"], right[..., None] * 3)
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name.removesuffix(".json.gz"))
 def test_the_published_results_are_those_of_the_kept_scores(path, scores):
     name = path.name.removesuffix(".json.gz")
-    results, kept = scores.read(scores.RESULTS / f"{name}.json"), scores.kept_of(name)
-    assert scores.differences(scores.again(kept, results), results) == []
-    assert kept.seeds == results["seeds"] and list(kept.samples) == [*results["weak"], *results["methods"]]
+    assert scores.wrong(scores.kept_of(name), scores.read(scores.RESULTS / f"{name}.json")) == []
+
+
+def test_of_every_study_that_names_its_commit_the_scores_are_kept(scores):
+    """Both came on the same day; a file that is lost is missed."""
+    named = {path.stem for path in scores.RESULTS.glob("*.json") if "commit" in scores.read(path)}
+    assert {path.name.removesuffix(".json.gz") for path in KEPT} >= named
+
+
+def test_the_mistakes_are_of_the_seeds_of_their_study(scores):
+    for path in (scores.RESULTS / "mistakes").glob("*.json"):
+        if (study := scores.RESULTS / path.name).is_file():
+            assert scores.read(path)["seeds"] == scores.read(study)["seeds"], path.name

@@ -107,8 +107,12 @@ def test_a_detectable_difference_is_found_in_four_studies_of_five(seeds, alpha):
 
 
 def test_a_bootstrap_that_is_wider_decides_what_can_be_detected():
-    """Both tests have to find it; by the normal distribution 1.96 + 0.84 standard deviations."""
-    assert Spread(0.001, 50.0, 1.0).detectable() == pytest.approx(1.9600 + 0.8416, abs=1e-3)
+    """Both tests have to find it. The bootstrap asks for 1.96 of its own standard deviations; the estimate varies with
+    the error, which may be less."""
+    assert Spread(1.0, 1e6, 1.0).detectable() == pytest.approx(1.9600 + 0.8416, abs=1e-3)
+    spread = Spread(0.7, 1e6, 1.0)
+    drawn = np.random.default_rng(0).normal(spread.detectable(), spread.error, 400_000)
+    assert np.mean(np.abs(drawn) > 1.95996 * spread.resampled) == pytest.approx(0.8, abs=2e-3)
     assert Spread(np.inf, 1.0, np.nan).detectable() == np.inf
 
 

@@ -54,8 +54,9 @@ class Spread:
         """The true difference that a study as sure as this one finds with that power: p at most `alpha`, two-sided, in
         the t test and in the bootstrap; infinite where the error cannot be told.
 
-        The t test's is exact for an error as estimated here, which few seeds know badly; the bootstrap's is that of a
-        normal distribution. The larger of the two.
+        The t test's is exact where another study has these degrees of freedom and this error in the mean; three seeds
+        know both badly, and by simulation find such a difference with a power of 0.55 to 0.8. The bootstrap's is that
+        of a normal distribution. The larger of the two.
 
         Example:
 
@@ -73,7 +74,7 @@ class Spread:
             return float(found.mean()) - power
 
         by_t = self.error * float(optimize.brentq(missed, 0, 10 * beyond + 10))
-        by_bootstrap = self.resampled * float(stats.norm.isf(alpha / 2) + stats.norm.ppf(power))
+        by_bootstrap = float(stats.norm.isf(alpha / 2) * self.resampled + stats.norm.ppf(power) * self.error)
         return max(by_t, by_bootstrap)
 
 
