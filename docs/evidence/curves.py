@@ -156,7 +156,7 @@ def draw(found: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Path]:
         points = {"student": [(n, f"of_{n}") for n in range(1, len(SHAPES) + 1)]}
         add("supervisors", _rows(points, results), "supervisors", levels=_levels(results))
         gaps = [(n, f"of_{n}", results["pgr_of_all"]) for n in range(1, len(SHAPES) + 1)]
-        add("supervisors_pgr", _recovered("student", gaps), "supervisors", score="PGR, against the mean of all eight")
+        add("supervisors_pgr", _recovered("student", gaps), "supervisors", score="PGR")
     if results := found.get(f"{CURVE}labels"):
         on_gold = [(n, f"gold_{n}") for n in AMOUNTS[:-1]] + [(AMOUNTS[-1], "ceiling")]
         amounts = {"weak labels": [(n, f"weak_{n}") for n in AMOUNTS], "gold labels": on_gold}
