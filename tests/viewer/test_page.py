@@ -59,14 +59,18 @@ def test_words_spell_the_text_and_their_product_is_the_answers(text):
     assert len(words) == max(1, len(text.split()))
 
 
-def test_classes():
+def votes():
     features = Features(
         {"example_id": Value("string"), "text": Value("string"), "label": ClassLabel(names=["no", "yes"])}
         | {"weak_probs": Sequence(Sequence(Value("float64"))), "weak_supervisors": Sequence(Value("string"))}
     )
     rows = {"example_id": ["1", "2"], "text": ["t", "u"], "label": [0, 0], "weak_supervisors": [["a", "b"]] * 2}
     rows["weak_probs"] = [[[0.2, 0.8], [0.9, 0.1]], [[0.7, 0.3], [float("nan")] * 2]]
-    page = page_of_labels(Dataset.from_dict(rows, features=features), {"1": "yes"})
+    return Dataset.from_dict(rows, features=features)
+
+
+def test_classes():
+    page = page_of_labels(votes(), {"1": "yes"})
     one, two = page.examples
     assert [(x.by, x.text, x.score) for x in one.answers] == [
         ("a", "yes 0.80, no 0.20", 1.0),
@@ -95,6 +99,17 @@ def test_nothing_of_the_data_is_markup():
     shown = data_of(html)
     assert shown["examples"][0]["prompt"] == EVIL and shown["examples"][0]["answers"][0]["words"] == [[EVIL, None]]
     assert "innerHTML" not in html and "http:" not in html.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_gold_may_know_more_examples_than_a_page_shows():
+    """As that of a study's half B does, where it is larger than the page."""
+    (shown,) = page_of_labels(votes(), {"1": "yes", "2": "no"}, limit=1).examples
+    assert (shown.id, shown.gold) == ("1", "yes")
+    gold = {str(row): " play jazz" for row in completions()["example_id"]}
+    (said,) = page_of_labels(completions(), gold, limit=1).examples
+    assert len(gold) > 1 and said.gold == " play jazz"
+    with pytest.raises(ValueError, match="gold has the id '3', which no label has"):
+        page_of_labels(votes(), {"1": "yes", "3": "no"}, limit=1)
 
 
 def test_a_limit_is_told():

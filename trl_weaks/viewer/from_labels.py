@@ -33,7 +33,7 @@ def page_of_labels(labels: Dataset, gold: Gold | None = None, title: str = "Weak
     """
     report = supervisor_report(labels, gold)
     if columns.WEAK_PROBS in labels.column_names:
-        examples = _classes(labels.select(range(min(limit, len(labels)))), gold)
+        examples = _classes(labels, gold, limit)
     else:
         examples = _completions(labels, gold, limit)
     names = [row["supervisor"] for row in report.supervisors]
@@ -102,11 +102,12 @@ def _answers(row: Mapping[str, Any], truth: str | None) -> list[Answer]:
     return made
 
 
-def _classes(labels: Dataset, gold: Gold | None) -> list[Shown]:
+def _classes(labels: Dataset, gold: Gold | None, limit: int) -> list[Shown]:
+    truth = {} if gold is None else read_gold(gold, set(labels[columns.EXAMPLE_ID]))  # of those not shown too
+    labels = labels.select(range(min(limit, len(labels))))
     supervisors, votes, shares = supervisor_votes(labels, before_aggregation=True)
     _, pooled, weights = supervisor_votes(labels)
     names = class_names(labels, votes.shape[-1])
-    truth = {} if gold is None else read_gold(gold, set(labels[columns.EXAMPLE_ID]))
     text = columns.TEXT if columns.TEXT in labels.column_names else columns.PROMPT
     examples = []
     for i, row in enumerate(labels):
