@@ -13,7 +13,9 @@ import argparse
 import json
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.data.targets import decode_slots
 from trl_weaks.study.environment import describe_environment
 from trl_weaks.study.pipeline.predictions import read_predictions
+from trl_weaks.study.pipeline.run import seed_runs
 from trl_weaks.study.tasks.base import Example
 from trl_weaks.study.tasks.find import config_class, task_of
 
@@ -52,6 +55,7 @@ class Run:
         tests: seed -> test examples, the same texts for every seed.
         gold: of the test texts, in their order.
         answers: system -> seed -> answers, in the order of the texts.
+        names: slots whose values in the test nobody was taught, where the task's file says so.
         doubts: how sure an evidential classifier is, by what is asked: its vacuity, or one minus its largest
             probability -> system and seed -> of every text.
     """
@@ -60,6 +64,7 @@ class Run:
     gold: Sequence[Answer]
     answers: Mapping[str, Sequence[Sequence[Answer]]]
     doubts: Mapping[str, Mapping[str, np.ndarray]]
+    names: Collection[str] = ()
 
 
 def slots(text: str) -> Answer:
@@ -75,7 +80,7 @@ def read_run(folder: Path, data_dir: str | None, systems: Sequence[str], vacuity
     kind = config_class(name)
     config: StudyConfig = kind(**results["config"] | {"data_dir": data_dir, "output_dir": str(folder)})
     task = task_of(name, config)
-    tests = task.splits(results["seeds"][0]).test
+    tests = seed_runs(config, task, [])[0].splits.test
     read: Callable[[str, int], list[dict[str, Any]]] = lambda system, seed: read_predictions(  # noqa: E731
         folder / f"seed-{seed}" / "predictions" / system, [example.id for example in tests]
     )
@@ -104,7 +109,7 @@ def read_run(folder: Path, data_dir: str | None, systems: Sequence[str], vacuity
         rows = [read(one, seed) for seed in results["seeds"]]
         doubts["vacuity"][one] = np.array([[row["vacuity"] for row in seed] for seed in rows])
         doubts["1 - confidence"][one] = np.array([[1 - max(row["probabilities"]) for row in seed] for seed in rows])
-    return Run(tests, gold, answers, doubts)
+    return Run(tests, gold, answers, doubts, getattr(sys.modules[type(task).__module__], "NAMES", ()))
 
 
 def check(
@@ -150,14 +155,41 @@ def shares(found: np.ndarray) -> dict[str, Any]:
     return made
 
 
-def shown(run: Run, student: str, crowd: str, supervisors: Sequence[str], found: np.ndarray) -> list[dict[str, Any]]:
+def shown(
+    run: Run, student: str, crowd: str, supervisors: Sequence[str], found: np.ndarray, most: int = SHOWN
+) -> list[dict[str, Any]]:
     """Examples of the first seed, drawn at random, a few of each kind but the kept ones."""
     made = []
     for kind in ("corrected", "copied", "other mistake", "lost"):
         places = np.flatnonzero(found[0] == kind).tolist()
-        for i in sorted(random.Random(0).sample(places, min(SHOWN, len(places)))):
+        for i in sorted(random.Random(0).sample(places, min(most, len(places)))):
             said = {name: run.answers[name][0][i] for name in (*supervisors, crowd, student)}
             made.append({"kind": kind, "text": run.tests[i].text, "gold": run.gold[i], "answers": said})
+    return made
+
+
+def recall(run: Run, names: Collection[str], crowd: str) -> dict[str, dict[str, Any]]:
+    """System -> of the gold slots with names that nobody was taught, and of the others, how many are stated; the share
+    with its interval over texts, and the difference from that of the supervisors together."""
+    draws = np.random.default_rng(0).multinomial(len(run.gold), np.full(len(run.gold), 1 / len(run.gold)), RESAMPLES)
+    made: dict[str, dict[str, Any]] = {system: {} for system in run.answers}
+    for kind, of in (("names", True), ("other slots", False)):
+        gold = [Counter(slot for slot in slots if (slot[0] in names) == of) for slots in run.gold]
+        stated = np.array([want.total() for want in gold])
+        whole, shares, points = np.maximum(draws @ stated, 1), {}, {}
+        for system, seeds in run.answers.items():
+            right = np.mean(
+                [[(Counter(said) & want).total() for said, want in zip(one, gold, strict=True)] for one in seeds], 0
+            )
+            shares[system], points[system] = draws @ right / whole, float(right.sum() / max(stated.sum(), 1))
+        for system in run.answers:
+            made[system][kind] = {
+                "of": int(stated.sum()),
+                "share": points[system],
+                "interval": np.quantile(shares[system], [0.025, 0.975]).tolist(),
+                "ahead": points[system] - points[crowd],
+                "ahead_interval": np.quantile(shares[system] - shares[crowd], [0.025, 0.975]).tolist(),
+            }
     return made
 
 
@@ -185,7 +217,21 @@ def tables(made: Mapping[str, Any]) -> str:
         lines.append("| " + " | ".join([student, *cells]) + " |")
     some = next(iter(made["shares"].values()))
     lines += ["", f"{some['corrected']['of']:,} wrong and {some['kept']['of']:,} right answers of {made['crowd']}, in "
-              f"{len(made['seeds'])} seeds."]  # fmt: skip
+              f"{len(made['seeds'])} seed{'s' * (len(made['seeds']) > 1)}."]  # fmt: skip
+    if made.get("recall"):
+        than = f"ahead of {made['crowd']}"
+        lines += ["", f"| system | names stated rightly | {than} | other slots stated rightly | {than} |"]
+        lines += ["|---|---|---|---|---|"]
+        for system, found in made["recall"].items():
+            cells = []
+            for one in found.values():
+                cells.append(f"{one['share']:.1%} [{one['interval'][0]:.1%}, {one['interval'][1]:.1%}]")
+                low, high = one["ahead_interval"]
+                cells.append("" if system == made["crowd"] else f"{one['ahead']:+.1%} [{low:+.1%}, {high:+.1%}]")
+            lines.append("| " + " | ".join([system, *cells]) + " |")
+        lines += ["", " and ".join(f"{one['of']:,} {kind}" for kind, one in found.items()) + " in gold."]
+    if not made["examples"]:
+        return "\n".join(lines)
     lines += [
         "",
         "| | text | gold | " + " | ".join(made["columns"]) + " |",
@@ -222,6 +268,7 @@ def command(asked: argparse.Namespace) -> str:
     data = ["--data_dir", place_of(asked.run.name)] if asked.data_dir else []
     said = [f"runs/evidence/{asked.run.name}", *data, "--students", *asked.students, "--crowd", asked.crowd]
     vacuity = ["--vacuity", *asked.vacuity] if asked.vacuity else []
+    vacuity += ["--examples", str(asked.examples)] if asked.examples != SHOWN else []
     return " ".join(
         ["python docs/evidence/mistakes.py", *said, *vacuity, *(["--name", asked.name] if asked.name else [])]
     )
@@ -236,6 +283,7 @@ def main() -> None:
     )
     parser.add_argument("--crowd", default="mean_vote", help="mean_vote, or joint_answer for texts")
     parser.add_argument("--vacuity", nargs="*", default=[], help="evidential students of classes, for the curve")
+    parser.add_argument("--examples", type=int, default=SHOWN, help="of each kind; 0 where their licence forbids it")
     parser.add_argument("--name", help="of the results; default the folder's")
     asked = parser.parse_args()
     if asked.name and not re.fullmatch(r"\w+", asked.name):
@@ -253,7 +301,8 @@ def main() -> None:
         "command": command(asked),
         "shares": {student: shares(one) for student, one in found.items()},
         "columns": [*supervisors, asked.crowd, first],
-        "examples": shown(run, first, asked.crowd, supervisors, found[first]),
+        "examples": shown(run, first, asked.crowd, supervisors, found[first], asked.examples),
+        "recall": recall(run, run.names, asked.crowd) if run.names else {},
         "risk": {f"{doubt}, {system}": risk(run, doubt, system) for system in asked.vacuity for doubt in run.doubts},
     }
     FOLDER.mkdir(parents=True, exist_ok=True)

@@ -91,3 +91,25 @@ def test_a_page_holds_the_tables(path, mistakes):
 def test_a_folder_that_is_no_study_is_named(mistakes, tmp_path):
     with pytest.raises(SystemExit, match=f"{tmp_path} is not the folder of a finished study"):
         mistakes.read_run(tmp_path, None, ["naive"], [])
+
+
+def test_recall_is_counted_by_kind_of_slot(mistakes):
+    gold = [(("city", "rome"), ("date", "today")), (("city", "oslo"), ("city", "oslo")), ()]
+    said = [
+        [(("city", "rome"),), (("city", "oslo"),), (("city", "bonn"),)],
+        [(("date", "today"), ("city", "roma")), (("city", "oslo"), ("city", "oslo")), ()],
+    ]
+    crowd = [[(("city", "rome"),), (), ()]] * 2
+    run = mistakes.Run([], gold, {"student": said, "crowd": crowd}, {})
+    found = mistakes.recall(run, {"city"}, "crowd")["student"]
+    assert {kind: (one["of"], one["share"]) for kind, one in found.items()} == {
+        "names": (3, 4 / 6),  # rome once of two, oslo three times of four
+        "other slots": (1, 1 / 2),
+    }
+    assert found["names"]["ahead"] == pytest.approx(4 / 6 - 1 / 3) and found["other slots"]["ahead"] == 1 / 2
+    assert found["names"]["interval"][0] <= 4 / 6 <= found["names"]["interval"][1]
+    made = {"shares": {}, "recall": {"student": found}, "examples": [], "crowd": "c", "seeds": [0], "columns": []}
+    made["shares"]["student"] = mistakes.shares(np.array([["corrected", "kept"]]))
+    assert "| student | 66.7% [" in mistakes.tables(made) and "3 names and 1 other slots in gold." in mistakes.tables(
+        made
+    )
