@@ -20,6 +20,7 @@ import numpy as np
 import scores
 from datasets import Dataset
 from make import published, read, refuse_fewer_seeds
+from scipy import stats
 
 from trl_weaks.aggregation.transforms import Relabel, compose
 from trl_weaks.study import Method, run_study
@@ -169,6 +170,23 @@ def draw(found: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Path]:
         lines["its labels"] += [(p, float(np.mean(results["labels_right"][f"noise_{p}"])), None) for p in NOISE]
         add("noise", lines, "percent of 1,000 gold labels replaced by a class at random")
     return made
+
+
+def noise_table(results: Mapping[str, Any]) -> str:
+    """How often the student of replaced labels is right, and they are (C4), in Markdown; Student's t over seeds."""
+    lines = [
+        "| replaced | student right, test | its labels right | difference [95 % interval] | seeds above 0 | p |",
+        "|---|---|---|---|---|---|",
+    ]
+    for percent in NOISE:
+        student = np.array(results["methods"][f"noise_{percent}"]["accuracy_per_seed"])
+        labels = np.array(results["labels_right"][f"noise_{percent}"])
+        found = stats.ttest_rel(student, labels)
+        low, high = found.confidence_interval()
+        each = f"{int((student > labels).sum())} of {len(student)} | {found.pvalue:.2g}"
+        difference = f"{(student - labels).mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+        lines.append(f"| {percent} % | {student.mean():.3f} | {labels.mean():.3f} | {difference} | {each} |")
+    return "\n".join(lines)
 
 
 def _is_strength(results: Mapping[str, Any]) -> bool:

@@ -150,8 +150,11 @@ def _limits(interval: Sequence[float | None], plus: str = "+") -> str:
 def block(name: str, results: Mapping[str, Any]) -> str:
     """What a page says of one study."""
     import account
+    import curves
 
-    made = tables(results, account.planned(name, all_results() | {name: results})) + "\n\n" + source(results)
+    made = tables(results, account.planned(name, all_results() | {name: results}))
+    made += "\n\n" + curves.noise_table(results) if "labels_right" in results else ""
+    made += "\n\n" + source(results)
     return made + (f" [Figure](figures/{name}.svg)." if has_forest_plot(name, results) else "")
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "evidence"
@@ -69,3 +70,14 @@ def test_every_curve_compares_rows_that_it_has(name, curves, data_dir):
             a == b[:-1] for a, b in zip(taught, taught[1:], strict=False)
         )
         assert taught[-1] == tuple(one.removeprefix("tiny:") for one in made["weak_models"])
+
+
+def test_the_table_of_the_noise_says_how_far_the_student_is_from_its_labels(curves, monkeypatch):
+    """Against the t interval by its formula."""
+    monkeypatch.setattr(curves, "NOISE", (50,))
+    student, labels = [0.7, 0.75, 0.68], [0.5, 0.55, 0.54]
+    rows = {"methods": {"noise_50": {"accuracy_per_seed": student}}, "labels_right": {"noise_50": labels}}
+    gaps = np.subtract(student, labels)  # 0.2, 0.2, 0.14
+    half = 4.302653 * gaps.std(ddof=1) / 3**0.5
+    interval = f"{gaps.mean():+.3f} [{gaps.mean() - half:+.3f}, {gaps.mean() + half:+.3f}]"
+    assert curves.noise_table(rows).splitlines()[-1] == f"| 50 % | 0.710 | 0.530 | {interval} | 3 of 3 | 0.012 |"
