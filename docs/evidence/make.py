@@ -14,6 +14,7 @@ needs the extra `pretrained`); without a connection the run stops before its fir
 import argparse
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -246,7 +247,7 @@ def run(name: str, data_dir: str | None, more: Sequence[str], output_dir: str) -
     arguments += (["--task", variant] if variant else []) + list(more)
     refuse_fewer_seeds(name, arguments)
     given, said = (["--data_dir", data_dir], ["--data_dir", place_of(name)]) if data_dir else ([], [])
-    command = " ".join(["trl-weaks study --task", STUDIES[name].split()[0], *arguments, *said])
+    command = f"trl-weaks study --task {shlex.join([STUDIES[name].split()[0], *arguments, *said])}"
     command = command.replace(f" --task {variant} ", " ") if variant else command
     folder = Path(output_dir) / name
     task = str(FOLDER.parents[1] / task) if task.endswith(".py") else task
