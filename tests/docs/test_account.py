@@ -35,7 +35,8 @@ def results(pairs, seeds=3):
         sure = {"standard_error": 0.01, "freedom": 2.0, "bootstrap_sd": 0.01}
         pair = {"first": first, "second": second, "difference": difference, "interval": interval, "p_value": p_value}
         compared.append(pair | sure)
-    return {"measure": "slu_f1", "weak": {}, "methods": rows, "comparisons": compared}
+    made = {"measure": "slu_f1", "weak": {}, "methods": rows, "comparisons": compared}
+    return made | {"seeds": list(range(seeds))}
 
 
 def test_pairs_not_run_count_in_holms_correction(account):
@@ -47,6 +48,19 @@ def test_pairs_not_run_count_in_holms_correction(account):
     assert [(row["p"], account.verdict(row)) for row in others] == [(1.0, "not run")] * 2
     assert account.planned("slots_smollm2_rest", {"slots_smollm2_rest": ran})["joint", "joint_answer"] == first["p"]
     assert account.planned("field_slots", {}) is None
+
+
+def test_of_two_studies_of_a_pair_that_with_more_seeds_counts(account):
+    """And the other one's table has no p of the plan, which is not its own."""
+    family = next(family for family in account.PLAN if family.results == ["slots_smollm2", "slots_smollm2_four"])
+    new = results([("naive", "gpt2", 0.2, [0.1, 0.3], 0.9)], seeds=1)
+    old = results([("naive", "gpt2", 0.1, [0.05, 0.15], 0.001)], seeds=3)
+    found = {"slots_smollm2": new, "slots_smollm2_four": old}
+    (row,) = [row for row in account.pairs(family, found) if row["second"] == "gpt2"]
+    assert (row["study"], row["p"]) == ("slots_smollm2_four", pytest.approx(0.012))
+    pair = ("naive", "gpt2")
+    assert account.planned("slots_smollm2_four", found)[pair] == row["p"]
+    assert account.planned("slots_smollm2", found)[pair] is None
 
 
 def test_the_same_pair_in_several_studies_has_the_p_of_each(account):

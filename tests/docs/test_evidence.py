@@ -127,10 +127,10 @@ def test_every_file_of_results_that_a_page_names_is_there():
     named = {
         (page.name, name)
         for page in pages
-        for name in re.findall(r"\bresults/([\w/]+)\.json", page.read_text(encoding="utf-8"))
+        for name in re.findall(r"\bresults/([\w/]+\.json(?:\.gz)?)", page.read_text(encoding="utf-8"))
     }
-    named -= {(page, name) for page, name in named if name in ("NAME", "mistakes/NAME")}
-    assert len(named) > 10 and [one for one in named if not (FOLDER / "results" / f"{one[1]}.json").is_file()] == []
+    named -= {(page, name) for page, name in named if "NAME" in name}
+    assert len(named) > 10 and [one for one in named if not (FOLDER / "results" / one[1]).is_file()] == []
 
 
 def test_every_forest_plot_is_linked_from_its_table(make):
@@ -144,17 +144,18 @@ def test_of_one_strength_the_study_with_the_most_seeds_is_drawn(make, tmp_path, 
     import curves
 
     config = {"weak_models": ["tiny:gpt2", "tiny:opt", "tiny:gpt_neox"], "task": "scenario"}
-    row = {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6]}
+    row = {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6], "pgr": 0.5, "pgr_interval": [0.3, None]}
 
     def of(size, seeds, vote):
         rows = {"naive": row, "ceiling": row, "mean_vote": row | {"accuracy": vote}}
         sizes = {"num_gold": size, "student_model": "pypi:minilm"}
         return {"config": config | sizes, "seeds": list(range(seeds)), "weak_mean": 0.4, "methods": rows}
 
-    drawn = {}
-    monkeypatch.setattr(curves, "_plot", lambda path, lines, *given, **more: drawn.update(lines))
+    plots = {}
+    monkeypatch.setattr(curves, "_plot", lambda path, lines, *given, **more: plots.update({path.stem: lines}))
     curves.draw({"a": of(1000, 3, 0.6), "b": of(1000, 5, 0.7), "c": of(300, 1, 0.3), "d": {"seeds": [0]}}, tmp_path)
-    assert [point[:2] for point in drawn["mean vote"]] == [(300, 0.3), (1000, 0.7)]
+    assert [point[:2] for point in plots["curve_strength"]["mean vote"]] == [(300, 0.3), (1000, 0.7)]
+    assert plots["curve_strength_pgr"] == {"student": [(300, 0.5, [0.3, None]), (1000, 0.5, [0.3, None])]}
 
 
 @pytest.mark.parametrize(
