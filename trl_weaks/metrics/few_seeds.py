@@ -55,8 +55,8 @@ class Spread:
         the t test and in the bootstrap; infinite where the error cannot be told.
 
         The t test's is exact where another study has these degrees of freedom and this error in the mean; three seeds
-        know both badly, and by simulation find such a difference with a power of 0.55 to 0.8. The bootstrap's is that
-        of a normal distribution. The larger of the two.
+        know both badly, so that the true power may be well below. The bootstrap's is that of a normal distribution.
+        The larger of the two.
 
         Example:
 
