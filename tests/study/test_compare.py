@@ -43,3 +43,13 @@ def test_a_row_against_itself_differs_by_nothing():
     assert comparison_section([], ACCURACY, {}) == "" and "+0.0000" in comparison_section(
         [found], ACCURACY, {"a": "A"}
     )
+
+
+def test_resamples_that_tie_but_for_rounding_are_on_both_sides(monkeypatch):
+    """Sixty of a hundred tie: twice the smaller side, 0.6, is more than 1; and 0.02, were rounding a lead."""
+    drawn = {"a": np.array([0.5 + 1.2e-16] * 60 + [0.6] * 40), "b": np.full(100, 0.5)}
+    assert (drawn["a"] > drawn["b"]).all()
+    monkeypatch.setattr("trl_weaks.study.report.compare.bootstrap_scores", lambda *given, **more: drawn)
+    right = {name: np.array([[1.0, 0.0]]) for name in drawn}
+    (found,) = compare_systems(right, ACCURACY, ["a", "b"], resamples=100)
+    assert found["p_value"] == 1

@@ -11,6 +11,8 @@ from trl_weaks.metrics.bootstrap import as_table, bootstrap_scores, limits, seed
 from trl_weaks.metrics.few_seeds import cells_of, spread
 from trl_weaks.study.report.results import Measure
 
+EQUAL = 1e-12  # scores closer than this are one score in another order of additions. *ours*
+
 
 def compare_systems(
     samples: Mapping[str, Any],
@@ -57,6 +59,7 @@ def compare_systems(
     found = []
     for first, second in zip(names[::2], names[1::2], strict=True):
         drawn, difference = draws[first] - draws[second], points[first] - points[second]
+        drawn = np.where(np.abs(drawn) < EQUAL, 0.0, drawn)  # on both sides, whichever way rounding went
         seeds = spread(cells[first] - cells[second] if cells else None)
         sides = (~(drawn > 0)).mean(), (~(drawn < 0)).mean()  # an undefined one is on both
         p_value = max(2 * min(sides), seeds.p_value(difference) if seeds else 0)
