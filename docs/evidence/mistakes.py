@@ -24,7 +24,6 @@ import numpy as np
 import scores
 from make import kind_of, place_of
 
-from trl_weaks.metrics.selective import coverage_risk_curve
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.data.targets import decode_slots
 from trl_weaks.study.environment import describe_environment
@@ -35,6 +34,10 @@ from trl_weaks.study.tasks.find import config_class, task_of
 
 FOLDER = Path(__file__).resolve().parent / "results" / "mistakes"
 RESAMPLES = 10_000
+RISK_RESAMPLES = 2_000  # each sorts all texts anew
+WANTED = np.linspace(0.05, 1, 20)  # shares of the texts that are answered
+LIMITS = (0.025, 0.975)
+CONFIDENCE = "1 - confidence"
 SHOWN = 4  # examples of each kind
 COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00")
 KINDS = {  # (crowd right, student right, the same answer) -> what that is
@@ -104,11 +107,11 @@ def read_run(folder: Path, data_dir: str | None, systems: Sequence[str], vacuity
         check(answers, gold, results)
     else:
         scores.of_study(folder, data_dir)  # raises where the answers are not those of the results
-    doubts: dict[str, dict[str, np.ndarray]] = {"vacuity": {}, "1 - confidence": {}}
+    doubts: dict[str, dict[str, np.ndarray]] = {"vacuity": {}, CONFIDENCE: {}}
     for one in vacuity:
         rows = [read(one, seed) for seed in results["seeds"]]
         doubts["vacuity"][one] = np.array([[row["vacuity"] for row in seed] for seed in rows])
-        doubts["1 - confidence"][one] = np.array([[1 - max(row["probabilities"]) for row in seed] for seed in rows])
+        doubts[CONFIDENCE][one] = np.array([[1 - max(row["probabilities"]) for row in seed] for seed in rows])
     return Run(tests, gold, answers, doubts, getattr(sys.modules[type(task).__module__], "NAMES", ()))
 
 
@@ -137,16 +140,14 @@ def kinds(run: Run, student: str, crowd: str) -> np.ndarray:
 
 def shares(found: np.ndarray) -> dict[str, Any]:
     """Share of each kind among the texts on which the supervisors are wrong, or right; with its interval."""
-    draws = np.random.default_rng(0).multinomial(
-        found.shape[1], np.full(found.shape[1], 1 / found.shape[1]), RESAMPLES
-    )
+    draws = _draws(found.shape[1], RESAMPLES)
     counts = {kind: draws @ (found == kind).sum(axis=0) for kind in KINDS.values()}
     made = {}
     for group in (("corrected", "copied", "other mistake"), ("kept", "lost")):
         whole = sum(counts[kind] for kind in group)
         number = int(np.isin(found, group).sum())
         for kind in group:
-            interval = np.quantile(counts[kind] / np.maximum(whole, 1), [0.025, 0.975])
+            interval = np.quantile(counts[kind] / np.maximum(whole, 1), LIMITS)
             made[kind] = {
                 "of": number,
                 "share": float((found == kind).sum() / max(number, 1)),
@@ -171,7 +172,7 @@ def shown(
 def recall(run: Run, names: Collection[str], crowd: str) -> dict[str, dict[str, Any]]:
     """System -> of the gold slots with names that nobody was taught, and of the others, how many are stated; the share
     with its interval over texts, and the difference from that of the supervisors together."""
-    draws = np.random.default_rng(0).multinomial(len(run.gold), np.full(len(run.gold), 1 / len(run.gold)), RESAMPLES)
+    draws = _draws(len(run.gold), RESAMPLES)
     made: dict[str, dict[str, Any]] = {system: {} for system in run.answers}
     for kind, of in (("names", True), ("other slots", False)):
         gold = [Counter(slot for slot in slots if (slot[0] in names) == of) for slots in run.gold]
@@ -186,21 +187,63 @@ def recall(run: Run, names: Collection[str], crowd: str) -> dict[str, dict[str, 
             made[system][kind] = {
                 "of": int(stated.sum()),
                 "share": points[system],
-                "interval": np.quantile(shares[system], [0.025, 0.975]).tolist(),
+                "interval": np.quantile(shares[system], LIMITS).tolist(),
                 "ahead": points[system] - points[crowd],
-                "ahead_interval": np.quantile(shares[system] - shares[crowd], [0.025, 0.975]).tolist(),
+                "ahead_interval": np.quantile(shares[system] - shares[crowd], LIMITS).tolist(),
             }
     return made
 
 
-def risk(run: Run, doubt: str, system: str) -> dict[str, list[float]]:
-    """Error rate of the answers of least doubt against their share, at twenty shares: the mean over the seeds."""
-    wanted, found = np.linspace(0.05, 1, 20), []
-    for doubts, answers in zip(run.doubts[doubt][system], run.answers[system], strict=True):
-        right = [a == gold for a, gold in zip(answers, run.gold, strict=True)]
-        curve = coverage_risk_curve((1 - doubts).clip(0, 1), right)
-        found.append(np.interp(wanted, curve["coverage"], curve["risk"]))
-    return {"coverage": wanted.round(2).tolist(), "risk": np.mean(found, axis=0).round(4).tolist()}
+def risks(run: Run) -> dict[str, dict[str, Any]]:
+    """Doubt and system -> error rate of the answers of least doubt against their share, at twenty shares, and the area
+    under that: means over the seeds, with intervals. `ahead` is by how much the area is below that of one minus the
+    system's largest probability: positive where the doubt sorts better.
+    """
+    draws = _draws(len(run.gold), RISK_RESAMPLES)
+    made: dict[str, dict[str, Any]] = {}
+    for system in next(iter(run.doubts.values())):
+        wrong = np.array([[a != gold for a, gold in zip(one, run.gold, strict=True)] for one in run.answers[system]])
+        points, areas, drawn = {}, {}, {}
+        for doubt, tables in run.doubts.items():
+            once = np.ones((1, len(run.gold)))
+            points[doubt], areas[doubt] = (found[0] for found in _risk(once, tables[system], wrong))
+            drawn[doubt] = _risk(draws, tables[system], wrong)
+        for doubt in run.doubts:
+            own = {
+                "coverage": WANTED.round(2).tolist(),
+                "risk": points[doubt].round(4).tolist(),
+                "interval": np.quantile(drawn[doubt][0], LIMITS, axis=0).T.round(4).tolist(),
+                "area": float(areas[doubt]),
+                "area_interval": np.quantile(drawn[doubt][1], LIMITS).tolist(),
+            }
+            if doubt != CONFIDENCE:
+                ahead = drawn[CONFIDENCE][1] - drawn[doubt][1]
+                own["ahead"] = float(areas[CONFIDENCE] - areas[doubt])
+                own["ahead_interval"] = np.quantile(ahead, LIMITS).tolist()
+            made[f"{doubt}, {system}"] = own
+    return made
+
+
+def _draws(texts: int, resamples: int) -> np.ndarray:
+    """How often each text is in each resample: (resamples, texts)."""
+    return np.random.default_rng(0).multinomial(texts, np.full(texts, 1 / texts), resamples)
+
+
+def _risk(draws: np.ndarray, doubts: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Risk at the wanted shares, (resamples, 20), and the area, (resamples,): means over the seeds of `doubts` and
+    `wrong`, (seeds, texts), each in its own order; equal doubts are answered together."""
+    curves, areas = [], []
+    for doubt, mistaken in zip(doubts, wrong, strict=True):
+        order = np.argsort(doubt, kind="stable")
+        last = np.flatnonzero(np.append(np.diff(doubt[order]) > 0, True))
+        often = draws[:, order]
+        answered = np.cumsum(often, axis=1)[:, last]
+        risk = np.cumsum(often * mistaken[order], axis=1)[:, last] / np.maximum(answered, 1)
+        share = answered / answered[:, -1:]
+        areas.append((np.diff(share, prepend=0.0, axis=1) * risk).sum(axis=1))
+        rows = ((row, there > 0, curve) for row, there, curve in zip(share, answered, risk, strict=True))
+        curves.append([np.interp(WANTED, row[some], curve[some]) for row, some, curve in rows])
+    return np.mean(curves, axis=0), np.mean(areas, axis=0)
 
 
 def tables(made: Mapping[str, Any]) -> str:
@@ -230,6 +273,8 @@ def tables(made: Mapping[str, Any]) -> str:
                 cells.append("" if system == made["crowd"] else f"{one['ahead']:+.1%} [{low:+.1%}, {high:+.1%}]")
             lines.append("| " + " | ".join([system, *cells]) + " |")
         lines += ["", " and ".join(f"{one['of']:,} {kind}" for kind, one in found.items()) + " in gold."]
+    if areas := {name: curve for name, curve in made.get("risk", {}).items() if "area" in curve}:
+        lines += ["", *area_table(areas)]
     if not made["examples"]:
         return "\n".join(lines)
     lines += [
@@ -241,6 +286,17 @@ def tables(made: Mapping[str, Any]) -> str:
         cells = [row["kind"], row["text"], row["gold"], *(row["answers"][name] for name in made["columns"])]
         lines.append("| " + " | ".join(said(cell) for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def area_table(areas: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines of Markdown."""
+    lines = [f"| doubt | mean error rate, least doubt first | below that of {CONFIDENCE} |", "|---|---|---|"]
+    for name, curve in areas.items():
+        cells = [f"{curve['area']:.3f} [{curve['area_interval'][0]:.3f}, {curve['area_interval'][1]:.3f}]", ""]
+        if "ahead" in curve:
+            cells[1] = f"{curve['ahead']:+.3f} [{curve['ahead_interval'][0]:+.3f}, {curve['ahead_interval'][1]:+.3f}]"
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return lines
 
 
 def said(answer: Any) -> str:
@@ -258,6 +314,8 @@ def draw(made: Mapping[str, Any], path: Path) -> None:
     axes = figure.subplots()
     for (name, curve), colour in zip(made["risk"].items(), COLOURS, strict=False):
         axes.plot(curve["coverage"], curve["risk"], marker="o", markersize=3, color=colour, label=name)
+        if "interval" in curve:
+            axes.fill_between(curve["coverage"], *zip(*curve["interval"], strict=True), color=colour, alpha=0.15, lw=0)
     axes.set(xlabel="share answered, least doubt first", ylabel="error rate of the answered", xlim=(0, 1.02))
     axes.set_ylim(bottom=0)
     save(figure, axes, path)
@@ -303,7 +361,7 @@ def main() -> None:
         "columns": [*supervisors, asked.crowd, first],
         "examples": shown(run, first, asked.crowd, supervisors, found[first], asked.examples),
         "recall": recall(run, run.names, asked.crowd) if run.names else {},
-        "risk": {f"{doubt}, {system}": risk(run, doubt, system) for system in asked.vacuity for doubt in run.doubts},
+        "risk": risks(run) if asked.vacuity else {},
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{asked.name or asked.run.name}.json"

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trl_weaks.metrics.selective import area_under_risk
 from trl_weaks.study.tasks.base import Example
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "evidence"
@@ -58,12 +59,51 @@ def test_the_interval_is_that_of_a_bootstrap_in_loops(mistakes):
 
 
 def test_risk_is_the_mean_of_each_seeds_own_order(mistakes, run):
-    curve = mistakes.risk(run, "vacuity", "student")
-    half = curve["coverage"].index(
-        0.5
-    )  # three texts of least vacuity: of the first seed 0, 1, 2, of the second 5, 4, 3
+    run.doubts["1 - confidence"] = {"student": np.array([[0.5] * 6, [0.2] * 6])}
+    curves = mistakes.risks(run)
+    curve = curves["vacuity, student"]
+    half = curve["coverage"].index(0.5)  # three of least vacuity: of the first seed 0, 1, 2, of the second 5, 4, 3
     assert curve["risk"][half] == pytest.approx((1 / 3 + 1 / 3) / 2, abs=1e-4)
     assert curve["risk"][-1] == pytest.approx((3 / 6 + 3 / 6) / 2, abs=1e-4)
+    alike = curves["1 - confidence, student"]  # nothing to sort by: all are answered, or none
+    assert alike["risk"] == [0.5] * 20 and alike["area"] == 0.5 and "ahead" not in alike
+    assert curve["ahead"] == pytest.approx(0.5 - curve["area"])
+
+
+def test_area_and_its_interval_are_those_of_a_bootstrap_in_loops(mistakes):
+    """Doubts with ties; the areas by the package's own, text by text."""
+    random = np.random.default_rng(1)
+    wrong = random.random((2, 80)) < 0.4
+    vacuity = np.round(np.clip(0.3 * wrong + random.random((2, 80)) * 0.7, 0, 1), 1)
+    doubts = {"vacuity": {"s": vacuity}, "1 - confidence": {"s": np.round(random.random((2, 80)), 1)}}
+    answers = [["b" if one else "a" for one in seed] for seed in wrong]
+    found = mistakes.risks(mistakes.Run([], ["a"] * 80, {"s": answers}, doubts))["vacuity, s"]
+
+    def areas(picked):
+        made = []
+        for tables in doubts.values():
+            each = [
+                area_under_risk((1 - tables["s"][k][picked]).tolist(), (~wrong[k][picked]).tolist()) for k in (0, 1)
+            ]
+            made.append(sum(each) / 2)
+        return made
+
+    own, other = areas(np.arange(80))
+    assert (found["area"], found["ahead"]) == (pytest.approx(own), pytest.approx(other - own))
+    drawn = np.array([areas(random.integers(0, 80, 80)) for _ in range(1500)])
+    np.testing.assert_allclose(found["area_interval"], np.quantile(drawn[:, 0], [0.025, 0.975]), atol=0.015)
+    expected = np.quantile(drawn[:, 1] - drawn[:, 0], [0.025, 0.975])
+    np.testing.assert_allclose(found["ahead_interval"], expected, atol=0.015)
+    low, high = np.array(found["interval"]).T
+    assert (low <= found["risk"]).all() and (found["risk"] <= high).all()
+    assert found["interval"][-1] == pytest.approx(np.quantile(_error_rates(wrong, random), [0.025, 0.975]), abs=0.02)
+    made = {"shares": {"s": mistakes.shares(np.array([["corrected", "kept"]]))}, "crowd": "c", "seeds": [0, 1]}
+    text = mistakes.tables(made | {"risk": {"vacuity, s": found}, "examples": [], "columns": []})
+    assert f"| vacuity, s | {found['area']:.3f} [" in text and f"| {found['ahead']:+.3f} [" in text
+
+
+def _error_rates(wrong, random):
+    return [wrong[:, random.integers(0, 80, 80)].mean() for _ in range(4000)]
 
 
 def test_answers_that_are_not_those_of_the_report_are_refused(mistakes):
