@@ -9,22 +9,6 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "evidence"
 
 
-@pytest.fixture
-def account(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    import account
-
-    return account
-
-
-@pytest.fixture
-def answers(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    import answers
-
-    return answers
-
-
 def results(pairs, seeds=3):
     """`(first, second, difference, interval, p_value)`; every seed shows the difference."""
     names = {name for first, second, *_ in pairs for name in (first, second)}

@@ -11,14 +11,6 @@ NAMES = ["alarm", "music", "news"]
 
 
 @pytest.fixture
-def curves(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    import curves
-
-    return curves
-
-
-@pytest.fixture
 def data_dir(tmp_path):
     for split, count in (("train", 1200), ("devel", 4), ("test", 6)):
         rows = [

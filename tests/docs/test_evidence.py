@@ -13,14 +13,6 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs" / "evidence"
 RESULTS = sorted((FOLDER / "results").glob("*.json"))
 
 
-@pytest.fixture
-def make(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    import make
-
-    return make
-
-
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_a_page_holds_the_tables_of_its_results(path, make):
     results = make.read(path)

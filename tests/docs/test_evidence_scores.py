@@ -22,21 +22,6 @@ ROWS = ("weak", "methods", "comparisons", "ceiling", "weak_mean", "examples")
 ROLES = {"one": "weak", "two": "weak", "student": "method", "ceiling": "ceiling"}
 
 
-@pytest.fixture
-def scores(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    import scores
-
-    return scores
-
-
-@pytest.fixture
-def make(scores):
-    import make
-
-    return make
-
-
 @dataclass
 class Small:
     """A task without data; what the script asks of one."""

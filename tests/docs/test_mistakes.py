@@ -16,14 +16,6 @@ STUDENT = [["a", "b", "b", "a", "b", "c"], ["b", "b", "b", "b", "c", "a"]]
 
 
 @pytest.fixture
-def mistakes(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    import mistakes
-
-    return mistakes
-
-
-@pytest.fixture
 def run(mistakes):
     tests = [Example(str(i), f"text {i}", gold) for i, gold in enumerate(GOLD)]
     doubts = np.array([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]])
