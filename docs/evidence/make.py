@@ -28,7 +28,7 @@ BLOCK = re.compile(rf"{TABLES}(?:(?!<!--).)*?{END}", re.S)
 ACCOUNT = re.compile(r"(<!-- account of all results -->\n\n)(?:(?!<!--).)*?(\n*<!-- end of account -->)", re.S)
 DATA = {"dialogues": "path/to/dialogues"}  # by how the names of studies begin; else SLURP's
 SLURP, RUNS = "path/to/slurp", "runs/evidence"
-TITLES = {"accuracy": "Accuracy", "slu_f1": "SLU-F1", "slot_f1": "Slot F1"}
+TITLES = {"accuracy": "Accuracy", "slu_f1": "SLU-F1", "slot_f1": "Slot F1", "exact_state": "Exact states"}
 _OF_CLASSES = (
     "naive_aux naive bayesian naive naive single_gpt2 naive single_opt naive single_gpt_neox naive mean_vote "
     "naive gpt2 naive opt naive gpt_neox dirichlet_votes bayesian"
@@ -94,7 +94,7 @@ def tables(results: Mapping[str, Any], planned: Mapping[tuple[str, str], float |
             Without it Holm is over the pairs of these results.
     """
     key = results["measure"]
-    head = key if key == "accuracy" else TITLES[key]
+    head = key if key == "accuracy" else TITLES.get(key, key)
     own = results.get("pgr_of_all", {})
     against = f" against the mean of all {len(results['weak'])}" if own else ""
     lines = [f"| system | {head} [95 % interval] | PGR{against} [95 % interval] |", "|---|---|---|"]
@@ -298,12 +298,16 @@ def refuse_fewer_seeds(name: str, arguments: Sequence[str]) -> None:
 
 
 def commit() -> str | None:
-    """Of the code that runs this; None where it is no checkout of git."""
-    asked = ["git", "-C", str(FOLDER), "describe", "--always", "--dirty", "--exclude", "*"]
+    """Of the code that runs this, "dirty" where it was changed since, which what it writes itself does not count as;
+    None where it is no checkout of git."""
+    git = ["git", "-C", str(FOLDER)]
+    mine = [f":(exclude){one}" for one in ("results", "figures", "*.md")]
     try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ":/", *mine], check=False).returncode
     except (OSError, subprocess.CalledProcessError):
         return None
+    return found.stdout.strip() + "-dirty" * bool(changed)
 
 
 def publish(path: Path, name: str, command: str | None = None) -> Path:

@@ -2,6 +2,7 @@
 
     python docs/evidence/scores.py                                    # all that are kept, seconds each
     python docs/evidence/scores.py curve_supervisors                  # one
+    python docs/evidence/scores.py dialogues_smollm2 --score exact_state    # another score of the task, with intervals
     python docs/evidence/scores.py NAME --keep runs/evidence/NAME --data_dir path/to/slurp    # of a finished study
     python docs/evidence/scores.py NAME --add runs/more/NAME --data_dir path/to/slurp         # more seeds
 
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from make import RESULTS, TITLES, commit, kind_of, place_of, read
+from make import RESULTS, TITLES, commit, kind_of, place_of, read, tables
 
 from trl_weaks.metrics.bootstrap import as_table, seed_scores
 from trl_weaks.study.files import to_json, write_atomically
@@ -207,18 +208,40 @@ def again(kept: Kept, results: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         results: says what the rows are called, what they learnt from, and which pairs are compared.
     """
-    kind = str(REPOSITORY / kept.task) if kept.task.endswith(".py") else kept.task
-    measure = measure_of(kind, results, kept.samples)
+    measure = measure_of(_kind(kept), results, kept.samples)
+    given = {"confidence": results["confidence"]}
+    pairs = [pair[place] for pair in results.get("comparisons", []) for place in ("first", "second")]
+    found = score_systems(_systems(kept, results), measure=measure, resamples=results["resamples"], **given)
+    return to_json(found | {"comparisons": compare_systems(kept.samples, measure, pairs, **given)})
+
+
+def _kind(kept: Kept) -> str:
+    """What `task_of` finds its task by, here."""
+    return str(REPOSITORY / kept.task) if kept.task.endswith(".py") else kept.task
+
+
+def _systems(kept: Kept, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """As `score_systems` wants them."""
     rows = {**results["weak"], **results["methods"]}
-    systems = [
+    return [
         {"name": system, "samples": table, "label": rows[system]["label"], "role": rows[system]["role"]}
         | ({"supervisors": rows[system]["supervisors"] or None} if "supervisors" in rows[system] else {})
         for system, table in kept.samples.items()
     ]
-    given = {"confidence": results["confidence"]}
-    pairs = [pair[place] for pair in results.get("comparisons", []) for place in ("first", "second")]
-    found = score_systems(systems, measure=measure, resamples=results["resamples"], **given)
-    return to_json(found | {"comparisons": compare_systems(kept.samples, measure, pairs, **given)})
+
+
+def score_table(kept: Kept, results: Mapping[str, Any], key: str) -> str:
+    """Every row by another score of its task, with intervals and PGR, in Markdown.
+
+    Raises:
+        SystemExit: the task has no such score.
+    """
+    measure = measure_of(_kind(kept), results, kept.samples)
+    if key not in measure.scores:
+        raise SystemExit(f"{kept.task} has no score {key}; it has {', '.join(measure.scores)}")
+    other = Measure(TITLES.get(key, key), {key: measure.scores[key]})
+    given = {"confidence": results["confidence"], "resamples": results["resamples"]}
+    return tables(score_systems(_systems(kept, results), measure=other, **given))
 
 
 def pgr_of_all(kept: Kept, results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -291,9 +314,9 @@ def add(name: str, folder: Path, data_dir: str | None, command: str | None = Non
     if [run.data for run in runs] != old.data or old.tests != new.tests:
         raise SystemExit(f"{folder} was made of other data than {name}")
     order = np.argsort(old.seeds + new.seeds, kind="stable").tolist()
-    tables = {system: np.concatenate([table, new.samples[system]])[order] for system, table in old.samples.items()}
+    joined = {system: np.concatenate([table, new.samples[system]])[order] for system, table in old.samples.items()}
     seeds, data = ([(a + b)[i] for i in order] for a, b in ((old.seeds, new.seeds), (old.data, new.data)))
-    kept = replace(old, seeds=seeds, data=data, samples=tables)
+    kept = replace(old, seeds=seeds, data=data, samples=joined)
     said = command or there["command"].replace(str(data_dir), place_of(name))
     there |= {"command": said} | ({"commit": found} if (found := commit()) and "commit" not in there else {})
     parts = [{key: one[key] for key in PART if key in one} for one in (*here.get("parts", [here]), there)]
@@ -338,7 +361,14 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, metavar="RUN", help="keep the scores of this finished study")
     parser.add_argument("--add", type=Path, metavar="RUN", help="publish its seeds beside those of the results")
     parser.add_argument("--data_dir", help="of --keep and --add: SLURP's folder, or the dialogues'")
+    parser.add_argument("--score", help="print a table by this score of the task in the place of its first")
     asked = parser.parse_args()
+    if asked.score:
+        if len(asked.names) != 1 or asked.keep or asked.add:
+            parser.error("--score takes one name, that of the results, and neither --keep nor --add")
+        kept = kept_of(asked.names[0])
+        print(score_table(kept, _check_published(asked.names[0], kept), asked.score))
+        return
     if run := asked.keep or asked.add:
         if len(asked.names) != 1 or (asked.keep and asked.add):
             parser.error("--keep and --add take one name, that of the results, and exclude each other")

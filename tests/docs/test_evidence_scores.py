@@ -332,3 +332,22 @@ def test_the_mistakes_are_of_the_seeds_of_their_study(scores):
     for path in (scores.RESULTS / "mistakes").glob("*.json"):
         if (study := scores.RESULTS / path.name).is_file():
             assert scores.read(path)["seeds"] == scores.read(study)["seeds"], path.name
+
+
+def test_a_table_by_another_score_of_the_task(kept, make):
+    scores, folder, results = kept
+    scores.keep("mine", folder / "run", None)
+    found = scores.kept_of("mine")
+    own = scores.score_table(found, results, results["measure"])
+    assert own == make.tables({**results, "comparisons": []}) and "| student | 0." in own
+    if results["measure"] == "slot_f1":  # a score of which every text has all
+        assert "| student | 1.000 [1.000, 1.000] |  |" in scores.score_table(found, results, "whole")
+    with pytest.raises(SystemExit, match=f"small has no score nothing; it has {results['measure']}"):
+        scores.score_table(found, results, "nothing")
+
+
+def test_the_page_has_the_exact_states_that_the_command_prints(scores):
+    table = scores.score_table(
+        scores.kept_of("dialogues_smollm2"), scores.read(scores.RESULTS / "dialogues_smollm2.json"), "exact_state"
+    )
+    assert f"{table}\n" in (FOLDER / "dialogues.md").read_text(encoding="utf-8")
