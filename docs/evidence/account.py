@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curves import STRENGTHS
+from make import seeds_above
 
 from trl_weaks.metrics.few_seeds import Spread
 from trl_weaks.study.report.compare import holm
@@ -218,7 +219,7 @@ def verdict(row: Mapping[str, Any]) -> str:
         return f"unresolved, {len(each)} seed{'s' * (len(each) > 1)}"
     known = None not in (low, high)
     away = known and min(abs(low), abs(high)) >= (high - low) / 2 and low * high > 0
-    agree = all(one * difference > 0 for one in each)
+    agree = seeds_above(one if difference > 0 else -one for one in each) == len(each)
     if row["p"] >= 0.05 or not known or not (agree or away or len(each) > FEW):
         return "unresolved"
     alone = "" if "bootstrap_sd" in row["comparison"] else ", by the bootstrap alone"
@@ -250,7 +251,7 @@ def _told(row: Mapping[str, Any], tests: int) -> list[str]:
     if "comparison" not in row:
         return [""] * 4
     low, high = row["comparison"]["interval"]
-    above = f"{sum(one > 0 for one in row['each'])} of {len(row['each'])}"
+    above = f"{seeds_above(row['each'])} of {len(row['each'])}"
     interval = f"[{'-∞' if low is None else f'{low:+.3f}'}, {'+∞' if high is None else f'{high:+.3f}'}]"
     power = [detectable(row["comparison"], alpha) for alpha in (0.05, 0.05 / tests)]
     said = ", ".join(f"{one:.3f}" for one in power if one is not None)

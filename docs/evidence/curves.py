@@ -9,7 +9,6 @@ figures come with `make evidence`. MiniLM learns SLURP's scenarios, with the set
 """
 
 import argparse
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import scores
 from datasets import Dataset
-from make import published, read, refuse_fewer_seeds
+from make import published, refuse_fewer_seeds
 from scipy import stats
 
 from trl_weaks.aggregation.transforms import Relabel, compose
@@ -287,13 +286,15 @@ def main() -> None:
     refuse_fewer_seeds(name, ["--seeds", *map(str, asked.seeds)])
     run_study("classification", preset="pretrained", output_dir=folder, **settings)
     command = f"python docs/evidence/curves.py {asked.study} --data_dir path/to/slurp --seeds"
-    path = published(folder, name, asked.data_dir, " ".join([command, *map(str, asked.seeds)]))
-    results = read(path)
-    if asked.study == "supervisors":
-        results["pgr_of_all"] = scores.pgr_of_all(scores.kept_of(name), results)
-    if asked.study == "labels":
-        results["labels_right"] = labels_right(results["config"] | {"data_dir": asked.data_dir}, results["seeds"])
-    path.write_text(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+    def finish(kept: scores.Kept, results: Mapping[str, Any]) -> dict[str, Any]:
+        """What the curve needs beside the results of a study."""
+        if asked.study == "supervisors":
+            return {"pgr_of_all": scores.pgr_of_all(kept, results)}
+        settings = results["config"] | {"data_dir": asked.data_dir}
+        return {"labels_right": labels_right(settings, results["seeds"])} if asked.study == "labels" else {}
+
+    path = published(folder, name, asked.data_dir, " ".join([command, *map(str, asked.seeds)]), finish)
     print(path)
 
 

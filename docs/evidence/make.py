@@ -111,7 +111,7 @@ def tables(results: Mapping[str, Any], planned: Mapping[tuple[str, str], float |
     for pair in results["comparisons"]:
         first, second = rows[pair["first"]], rows[pair["second"]]
         each = [a - b for a, b in zip(first[f"{key}_per_seed"], second[f"{key}_per_seed"], strict=True)]
-        above = f"{sum(value > 0 for value in each)} of {len(each)}"
+        above = f"{seeds_above(each)} of {len(each)}"
         difference = f"{pair['difference']:+.3f} {_limits(pair['interval'])}"
         named = pair["first"], pair["second"]
         holm = pair["p_holm"] if planned is None else planned.get(named)
@@ -119,6 +119,13 @@ def tables(results: Mapping[str, Any], planned: Mapping[tuple[str, str], float |
         ps = f"{pair['p_value']:.2g} | " + (told if holm is None else f"{holm:.2g}")
         lines.append(f"| {first['label']} | {second['label']} | {difference} | {above} | {ps} |")
     return "\n".join(lines)
+
+
+def seeds_above(differences: Iterable[float]) -> int:
+    """How many are above 0 by more than rounding, as in the comparisons."""
+    from trl_weaks.study.report.compare import EQUAL
+
+    return sum(one >= EQUAL for one in differences)
 
 
 def source(results: Mapping[str, Any]) -> str:
@@ -255,18 +262,30 @@ def run(name: str, data_dir: str | None, more: Sequence[str], output_dir: str) -
     published(folder, name, data_dir)
 
 
-def published(folder: Path, name: str, data_dir: str | None, command: str | None = None) -> Path:
+def published(folder: Path, name: str, data_dir: str | None, command: str | None = None, finish: Any = None) -> Path:
     """The results of a finished study with the scores of its examples; beside the seeds that are published, where
     those are others and their scores are kept.
+
+    Args:
+        finish: see `adding.add`.
+
+    Raises:
+        SystemExit: what is published under this name is another study.
     """
+    import adding
     import scores
 
-    target, seeds = RESULTS / f"{name}.json", set(read(folder / "results.json")["seeds"])
-    if target.is_file() and not set(read(target)["seeds"]) & seeds:
-        return scores.add(name, folder, data_dir, command)
-    _refuse_lost(target, seeds, folder)
-    scores.write(name, scores.of_study(folder, data_dir))
-    return publish(folder / "results.json", name, command)
+    target, there = RESULTS / f"{name}.json", read(folder / "results.json")
+    if target.is_file() and not set(read(target)["seeds"]) & set(there["seeds"]):
+        return adding.add(name, folder, data_dir, command, finish)
+    _refuse_lost(target, there["seeds"], folder)
+    kept = scores.of_study(folder, data_dir)
+    if target.is_file():
+        old = scores.kept_of(name) if scores.path_of(name).is_file() else None
+        adding.check_same(name, read(target), there, old, kept)
+    more = finish(kept, there) if finish else {}
+    scores.write(name, kept)
+    return publish(folder / "results.json", name, command, more)
 
 
 def kind_of(folder: Path) -> str:
@@ -283,13 +302,17 @@ def refuse_fewer_seeds(name: str, arguments: Sequence[str]) -> None:
         SystemExit: the results that are there have seeds that were not asked for, and are not kept in a form that
             other seeds can be added to.
     """
+    import adding
     import scores
 
     asked = argparse.ArgumentParser(add_help=False)
     asked.add_argument("--seeds", type=int, nargs="+", default=[])
     seeds, target = asked.parse_known_args(arguments)[0].seeds, RESULTS / f"{name}.json"
     missing = sorted(set(read(target)["seeds"]) - set(seeds)) if target.is_file() else []
-    if missing and not (scores.path_of(name).is_file() and not set(read(target)["seeds"]) & set(seeds)):
+    kept = scores.path_of(name).is_file()
+    if missing and kept:
+        scores.check_published(name, adding.as_published(name))
+    if missing and not (kept and not set(read(target)["seeds"]) & set(seeds)):
         raise SystemExit(
             f"{target} has seeds {missing}, which --seeds leaves out, and results are of all seeds together. Add them "
             "(what their folders hold is not run again), or move the results away. Where scores of single examples "
@@ -310,7 +333,7 @@ def commit() -> str | None:
     return found.stdout.strip() + "-dirty" * bool(changed)
 
 
-def publish(path: Path, name: str, command: str | None = None) -> Path:
+def publish(path: Path, name: str, command: str | None = None, more: Mapping[str, Any] | None = None) -> Path:
     """A study's results without paths of the machine and what no table needs, in `results/`.
 
     Raises:
@@ -323,8 +346,15 @@ def publish(path: Path, name: str, command: str | None = None) -> Path:
     results |= {"commit": found} if (found := commit()) else {}
     results["config"] |= {"output_dir": f"runs/evidence/{name}"}
     results["config"] |= {"data_dir": place_of(name)} if results["config"].get("data_dir") else {}
-    target.write_text(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    return target
+    return write_results(target, results | dict(more or {}))
+
+
+def write_results(path: Path, results: Mapping[str, Any]) -> Path:
+    """Whole, or as it was."""
+    from trl_weaks.study.files import write_atomically
+
+    write_atomically(path, (json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    return path
 
 
 def _refuse_lost(target: Path, seeds: Iterable[int], path: Path) -> None:

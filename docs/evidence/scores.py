@@ -16,15 +16,14 @@ import base64
 import gzip
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from make import RESULTS, TITLES, commit, kind_of, place_of, read, tables
+from make import RESULTS, TITLES, kind_of, read, tables
 
 from trl_weaks.metrics.bootstrap import as_table, seed_scores
 from trl_weaks.study.files import to_json, write_atomically
@@ -40,9 +39,7 @@ from trl_weaks.study.tasks.find import config_class, task_of
 
 FOLDER = RESULTS / "scores"
 REPOSITORY = Path(__file__).resolve().parents[2]
-MAY_DIFFER = frozenset("seeds output_dir data_dir workers stages".split())  # settings; the data by their digests
-SHARED = frozenset("floor classes refused_rows".split())  # of a study's results, what more seeds do not change
-PART = ("seeds", "command", "commit", "environment")  # what is said of each of several runs
+OF_SEED = ("seed", "data")  # of what a stage was made with
 SAME = 1e-6  # another order of additions changes less
 
 
@@ -56,6 +53,8 @@ class Kept:
         data: a digest of all rows that the stages of a seed read, for every seed.
         tests: a digest of the test examples, the same for every seed.
         samples: row -> (seeds, examples) for classes, (seeds, examples, statistics) for texts.
+        stages: stage -> a digest of what it was made with, its seed and data aside: method, settings, model; empty for
+            what was kept before the night of 29 November 2026.
     """
 
     task: str
@@ -63,6 +62,7 @@ class Kept:
     data: list[str]
     tests: str
     samples: dict[str, np.ndarray]
+    stages: dict[str, str] = field(default_factory=dict)
 
 
 def path_of(name: str) -> Path:
@@ -77,7 +77,7 @@ def keep(name: str, folder: Path, data_dir: str | None) -> Path:
         ValueError: from [`of_study`].
     """
     kept = of_study(folder, data_dir)
-    _check_published(name, kept)
+    check_published(name, kept)
     return write(name, kept)
 
 
@@ -85,22 +85,38 @@ def of_study(folder: Path, data_dir: str | None) -> Kept:
     """
     Raises:
         SystemExit: no finished study.
-        ValueError: what its answers score is not what its results say; or its seeds were tested on different examples.
+        ValueError: what its answers score is not what its results say; its seeds were tested on different examples, or
+            made with different settings; or it was made of other data than is in `data_dir`.
     """
     if not (folder / "results.json").is_file():
         raise SystemExit(f"{folder} is not the folder of a finished study: it has no results.json")
     results, kind = read(folder / "results.json"), kind_of(folder)
-    runs = _runs(kind, results["config"] | {"output_dir": str(folder)}, data_dir, results["seeds"])
+    runs = runs_of(kind, results["config"] | {"output_dir": str(folder)}, data_dir, results["seeds"])
     tests = {fingerprint([[e.id, e.text, e.target] for e in run.splits.test]) for run in runs}
     if len(tests) > 1:
         raise ValueError(f"{folder}: its seeds were tested on different examples, which cannot be paired")
     samples = samples_of(runs, folder, results)
     _check(samples, measure_of(kind, results, samples), results)
-    where = kind.removeprefix(f"{REPOSITORY}/")
-    return Kept(where, results["seeds"], [run.data for run in runs], tests.pop(), samples)
+    where, stages = kind.removeprefix(f"{REPOSITORY}/"), _stages(folder, runs)
+    return Kept(where, results["seeds"], [run.data for run in runs], tests.pop(), samples, stages)
 
 
-def _runs(kind: str, settings: Mapping[str, Any], data_dir: str | None, seeds: Sequence[int]) -> list[Any]:
+def _stages(folder: Path, runs: Sequence[Any]) -> dict[str, str]:
+    """Of `Kept`, from the stamps that a study leaves in its folder."""
+    made: dict[str, str] = {}
+    for run in runs:
+        root = folder / f"seed-{run.seed}"
+        for path in sorted(root.rglob("stage.json")):
+            spec, name = read(path)["spec"], path.parent.relative_to(root).as_posix()
+            if spec.get("data", run.data) != run.data:
+                raise ValueError(f"{path.parent} was made of other data than --data_dir has")
+            own = fingerprint({key: value for key, value in spec.items() if key not in OF_SEED})
+            if made.setdefault(name, own) != own:
+                raise ValueError(f"{path.parent} was made with other settings than those of the seeds before")
+    return made
+
+
+def runs_of(kind: str, settings: Mapping[str, Any], data_dir: str | None, seeds: Sequence[int]) -> list[Any]:
     """What the stages of these seeds read, nothing run."""
     config = config_class(kind)(**{**settings, "data_dir": data_dir, "seeds": list(seeds)})
     return seed_runs(config, task_of(kind, config), [])
@@ -118,6 +134,7 @@ def write(name: str, kept: Kept) -> Path:
         "data": kept.data,
         "tests": kept.tests,
         "examples": next(iter(kept.samples.values())).shape[1],
+        "stages": kept.stages,
         "systems": {system: [packed(table) for table in tables] for system, tables in kept.samples.items()},
     }
     found = gzip.compress(json.dumps(made, allow_nan=False).encode(), mtime=0)  # the same scores, the same bytes
@@ -143,7 +160,7 @@ def unpacked(found: bytes) -> Kept:
         system: np.stack([_table(one, made["examples"]) for one in tables])
         for system, tables in made["systems"].items()
     }
-    return Kept(made["task"], made["seeds"], made["data"], made["tests"], samples)
+    return Kept(made["task"], made["seeds"], made["data"], made["tests"], samples, made.get("stages", {}))
 
 
 def packed(table: np.ndarray) -> Any:
@@ -260,9 +277,18 @@ def wrong(kept: Kept, published: Mapping[str, Any]) -> list[str]:
     if kept.seeds != published["seeds"] or list(kept.samples) != rows:
         return [f"scores of seeds {kept.seeds} and the rows {', '.join(kept.samples)}; results of others"]
     made = again(kept, published)
+    made["at_floor"] = at_floor(made, published.get("floor", 0.0))
     if "pgr_of_all" in published:
         made["pgr_of_all"] = pgr_of_all(kept, published)
-    return differences(made, {"comparisons": [], **published})
+    if "parts" in published:
+        made["seeds"] = sorted(seed for part in published["parts"] for seed in part["seeds"])
+    made["config"] = {"seeds": kept.seeds}
+    lengths = [
+        f"labels_right of {key}"
+        for key, own in published.get("labels_right", {}).items()
+        if len(own) != len(kept.seeds)
+    ]
+    return lengths + differences(made, {"comparisons": [], **published})
 
 
 def differences(made: Any, published: Any, where: str = "") -> list[str]:
@@ -292,70 +318,21 @@ def _check(samples: Mapping[str, np.ndarray], measure: Measure, results: Mapping
             raise ValueError(f"{system}: the answers score {found}, the results say otherwise")
 
 
-def _check_published(name: str, kept: Kept) -> dict[str, Any]:
+def check_published(name: str, kept: Kept) -> dict[str, Any]:
     published = read(RESULTS / f"{name}.json")
     if found := wrong(kept, published):
         raise SystemExit(f"{name} is published with other numbers than these scores make: {found[0]}")
     return published
 
 
-def add(name: str, folder: Path, data_dir: str | None, command: str | None = None) -> Path:
-    """The seeds of a finished study beside those published, whose runs may be gone: everything is computed anew
-    from the scores of both. Of numbers that need more than those, such as the calibration, nothing stays.
-
-    Raises:
-        SystemExit: no finished study, or none is published with its scores; the same seeds, other settings, other
-            data or other rows.
-    """
-    old, new, there = kept_of(name), of_study(folder, data_dir), read(folder / "results.json")
-    here = _check_published(name, old)
-    _check_addable(name, here, there, old, new)
-    runs = _runs(kind_of(folder), there["config"] | {"output_dir": str(folder)}, data_dir, old.seeds)
-    if [run.data for run in runs] != old.data or old.tests != new.tests:
-        raise SystemExit(f"{folder} was made of other data than {name}")
-    order = np.argsort(old.seeds + new.seeds, kind="stable").tolist()
-    joined = {system: np.concatenate([table, new.samples[system]])[order] for system, table in old.samples.items()}
-    seeds, data = ([(a + b)[i] for i in order] for a, b in ((old.seeds, new.seeds), (old.data, new.data)))
-    kept = replace(old, seeds=seeds, data=data, samples=joined)
-    said = command or there["command"].replace(str(data_dir), place_of(name))
-    there |= {"command": said} | ({"commit": found} if (found := commit()) and "commit" not in there else {})
-    parts = [{key: one[key] for key in PART if key in one} for one in (*here.get("parts", [here]), there)]
-    made = {key: value for key, value in here.items() if key in SHARED} | again(kept, here)
-    made |= {"seeds": seeds, "config": here["config"] | {"seeds": seeds}, "parts": parts, "command": here["command"]}
-    made |= {"environment": there["environment"], "stage_seconds": _sums(here, there)}
-    made["at_floor"] = at_floor(made, made.get("floor", 0.0))
-    write(name, kept)  # first: a kill between the two leaves scores that the next call finds to be others
-    path = RESULTS / f"{name}.json"
-    write_atomically(path, (json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-    return path
-
-
-def _check_addable(name: str, here: Mapping[str, Any], there: Mapping[str, Any], old: Kept, new: Kept) -> None:
-    if twice := sorted(set(old.seeds) & set(new.seeds)):
-        raise SystemExit(f"{name} has seeds {twice} already; run others")
-    first, second = ({k: v for k, v in one["config"].items() if k not in MAY_DIFFER} for one in (here, there))
-    changed = sorted(key for key in {**first, **second} if first.get(key) != second.get(key))
-    if changed:
-        raise SystemExit(f"{folder_said(there)} is another study than {name}: {', '.join(changed)}")
-    rows = [{**one["weak"], **one["methods"]} for one in (here, there)]
-    kinds = [[(name, row["label"], row["role"], row.get("supervisors")) for name, row in one.items()] for one in rows]
-    pairs = [[(pair["first"], pair["second"]) for pair in one.get("comparisons", [])] for one in (here, there)]
-    if kinds[0] != kinds[1] or pairs[0] != pairs[1] or list(old.samples) != list(new.samples):
-        raise SystemExit(f"{folder_said(there)} is another study than {name}: other rows, or other comparisons")
-
-
-def folder_said(results: Mapping[str, Any]) -> str:
-    return str(results["config"].get("output_dir"))
-
-
-def _sums(*results: Mapping[str, Any]) -> dict[str, float]:
-    found = Counter[str]()
-    for one in results:
-        found.update(one["stage_seconds"])
-    return dict(found)
-
-
 def main() -> None:
+    try:
+        _main()
+    except (ValueError, OSError) as error:  # a folder that is not there, answers of others, other data
+        raise SystemExit(f"{error}") from error
+
+
+def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="of results; default all whose scores are kept")
     parser.add_argument("--keep", type=Path, metavar="RUN", help="keep the scores of this finished study")
@@ -367,13 +344,15 @@ def main() -> None:
         if len(asked.names) != 1 or asked.keep or asked.add:
             parser.error("--score takes one name, that of the results, and neither --keep nor --add")
         kept = kept_of(asked.names[0])
-        print(score_table(kept, _check_published(asked.names[0], kept), asked.score))
+        print(score_table(kept, check_published(asked.names[0], kept), asked.score))
         return
     if run := asked.keep or asked.add:
         if len(asked.names) != 1 or (asked.keep and asked.add):
             parser.error("--keep and --add take one name, that of the results, and exclude each other")
         if asked.add and asked.names[0].startswith("curve_"):
             parser.error(f"{asked.names[0]}: curves.py adds seeds; give it the new ones")
+        if asked.add:
+            from adding import add
         print((keep if asked.keep else add)(asked.names[0], run, asked.data_dir))
         return
     names = asked.names or sorted(path.name.removesuffix(".json.gz") for path in FOLDER.glob("*.json.gz"))

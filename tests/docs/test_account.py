@@ -359,3 +359,16 @@ def test_more_sentences_are_the_studys_and_those_behind_them(answers, study, mon
     assert relabelled.train_on_more(run, more, "joint_3100") == folder and len(taught) == 1
     with pytest.raises(SystemExit, match="is not the first part"):
         relabelled.train_on_more(run, answers.run_of(*study, 1, num_weak=6), "joint_3100")
+
+
+def test_a_difference_of_rounding_is_no_lead(account, make):
+    """0.1 + 0.2 - 0.3 is above 0 as numbers of a computer are: such a seed is not ahead."""
+    rounding = 0.1 + 0.2 - 0.3
+    assert rounding > 0 and make.seeds_above([0.2, 0.2, rounding, -rounding, -0.1]) == 2
+    wide = {"interval": [0.001, 0.4], "difference": 0.1, "p_value": 0.01, "bootstrap_sd": 0.1}
+    row = {"comparison": wide, "each": [0.2, 0.2, rounding], "p": 0.01}
+    assert account.verdict(row) == "unresolved"
+    assert account.verdict(row | {"each": [0.2, 0.2, 0.01]}) == "**confirmed**"
+    behind = {"comparison": wide | {"interval": [-0.4, -0.001], "difference": -0.1}, "p": 0.01}
+    assert account.verdict(behind | {"each": [-0.2, -0.2, -rounding]}) == "unresolved"
+    assert account.verdict(behind | {"each": [-0.2, -0.2, -0.01]}) == "**refuted**"

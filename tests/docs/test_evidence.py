@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -223,3 +224,26 @@ def test_the_rows_that_cost_more_than_a_tenth_over_one_student_are_those_that_th
     named |= {"prefer_cdpo", "prefer_cw", "prefer_surest"}
     cheap_beside_dear = {"on_wawa", "surer_half", "strong_on_a", "naive"}  # in the same cell
     assert dear - cheap_beside_dear == named
+
+
+def test_results_are_of_a_changed_commit_only_where_code_was_changed(make, tmp_path, monkeypatch):
+    """What the evidence writes itself, before it asks for the commit, is no change of the code."""
+    folder = tmp_path / "docs" / "evidence"
+    (folder / "results" / "scores").mkdir(parents=True)
+    files = [folder / "results" / "a.json", folder / "index.md", folder / "make.py", tmp_path / "code.py"]
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for path in files:
+        path.write_text("1")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr(make, "FOLDER", folder)
+    clean = make.commit()
+    assert re.fullmatch(r"[0-9a-f]{7,}", clean)
+    for path, said in zip(files, (clean, clean, f"{clean}-dirty", f"{clean}-dirty"), strict=True):
+        path.write_text("2")
+        assert make.commit() == said, path
+        path.write_text("1")
+    (folder / "results" / "scores" / "new.json.gz").write_text("2")
+    assert make.commit() == clean
+    monkeypatch.setattr(make, "FOLDER", tmp_path.parent)
+    assert make.commit() is None

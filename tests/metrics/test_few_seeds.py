@@ -1,5 +1,7 @@
 """The spread of few seeds: cases in which it is a textbook's, invariances, pseudo-values of corpus scores."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -57,6 +59,24 @@ def test_orders_units_and_constants_do_not_matter():
     assert (other.error, other.freedom, other.stretch(0.9)) == pytest.approx(
         (2 * found.error, found.freedom, found.stretch(0.9))
     )
+
+
+def test_mean_squares_that_are_equal_are_so_in_any_order_of_additions():
+    """Small tables of -1, 0 and 1 in exact fractions: where seeds differ no more than what is left, the degrees of
+    freedom are those of the examples, whichever way rounding went."""
+    draw, equal = np.random.default_rng(0), 0
+    for _ in range(3000):
+        seeds, examples = int(draw.integers(2, 5)), int(draw.choice([5, 9, 13]))
+        cells = draw.integers(-1, 2, (seeds, examples))
+        rows, columns, whole = cells.sum(1), cells.sum(0), int(cells.sum())
+        correction = Fraction(whole**2, seeds * examples)
+        of_seeds = Fraction(int((rows**2).sum()), examples) - correction
+        of_examples = Fraction(int((columns**2).sum()), seeds) - correction
+        left = Fraction(int((cells**2).sum())) - correction - of_seeds - of_examples
+        if of_seeds / (seeds - 1) == left / ((seeds - 1) * (examples - 1)) and of_examples:
+            equal += 1
+            assert spread(cells.astype(float)).freedom == pytest.approx(examples - 1), cells.tolist()
+    assert equal > 50
 
 
 def test_nothing_is_said_of_one_seed_nor_of_what_never_differs():

@@ -14,6 +14,8 @@ from scipy import optimize, stats
 
 from trl_weaks.metrics.bootstrap import Score, seed_scores
 
+ROUNDING = 1 + 1e-9  # mean squares closer than this are one number in another order of additions. *ours*
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -105,7 +107,7 @@ def spread(cells: np.ndarray | None) -> Spread | None:
     total, free = seeds * examples, (seeds - 1, examples - 1, (seeds - 1) * (examples - 1))
     sums = (examples * (of_seeds**2).sum(), seeds * (of_examples**2).sum(), (left**2).sum())
     by_seeds, by_examples, rest = (one / max(f, 1) / total for one, f in zip(sums, free, strict=True))
-    parts = np.array([by_seeds, by_examples, -rest] if by_seeds > rest else [0.0, by_examples, 0.0])
+    parts = np.array([by_seeds, by_examples, -rest] if by_seeds > rest * ROUNDING else [0.0, by_examples, 0.0])
     below = sum(part**2 / max(f, 1) for part, f in zip(parts, free, strict=True))
     variance = parts.sum()
     resampled = (of_seeds**2).sum() / seeds**2 + (of_examples**2).sum() / examples**2 + (left**2).sum() / total**2

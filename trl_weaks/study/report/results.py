@@ -115,7 +115,8 @@ def at_floor(results: Mapping[str, Any], floor: float = 0.0) -> list[str]:
     chance = floor + max(2 * (floor * (1 - floor) / examples) ** 0.5, 4 / examples)
     for name, row in {**results["weak"], **results["methods"]}.items():
         score, per_seed = row[key], row[f"{key}_per_seed"]  # the interval of few seeds alone is too wide to say it
-        unsure = row[f"{key}_interval"][0] <= floor and (len(per_seed) == 1 or min(per_seed) <= chance)
+        low = row[f"{key}_interval"][0]  # None, of results that were read, is no bound
+        unsure = (low is None or low <= floor) and (len(per_seed) == 1 or min(per_seed) <= chance)
         nothing = unsure if floor else score >= 0 and (unsure or score < NOTHING)
         found += [name] if nothing and row["role"] != "baseline" else []
     return found
