@@ -28,7 +28,7 @@ def compare_systems(
     The p value is twice the share of resamples on the wrong side of 0, or without a score; with several seeds it is at
     least that of the t test of `trl_weaks.metrics.few_seeds`, which also stretches the interval: few seeds that differ
     are little evidence. A p value is at least 2 / resamples; with several pairs they are adjusted by Holm's step-down
-    method.
+    method. A bootstrap of fewer than ten examples is too sure: of one, every p is the smallest there is.
 
     Args:
         samples: row -> per-seed, per-example statistics, as in [`score_systems`].
