@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import scores
 from datasets import Dataset
-from make import published, refuse_fewer_seeds
+from make import published, refuse_fewer_seeds, seeds_above
 from scipy import stats
 
 from trl_weaks.aggregation.transforms import Relabel, compose
@@ -182,7 +182,7 @@ def noise_table(results: Mapping[str, Any]) -> str:
         labels = np.array(results["labels_right"][f"noise_{percent}"])
         found = stats.ttest_rel(student, labels)
         low, high = found.confidence_interval()
-        each = f"{int((student > labels).sum())} of {len(student)} | {found.pvalue:.2g}"
+        each = f"{seeds_above(student - labels)} of {len(student)} | {found.pvalue:.2g}"
         difference = f"{(student - labels).mean():+.3f} [{low:+.3f}, {high:+.3f}]"
         lines.append(f"| {percent} % | {student.mean():.3f} | {labels.mean():.3f} | {difference} | {each} |")
     return "\n".join(lines)

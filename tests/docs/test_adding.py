@@ -98,8 +98,8 @@ def test_what_a_curve_needs_beside_its_results_is_written_with_them(kept, adding
     assert scores.read(folder / "mine.json")["of"] == [[3, 4, 5], [3, 4, 5]]
 
 
-def test_an_interval_without_bounds_can_be_added_to(kept, adding):
-    """At the floor is what has no bound below; read from a file that is null."""
+def test_what_has_no_bound_below_is_at_the_floor_in_a_file_too(kept):
+    """A limit of minus infinity is null in a file; a merge reads it from there."""
     scores, folder, results = kept
     row = results["methods"]["student"]
     for low in (None, -np.inf):

@@ -73,3 +73,10 @@ def test_the_table_of_the_noise_says_how_far_the_student_is_from_its_labels(curv
     half = 4.302653 * gaps.std(ddof=1) / 3**0.5
     interval = f"{gaps.mean():+.3f} [{gaps.mean() - half:+.3f}, {gaps.mean() + half:+.3f}]"
     assert curves.noise_table(rows).splitlines()[-1] == f"| 50 % | 0.710 | 0.530 | {interval} | 3 of 3 | 0.012 |"
+
+
+def test_a_seed_ahead_by_rounding_is_not_ahead_in_the_table_of_the_noise(curves, monkeypatch):
+    monkeypatch.setattr(curves, "NOISE", (50,))
+    student, labels = [0.7, 0.75, 0.1 + 0.2], [0.5, 0.55, 0.3]
+    rows = {"methods": {"noise_50": {"accuracy_per_seed": student}}, "labels_right": {"noise_50": labels}}
+    assert student[2] > labels[2] and "| 2 of 3 |" in curves.noise_table(rows)

@@ -183,6 +183,18 @@ def test_a_table_by_another_score_of_the_task(kept, make):
         scores.score_table(found, results, "nothing")
 
 
+def test_the_command_prints_that_table_and_takes_nothing_else(kept, monkeypatch, capsys):
+    scores, folder, results = kept
+    scores.keep("mine", folder / "run", None)
+    monkeypatch.setattr("sys.argv", ["scores.py", "mine", "--score", results["measure"]])
+    scores.main()
+    assert capsys.readouterr().out == scores.score_table(scores.kept_of("mine"), results, results["measure"]) + "\n"
+    monkeypatch.setattr("sys.argv", ["scores.py", "mine", "--score", "accuracy", "--keep", "run"])
+    with pytest.raises(SystemExit):
+        scores.main()
+    assert "--score takes one name" in capsys.readouterr().err
+
+
 def test_the_page_has_the_exact_states_that_the_command_prints(scores):
     table = scores.score_table(
         scores.kept_of("dialogues_smollm2"), scores.read(scores.RESULTS / "dialogues_smollm2.json"), "exact_state"
