@@ -6,6 +6,7 @@ import math
 import pytest
 from datasets import Dataset
 
+from trl_weaks import labels_from_completions
 from trl_weaks.aggregation import transforms
 from trl_weaks.aggregation.transforms import Filter, KeepBest, KeepSurestPairs, Relabel, Reweight, compose
 
@@ -38,6 +39,44 @@ def test_sure_rows_stay_and_weights_sum_to_one_again():
     assert KeepBest(0.5)(CLASSES)["text"][:] == ["b", "d"] and KeepBest(0.01)(TEXTS)["completion"][:] == ["x"]
     assert KeepBest(1.0)(CLASSES).to_list() == CLASSES.to_list()
     assert compose(KeepBest(0.75), Filter(0.75))(CLASSES)["text"][:] == ["b", "d"]
+
+
+def test_answers_from_elsewhere_are_as_sure_as_their_supervisors_say():
+    """They have no `weak_score`: the surest are those with the highest stated confidence, cut answers among them."""
+    examples = [{"example_id": str(i), "prompt": f"q{i}"} for i in range(4)]
+    stated = [0.1, 0.2, 0.9, 0.95]
+    answers = [
+        {"example_id": str(i), "supervisor": "api", "completion": f" a{i}", "confidence": sure,
+         "finish_reason": "length" if i == 3 else "stop"}
+        for i, sure in enumerate(stated)
+    ]  # fmt: skip
+    labels = labels_from_completions(examples, answers)
+    assert [transforms.confidence(row) for row in labels] == pytest.approx(stated)
+    assert KeepBest(0.5)(labels)["completion"][:] == [" a2", " a3"]
+    assert Filter(0.15)(labels)["completion"][:] == [" a1", " a2", " a3"]
+    other = {"example_id": "0", "supervisor": "weak", "completion": " a0", "confidence": 0.5}
+    shared = labels_from_completions(examples, [*answers, other], weights={"api": 3.0, "weak": 1.0})
+    assert transforms.confidence(shared[0]) == pytest.approx(0.75 * 0.1 + 0.25 * 0.5)
+    spelt = {"tokens": [" a", "0"], "token_logprobs": [math.log(0.5), math.log(0.8)]}
+    (read,) = labels_from_completions(examples[:1], [answers[0] | {"confidence": None, "logprobs": spelt}])
+    assert transforms.confidence(read) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("make", [lambda: KeepBest(0.5), lambda: Filter(0.5)])
+def test_scores_of_tokens_and_confidences_of_answers_are_not_sorted_together(make):
+    mixed = TEXTS.map(lambda row: {"weak_score": None if row["completion"] == "y" else row["weak_score"]})
+    with pytest.raises(ValueError, match=r"row 1 \(example '1'\): column 'weak_score' is empty"):
+        make()(mixed)
+    bare = TEXTS.remove_columns(["weak_score", "weak_logps"])
+    with pytest.raises(ValueError, match=r"row 0 \(example '1'\): .*neither 'weak_score' nor 'weak_logps'"):
+        make()(bare)
+
+
+def test_a_relabelled_answer_keeps_nothing_of_who_gave_the_old_one():
+    labels = TEXTS.add_column("confidence_source", [["stated"], [None], ["stated", "samples"]])
+    labels = labels.add_column("weak_top_logps", [[[[{"token": "x", "logp": -0.1}], []]], [None], [None, None]])
+    found = Relabel(lambda row: "new")(labels)
+    assert found["confidence_source"][:] == [[None]] * 3 and found["weak_top_logps"][:] == [[None]] * 3
 
 
 def test_relabelled_rows_are_sure_and_others_stay():

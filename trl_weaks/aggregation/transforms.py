@@ -35,8 +35,10 @@ def confidence(row: Row) -> float:
     """How sure a row's label is, in [0, 1].
 
     Of class labels the largest probability of the weighted mean vote; of a completion `exp(weak_score)`, the geometric
-    mean of its tokens' probabilities under the ensemble (which is 0 where there is no score). NaN where a vote or the
-    score is, or no vote has weight; the transforms refuse such a row.
+    mean of its tokens' probabilities under the ensemble. Where there is no score, as of answers that came from
+    elsewhere, the weighted mean of its supervisors' probabilities of all of it, which is what they stated. NaN where
+    there is neither, a vote or the score is NaN, or no vote has weight; the transforms refuse such a row, and rows
+    with a score beside others without: the two cannot be compared.
 
     Example:
 
@@ -48,12 +50,14 @@ def confidence(row: Row) -> float:
     """
     if columns.WEAK_PROBS in row:
         votes = row[columns.WEAK_PROBS]
-        weights = row.get(columns.WEIGHTS) or [1.0] * len(votes)
-        pooled = [math.fsum(w * p for w, p in zip(weights, of, strict=True)) for of in zip(*votes, strict=True)]
-        total = math.fsum(weights)
-        return max(pooled) / total if total > 0 else math.nan
-    score = row.get(columns.SCORE)
-    return 0.0 if score is None else math.exp(score)
+    elif row.get(columns.SCORE) is not None:
+        return math.exp(row[columns.SCORE])
+    else:
+        votes = [[math.exp(math.fsum(logps))] for logps in row.get(columns.LOGPS) or ()]
+    weights = row.get(columns.WEIGHTS) or [1.0] * len(votes)
+    pooled = [math.fsum(w * p for w, p in zip(weights, of, strict=True)) for of in zip(*votes, strict=True)]
+    total = math.fsum(weights)
+    return max(pooled) / total if pooled and total > 0 else math.nan
 
 
 @dataclass(frozen=True)
@@ -282,15 +286,32 @@ def _plain(labels: Dataset) -> Dataset:
 
 
 def _confidences(labels: Dataset, who: Filter | KeepBest) -> list[float]:
+    _refuse_two_scales(labels, who)
     found = [confidence(row) for row in _plain(labels)]
     bad = next((number for number, value in enumerate(found) if math.isnan(value)), None)
     if bad is not None:
         example = labels[bad].get(columns.EXAMPLE_ID, bad)
         raise ValueError(
             f"{who}, row {bad} (example {example!r}): its confidence is no number, since a vote or the score is NaN, "
-            "or all its weights are 0. Drop the row, or label it again."
+            f"all its weights are 0, or it has neither {columns.SCORE!r} nor {columns.LOGPS!r}. Drop the row, or "
+            "label it again."
         )
     return found
+
+
+def _refuse_two_scales(labels: Dataset, who: Filter | KeepBest) -> None:
+    """A score is of a token, a stated confidence of a whole answer: no order holds among both."""
+    if columns.SCORE not in labels.column_names or columns.WEAK_PROBS in labels.column_names:
+        return
+    scored = [score is not None for score in _plain(labels)[columns.SCORE]]
+    if any(scored) and not all(scored):
+        bad = scored.index(False)
+        example = labels[bad].get(columns.EXAMPLE_ID, bad)
+        raise ValueError(
+            f"{who}, row {bad} (example {example!r}): column {columns.SCORE!r} is empty, as other rows' is not, and "
+            "the confidence of a token cannot be compared with that of a whole answer. Choose among the rows of each "
+            f"kind by itself, or remove {columns.SCORE!r}."
+        )
 
 
 def _rows_of_share(share: float, rows: int) -> int:
@@ -331,4 +352,5 @@ def _relabelled(row: Row, new: Sequence[float] | str, number: int) -> dict[str, 
         share = math.fsum(row.get(columns.WEIGHTS) or [1.0])
         changed = one | {columns.WEIGHTS: [share], columns.COMPLETION: new, columns.OFFSETS: [spans]}
         changed |= {columns.LOGPS: [[0.0, 0.0]], columns.SCORE: 0.0, columns.FINISHED: True}
+        changed |= {columns.CONFIDENCE_SOURCE: [None], columns.TOP_LOGPS: [None]}
     return {name: value for name, value in changed.items() if name in row}
