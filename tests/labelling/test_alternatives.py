@@ -112,6 +112,34 @@ def test_rows_continue_the_answer_and_leave_out_what_is_no_text():
     assert len(concatenate_datasets([labels, rows])) == 8
 
 
+MARKS = ("<|im_end|>", "<|eot_id|>", "<｜end▁of▁sentence｜>", "<turn|>", "</s>", "<eos>", "[EOS]", "<end_of_turn>",
+         "<end_of_utterance>", "<endoftext>", "[SEP]", "[/INST]", " </s>", "[end of text]", "")  # fmt: skip
+
+
+@pytest.mark.parametrize("end", [*MARKS, "###"])
+def test_an_end_of_the_answer_is_no_text_to_learn_however_the_server_writes_it(end):
+    """The student must not be taught to spell the mark: what is left is the share of the other alternatives."""
+    top = [(end, -0.4), (".", -1.2), ("!", -2.0)]
+    labels = labels_from_completions(
+        EXAMPLES[:1], [answer(tokens=((" jazz", -0.1, []), (".", -1.2, top)), text=" jazz.")]
+    )
+    rows = alternatives_as_rows(labels, ends=["###"])
+    assert rows["completion"][:] == [".", "!"] and rows["prompt"][:] == ["play jazz"] * 2
+    assert [w for (w,) in rows["weak_weights"]] == pytest.approx([1 / (1 + math.exp(-0.8)), 1 / (1 + math.exp(0.8))])
+    with pytest.raises(ValueError, match="give a list"):
+        alternatives_as_rows(labels, ends="###")
+
+
+@pytest.mark.parametrize(
+    "text", ["<p>", "</div>", "[1]", "<span", "<", "|>", "<strong>", "s", " eos", "[x]", "\n", "<b>"]
+)
+def test_text_that_looks_like_a_mark_is_an_alternative(text):
+    labels = labels_from_completions(
+        EXAMPLES[:1], [answer(tokens=((" jazz", -1.0, [(text, -0.4), (" jazz", -1.0)]),))]
+    )
+    assert alternatives_as_rows(labels)["completion"][:] == [text, " jazz"]
+
+
 def test_tokens_inside_a_character_are_left_out():
     half = list("é".encode())
     tokens = [
