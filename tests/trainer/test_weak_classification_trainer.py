@@ -239,6 +239,17 @@ def test_evaluation_on_gold_reports_accuracy(tmp_path):
     assert scores["eval_loss"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("setting", [{"train_sampling_strategy": "group_by_length"}, {"dataloader_drop_last": True}])
+def test_predictions_are_rows_in_their_order(tmp_path, setting):
+    """And the trainer's own settings are as they were, also for an evaluation after it."""
+    rows = weak_dataset(rows=19, seed=9, gold=False)
+    expected = weak_trainer(tmp_path, weak_dataset(), per_device_eval_batch_size=4).predict_classes(rows).probabilities
+    assert len(expected.unique(dim=0)) > 10  # the order can be told
+    trainer = weak_trainer(tmp_path, weak_dataset(), per_device_eval_batch_size=4, **setting)
+    torch.testing.assert_close(trainer.predict_classes(rows).probabilities, expected, rtol=1e-4, atol=1e-6)
+    assert all(getattr(trainer.args, name) == value for name, value in setting.items())
+
+
 def test_predictions_expose_the_dirichlet(tmp_path):
     trainer = run(tmp_path, weak_dataset(), weak_loss="bayesian", evidence="softplus")
     unlabelled = weak_dataset(rows=6, seed=9, gold=False).remove_columns("weak_probs")

@@ -242,6 +242,30 @@ def test_prediction_gives_the_logits_and_the_scores_of_evaluation(
         torch.testing.assert_close(torch.tensor(found.predictions[0, : ids.shape[1]]), logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"train_sampling_strategy": "group_by_length"},
+        {"shuffle_dataset": True},
+        {"dataloader_drop_last": True},
+        {"packing": True, "max_length": 64},
+        {"padding_free": True, "max_length": None},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_predictions_are_rows_in_their_order(student, weak_rows, gold, tokenizer, arguments, settings):
+    """Whatever the settings do to batches: a row of logits is that of the row's own text."""
+    trainer = weak_trainer(student, weak_rows, tokenizer, arguments, per_device_eval_batch_size=3, **settings)
+    for rows in (Dataset.from_list(weak_rows), gold):
+        found = trainer.predict(rows).predictions
+        assert len(found) == len(rows)
+        for row, logits in zip(rows, found, strict=True):
+            ids = torch.tensor([tokenizer(row["prompt"] + row["completion"] + tokenizer.eos_token)["input_ids"]])
+            with torch.no_grad():
+                expected = trainer.model.eval()(input_ids=ids).logits[0]
+            torch.testing.assert_close(torch.tensor(logits[: ids.shape[1]]), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_lora_trains_only_the_adapter_and_matches_without_checkpointing(student, weak_rows, tokenizer, arguments):
     config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.0)
     losses = []

@@ -1,5 +1,6 @@
 """`WeakSupervisionTrainer`: TRL's `SFTTrainer` for completions whose labels come from several weak supervisors."""
 
+import copy
 import logging
 from typing import Any
 from uuid import uuid4
@@ -319,11 +320,13 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
         """As in [`~transformers.Trainer`], on weak or plain rows: loss, metrics, and the logits of every token (an
-        extra forward pass, and `tokens * vocabulary` floats of memory)."""
+        extra forward pass, and `tokens * vocabulary` floats of memory), a row for each row of the dataset in its
+        order: nothing is packed or shuffled. A dataset that this trainer prepared already stays as it is."""
         if not self._skip_prepare_dataset:
-            packing = self.args.packing if self.args.eval_packing is None else self.args.eval_packing
+            args = copy.copy(self.args)
+            args.shuffle_dataset = False
             test_dataset = self._prepare_dataset(
-                test_dataset, self.processing_class, self.args, packing, self._formatting_func, metric_key_prefix
+                test_dataset, self.processing_class, args, False, self._formatting_func, metric_key_prefix
             )
         return super().predict(test_dataset, ignore_keys, metric_key_prefix)
 

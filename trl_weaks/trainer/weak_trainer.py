@@ -1,5 +1,6 @@
 """What the three trainers share: the paper, float32 side inputs, progress, and the refusals made before long work."""
 
+import copy
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -128,6 +129,19 @@ class WeakTrainer(Publishing, ResumedTokens, ParallelChecks):
         exact = {f"{metric_key_prefix}_loss": named.pop(f"{metric_key_prefix}_loss")} if "loss" in found else {}
         output.metrics.update(named | output.metrics | exact)  # a metric that the user computes keeps its name
         return output
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """Every row of the dataset, in its order, whatever the settings say of batches: who predicts joins the
+        predictions to the rows. Rows that share a sequence (`padding_free`) are answered one by one."""
+        asked = self.args
+        self.args = copy.copy(asked)
+        self.args.train_sampling_strategy, self.args.dataloader_drop_last = "random", False
+        if getattr(self, "padding_free", False):
+            self.args.per_device_eval_batch_size = 1
+        try:
+            return super().get_test_dataloader(test_dataset)
+        finally:
+            self.args = asked
 
     def _start_afresh(self) -> None:
         self._forget("train")
