@@ -45,6 +45,13 @@ VOTES = "vote_probs"  # list[n][K]: their votes, in the order of `vote_superviso
 TRUST = "weak_trust"  # list[N]: probability that each vote is right, by its supervisor's trust head; may be absent
 CLASSES = "weak_classes"  # list[K] of str, the same in every row: what the classes are called; may be absent
 
+# What labelling says of a row, and who said it. Labels that are made anew leave nothing of older ones beside them,
+# which would speak of other supervisors.
+WEAK = (
+    *(SUPERVISORS, WEIGHTS, OFFSETS, LOGPS, SCORE, FINISHED, CONFIDENCE_SOURCE, TOP_LOGPS),
+    *(WEAK_PROBS, VOTERS, VOTES, TRUST, CLASSES),
+)
+
 CHOSEN = "chosen"
 REJECTED = "rejected"
 CHOSEN_SCORE = "chosen_score"
@@ -52,3 +59,5 @@ REJECTED_SCORE = "rejected_score"
 MARGIN = "margin"  # chosen_score - rejected_score, nats per token
 PAIR_WEIGHT = "pair_weight"
 PAIR_EPSILON = "pair_epsilon"
+
+PAIRS = (CHOSEN, REJECTED, CHOSEN_SCORE, REJECTED_SCORE, MARGIN, PAIR_WEIGHT, PAIR_EPSILON)

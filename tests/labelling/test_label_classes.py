@@ -15,6 +15,7 @@ from scipy.optimize import minimize_scalar
 from tiny import classifier
 from tiny_tokenizers import word_level
 
+from trl_weaks import columns, labels_from_votes, supervisor_report
 from trl_weaks.aggregation.calibration import fit_isotonic, fit_temperature
 from trl_weaks.labelling import label_classes as module
 from trl_weaks.labelling.label_classes import label_classes
@@ -61,6 +62,20 @@ def test_votes_are_each_models_softmax_of_each_text(ensemble):
     for row in labelled:
         expected = torch.stack([by_hand(s, row["text"]) for s in ensemble.supervisors])
         torch.testing.assert_close(torch.tensor(row["weak_probs"]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_votes_of_others_on_the_same_texts_are_gone(ensemble):
+    """People's votes that were carried along were what the report spoke of, not the models that labelled."""
+    texts = [{"example_id": str(i), "text": text} for i, text in enumerate(rows(6))]
+    plain = label_classes(ensemble, Dataset.from_list(texts))
+    votes = [{"example_id": str(i), "supervisor": who, "label": i % 3} for i in range(6) for who in ("ann", "bob")]
+    people = labels_from_votes(texts, votes, classes=["a", "b", "c"])
+    made = label_classes(ensemble, people)
+    assert made.to_list() == plain.to_list()
+    gold = {str(i): i % 3 for i in range(6)}
+    assert supervisor_report(made, gold).supervisors == supervisor_report(plain, gold).supervisors
+    stale = Dataset.from_list([row | dict.fromkeys(columns.WEAK, "old") for row in texts])
+    assert label_classes(ensemble, stale).to_list() == plain.to_list()
 
 
 def test_an_evidential_supervisor_votes_with_its_dirichlet_mean(tokenizer):

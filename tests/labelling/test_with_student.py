@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from trl_weaks.aggregation.base import NotComputable
-from trl_weaks.aggregation.transforms import KeepBest
+from trl_weaks.aggregation.transforms import KeepBest, Relabel
 from trl_weaks.labelling.with_student.co_supervised import CoSupervised
 from trl_weaks.labelling.with_student.instance_votes import PooledByInstance
 from trl_weaks.labelling.with_student.selective import Selective
@@ -154,6 +154,21 @@ def test_two_stages_bring_back_what_the_student_is_sure_of():
     assert all_in.to_list() == labels.to_list()
     none = TwoStage(confidence=0.9)(labels, TrainedStudent(Scripted(own, np.zeros((n, 1))), known([], 0)))
     assert none.to_list() == KeepBest(0.5)(labels).to_list()
+
+
+def test_who_voted_is_said_of_the_new_labels_not_of_the_old():
+    """Rows that the student labels have its vote as the one that was cast, and trust in old votes is of no new one."""
+    votes = np.array([[[0.9, 0.1]], [[0.6, 0.4]]])
+    cast = {"vote_supervisors": [["ann", "bob"]] * 2, "vote_probs": [[[1.0, 0.0], [0.8, 0.2]]] * 2}
+    labels = rows(votes, **cast, weak_trust=[[0.7], [0.7]])
+    trained = TrainedStudent(Scripted(np.array([[1.0, 0.0], [0.25, 0.75]]), np.eye(2)), known([0, 1], 0))
+    made = TwoStage(share=0.5)(labels, trained)
+    assert made["vote_supervisors"][:] == [["ann", "bob"], ["student"]]
+    assert made["vote_probs"][:] == [[[1.0, 0.0], [0.8, 0.2]], [[0.25, 0.75]]]
+    assert "weak_trust" not in made.column_names
+    relabelled = Relabel(lambda row: [0.0, 1.0] if row["text"] == "1" else None)(labels)
+    assert relabelled["vote_supervisors"][:] == [["ann", "bob"], ["relabelled"]]
+    assert relabelled["vote_probs"][1] == [[0.0, 1.0]] and relabelled["weak_trust"][:] == [[0.7], [1.0]]
 
 
 TEXTS = Dataset.from_dict(

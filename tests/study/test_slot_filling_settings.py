@@ -164,6 +164,8 @@ def test_only_some_supervisors(labels):
     assert chosen["weak_weights"][:] == [[0.5], [0.5]]
     assert chosen["weak_logps"][0] == [[-0.2, 0.0]]  # b's own, not a's
     assert chosen.features == labels.features
+    sources = labels.add_column("confidence_source", [["stated", None], ["logprobs"], [None]])
+    assert only_supervisors(sources, ["b", "c"])["confidence_source"][:] == [[None], ["logprobs"]]
     with pytest.raises(ValueError, match="No labels by d; the dataset has a, b, c"):
         only_supervisors(labels, ["d"])
 

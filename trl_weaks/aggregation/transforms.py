@@ -335,13 +335,13 @@ def _weighted(labels: Dataset) -> Dataset:
 
 
 def _relabelled(row: Row, new: Sequence[float] | str, number: int) -> dict[str, Any]:
-    one = {columns.WEIGHTS: [1.0], columns.SUPERVISORS: [RELABELLED]}
+    one = {columns.WEIGHTS: [1.0], columns.SUPERVISORS: [RELABELLED], columns.TRUST: [1.0]}
     if columns.WEAK_PROBS in row:
         values = None if isinstance(new, str) else [float(p) for p in new]
         classes = len(row[columns.WEAK_PROBS][0])
         if values is None or len(values) != classes or min(values) < 0 or not abs(math.fsum(values) - 1) < 1e-3:
             raise ValueError(f"Relabel, row {number}: {new!r} holds no {classes} probabilities that sum to 1.")
-        changed = one | {columns.WEAK_PROBS: [values]}
+        changed = one | {columns.WEAK_PROBS: [values], columns.VOTERS: [RELABELLED], columns.VOTES: [values]}
     else:
         if not isinstance(new, str) or not new or not isinstance(row[columns.COMPLETION], str):
             raise ValueError(

@@ -27,7 +27,6 @@ from .storage.store import LabelStore, StoredLabels
 
 STAGE = "classify"
 TEMPERATURES = "temperatures.json"
-_ADDED = (columns.WEAK_PROBS, columns.WEIGHTS, columns.SUPERVISORS, columns.CLASSES)
 
 
 def label_classes(
@@ -47,7 +46,7 @@ def label_classes(
     Args:
         ensemble: a `WeakEnsemble` of `WeakClassifier`s with the same number of classes.
         dataset: `text` (or `prompt`, text or messages) and `example_id`, by default the row's number; other columns
-            are carried through.
+            are carried through, but for those of earlier labels.
         calibration: held-out rows with gold `label` (and the same text column), none of them used to train the
             supervisors. Each supervisor is calibrated on it by itself. None leaves the probabilities as they are.
         output_dir: votes are kept here while they are made, and the dataset in its folder `dataset` (Arrow and
@@ -144,7 +143,7 @@ class ClassRun(LabelRun):
         texts = self.settings.texts
         votes, temperatures = self.calibrated()
         probs = votes.transpose(0, 1)
-        made = self.dataset.remove_columns([c for c in _ADDED if c in self.dataset.column_names])
+        made = self.dataset.remove_columns([c for c in columns.WEAK if c in self.dataset.column_names])
         made = made.add_column(columns.WEAK_PROBS, probs.tolist())
         made = made.add_column(columns.WEIGHTS, [self.ensemble.weights] * len(texts))
         if self.settings.classes is not None:

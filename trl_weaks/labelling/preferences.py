@@ -20,7 +20,7 @@ from ..aggregation.comparisons.preferences import (
     pair_weights,
     with_shared_error,
 )
-from ..columns import CHOSEN, CHOSEN_SCORE, MARGIN, PAIR_EPSILON, PAIR_WEIGHT, PROMPT, REJECTED, REJECTED_SCORE
+from ..columns import CHOSEN, CHOSEN_SCORE, MARGIN, PAIR_EPSILON, PAIR_WEIGHT, PAIRS, PROMPT, REJECTED, REJECTED_SCORE
 from ..distributed import processes
 from ..files import replaced_folder, writing
 from ..fingerprint import digest, refuse_unknown_code, supervisor_fingerprint
@@ -36,7 +36,6 @@ from .storage.ledger import GENERATE, SCORE
 
 logger = logging.getLogger(__name__)
 LEFT_OUT = ("too_long", "too_few", "equal_scores", "below_margin")  # of the counts, those worth a warning
-WRITTEN = (CHOSEN, REJECTED, CHOSEN_SCORE, REJECTED_SCORE, MARGIN, PAIR_WEIGHT, PAIR_EPSILON)
 COUNTS = ("candidates", "duplicates", "empty", "too_long", "unfinished", "chosen_unfinished")  # of answers
 COUNTS += ("too_few", "equal_scores", "below_margin", "swapped")  # of prompts
 
@@ -94,7 +93,7 @@ def build_preferences(
     )
     if output_dir is None and processes().num_processes > 1:
         raise ValueError("several processes share their work through the disk: give build_preferences an output_dir.")
-    taken = [column for column in WRITTEN if column in getattr(dataset, "column_names", ())]
+    taken = [column for column in PAIRS if column in getattr(dataset, "column_names", ())]
     if taken:
         raise ValueError(f"the dataset already has a column {taken[0]!r}, which pairs write; rename or remove it.")
     members = [student, *ensemble.supervisors]

@@ -4,7 +4,7 @@ import logging
 
 from datasets import Dataset, Value
 
-from ..columns import COMPLETION, EXAMPLE_ID, FINISHED, GENERATION, PROMPT, SCORE
+from ..columns import COMPLETION, EXAMPLE_ID, PROMPT, WEAK
 from ..supervisors.reading.messages import before_last_answer
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def check_columns(dataset: Dataset) -> None:
     for column in (EXAMPLE_ID, PROMPT):
         if column not in dataset.column_names:
             raise ValueError(f"the dataset has no column {column!r}, only {dataset.column_names}; add or rename it.")
-    reserved = {*GENERATION, SCORE, FINISHED, COMPLETION} - {EXAMPLE_ID, PROMPT}
+    reserved = {*WEAK, COMPLETION}
     for column in dataset.column_names:
         if column in reserved:
             raise ValueError(

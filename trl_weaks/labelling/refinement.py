@@ -153,6 +153,9 @@ def _replaced(row: dict, new: Proposal, weights: Mapping[str, float]) -> dict:
         columns.LOGPS: [list(new.logps[name]) for name in names],
         columns.SCORE: new.score,
         columns.FINISHED: True,
+        columns.CONFIDENCE_SOURCE: ["logprobs"] * len(names),
+        columns.TOP_LOGPS: [None] * len(names),
+        columns.TRUST: [None] * len(names),  # no trust head has read this answer
     }
     return row | {name: value for name, value in changed.items() if name in row}
 

@@ -8,8 +8,7 @@ from ...supervisors.reading.messages import before_last_answer, check_prompts
 from ..prompt_columns import MESSAGES
 from .tables import Table, as_id, read_table
 
-WRITTEN = {*columns.GENERATION, columns.SCORE, columns.FINISHED, columns.CONFIDENCE_SOURCE, columns.TOP_LOGPS}
-WRITTEN -= {columns.EXAMPLE_ID, columns.PROMPT}
+WRITTEN = {*columns.WEAK, columns.COMPLETION}
 
 
 def read_examples(

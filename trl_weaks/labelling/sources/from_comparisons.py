@@ -26,7 +26,6 @@ TIE = "tie"
 WRITERS = ("writer_a", "writer_b")
 UNDECIDED = 1e-6  # of a margin
 SIDES = {"a": 1.0, "b": 0.0, TIE: 0.5}
-WRITTEN = (columns.CHOSEN, columns.REJECTED, columns.MARGIN, columns.PAIR_EPSILON, columns.PAIR_WEIGHT)
 
 
 def pairs_from_comparisons(
@@ -75,7 +74,7 @@ def pairs_from_comparisons(
             f"aggregator={aggregator!r} is none of {', '.join(AGGREGATORS)}, which aggregate comparisons."
         )
     prompts = read_prompts(examples)
-    taken = [name for row in prompts.values() for name in WRITTEN if name in row]
+    taken = [name for row in prompts.values() for name in columns.PAIRS if name in row]
     if taken:
         raise ValueError(f"examples have a column {taken[0]!r}, which pairs write; rename or remove it.")
     votes, counts = _votes(comparisons, prompts, recuse)

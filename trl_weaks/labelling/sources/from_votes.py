@@ -20,7 +20,6 @@ from .tables import Table, as_confidence, as_dataset, as_id, read_table, refuse_
 
 logger = logging.getLogger(__name__)
 NEEDED = (columns.EXAMPLE_ID, "supervisor", columns.LABEL)
-WRITTEN = (columns.WEAK_PROBS, columns.WEIGHTS, columns.SUPERVISORS, columns.CLASSES, columns.VOTERS, columns.VOTES)
 Vote = tuple[str, str, int, float | None]  # example, supervisor, class, confidence where one is stated
 
 
@@ -79,7 +78,7 @@ def labels_from_votes(
         make_aggregator(aggregator)  # what it refuses, before work
     if calibration not in METHODS:
         raise ValueError(f"calibration={calibration!r} is not one of {METHODS}.")
-    texts = read_examples(examples, (columns.TEXT, columns.PROMPT), WRITTEN)
+    texts = read_examples(examples, (columns.TEXT, columns.PROMPT), columns.WEAK)
     votes = exported_votes(votes)
     rows = _read(votes, texts)
     names = _names(classes, votes, examples, rows)

@@ -71,6 +71,7 @@ class TwoStage:
         logger.info("TwoStage: %d rows were sure, %d of %d examples came back.", len(sure), len(back), len(left))
         if not len(back):
             return sure
+        sure = sure.select_columns([c for c in sure.column_names if c in back.column_names])  # trust is of old votes
         made = concatenate_datasets([sure, back.select_columns(sure.column_names).cast(sure.features)])
         order = {e: place for place, e in enumerate(dict.fromkeys(labels[columns.EXAMPLE_ID]))}
         ids = made[columns.EXAMPLE_ID][:]

@@ -13,6 +13,7 @@ from trl_weaks.labelling.with_student.trained import TrainedStudent
 from trl_weaks.study.methods import Method
 
 _LISTS = (columns.SUPERVISORS, columns.WEIGHTS, columns.OFFSETS, columns.LOGPS)
+_LISTS += (columns.CONFIDENCE_SOURCE, columns.TOP_LOGPS, columns.TRUST)  # where the labels have them
 
 
 def only_supervisors(labels: Dataset, names: Sequence[str]) -> Dataset:
@@ -30,7 +31,7 @@ def only_supervisors(labels: Dataset, names: Sequence[str]) -> Dataset:
     for row in labels:
         keep = [i for i, name in enumerate(row[columns.SUPERVISORS]) if name in names]
         if keep:
-            rows.append(row | {column: [row[column][i] for i in keep] for column in _LISTS})
+            rows.append(row | {column: [row[column][i] for i in keep] for column in _LISTS if row.get(column)})
             example = row[columns.EXAMPLE_ID]
             totals[example] = totals.get(example, 0.0) + sum(rows[-1][columns.WEIGHTS])
     for row in rows:
