@@ -162,7 +162,8 @@ def test_the_report_says_when_nothing_can_be_accepted():
         ({}, {"e0": "yes"}, {"audit": 2}, "audit=2 is a share"),
         ({}, {"e0": "yes"}, {"budget": -1}, "budget=-1 is a number of examples"),
         ({}, {"e0": "yes"}, {"risk": 1.5}, "risk=1.5 must lie between"),
-        ({"example_id": ["e0"] * 2}, {"e0": "yes"}, {}, "repeats 'e0'"),
+        ({"example_id": ["e0"] * 2}, {"e0": "yes"}, {}, r"Row 1 \(example 'e0'\), column 'text'"),
+        ({"example_id": ["e0"] * 2, "text": ["t"] * 2}, {"e0": "yes"}, {}, "repeats 'e0'"),
         ({"weak_weights": [[0.0] * 3] * 2}, {"e0": "yes"}, {}, r"row 0 \(example_id 'e0'\): no supervisor gives"),
     ],
 )

@@ -24,6 +24,7 @@ from ...metrics.chance_corrected import (
 from ...metrics.distances import levenshtein, words
 from ..sources.tables import plain_text, same_text
 from .gold import Gold, class_id, class_names, gold_texts, read_gold
+from .shared_ids import refuse_shared_ids
 from .voters import supervisor_votes
 
 CORRELATED = 0.6  # of the supervisors: below this share of independent ones a warning is due. *ours*
@@ -101,7 +102,8 @@ def supervisor_report(
         cost: what each supervisor cost, in any unit.
 
     Raises:
-        ValueError: missing columns, or gold whose ids or classes no label has (named).
+        ValueError: missing columns, gold whose ids or classes no label has, or an id that stands for two examples
+            (named).
 
     Example:
 
@@ -132,6 +134,7 @@ def supervisor_report(
 
 
 def _of_classes(labels: Dataset, gold: Gold | None) -> SupervisorReport:
+    refuse_shared_ids(labels, one_row=True)
     ids, (names, probs, _) = labels[columns.EXAMPLE_ID][:], supervisor_votes(labels, before_aggregation=True)
     given = ~np.isnan(probs).any(-1)
     votes = np.where(given, np.nan_to_num(probs).argmax(-1), NONE)
@@ -160,18 +163,8 @@ def _of_classes(labels: Dataset, gold: Gold | None) -> SupervisorReport:
 
 
 def _of_completions(labels: Dataset, gold: Gold | None, correct: Callable[[str, str], float]) -> SupervisorReport:
-    answers: dict[str, dict[str, str]] = {}
-    sureness: dict[str, list[float]] = {}
-    kept = [
-        c for c in (columns.EXAMPLE_ID, columns.COMPLETION, columns.SUPERVISORS, columns.LOGPS) if c in labels.features
-    ]
-    for row in labels.select_columns(kept):
-        text = row[columns.COMPLETION]
-        text = text if isinstance(text, str) else text[-1]["content"]
-        for i, name in enumerate(row[columns.SUPERVISORS]):
-            answers.setdefault(name, {})[row[columns.EXAMPLE_ID]] = text
-            logps = (row.get(columns.LOGPS) or [None] * (i + 1))[i]
-            sureness.setdefault(name, []).append(math.exp(_mean(logps)) if logps else math.nan)
+    refuse_shared_ids(labels)
+    answers, sureness = _given(labels)
     names, ids = sorted(answers), sorted({example for given in answers.values() for example in given})
     plain = {n: {e: plain_text(text) for e, text in given.items()} for n, given in answers.items()}
     codes = {text: k for k, text in enumerate(sorted({t for given in plain.values() for t in given.values()}))}
@@ -199,6 +192,29 @@ def _of_completions(labels: Dataset, gold: Gold | None, correct: Callable[[str, 
         pair["word_distance"] = _mean([_symmetric_distance(*texts) for texts in shared]) if shared else math.nan
         pairs.append(pair)
     return SupervisorReport(rows, pairs, _committee(votes, errors if truth is not None else None))
+
+
+def _given(labels: Dataset) -> tuple[dict[str, dict[str, str]], dict[str, list[float]]]:
+    """By supervisor: the answers by example, and the confidence of each, NaN where none is known."""
+    answers: dict[str, dict[str, str]] = {}
+    sureness: dict[str, list[float]] = {}
+    kept = [
+        c for c in (columns.EXAMPLE_ID, columns.COMPLETION, columns.SUPERVISORS, columns.LOGPS) if c in labels.features
+    ]
+    for number, row in enumerate(labels.select_columns(kept)):
+        example, text = row[columns.EXAMPLE_ID], row[columns.COMPLETION]
+        text = text if isinstance(text, str) else text[-1]["content"]
+        for i, name in enumerate(row[columns.SUPERVISORS]):
+            if example in answers.setdefault(name, {}):
+                raise ValueError(
+                    f"Row {number} (example {example!r}), column {columns.SUPERVISORS!r}: {name!r} already answers "
+                    "this example in an earlier row, and one of the two would not count. Keep one of them, or give "
+                    "each labelling supervisors' names of its own."
+                )
+            answers[name][example] = text
+            logps = (row.get(columns.LOGPS) or [None] * (i + 1))[i]
+            sureness.setdefault(name, []).append(math.exp(_mean(logps)) if logps else math.nan)
+    return answers, sureness
 
 
 def _symmetric_distance(first: str, second: str) -> float:

@@ -13,6 +13,7 @@ from ... import columns
 from ...metrics.selective import Threshold, bounded_threshold, coverage_risk_curve
 from ..sources.tables import same_text
 from .gold import Gold, class_id, class_names, gold_texts, read_gold
+from .shared_ids import refuse_shared_ids
 from .voters import supervisor_votes
 
 ACCEPT, WEIGHT, PERSON = "accept", "weight", "person"
@@ -139,7 +140,8 @@ def triage(
         seed: of the audit.
 
     Raises:
-        ValueError: no gold example is among the labels, an id or a class is unknown (named), or a number out of range.
+        ValueError: no gold example is among the labels, an id or a class is unknown, an id has two prompts (named), or
+            a number is out of range.
 
     Source: guarantee after "Trust or Escalate" (arXiv 2407.18370); the audit slice is *ours*.
     """
@@ -193,10 +195,8 @@ def _answers(labels: Dataset) -> _Answers:
 
 
 def _class_answers(labels: Dataset) -> _Answers:
+    refuse_shared_ids(labels, one_row=True)
     ids = labels[columns.EXAMPLE_ID][:]
-    if len(set(ids)) != len(ids):
-        twice = next(i for i in ids if ids.count(i) > 1)
-        raise ValueError(f"column {columns.EXAMPLE_ID!r} repeats {twice!r}; give every example one row.")
     _, votes, weights = supervisor_votes(labels)
     total = weights.sum(1)
     if (total <= 0).any():
@@ -211,6 +211,7 @@ def _class_answers(labels: Dataset) -> _Answers:
 
 def _completion_answers(labels: Dataset) -> _Answers:
     """The completion with the most weight behind it; of equal ones the text that sorts first."""
+    refuse_shared_ids(labels)
     found: dict[str, dict[str, float]] = {}
     prompts: dict[str, Any] = {}
     for row in labels:

@@ -16,6 +16,7 @@ from ...supervisors.reading.messages import completion_text
 from ...supervisors.supervisor import WeakSupervisor
 from ..sources.tables import same_text
 from .gold import Gold, class_id, class_names, gold_texts, read_gold
+from .shared_ids import refuse_shared_ids
 from .weights import renormalise_weights
 
 
@@ -52,6 +53,7 @@ def trust_weights(
     classes, column = class_names(labels, len(labels[0][columns.WEAK_PROBS][0])), _text_column(labels, "labels")
     if class_names(known, len(classes)) != classes:
         raise ValueError(f"`known` lists the classes as {class_names(known, len(classes))}, `labels` as {classes}.")
+    refuse_shared_ids(known, one_row=True)
     texts, learned = labels[column][:], known[_text_column(known, "known")][:]
     _refuse_shared(texts, learned)
     place = {example: row for row, example in enumerate(known[columns.EXAMPLE_ID])}
@@ -70,6 +72,7 @@ def trust_weights(
 def _of_completions(ensemble: WeakEnsemble, labels: Dataset, known: Dataset, gold: Gold, l2: float | None) -> Dataset:
     for name, part in (("labels", labels), ("known", known)):
         _check_completions(part, name, ensemble)
+        refuse_shared_ids(part)
     _refuse_shared(labels[columns.PROMPT][:], known[columns.PROMPT][:])
     truth = gold_texts(gold, set(known[columns.EXAMPLE_ID]))
     trust: list[list[float]] = [[0.0] * len(names) for names in labels[columns.SUPERVISORS]]

@@ -6,6 +6,7 @@ from collections import defaultdict
 from datasets import Dataset
 
 from ... import columns
+from .shared_ids import refuse_shared_ids
 
 
 def renormalise_weights(labels: Dataset) -> Dataset:
@@ -18,7 +19,8 @@ def renormalise_weights(labels: Dataset) -> Dataset:
         labels: with `weak_weights`, as `label_completions` or `label_classes` give them.
 
     Raises:
-        ValueError: there is no column of weights, or one that is negative or not finite (row, example).
+        ValueError: there is no column of weights, or one that is negative or not finite (row, example), or an id of
+            two prompts, whose rows are no completions of one example (named).
 
     Example:
 
@@ -34,6 +36,8 @@ def renormalise_weights(labels: Dataset) -> Dataset:
     if not len(labels):
         return labels
     per_row = columns.WEAK_PROBS in labels.column_names
+    if not per_row:
+        refuse_shared_ids(labels)
     weights = labels[columns.WEIGHTS][:]
     keys = list(range(len(labels))) if per_row else labels[columns.EXAMPLE_ID][:]
     totals: dict[object, list[float]] = defaultdict(list)

@@ -10,6 +10,7 @@ from ... import columns
 from ...aggregation.transforms import KeepBest, Relabel
 from ...inference.sampling import Sampling
 from ...supervisors.supervisor import WeakSupervisor
+from ..reliability.shared_ids import refuse_shared_ids
 from .trained import TrainedStudent, check_classes, texts_of, with_one_vote
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class TwoStage:
         """
         Raises:
             ValueError: votes of other classes than the student's, a student of another kind than the labels, or labels
-                without ids.
+                without ids, or with an id of two examples.
         """
         if columns.EXAMPLE_ID not in labels.column_names:
             raise ValueError(f"TwoStage: the labels have no column {columns.EXAMPLE_ID!r}; they have no ids.")
@@ -61,6 +62,7 @@ class TwoStage:
             check_classes(labels, trained, "TwoStage")
         elif not isinstance(trained.student, WeakSupervisor):
             raise ValueError(f"TwoStage: a {type(trained.student).__name__} writes no completion.")
+        refuse_shared_ids(labels, one_row=not texts)
         sure = KeepBest(self.share)(labels)
         kept = set(sure[columns.EXAMPLE_ID])
         first = {e: row for row, e in reversed(list(enumerate(labels[columns.EXAMPLE_ID]))) if e not in kept}
