@@ -24,8 +24,8 @@ STATED, LOGPROBS, SAMPLES, RESCORED = "stated", "logprobs", "samples", "rescored
 
 @dataclass
 class _Answer:
-    """One supervisor's answer to one example; the text's tokens and their log-probabilities where they are known, and
-    the alternatives of each token."""
+    """One supervisor's answer to one example; the text's tokens and their log-probabilities where they are known, the
+    alternatives of each token, and the weight that stored labels give it."""
 
     supervisor: str
     text: str
@@ -34,6 +34,7 @@ class _Answer:
     source: str | None
     finished: bool = True
     top: Sequence[Sequence[Alternative]] | None = None
+    weight: float | None = None
 
     @property
     def confidence(self) -> float:
@@ -72,14 +73,16 @@ def labels_from_completions(
             an abstention), optionally `confidence`, `logprobs`, and `finish_reason` (`"length"`, or what other
             protocols call it: the answer was cut, and no end is taught).
         scorers: [`WeakSupervisor`]s (or an ensemble of them) to read answers without any confidence.
-        weights: of the supervisors, by name; equal by default. Over the answers of an example they are normalised.
+        weights: of the supervisors, by name; by default equal, or as `labels` have them. Over the answers of an
+            example they are normalised.
         gold: texts of some examples; confidences are then calibrated against whether answers are right, for each
             supervisor and source by itself.
         calibration: `"temperature"` or `"isotonic"`, see [`trl_weaks.aggregation.answers.confidence.calibrator`].
         correct: how right `(answer, gold)` is, in [0, 1]; by default equality up to white space at the ends and the
             encoding of accents.
         labels: what other supervisors said of the same examples, such as local models in `label_completions`; an
-            equal completion shares their row.
+            equal completion shares their row. The result is that of one call with all answers: confidences keep their
+            sources. Where `labels` weigh supervisors unequally, answers that join them need `weights`.
 
     Raises:
         ValueError: before any work: names the row, the column and the remedy.
@@ -107,6 +110,8 @@ def labels_from_completions(
     if not given:
         raise ValueError("answers: every answer is empty or an abstention; there is nothing to train on.")
     _check_weights(weights, {a.supervisor for rows in given.values() for a in rows})
+    if weights is None:
+        _weigh_as_stored(given)
     if scorers:
         _rescore(given, prompts, scorers)
     if gold is not None:
@@ -178,14 +183,48 @@ def _joined(
         if example not in prompts:
             raise ValueError(f"{name}: no example has that id.")
         text, finished = completion_text(row[columns.COMPLETION], name), row.get(columns.FINISHED) is not False
+        count = len(row[columns.SUPERVISORS])
         parts = [row[columns.SUPERVISORS], row[columns.OFFSETS], row[columns.LOGPS]]
-        tops = row.get(columns.TOP_LOGPS) or [None] * len(parts[0])
-        for supervisor, offsets, logps, top in zip(*parts, tops, strict=True):
+        parts += [row.get(columns.WEIGHTS) or [1.0] * count, row.get(columns.TOP_LOGPS) or [None] * count]
+        parts += [row.get(columns.CONFIDENCE_SOURCE) or [LOGPROBS] * count]  # local models write none
+        for supervisor, offsets, logps, weight, top, source in zip(*parts, strict=True):
             if any(answer.supervisor == supervisor for answer in given.get(example, ())):
                 raise ValueError(f"{name}: supervisor {supervisor!r} has an answer to it among `answers` too.")
             said = None if top is None else [[(a["token"], a["logp"]) for a in place] for place in top]
-            found.setdefault(example, []).append(_Answer(supervisor, text, offsets, logps, LOGPROBS, finished, said))
+            answer = _Answer(supervisor, text, offsets, logps, source, finished, said, weight)
+            found.setdefault(example, []).append(answer)
     return {e: sorted(found[e], key=lambda answer: answer.supervisor) for e in prompts if e in found}
+
+
+def _weigh_as_stored(given: Mapping[str, list[_Answer]]) -> None:
+    """Where no weights are asked for, answers from stored labels keep theirs, if nothing new joins them.
+
+    Equal weights are what new answers have by default, so all are equal then. Others say nothing of a new answer.
+
+    Raises:
+        ValueError: stored weights are no weights, or are not equal and a new answer would need one beside others.
+    """
+    unequal = False
+    for example, found in given.items():
+        stored = [answer.weight for answer in found if answer.weight is not None]
+        good = all(math.isfinite(weight) and weight >= 0 for weight in stored)
+        if not good or (stored and math.fsum(stored) <= 0):
+            raise ValueError(
+                f"labels, example {example!r}, column {columns.WEIGHTS!r}: {stored} are no weights of its answers. "
+                "Label it again, or give `weights`."
+            )
+        unequal |= any(not math.isclose(weight, stored[0], rel_tol=1e-6) for weight in stored)
+    for example, found in given.items():
+        new = [answer.supervisor for answer in found if answer.weight is None]
+        if unequal and new and len(found) > 1:
+            raise ValueError(
+                f"labels, column {columns.WEIGHTS!r}: they weigh their supervisors unequally, and nothing says what "
+                f"the answer of {new[0]!r} to example {example!r} weighs beside others. Give `weights`, one for each "
+                "supervisor."
+            )
+        if new or not unequal:
+            for answer in found:
+                answer.weight = None
 
 
 def _answer(supervisor: str, rows: list[dict[str, Any]]) -> _Answer:
@@ -289,8 +328,11 @@ def _rows(
     example: dict[str, Any], found: list[_Answer], weights: Mapping[str, float] | None
 ) -> Iterable[dict[str, Any]]:
     """One row per distinct completion, supervisors that agree share it."""
-    raw = {answer.supervisor: 1.0 if weights is None else float(weights[answer.supervisor]) for answer in found}
-    total = math.fsum(raw.values())
+    for answer in found:
+        if weights is not None:
+            answer.weight = float(weights[answer.supervisor])
+    raw = [1.0 if answer.weight is None else answer.weight for answer in found]
+    shares = {id(answer): weight / math.fsum(raw) for answer, weight in zip(found, raw, strict=True)}
     by_text: dict[tuple[str, bool], list[_Answer]] = {}
     for answer in found:
         by_text.setdefault((answer.text, answer.finished), []).append(answer)
@@ -299,7 +341,7 @@ def _rows(
         yield example | {
             columns.COMPLETION: as_completion(example[columns.PROMPT], text),
             columns.SUPERVISORS: [a.supervisor for a in members],
-            columns.WEIGHTS: [raw[a.supervisor] / total for a in members],
+            columns.WEIGHTS: [shares[id(a)] for a in members],
             columns.OFFSETS: list(spans),
             columns.LOGPS: list(logps),
             columns.FINISHED: finished,
