@@ -45,8 +45,8 @@ class Family:
         name: of the study, for readers.
         page: where it is told.
         hypotheses: of the plan.
-        results: the names of the results that may hold the pairs, the first one that does counts; for strengths,
-            one for each hypothesis.
+        results: the names of the results that may hold the pairs, of those that do the one of most seeds counts,
+            and of several of as many seeds the first; for strengths, one for each hypothesis.
     """
 
     name: str

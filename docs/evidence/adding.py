@@ -61,8 +61,8 @@ def add(
 def as_published(name: str) -> Kept:
     """What is kept, without the seeds that a killed `add` has kept and not published."""
     kept, published = scores.kept_of(name), read(scores.RESULTS / f"{name}.json")["seeds"]
-    places = [i for i, seed in enumerate(kept.seeds) if seed in published]
-    if len(places) == len(kept.seeds):
+    places = [kept.seeds.index(seed) for seed in published if seed in kept.seeds]
+    if sorted(places) == list(range(len(kept.seeds))):
         return kept
     seeds, data = ([own[i] for i in places] for own in (kept.seeds, kept.data))
     return replace(kept, seeds=seeds, data=data, samples={row: table[places] for row, table in kept.samples.items()})
@@ -107,6 +107,16 @@ def check_same(name: str, here: Mapping[str, Any], there: Mapping[str, Any], old
         raise SystemExit(f"{another}: other rows, or other comparisons")
     if old and old.stages and (other := sorted(k for k in old.stages if old.stages[k] != new.stages.get(k))):
         raise SystemExit(f"{another}: what makes {', '.join(other[:3])} is another method, model or setting")
+    if old and (old.task != new.task or old.tests != new.tests or _other_data(old, new)):
+        raise SystemExit(
+            f"{folder_said(there)} was made of other data than {name}. Move those results and their scores away if it is "
+            "to take their place"
+        )
+
+
+def _other_data(old: Kept, new: Kept) -> bool:
+    made = dict(zip(new.seeds, new.data, strict=True))
+    return any(made.get(seed, data) != data for seed, data in zip(old.seeds, old.data, strict=True))
 
 
 def folder_said(results: Mapping[str, Any]) -> str:

@@ -118,7 +118,7 @@ def tables(results: Mapping[str, Any], planned: Mapping[tuple[str, str], float |
         difference = f"{pair['difference']:+.3f} {_limits(pair['interval'])}"
         named = pair["first"], pair["second"]
         holm = pair["p_holm"] if planned is None else planned.get(named)
-        told = "not planned" if named not in (planned or {named}) else "answered by more seeds, see the account"
+        told = "not planned" if named not in (planned or {named}) else "answered by other results, see the account"
         ps = f"{pair['p_value']:.2g} | " + (told if holm is None else f"{holm:.2g}")
         lines.append(f"| {first['label']} | {second['label']} | {difference} | {above} | {ps} |")
     return "\n".join(lines)

@@ -16,6 +16,7 @@ import base64
 import gzip
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,6 +41,9 @@ from trl_weaks.study.tasks.find import config_class, task_of
 FOLDER = RESULTS / "scores"
 REPOSITORY = Path(__file__).resolve().parents[2]
 OF_SEED = ("seed", "data")  # of what a stage was made with
+SET_ASIDE = re.compile(
+    r"\.([0-9a-f]{16}|unknown)_*$"
+)  # what a study adds to the name of a stage that another replaced
 SAME = 1e-6  # another order of additions changes less
 
 
@@ -106,7 +110,7 @@ def _stages(folder: Path, runs: Sequence[Any]) -> dict[str, str]:
     made: dict[str, str] = {}
     for run in runs:
         root = folder / f"seed-{run.seed}"
-        for path in sorted(root.rglob("stage.json")):
+        for path in sorted(one for one in root.rglob("stage.json") if not _set_aside(one, root)):
             spec, name = read(path)["spec"], path.parent.relative_to(root).as_posix()
             if spec.get("data", run.data) != run.data:
                 raise ValueError(f"{path.parent} was made of other data than --data_dir has")
@@ -114,6 +118,12 @@ def _stages(folder: Path, runs: Sequence[Any]) -> dict[str, str]:
             if made.setdefault(name, own) != own:
                 raise ValueError(f"{path.parent} was made with other settings than those of the seeds before")
     return made
+
+
+def _set_aside(stamp: Path, root: Path) -> bool:
+    """A stage that another took the place of, which a study renames, or one that was not finished."""
+    named = any(SET_ASIDE.search(part) for part in stamp.relative_to(root).parts)
+    return named or not read(stamp).get("complete", True)
 
 
 def runs_of(kind: str, settings: Mapping[str, Any], data_dir: str | None, seeds: Sequence[int]) -> list[Any]:

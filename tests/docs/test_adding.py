@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -177,3 +178,43 @@ def test_new_seeds_may_be_run_alone_where_the_scores_are_kept(kept, make, monkey
     study(folder / "all", kind, (3, 5, 7, 8))
     make.published(folder / "all", "mine", None)
     assert scores.read(folder / "mine.json")["seeds"] == scores.kept_of("mine").seeds == [3, 5, 7, 8]
+
+
+def test_results_of_other_data_do_not_take_the_place_of_what_is_published(kept, adding, make, monkeypatch):
+    scores, folder, results = kept
+    kind = "classes" if results["measure"] == "accuracy" else "completions"
+    monkeypatch.setattr(make, "RESULTS", folder)
+    scores.keep("mine", folder / "run", None)
+    old, new = scores.kept_of("mine"), scores.of_study(folder / "run", None)
+    there = scores.read(folder / "run" / "results.json")
+    adding.check_same("mine", results, there, old, new)
+    others = [{"tests": "other"}, {"data": ["other", *new.data[1:]]}, {"task": f"{kind} of another"}]
+    for changed in others:
+        with pytest.raises(SystemExit, match="was made of other data than mine"):
+            adding.check_same("mine", results, there, old, replace(new, **changed))
+
+
+def test_stages_that_were_set_aside_are_no_part_of_a_study(kept):
+    """As a study leaves them: replaced by another, or killed."""
+    scores, folder, _ = kept
+    stamped(folder / "run", SEEDS)
+    expected = scores.of_study(folder / "run", None).stages
+    for place in ("student.0123456789abcdef", "student.0123456789abcdef_", "killed"):
+        stamp = folder / "run" / f"seed-{SEEDS[0]}" / "students" / place / "stage.json"
+        stamp.parent.mkdir(parents=True)
+        stamp.write_text(json.dumps({"spec": {"data": "other"}, "complete": place != "killed"}))
+    assert expected and scores.of_study(folder / "run", None).stages == expected
+
+
+def test_a_kill_is_found_where_seeds_are_published_in_another_order(kept, adding):
+    scores, folder, results = kept
+    scores.keep("mine", folder / "run", None)
+    whole = scores.kept_of("mine")
+    turned = results | {"seeds": list(SEEDS[::-1])}
+    (folder / "mine.json").write_text(json.dumps(turned))
+    extra = {row: np.concatenate([table, table[:1]]) for row, table in whole.samples.items()}
+    killed = replace(whole, seeds=[*whole.seeds, 99], data=[*whole.data, "d"], samples=extra)
+    scores.write("mine", killed)
+    found = adding.as_published("mine")
+    assert found.seeds == list(SEEDS[::-1]) and found.data == whole.data[::-1]
+    assert all(np.array_equal(found.samples[row], whole.samples[row][::-1]) for row in whole.samples)

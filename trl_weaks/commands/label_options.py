@@ -85,7 +85,12 @@ def _add_supervisors(add) -> None:
 def _add_servers(add) -> None:
     add("--api", choices=("chat", "completions"), default="chat", help="chat: a text prompt becomes a message (chat)")
     add("--system", help="a system message before every prompt; chat only")
-    add("--samples", type=_at_least_one, default=1, help="answers to each prompt; their shares are confidences (1)")
+    add(
+        "--samples",
+        type=_at_least_one,
+        default=1,
+        help="answers to each prompt; with --no_logprobs their shares are confidences (1)",
+    )
     add("--no_logprobs", action="store_true", help="do not ask for log-probabilities")
     add("--top_logprobs", type=int, default=0, help="alternatives of each token to ask for, at most 20 (0)")
     add("--concurrency", type=_at_least_one, default=8, help="requests at once to each server (8: ours)")
