@@ -109,8 +109,8 @@ def check_same(name: str, here: Mapping[str, Any], there: Mapping[str, Any], old
         raise SystemExit(f"{another}: what makes {', '.join(other[:3])} is another method, model or setting")
     if old and (old.task != new.task or old.tests != new.tests or _other_data(old, new)):
         raise SystemExit(
-            f"{folder_said(there)} was made of other data than {name}. Move those results and their scores away if it is "
-            "to take their place"
+            f"{folder_said(there)} was made of other data than {name}. Move those results and their scores away if it "
+            "is to take their place"
         )
 
 

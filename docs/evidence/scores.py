@@ -41,9 +41,7 @@ from trl_weaks.study.tasks.find import config_class, task_of
 FOLDER = RESULTS / "scores"
 REPOSITORY = Path(__file__).resolve().parents[2]
 OF_SEED = ("seed", "data")  # of what a stage was made with
-SET_ASIDE = re.compile(
-    r"\.([0-9a-f]{16}|unknown)_*$"
-)  # what a study adds to the name of a stage that another replaced
+SET_ASIDE = re.compile(r"\.([0-9a-f]{16}|unknown)_*$")  # how a study renames a stage that another replaced
 SAME = 1e-6  # another order of additions changes less
 
 
