@@ -157,6 +157,38 @@ def test_type_checkers_and_dir_see_the_names_that_are_resolved_on_first_use():
     assert set(dir(trl_weaks)) == set(trl_weaks.__all__) == {name for name, _, _ in seen} | {"__version__"}
 
 
+# Ids of classes mean nothing without the order of their names, which is lost where a file is read as bare rows: all
+# tables come through one module, which gives names. Others may look at the types of a `Dataset` that they were given.
+READ_TABLES = {
+    "trl_weaks.labelling.sources.tables": "the one",
+    "trl_weaks.trainer.common.label_paths": "gives the Dataset with its types, from which trainers take the names",
+    "trl_weaks.commands.prompt_files": "gives the Dataset with its types, from which labelling takes the names",
+    "trl_weaks.study.tasks.table": "hands a Dataset of the Hub to the one",
+    "trl_weaks.study.tasks.classification": "its own data sets, whose columns it knows",
+}
+OF_FILES = {"from_parquet", "from_csv", "read_parquet", "read_csv", "DictReader", "ParquetFile", "load_dataset"}
+KNOW_CLASS_LABELS = {
+    "trl_weaks.labelling.sources.tables": "ids become names",
+    "trl_weaks.labelling.sources.from_votes": "the order of the classes",
+    "trl_weaks.labelling.reliability.gold": "the order of the classes of labels",
+    "trl_weaks.labelling.label_classes": "the order of the classes of a Dataset",
+    "trl_weaks.trainer.classification.data": "the order of the classes of labels",
+    "trl_weaks.commands.prompt_files": "refuses them as ids of rows",
+}
+
+
+def names_used(name: str) -> set[str]:
+    nodes = list(ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))))
+    return {n.id for n in nodes if isinstance(n, ast.Name)} | {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+
+
+def test_one_module_reads_tables_and_names_their_classes():
+    found = {name for name in MODULES if names_used(name) & OF_FILES}
+    assert found == set(READ_TABLES), "read them with `read_table`, which keeps the names of classes"
+    found = {name for name in MODULES if "ClassLabel" in names_used(name)}
+    assert found == set(KNOW_CLASS_LABELS), "`read_table` gives names of classes; `features_of` their order"
+
+
 TESTS = Path(__file__).resolve().parent
 TEST_FILES = {str(path.relative_to(TESTS)): path for path in sorted(TESTS.rglob("*.py"))}
 # Files that configure models themselves, and why; all others ask `shared/tiny.py`.

@@ -1,9 +1,11 @@
 """`trl-weaks report` and `trl-weaks view` on stored labels; what they refuse."""
 
 import pytest
+from datasets import ClassLabel, Dataset
 
 from trl_weaks.cli import main
 from trl_weaks.labelling.sources.from_completions import labels_from_completions
+from trl_weaks.labelling.sources.from_votes import labels_from_votes
 
 
 @pytest.fixture
@@ -24,6 +26,21 @@ def test_report_prints_the_card(stored, capsys):
     printed = capsys.readouterr().out
     assert "| ann | 2 | 0 | 1.000 | 1.000 |" in printed and "| bob | 2 | 0 | 1.000 | 0.500 |" in printed
     assert (stored / "card.png").exists()
+
+
+def test_gold_of_a_file_is_read_by_the_names_of_its_classes(tmp_path, capsys):
+    """Ann is always right. The file lists the classes as they first come, the labels in the order of the alphabet."""
+    truth = ["yes", "no", "yes", "maybe"]
+    votes = [{"example_id": str(i), "supervisor": "ann", "label": name} for i, name in enumerate(truth)]
+    texts = [{"example_id": str(i), "text": f"t {i}"} for i in range(len(truth))]
+    labels_from_votes(texts, votes).save_to_disk(tmp_path / "labels" / "dataset")
+    gold = Dataset.from_dict({"example_id": [str(i) for i in range(4)], "label": [0, 1, 0, 2], "mine": [0, 1, 0, 2]})
+    for column in ("label", "mine"):
+        gold = gold.cast_column(column, ClassLabel(names=["yes", "no", "maybe"]))
+    gold.to_parquet(tmp_path / "gold.parquet")
+    for more in ([], ["--gold_column", "mine"]):
+        main(["report", str(tmp_path / "labels"), "--gold", str(tmp_path / "gold.parquet"), *more])
+        assert "| ann | 4 | 0 | 1.000 | 1.000 |" in capsys.readouterr().out
 
 
 def test_view_writes_the_page(stored, capsys):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import ClassLabel, Dataset
 from tiny import classifier, headless
 
 from trl_weaks.cli import main
@@ -67,6 +68,16 @@ def test_classifiers_with_gold(folder, capsys):
         assert row["student_error_bound"] == pytest.approx(row["weak_error"] - row["misfit"], rel=1e-9)
         assert row["kernel_score"] == pytest.approx(kernel_score(states, weak.hidden_states(PROMPTS)), rel=1e-4)
         assert row["accuracy"] == pytest.approx((taught.argmax(1) == LABELS).mean())
+
+
+def test_gold_in_a_file_keeps_the_names_of_its_classes(folder):
+    """The models list play, stop, find, the file find, play, stop: what is said of them is the same."""
+    ids, names = [str(i) for i in range(len(LABELS))], ["find", "play", "stop"]
+    gold = Dataset.from_dict({"example_id": ids, "label": [(label + 1) % 3 for label in LABELS]})
+    gold.cast_column("label", ClassLabel(names=names)).to_parquet(folder / "gold.parquet")
+    found = [preflight(folder, ("a", "b"), "student", "--gold", str(folder / f"gold.{kind}"))
+             for kind in ("jsonl", "parquet")]  # fmt: skip
+    assert found[0] == found[1]
 
 
 def test_the_printed_command_runs(folder, monkeypatch, capsys):

@@ -74,7 +74,11 @@ def tables(folder: Path) -> dict:
             [r | {"label": i} for r, i in zip(by_name, ids, strict=True)],
             features=Features(kinds | {"confidence": Value("float64")}),
         ),
+        "class labels as Parquet": folder / "votes.parquet",
+        "voters as classes": Dataset.from_list(by_name).class_encode_column("supervisor"),
     }
+    made["class labels"].to_parquet(folder / "votes.parquet")
+    made["class labels as a stream"] = made["class labels"].to_iterable_dataset()
     for name, given in (("by_name.csv", by_name), ("by_place.csv", rows)):
         made[name] = folder / name
         with made[name].open("w", newline="") as file:
@@ -117,12 +121,24 @@ def test_numbers_are_names_before_they_are_places():
     assert probs(feeling).argmax(1).tolist() == [2, 0]
 
 
-def test_gold_names_of_the_examples_set_the_order():
+def test_votes_in_a_file_bring_the_order_of_their_classes(tmp_path):
+    table = tables(tmp_path)["class labels as Parquet"]
+    assert labels_from_votes(TEXTS, table)[0]["weak_classes"] == CLASSES
+    turned = labels_from_votes(TEXTS, table, classes=CLASSES[::-1])
+    assert turned[1]["weak_probs"] == [[0, 1, 0]] and turned[0]["weak_probs"][0][2] == pytest.approx(1.6 / 3)
+
+
+@pytest.mark.parametrize("given", ["dataset", "parquet"])
+def test_gold_names_of_the_examples_set_the_order(given, tmp_path):
     kinds = Features({"text": Value("string"), "label": ClassLabel(names=["yes", "no"])})
     examples = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=kinds)
+    if given == "parquet":
+        examples.to_parquet(tmp_path / "examples.parquet")
+        examples = tmp_path / "examples.parquet"
     made = labels_from_votes(examples, [vote(0, "ann", "no"), vote(1, "ann", "yes")])
     assert made["example_id"][:] == ["0", "1"] and made[0]["weak_classes"] == ["yes", "no"]
-    assert made.features["label"].names == ["yes", "no"] and probs(made).tolist() == [[0, 1], [1, 0]]
+    assert made.features["label"].names == ["yes", "no"] and made["label"][:] == [0, 1]
+    assert probs(made).tolist() == [[0, 1], [1, 0]]
 
 
 def test_several_votes_of_one_person_count_as_one(caplog):

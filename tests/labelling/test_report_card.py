@@ -166,21 +166,26 @@ def test_supervisors_are_joined_by_name_in_whatever_order_a_row_lists_them():
 
 @pytest.mark.parametrize(
     "gold",
-    [{"a": "yes", "b": "No "}, {"a": 0, "b": 1}, {"a": "0", "b": "1"}, "ClassLabel", "ClassLabel without names"],
+    [{"a": "yes", "b": "No "}, {"a": 0, "b": 1}, {"a": "0", "b": "1"}]
+    + ["ClassLabel", "ClassLabel in a file", "ClassLabel without names"],
 )
-def test_gold_follows_the_names_of_the_votes(gold):
+def test_gold_follows_the_names_of_the_votes(gold, tmp_path):
     """Votes list (yes, no); gold by name, by their ids (as text too), or by names in another order, says the same."""
     labels = Dataset.from_dict(
         {"example_id": ["a", "b"], "weak_supervisors": [["ann"], ["ann"]], "weak_classes": [["yes", "no"]] * 2}
         | {"weak_probs": [[[0.9, 0.1]], [[0.2, 0.8]]]}
     )
-    if gold == "ClassLabel":
+    kind = gold
+    if gold in ("ClassLabel", "ClassLabel in a file"):
         feature, ids = ClassLabel(names=["no", "yes"]), [1, 0]
     elif gold == "ClassLabel without names":
         feature, ids = ClassLabel(num_classes=2), [0, 1]
     if isinstance(gold, str):
         features = Features({"example_id": Value("string"), "label": feature})
         gold = Dataset.from_dict({"example_id": ["a", "b"], "label": ids}, features=features)
+    if kind == "ClassLabel in a file":
+        gold.to_parquet(tmp_path / "gold.parquet")
+        gold = str(tmp_path / "gold.parquet")
     if isinstance(gold, dict) and gold["a"] == "0":  # text stands for an id only where the classes have no names
         with pytest.raises(ValueError, match="'0' of 'a' is not a class"):
             supervisor_report(labels, gold)

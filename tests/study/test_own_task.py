@@ -1091,3 +1091,18 @@ def test_a_class_whose_only_row_is_held_out_is_a_class(tmp_path):
     found = table(tmp_path, TABLE | {"train": rows}, TABLE)
     assert {example.target for example in found.splits(0).validation} & {f"only {n}" for n in range(18)}
     assert found.classes == sorted({row["label"] for row in rows})
+
+
+def test_the_files_of_a_study_may_list_their_classes_in_orders_of_their_own(tmp_path):
+    """`class_encode_column` numbers the classes that a file has: without "bad", "fair" is 0 and no longer 1."""
+    names = {"train": ["bad", "fair", "good"] * 4, "unlabelled": ["good", "bad"] * 3, "test": ["fair", "good"] * 3}
+    files = {}
+    for part, labels in names.items():
+        rows = Dataset.from_dict({"text": [f"{part} {i} {label}" for i, label in enumerate(labels)], "label": labels})
+        files[f"{part}_file"] = str(tmp_path / f"{part}.parquet")
+        rows.class_encode_column("label").to_parquet(files[f"{part}_file"])
+    task = ClassTable(ClassTableConfig(**files))
+    splits = task.splits(0)
+    assert task.classes == ["bad", "fair", "good"]
+    for example in (*splits.half_a, *splits.half_b, *splits.validation, *splits.test):
+        assert example.text.split()[-1] == example.target

@@ -108,11 +108,8 @@ def _rows(gold: Table) -> dict[str, Any]:
         raise ValueError(
             f"gold has the columns {list(rows[0])}; it needs {EXAMPLE_ID!r} and {LABEL!r} or {COMPLETION!r}."
         )
-    feature = gold.features[column] if isinstance(gold, Dataset) else None
     found: dict[str, Any] = {}
     for row, (example, label) in enumerate((row.get(EXAMPLE_ID), row.get(column)) for row in rows):
-        named = isinstance(feature, ClassLabel) and real_names(feature.names) and label is not None and label >= 0
-        label = feature.names[label] if named else label
         if found.setdefault(example, label) != label:
             raise ValueError(f"gold row {row}: {example!r} is {label!r} here and {found[example]!r} before.")
     return found

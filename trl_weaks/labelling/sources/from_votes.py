@@ -16,7 +16,7 @@ from ...supervisors.class_names import plain_name, real_names
 from ..reliability.gold import Gold, class_id, numbered, read_gold
 from .annotation_tools import exported_votes
 from .examples import read_examples
-from .tables import Table, as_confidence, as_dataset, as_id, read_table, refuse_alike, refuse_broken_text
+from .tables import Table, as_confidence, as_dataset, as_id, features_of, read_table, refuse_alike, refuse_broken_text
 
 logger = logging.getLogger(__name__)
 NEEDED = (columns.EXAMPLE_ID, "supervisor", columns.LABEL)
@@ -102,20 +102,16 @@ def labels_from_votes(
 def _read(votes: Table, texts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows of the table with ids as text, a confidence that is a number or None, and `where` they stand."""
     found = []
-    named = _class_label(votes)
     for number, row in enumerate(read_table(votes, "votes", NEEDED, ("confidence",))):
         example = as_id(row[columns.EXAMPLE_ID], "votes", number, columns.EXAMPLE_ID)
         where = f"votes, row {number} (example_id {example!r})"
         if example not in texts:
             raise ValueError(f"{where}: no example has this id. Add the example, or drop the vote.")
-        label = row[columns.LABEL]
-        if named is not None and label is not None:
-            label = named[label] if label >= 0 else None  # -1 is how `ClassLabel` writes that there is none
         found.append(
             {
                 "example": example,
                 "supervisor": as_id(row["supervisor"], "votes", number, "supervisor"),
-                "label": _label(label, where),
+                "label": _label(row[columns.LABEL], where),
                 "confidence": as_confidence(row.get("confidence"), where),
                 "where": where,
             }
@@ -140,8 +136,8 @@ def _label(label: Any, where: str) -> str | int | None:
 
 
 def _class_label(table: Table) -> list[str] | None:
-    """The names of a dataset's `ClassLabel` column `label`."""
-    feature = table.features.get(columns.LABEL) if isinstance(table, Dataset) else None
+    """The names of a table's `ClassLabel` column `label`."""
+    feature = features_of(table).get(columns.LABEL)
     return real_names(feature.names) if isinstance(feature, ClassLabel) else None
 
 

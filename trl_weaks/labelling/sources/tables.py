@@ -5,14 +5,15 @@ import io
 import json
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features
+from datasets import ClassLabel, Dataset, Features, IterableDataset
 
 from ...columns import EXAMPLE_ID
+from ...supervisors.class_names import real_names
 
 LOGPROBS = "logprobs"
 Table = Any  # a Dataset, a pandas DataFrame, a list of dicts, or the path of a CSV, JSON-lines or Parquet file
@@ -21,6 +22,9 @@ Table = Any  # a Dataset, a pandas DataFrame, a list of dicts, or the path of a 
 def read_table(table: Table, what: str, needed: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The rows of a table as dicts; missing values (NaN, empty CSV cells) are None.
 
+    A `ClassLabel` column, of a `Dataset` or of the Parquet file that it wrote, gives names in place of ids: another
+    table may list the same classes in another order.
+
     Args:
         table: a `Dataset`, a pandas DataFrame, an iterable of dicts, or the path of a `.csv`, `.jsonl` or `.parquet`
             file. CSV cells stay text.
@@ -28,8 +32,8 @@ def read_table(table: Table, what: str, needed: Sequence[str], optional: Sequenc
         needed: columns that must be there. `optional`: columns that may be; others are kept too.
 
     Raises:
-        ValueError: no rows, a missing column (with those that are there), text that is no Unicode (row, id and
-            column), or a table of another kind.
+        ValueError: no rows, a missing column (with those that are there), text that is no Unicode or a class that
+            has no name (row, id and column), or a table of another kind.
         FileNotFoundError: the file is not there.
     """
     rows = []
@@ -85,15 +89,22 @@ def _is_missing(value: Any) -> bool:
     return type(value).__name__ in ("NAType", "NaTType")
 
 
+def features_of(table: Table) -> Features:
+    """The types of a table's columns; none where the table has no types, as a list or a CSV file."""
+    if isinstance(table, str | Path) and Path(table).suffix == ".parquet":
+        table = Dataset.from_parquet(str(table))
+    found = getattr(table, "features", None)
+    return found if isinstance(found, Features) else Features()
+
+
 def as_dataset(rows: Sequence[Mapping[str, Any]], examples: Table) -> Dataset:
     """Rows made of `examples` as a dataset: a column that any row has is there, and None in the others.
 
-    Columns that are carried from a `Dataset` keep their types, such as the names of a `ClassLabel`.
+    Columns that are carried from a `Dataset` or a Parquet file keep their types, such as the names of a `ClassLabel`.
     """
     names = dict.fromkeys(name for row in rows for name in row)
     made = Dataset.from_dict({name: _column([row.get(name) for row in rows], name) for name in names})
-    known = examples.features if isinstance(examples, Dataset) else {}
-    kept = {name: feature for name, feature in known.items() if name in names and name != EXAMPLE_ID}
+    kept = {name: feature for name, feature in features_of(examples).items() if name in names and name != EXAMPLE_ID}
     return made.cast(Features({**made.features, **kept})) if kept else made
 
 
@@ -172,9 +183,10 @@ def as_confidence(value: Any, where: str) -> float | None:
 
 def _rows(table: Table, what: str) -> Iterable[Mapping[str, Any]]:
     if isinstance(table, str | Path):
-        return _file(Path(table), what)
-    if isinstance(table, Dataset):
-        return table
+        rows = _file(Path(table), what)
+        return _with_class_names(rows, what) if isinstance(rows, Dataset) else rows
+    if isinstance(table, Dataset | IterableDataset):
+        return _with_class_names(table, what)
     if hasattr(table, "to_dict") and hasattr(table, "columns"):  # pandas, without importing it
         _refuse_twice(list(table.columns), what)
         return table.to_dict(orient="records")
@@ -184,6 +196,27 @@ def _rows(table: Table, what: str) -> Iterable[Mapping[str, Any]]:
             f"{what} is a {type(table).__name__}; give a Dataset, a DataFrame, a list of dicts or the path of a file."
         )
     return rows
+
+
+def _with_class_names(table: Dataset | IterableDataset, what: str) -> Iterator[dict[str, Any]]:
+    """The rows, with the names of classes in place of ids; -1 is how `ClassLabel` writes that there is none.
+
+    Names that only number the classes say nothing of their order: ids stay, and None stands for -1.
+    """
+    named = {name: one for name, one in features_of(table).items() if isinstance(one, ClassLabel)}
+    real = {name: real_names(feature.names) for name, feature in named.items()}
+    for number, row in enumerate(table):
+        found = dict(row)
+        for name in named.keys() & found.keys():
+            k = None if found[name] is None else int(found[name])
+            if k is not None and k >= named[name].num_classes:
+                raise ValueError(
+                    f"{what}, row {number}{_of_example(row)}: column {name!r} holds the class {k}, and names only "
+                    f"{named[name].num_classes} classes ({named[name].names}). Correct it, or name all classes."
+                )
+            names = real[name]
+            found[name] = None if k is None or k < 0 else k if names is None else names[k]
+        yield found
 
 
 def _refuse_twice(names: Sequence[Any], what: str) -> None:
