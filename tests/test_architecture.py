@@ -189,6 +189,12 @@ def test_one_module_reads_tables_and_names_their_classes():
     assert found == set(KNOW_CLASS_LABELS), "`read_table` gives names of classes; `features_of` their order"
 
 
+def test_one_module_says_what_is_a_number_among_names():
+    """`isdecimal` takes "3.0", as tables with gaps write 3, for a name, and "-1" for none of a number."""
+    found = {name for name in MODULES if names_used(name) & {"isdecimal", "isdigit", "isnumeric"}}
+    assert not found, "ask `is_whole`, `is_number` and `without_point` of `supervisors.class_names`"
+
+
 TESTS = Path(__file__).resolve().parent
 TEST_FILES = {str(path.relative_to(TESTS)): path for path in sorted(TESTS.rglob("*.py"))}
 # Files that configure models themselves, and why; all others ask `shared/tiny.py`.

@@ -79,6 +79,8 @@ def tables(folder: Path) -> dict:
     }
     made["class labels"].to_parquet(folder / "votes.parquet")
     made["class labels as a stream"] = made["class labels"].to_iterable_dataset()
+    made["frame of places as CSV"] = folder / "floats.csv"  # 0.0, 1.0 and nothing
+    made["frame of places"].to_csv(made["frame of places as CSV"], index=False)
     for name, given in (("by_name.csv", by_name), ("by_place.csv", rows)):
         made[name] = folder / name
         with made[name].open("w", newline="") as file:
@@ -105,6 +107,9 @@ def test_every_kind_of_table_gives_the_same_labels(tmp_path):
         (["Yes", "yes ", "yes", "no"], ["no", "yes"]),  # the spelling that most votes have
         ([2, 10, 1], ["1", "2", "10"]),
         (["2", "10", "1"], ["1", "2", "10"]),
+        (["2.0", "10.0", "1.0"], ["1", "2", "10"]),  # whole numbers beside a gap, as pandas writes them
+        (["2.0", "10.5", "1.5"], ["1.5", "2.0", "10.5"]),  # no whole numbers: names as they are written
+        (["3", "3.5", "10"], ["3", "3.5", "10"]),
         (["yes", "no", 0], ["no", "yes"]),  # a place among the names
     ],
 )
@@ -119,6 +124,33 @@ def test_numbers_are_names_before_they_are_places():
     assert probs(stars).argmax(1).tolist() == [4, 2]
     feeling = labels_from_votes(TEXTS, [vote("7", "ann", -1), vote("007", "ann", 1)], classes=[-1, 0, 1])
     assert probs(feeling).argmax(1).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("gold", ["ids", "texts", "file"])
+def test_numbers_beside_gaps_are_the_same_in_a_file_as_in_memory(gold, tmp_path):
+    """Ann is always right about twelve classes, and abstains once: the column is one of floats. Bob says 0."""
+    examples = [{"example_id": f"e{i}", "text": f"t {i}"} for i in range(24)]
+    voted = {"ann": [None if i == 5 else i % 12 for i in range(24)], "bob": [0] * 24}
+    votes = pandas.DataFrame([vote(f"e{i}", who, voted[who][i]) for i in range(24) for who in voted])
+    votes.to_csv(tmp_path / "votes.csv", index=False)
+    assert "e1,ann,1.0" in (tmp_path / "votes.csv").read_text()
+    truth = {"ids": {f"e{i}": i % 12 for i in range(24)}, "texts": {f"e{i}": f"{i % 12}.0" for i in range(24)}}
+    frame = pandas.DataFrame(list(truth["texts"].items()), columns=["example_id", "label"])
+    frame.to_csv(tmp_path / "gold.csv", index=False)
+    truth["file"] = tmp_path / "gold.csv"
+    labels = labels_from_votes(examples, tmp_path / "votes.csv")
+    assert labels[0]["weak_classes"] == [str(k) for k in range(12)]
+    assert labels.to_list() == labels_from_votes(examples, votes).to_list()
+    rows = {row["supervisor"]: row["accuracy"] for row in supervisor_report(labels, truth[gold]).supervisors}
+    assert rows == {"ann": 1.0, "bob": 2 / 24}
+
+
+def test_a_class_that_is_called_like_a_number_with_a_point_keeps_its_name():
+    versions = labels_from_votes(TEXTS, [vote("7", "a", "2.0"), vote("007", "b", "1.0")], classes=["1.0", "2.0", "3"])
+    assert probs(versions).argmax(1).tolist() == [0, 1]
+    votes = [vote("7", "a", "2.0"), vote("007", "b", "alarm")]
+    named = labels_from_votes(TEXTS, votes, classes=CLASSES)  # none is called so: the place, as among floats
+    assert probs(named).argmax(1).tolist() == [0, 2]
 
 
 def test_votes_in_a_file_bring_the_order_of_their_classes(tmp_path):
@@ -296,6 +328,19 @@ BAD = {
                       "row 1 .example_id '7'.: column 'label' holds 'traffic', which is none of the classes"),
     "place out of range": (TEXTS, [vote("7", "a", 3)], {"classes": CLASSES}, "row 0 .*holds 3.*from 0 to 2"),
     "place below 0": (TEXTS, [vote("7", "a", -1), vote("7", "b", 0)], {}, "row 0 .*holds -1. Leave it empty"),
+    "place below 0 as text": (TEXTS, [vote("7", "a", "0.0"), vote("7", "b", "-1.0")], {},
+                              "row 1 .*holds '-1.0'. Leave it empty"),
+    "place below 0 beside parts": (TEXTS, [vote("7", "a", "0.5"), vote("7", "b", "-1.0")], {},
+                                   "row 1 .*holds '-1.0'. Leave it empty"),
+    "two ways to write 3": (TEXTS, [vote("7", "a", "4"), vote("007", "a", "3"), vote("7", "b", "3.0")], {},
+                            r"row 2 .example_id '7'.: column 'label' holds '3.0', beside '4' in votes, row 0 .*; it "
+                            "may be the number 3 or a name. Write 3 for the number; where '3.0' is the name of"),
+    "a place or a name": (TEXTS, [vote("7", "a", "x"), vote("7", "b", "y"), vote("7", "c", "1.0")], {},
+                          "row 2 .*holds '1.0', beside 'x' in votes, row 0"),
+    "place where names have points": (TEXTS, [vote("7", "a", 1)], {"classes": ["1.0", "2.0"]},
+                                      r"row 0 .*'label' holds 1, which is none of the classes .*'2.0'.\. Correct"),
+    "gold place where names have points": (TEXTS, [vote("7", "a", "1.5"), vote("7", "b", "2.5")], {"gold": {"7": 1}},
+                                           "gold label 1 of '7' is not a class"),
     "half a place": (TEXTS, [vote("7", "a", 0.5)], {"classes": CLASSES}, "row 0 .*'label' holds 0.5"),
     "truth value": (TEXTS, [vote("7", "a", True)], {"classes": CLASSES}, "row 0 .*'label' holds True"),
     "place where names are numbers": (TEXTS, [vote("7", "a", 0), vote("7", "b", 5)], {"classes": [1, 2, 3, 4, 5]},

@@ -101,6 +101,17 @@ def test_a_text_is_the_same_however_its_accents_are_encoded():
     assert sum(surer[0]["weak_logps"][0]) > math.log(0.6), "it is right, so its confidence rises"
 
 
+@pytest.mark.parametrize("written, warned", [(["7.0", "10.0"], True), (["7", "10.0"], False), ([7, 10], False)])
+def test_gold_answers_that_a_table_with_gaps_wrote_are_warned_of(written, warned, caplog):
+    examples, ids = [{"example_id": "a", "prompt": "3+4"}, {"example_id": "b", "prompt": "5+5"}], "ab"
+    answers = [{"example_id": e, "supervisor": "ann", "completion": c} for e, c in zip(ids, ("7", "10"), strict=True)]
+    labels = labels_from_completions(examples, answers)
+    right = [str(given) in ("7", "10") for given in written]
+    (row,) = supervisor_report(labels, dict(zip(ids, written, strict=True))).supervisors
+    assert row["accuracy"] == sum(right) / 2
+    assert ("'7.0' of 'a' is not 7. Where whole numbers are meant" in caplog.text) == warned
+
+
 def test_a_metric_of_ones_own():
     report = supervisor_report(completions(), {"0": "play"}, correct=lambda answer, gold: float(gold in answer))
     assert [row["accuracy"] for row in report.supervisors] == [1.0, 1.0, 1.0]

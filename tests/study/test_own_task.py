@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas
 import processes
 import pytest
 import torch
@@ -1106,3 +1107,54 @@ def test_the_files_of_a_study_may_list_their_classes_in_orders_of_their_own(tmp_
     assert task.classes == ["bad", "fair", "good"]
     for example in (*splits.half_a, *splits.half_b, *splits.validation, *splits.test):
         assert example.text.split()[-1] == example.target
+
+
+def numbered_files(folder, floats, **columns):
+    """A study's files in which gold is a number, as pandas writes them: with a gap in those that are named."""
+    files = {}
+    for part in ("train", "unlabelled", "test"):
+        rows = [dict.fromkeys(columns.values(), f"{part} {k}") | {"gold": k} for k in (2, 10, 0, 2, 10, 0)]
+        frame = pandas.DataFrame(rows)
+        if part in floats:
+            frame = frame.astype({"gold": float})
+        if part == "unlabelled" and part in floats:
+            frame.loc[1, "gold"] = None
+        frame.to_csv(folder / f"{part}.csv", index=False)
+        files[f"{part}_file"] = str(folder / f"{part}.csv")
+    return files
+
+
+@pytest.mark.parametrize("floats", [(), ("unlabelled",), ("test",), ("train", "unlabelled", "test")])
+def test_classes_that_are_numbers_are_the_same_in_a_file_with_gaps(floats, tmp_path):
+    files = numbered_files(tmp_path, floats, text="text")
+    task = ClassTable(ClassTableConfig(**files, text_column="text", label_column="gold"))
+    splits = task.splits(0)
+    assert task.classes == ["0", "10", "2"]
+    for example in (*splits.half_a, *splits.half_b, *splits.validation, *splits.test):
+        assert example.target in (example.text.split()[-1], None)
+    assert sum(example.target is None for example in splits.half_b) == ("unlabelled" in floats)
+
+
+@pytest.mark.parametrize("floats", [("unlabelled",), ("test",)])
+def test_answers_that_one_file_writes_with_a_point_are_refused(floats, tmp_path):
+    files = numbered_files(tmp_path, floats, prompt="prompt")
+    config = CompletionTableConfig(**files, prompt_column="prompt", completion_column="gold")
+    where = rf"--{floats[0]}_file .*, row 0: column 'gold': gold is written like 7.0, and like 7 in --t.*, row 0"
+    with pytest.raises(ValueError, match=where):
+        CompletionTable(config).splits(0)
+
+
+def test_answers_with_a_point_are_texts_where_no_file_is_of_whole_numbers(tmp_path):
+    rows = [{"prompt": f"p {gold}", "completion": gold} for gold in ("7.0", "7", "2.5")]
+    splits = table(tmp_path, dict.fromkeys(ASKED, rows), ASKED).splits(0)
+    assert [example.target for example in splits.test] == ["7.0", "7", "2.5"]
+
+
+def test_classes_of_which_one_file_writes_numbers_in_two_ways_are_refused(tmp_path):
+    rows = [{"text": f"t {name}", "label": name} for name in ("7", "8", "7.0")]
+    message = "--test_file .*, row 2: column 'label': gold is written like 7.0, and like 7 in .*row 0"
+    with pytest.raises(ValueError, match=message):
+        table(tmp_path, TABLE | {"test": rows}, TABLE).splits(0)
+    whole = [row | {"label": "7"} for row in rows]
+    with pytest.raises(ValueError, match=message):
+        table(tmp_path, {name: whole for name in TABLE} | {"test": rows}, TABLE).splits(0)

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 
 _UNNAMED = re.compile(r"LABEL_\d+")
+_WHOLE, _WITH_POINT, _NUMBER = (re.compile(form) for form in (r"[+-]?\d+", r"([+-]?\d+)\.0+", r"[+-]?\d+(\.\d+)?"))
 
 
 def names_of(id2label: dict[int, str] | None, count: int) -> list[str] | None:
@@ -56,3 +57,27 @@ def order_like(names: Sequence[str], wanted: Sequence[str], who: str, whose: str
 def plain_name(name: str) -> str:
     """The name as it is compared."""
     return unicodedata.normalize("NFC", name).strip().casefold()
+
+
+def is_whole(name: str) -> bool:
+    """Whether the name is a whole number in digits, such as "3" or "-1"."""
+    return _WHOLE.fullmatch(name.strip()) is not None
+
+
+def is_number(name: str) -> bool:
+    """Whether the name is a number in digits, with a point or without."""
+    return _NUMBER.fullmatch(name.strip()) is not None
+
+
+def without_point(name: str) -> str:
+    """The digits of a whole number that is written with a point; other names as they are.
+
+    pandas holds a column of whole numbers with a gap as floats, and writes 3 as `3.0` to a CSV file.
+
+    Example:
+
+    >>> [without_point(name) for name in ("3.0", "3", "3.5", "yes")]
+    ['3', '3', '3.5', 'yes']
+    """
+    found = _WITH_POINT.fullmatch(name.strip())
+    return name if found is None else str(int(found[1]))

@@ -1,5 +1,6 @@
 """Gold labels of some examples, joined to weak ones by id."""
 
+import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -7,9 +8,10 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 
 from ...columns import CLASSES, COMPLETION, EXAMPLE_ID, LABEL
-from ...supervisors.class_names import plain_name, real_names
+from ...supervisors.class_names import is_number, plain_name, real_names, without_point
 from ..sources.tables import Table, read_table, refuse_broken_text
 
+logger = logging.getLogger(__name__)
 Gold = Mapping[str, Any] | Table
 
 
@@ -46,6 +48,8 @@ def read_gold(gold: Gold, known: Collection[str]) -> dict[str, Any]:
 def gold_texts(gold: Gold, known: Collection[str]) -> dict[str, str]:
     """Gold answers by id, where labels are completions; a whole number stands for its digits.
 
+    Text is compared as written. Where all of it looks as tables with gaps write whole numbers, a warning says so.
+
     Raises:
         ValueError: as [`read_gold`], or an answer that is no text (named).
     """
@@ -55,6 +59,15 @@ def gold_texts(gold: Gold, known: Collection[str]) -> dict[str, str]:
             found[example] = str(answer)
         elif not isinstance(answer, str):
             raise ValueError(f"gold answer {answer!r} of {example!r} is no text; correct it, or drop it.")
+    if all(without_point(answer) != answer for answer in found.values()):
+        example, answer = next(iter(found.items()))
+        logger.warning(
+            "Every gold answer is a whole number with a point, as tables with gaps write it: %r of %r is not %s. "
+            "Where whole numbers are meant, write them without a point.",
+            answer,
+            example,
+            without_point(answer),
+        )
     return found
 
 
@@ -69,7 +82,8 @@ def _as_written(example: Any, known: Collection[str]) -> Any:
 def class_id(label: Any, classes: list[Any], example: str) -> int:
     """The place of a gold label among the classes: given by name, or by the place itself.
 
-    Where names are numbers, such as 1 to 5 stars, a number is a name, as it is among votes.
+    Where names are numbers, such as 1 to 5 stars, a number is a name, as it is among votes; "3.0" is then "3", unless
+    a class is called "3.0".
 
     Raises:
         ValueError: it is no class; names the example.
@@ -80,8 +94,10 @@ def class_id(label: Any, classes: list[Any], example: str) -> int:
         label = int(label)
     if isinstance(label, str | int) and not isinstance(label, bool):
         written = [plain_name(str(name)) for name in classes]
-        if written.count(plain_name(str(label))) == 1:
-            return written.index(plain_name(str(label)))
+        given = plain_name(str(label))
+        for name in (given, without_point(given)):
+            if written.count(name) == 1:
+                return written.index(name)
         if isinstance(label, int) and 0 <= label < len(classes) and not numbered(classes):
             return label
     raise ValueError(f"gold label {label!r} of {example!r} is not a class; the classes are {classes}.")
@@ -89,7 +105,7 @@ def class_id(label: Any, classes: list[Any], example: str) -> int:
 
 def numbered(classes: Collection[Any]) -> bool:
     """Whether a class has a number for its name, so that a number cannot stand for the place of another one."""
-    return any(str(name).strip().isdecimal() for name in classes)
+    return any(is_number(str(name)) for name in classes)
 
 
 def class_names(labels: Dataset, count: int) -> list[Any]:

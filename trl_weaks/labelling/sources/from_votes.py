@@ -4,6 +4,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from datasets import ClassLabel, Dataset
 from ... import columns
 from ...aggregation import Aggregator, aggregate, make_aggregator
 from ...aggregation.answers.confidence import METHODS, calibrator
-from ...supervisors.class_names import plain_name, real_names
+from ...supervisors.class_names import is_number, is_whole, plain_name, real_names, without_point
 from ..reliability.gold import Gold, class_id, numbered, read_gold
 from .annotation_tools import exported_votes
 from .examples import read_examples
@@ -45,9 +46,9 @@ def labels_from_votes(
     Args:
         examples: `example_id` (by default the row's number) and `text` (or `prompt`); other columns are carried.
         votes: one row a vote: `example_id`, `supervisor`, `label` (the name of a class, its case and white space at
-            the ends aside, or its place among the classes, from 0, unless their names are numbers themselves; None
-            for an abstention), optionally `confidence` in (0, 1], the supervisor's own probability that its vote is
-            right. Not everybody needs to vote on everything.
+            the ends aside, or its place among the classes, from 0, unless their names are numbers themselves, in text
+            as "3" or "3.0"; None for an abstention), optionally `confidence` in (0, 1], the supervisor's own
+            probability that its vote is right. Not everybody needs to vote on everything.
             Exports of Label Studio (JSON, JSON-MIN, CSV) and Argilla (records as JSON) are read as they are.
         aggregator: an [`Aggregator`], or a name of [`trl_weaks.aggregation.AGGREGATORS`], such as `"mean"`,
             `"majority"`, `"log_linear"` or `"dawid_skene"`. None keeps the votes apart, one in `weak_probs` for each
@@ -172,25 +173,46 @@ def _voted_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """The names that were voted for, sorted, each in its most frequent spelling; numbers only where all are numbers.
 
     Raises:
-        ValueError: a number below 0, which elsewhere stands for an abstention.
+        ValueError: a whole number below 0, which elsewhere stands for an abstention, or one of two possible meanings.
     """
     spelt: Counter[str] = Counter()
-    for row in rows:
-        if row["label"] is not None:
-            name = str(row["label"]).strip()
-            if name.startswith("-") and name[1:].isdecimal():
-                raise ValueError(
-                    f"{row['where']}: column 'label' holds {row['label']!r}. Leave it empty (None) for an abstention; "
-                    "where it is the name of a class, name all in `classes`."
-                )
-            spelt[name] += 1
-    named = {name: count for name, count in spelt.items() if not name.isdecimal()}
-    if not named:
-        return sorted(spelt, key=lambda name: (int(name), name))
+    voted = [row for row in rows if row["label"] is not None]
+    whole = _all_with_point(voted)
+    for row in voted:
+        name = str(row["label"]).strip()
+        number = without_point(name)
+        if is_whole(number) and int(number) < 0:
+            raise ValueError(
+                f"{row['where']}: column 'label' holds {row['label']!r}. Leave it empty (None) for an abstention; "
+                "where it is the name of a class, name all in `classes`."
+            )
+        spelt[number if whole else name] += 1
+    if all(map(is_number, spelt)):
+        return sorted(spelt, key=lambda name: (Decimal(name), name))
+    named = {name: count for name, count in spelt.items() if not is_whole(name)}
     best: dict[str, str] = {}
     for name in sorted(named, key=lambda name: (-named[name], name)):
         best.setdefault(plain_name(name), name)
     return sorted(best.values())
+
+
+def _all_with_point(voted: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether every label is a whole number written with a point, as tables write them in a column with gaps.
+
+    Raises:
+        ValueError: a "3.0" beside a 3 or a name, where it may be 3, a place or a name of its own.
+    """
+    written = [(str(row["label"]).strip(), row) for row in voted]
+    pointed = [row for name, row in written if without_point(name) != name]
+    others = [row for name, row in written if not is_number(name) or is_whole(name)]
+    if pointed and others:
+        label, other = pointed[0]["label"], others[0]
+        raise ValueError(
+            f"{pointed[0]['where']}: column 'label' holds {label!r}, beside {other['label']!r} in {other['where']}; "
+            f"it may be the number {without_point(label)} or a name. Write {without_point(label)} for the number; "
+            f"where {label!r} is the name of a class, name all in `classes`."
+        )
+    return bool(pointed) and len(pointed) == len(voted)
 
 
 def _cast(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> list[Vote]:
@@ -203,7 +225,8 @@ def _cast(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> list[Vote]
             abstained += 1
             continue
         name = plain_name(str(row["label"]))
-        k = places.get(name, int(name) if name.isdecimal() and not by_name else -1)
+        name = name if name in places else without_point(name)
+        k = places.get(name, int(name) if is_whole(name) and not by_name else -1)
         if not 0 <= k < len(names):
             place = "" if by_name else f" and no place from 0 to {len(names) - 1}"
             raise ValueError(

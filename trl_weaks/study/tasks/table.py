@@ -1,7 +1,8 @@
 """Tasks made of tables: rows of one's own and a metric by name."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from trl_weaks.commands.sources import first_line
 from trl_weaks.study.table_config import ClassTableConfig, CompletionTableConfig
 from trl_weaks.study.tasks.base import TASKS, ClassificationTask, CompletionTask, Example, Splits
+from trl_weaks.supervisors.class_names import is_whole, without_point
 from trl_weaks.supervisors.reading.messages import is_messages
 
 Row = dict[str, Any]
@@ -22,7 +24,7 @@ class _Tables:
     def __init__(self, config: Any):
         config.check()
         self._config = config
-        self._kinds: dict[type, str] = {}  # of gold -> the first row that has it
+        self._kinds: list[dict[str, str]] = []  # of each file: how a whole number of gold is written -> where first
 
     @classmethod
     def from_config(cls, config: Any):
@@ -31,7 +33,7 @@ class _Tables:
     @cached_property
     def _parts(self) -> dict[str, list[Example]]:
         found = {name: self._examples(name) for name in PARTS if getattr(self._config, PARTS[name])}
-        self._check_kinds()
+        found = self._with_one_kind(found)
         if "validation" not in found:
             size = max(1, round(VALIDATION * len(found["half_a"])))
             mixed = random.Random("validation").sample(found["half_a"], len(found["half_a"]))
@@ -51,7 +53,7 @@ class _Tables:
 
         source, text_column, gold_column = getattr(self._config, PARTS[part]), *self._columns()
         rows = _rows(source, PARTS[part])
-        found, id_column = [], self._config.id_column
+        found, golds, id_column = [], {}, self._config.id_column
         for number, row in enumerate(rows):
             where = f"--{PARTS[part]} {source}, row {number}"
             given = row.get(id_column)
@@ -71,23 +73,21 @@ class _Tables:
                     f"{where}: column {gold_column!r} is empty or missing; the row has {', '.join(row)}. Choose it "
                     f"with {self._gold_option}."
                 )
-            if not isinstance(gold, float) or gold.is_integer():
-                self._kinds.setdefault(type(gold), where)
+            golds[f"{where}: column {gold_column!r}"] = gold
             text = _text(row[text_column], f"{where}: column {text_column!r}", self.kind)
             found.append(Example(example_id, text, _gold(gold, f"{where}: column {gold_column!r}", self.kind)))
+        self._kinds.append(_kinds_of(golds, whole_files=self.kind == "completions"))
         return found
 
-    def _check_kinds(self) -> None:
-        """
+    def _with_one_kind(self, parts: dict[str, list[Example]]) -> dict[str, list[Example]]:
+        """The examples, if all files write whole numbers in one way.
+
         Raises:
             ValueError: a whole number is written as one here and as 7.0 there, as tables with gaps turn it: as text
                 these are two answers.
         """
-        if {int, float} <= set(self._kinds):
-            raise ValueError(
-                f"{self._kinds[float]}: gold is written like 7.0, and like 7 in {self._kinds[int]}. As text, these "
-                "are two answers: write one kind everywhere, best as text."
-            )
+        _refuse_two_kinds(self._kinds)
+        return parts
 
     def description(self) -> str:
         c = self._config
@@ -181,6 +181,18 @@ class ClassTable(_Tables, ClassificationTask):
     def _columns(self) -> tuple[str, str]:
         return self._config.text_column, self._config.label_column
 
+    def _with_one_kind(self, parts: dict[str, list[Example]]) -> dict[str, list[Example]]:
+        """Where every class is a whole number, a file that writes them like 7.0, as one with gaps does, means 7."""
+        given = [example.target for rows in parts.values() for example in rows if example.target is not None]
+        if not all(is_whole(without_point(name)) for name in given):
+            return super()._with_one_kind(parts)
+        for kinds in self._kinds:
+            _refuse_two_kinds([kinds])
+        return {
+            part: [replace(e, target=None if e.target is None else without_point(e.target)) for e in rows]
+            for part, rows in parts.items()
+        }
+
     @cached_property
     def classes(self) -> list[str]:
         parts = ["half_a"] if self._config.validation_file else ["half_a", "validation"]
@@ -225,6 +237,40 @@ def _gold(value: Any, where: str, kind: str) -> Any:
     raise ValueError(
         f"{where} holds {value!r}; a gold answer is text, a number{', or messages' * (kind == 'completions')}."
     )
+
+
+def _kinds_of(golds: Mapping[str, Any], whole_files: bool) -> dict[str, str]:
+    """How whole numbers are written among the gold of a file, like 7 or like 7.0, and where first.
+
+    Args:
+        golds: by where they stand.
+        whole_files: whether text counts only where all text of the file is of one kind: an answer may well be "7.0".
+    """
+    found: dict[str, str] = {}
+    texts = {_kind(gold) for gold in golds.values() if isinstance(gold, str)}
+    for where, gold in golds.items():
+        if not isinstance(gold, str) or not whole_files or len(texts) == 1:
+            found.setdefault(_kind(gold), where)
+    return {kind: where for kind, where in found.items() if kind}
+
+
+def _kind(gold: Any) -> str:
+    """How a whole number is written, as 7 or as 7.0; nothing for what is none."""
+    if isinstance(gold, bool) or not isinstance(gold, str | int | float):
+        return ""
+    text = str(gold)
+    return "7.0" if without_point(text) != text else "7" if is_whole(text) else ""
+
+
+def _refuse_two_kinds(kinds: Iterable[Mapping[str, str]]) -> None:
+    together: dict[str, str] = {}
+    for found in kinds:
+        together = dict(found) | together
+    if len(together) > 1:
+        raise ValueError(
+            f"{together['7.0']}: gold is written like 7.0, and like 7 in {together['7']}. As text, these are two "
+            "answers: write one kind everywhere, best as text."
+        )
 
 
 def _rows(source: str, option: str) -> list[Row]:
