@@ -26,12 +26,13 @@ from typing import Any
 import numpy as np
 from make import RESULTS, TITLES, kind_of, read, tables
 
+from trl_weaks.metrics.agreement import right
 from trl_weaks.metrics.bootstrap import as_table, seed_scores
 from trl_weaks.study.files import to_json, write_atomically
 from trl_weaks.study.pipeline.predictions import read_predictions
 from trl_weaks.study.pipeline.run import seed_runs
 from trl_weaks.study.report.class_results import DAWID_SKENE, VOTES
-from trl_weaks.study.report.class_scores import dawid_skene, right, vote_probabilities
+from trl_weaks.study.report.class_scores import dawid_skene, vote_probabilities
 from trl_weaks.study.report.compare import compare_systems
 from trl_weaks.study.report.results import ACCURACY, Measure, at_floor, score_systems
 from trl_weaks.study.stages import fingerprint

@@ -65,3 +65,10 @@ def test_one_good_supervisor_outvotes_two_poor_ones():
 def test_what_is_refused(votes, gold, message):
     with pytest.raises(ValueError, match=message):
         boosted_weights(votes, gold)
+
+
+def test_a_supervisor_that_ties_is_no_better_than_chance_whatever_class_is_first():
+    gold = np.array([0, 0, 0, 1, 0, 0])
+    votes = np.stack([np.eye(2)[[0, 0, 0, 1, 1, 0]], np.full((6, 2), 0.5)], 1)
+    for order in ([0, 1], [1, 0]):
+        np.testing.assert_array_equal(boosted_weights(votes[..., order], np.array(order)[gold]), [1, 0])

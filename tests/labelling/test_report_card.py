@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from trl_weaks import labels_from_completions, triage
+from trl_weaks import labels_from_completions, labels_from_votes, triage
 from trl_weaks.labelling.reliability.report_card import supervisor_report
 from trl_weaks.viewer.from_labels import page_of_labels
 
@@ -202,3 +202,45 @@ def test_gold_follows_the_names_of_the_votes(gold, tmp_path):
             supervisor_report(labels, gold)
         labels = labels.remove_columns("weak_classes")
     assert supervisor_report(labels, gold).supervisors[0]["accuracy"] == 1.0
+
+
+def cast(confidence, order):
+    """ann always votes yes, bob always no, on 10 texts."""
+    examples = [{"example_id": str(i), "text": f"t{i}"} for i in range(10)]
+    votes = [
+        {"example_id": str(i), "supervisor": who, "label": label, "confidence": confidence}
+        for i in range(10)
+        for who, label in (("ann", "yes"), ("bob", "no"))
+    ]
+    return labels_from_votes(examples, votes, classes=order)
+
+
+@pytest.mark.parametrize("confidence, accuracies, agreement", [(0.51, [1, 0], 0), (0.5, [0.5, 0.5], 0.5)])
+def test_a_vote_that_ties_is_for_no_class_more_than_for_another(confidence, accuracies, agreement):
+    truths = {str(i): "yes" if i < 7 else "no" for i in range(10)}
+    for gold, right in ((dict.fromkeys(truths, "yes"), accuracies), (truths, [0.4 * a + 0.3 for a in accuracies])):
+        for order in (["no", "yes"], ["yes", "no"]):
+            report = supervisor_report(cast(confidence, order), gold)
+            assert [row["accuracy"] for row in report.supervisors] == pytest.approx(right)
+            gap = abs(0.5 - right[0]) if confidence == 0.5 else abs(0.51 - right[0])
+            assert report.supervisors[0]["calibration_error"] == pytest.approx(gap)
+            assert report.pairs[0]["agreement"] == agreement
+            page = page_of_labels(cast(confidence, order), gold)
+            scores = [[answer.score for answer in shown.answers] for shown in page.examples]
+            assert np.mean(scores, 0) == pytest.approx(right)
+
+
+def test_no_number_depends_on_the_order_of_the_classes():
+    rng = np.random.default_rng(0)
+    votes = rng.integers(0, 3, (40, 3, 3)) + 0.0
+    votes[votes.sum(-1) == 0] = 1
+    votes /= votes.sum(-1, keepdims=True)
+    votes[rng.random((40, 3)) < 0.1] = NAN
+    truth = rng.integers(0, 3, 40)
+    one = supervisor_report(classes(votes.tolist()), dict(zip(map(str, range(40)), truth.tolist(), strict=True)))
+    order = np.array([2, 0, 1])
+    moved = {str(i): int(np.flatnonzero(order == k)[0]) for i, k in enumerate(truth)}
+    other = supervisor_report(classes(votes[..., order].tolist()), moved)
+    told = [[*report.supervisors, *report.pairs, report.committee] for report in (one, other)]
+    for row, again in zip(*told, strict=True):
+        assert row == {name: pytest.approx(v) if isinstance(v, float) else v for name, v in again.items()}

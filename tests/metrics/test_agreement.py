@@ -1,8 +1,9 @@
 """Agreement between supervisors by hand and against SLU-F1's exact-match score."""
 
+import numpy as np
 import pytest
 
-from trl_weaks.metrics.agreement import label_agreement, slot_agreement
+from trl_weaks.metrics.agreement import label_agreement, right, slot_agreement, top_shares
 from trl_weaks.metrics.slu_f1 import slu_f1
 
 A = [[("date", "today"), ("time", "five")], [], [("date", "monday")], [("date", "x"), ("date", "x")]]
@@ -44,3 +45,12 @@ def test_supervisors_without_slots_agree():
 def test_bad_input(outputs, message):
     with pytest.raises(ValueError, match=message):
         slot_agreement(outputs)
+
+
+def test_what_ties_counts_in_equal_parts():
+    votes = np.array([[0.5, 0.5, 0.0], [0.2, 0.7, 0.1], [1 / 3, 1 / 3, 1 / 3], [np.nan] * 3])
+    np.testing.assert_array_equal(top_shares(votes), [[0.5, 0.5, 0], [0, 1, 0], [1 / 3] * 3, [np.nan] * 3])
+    np.testing.assert_array_equal(right(votes[:3], [0, 0, 2]), [0.5, 0, 1 / 3])
+    np.testing.assert_array_equal(right(np.stack([votes[:3]] * 2), [1, 1, 1]), [[0.5, 1, 1 / 3]] * 2)
+    assert top_shares([0.1 + 0.2, 0.3, 0.4 - 1e-6]).tolist() == [0, 0, 1]
+    assert top_shares([0.1 + 0.2, 0.3]).tolist() == [0.5, 0.5]  # one number, summed in two orders

@@ -1,6 +1,6 @@
 """Published examples, plain-loop derivations and limits of the agreement measures."""
 
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -117,3 +117,49 @@ def test_bad_input(call, message):
 def test_nothing_shared_is_not_a_number():
     assert np.isnan(cohen_kappa([0, -1], [-1, 0]))
     assert np.isnan(krippendorff_alpha(np.array([[0, -1], [-1, 1]])))
+
+
+def tied_votes() -> np.ndarray:
+    """(60, 3, 4): hard votes, and ties of two and of three classes."""
+    tops = np.random.default_rng(3).integers(0, 2, (60, 3, 4)).astype(float)
+    tops[..., 0] += tops.sum(-1) == 0
+    return tops / tops.sum(-1, keepdims=True)
+
+
+def every_draw(votes: np.ndarray) -> np.ndarray:
+    """Class ids of every way to draw one class of each vote, each as often as it is likely, of 12 tickets."""
+    rows = []
+    for row in votes:
+        tickets = [np.repeat(range(4), np.rint(12 * vote).astype(int)) for vote in row]
+        rows += product(*tickets)
+    return np.array(rows)
+
+
+def test_votes_that_tie_count_as_all_draws_of_them_do():
+    votes = tied_votes()[:12]
+    drawn = every_draw(votes)
+    assert cohen_kappa(votes[:, 0], votes[:, 1]) == pytest.approx(cohen_kappa(drawn[:, 0], drawn[:, 1]))
+    assert fleiss_kappa(votes) == pytest.approx(fleiss_kappa(drawn))
+
+
+def test_krippendorff_of_ties_by_plain_loops_over_ordered_pairs():
+    votes = tied_votes()
+    votes[np.random.default_rng(4).random((60, 3)) < 0.3] = np.nan
+    values, observed, weight = [], 0.0, 0
+    for row in votes:
+        given = [vote for vote in row if not np.isnan(vote).any()]
+        if len(given) >= 2:
+            values += given
+            observed += sum(1 - a @ b for a, b in permutations(given, 2)) / (len(given) - 1)
+            weight += len(given)
+    expected = sum(1 - a @ b for a, b in permutations(values, 2)) / (len(values) - 1)
+    assert krippendorff_alpha(votes) == pytest.approx(1 - (observed / weight) / (expected / len(values)))
+
+
+def test_shares_without_ties_are_class_ids_and_the_order_of_classes_is_nothing():
+    ids = np.random.default_rng(5).integers(-1, 3, (80, 3))
+    shares = np.where((ids >= 0)[..., None], np.eye(3)[ids], np.nan)
+    tied = tied_votes()
+    for measure in (fleiss_kappa, krippendorff_alpha, lambda votes: cohen_kappa(votes[:, 0], votes[:, 1])):
+        assert measure(shares) == pytest.approx(measure(ids))
+        assert measure(tied[..., [2, 0, 3, 1]]) == pytest.approx(measure(tied))

@@ -48,7 +48,6 @@ def test_votes_as_classifiers():
     np.testing.assert_allclose(scores.vote_probabilities(votes, None, "mean_vote"), [[1.7 / 3, 1.3 / 3]])
     np.testing.assert_allclose(scores.vote_probabilities(votes, None, "majority_vote"), [[0, 1]])
     np.testing.assert_allclose(scores.vote_probabilities(votes, [3.0, 1.0, 1.0], "majority_vote"), [[1, 0]])
-    assert scores.right(np.array([[0.5, 0.5], [0.2, 0.8]]), [0, 0]).tolist() == [0.5, 0.0]
 
 
 def test_rank_correlation_by_scipy():

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..metrics.agreement import right
 from .base import NotComputable, checked_votes
 
 
@@ -19,7 +20,7 @@ def boosted_weights(votes: np.ndarray, gold: np.ndarray) -> np.ndarray:
     kept within 1 / 2n of 0 and 1, and of equal errors the first supervisor is taken (*ours*).
 
     Args:
-        votes: `(rows, supervisors, K)`; the first of the largest is a supervisor's class.
+        votes: `(rows, supervisors, K)`; of classes that tie, a supervisor is wrong in part.
         gold: `(rows,)` class ids.
 
     Raises:
@@ -43,7 +44,7 @@ def boosted_weights(votes: np.ndarray, gold: np.ndarray) -> np.ndarray:
     missing = np.isnan(votes).any((1, 2))
     if missing.any():
         raise ValueError(f"row {int(missing.argmax())}: a supervisor gave no vote, and is neither right nor wrong.")
-    wrong = votes.argmax(-1) != gold[:, None]
+    wrong: np.ndarray = 1 - right(votes, gold[:, None])
     rows, found, left = np.full(len(gold), 1 / len(gold)), np.zeros(votes.shape[1]), list(range(votes.shape[1]))
     while left:
         errors = (rows @ wrong).clip(1 / (2 * len(gold)), 1 - 1 / (2 * len(gold)))

@@ -197,6 +197,7 @@ def _kernel_score(student, weak, name: str) -> float:
 
 def _class_row(weak, prompts: list, ids: list[str], student_states, gold) -> dict:
     from ..metrics import misfit, misfit_bound, principal_kernel, reverse_kl_misfit
+    from ..metrics.agreement import right
 
     predicted = weak.predict(prompts, ids)
     taught = predicted.probabilities.double().numpy()
@@ -215,7 +216,7 @@ def _class_row(weak, prompts: list, ids: list[str], student_states, gold) -> dic
     if predicted.vacuity is not None:
         row["vacuity"] = float(predicted.vacuity.double().mean())
     if gold is not None:
-        row["accuracy"] = float((taught.argmax(1) == gold.argmax(1)).mean())
+        row["accuracy"] = float(right(taught, gold.argmax(1)).mean())
         row["weak_error"] = misfit(taught, gold)
         row["student_error_bound"] = misfit_bound(row["weak_error"], row["misfit"])
     return row

@@ -1,9 +1,44 @@
-"""How often weak supervisors say the same."""
+"""What weak supervisors say, and how often they say the same."""
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
+
+import numpy as np
+
+TOLERANCE = 1e-9  # of a tie: float64 sums of the same numbers in another order differ by less
+
+
+def top_shares(probabilities: Any) -> np.ndarray:
+    """What a vote counts for each class: 1 for the most probable, in equal parts where several tie: (..., K).
+
+    So no result depends on which class is listed first. A NaN vote stays NaN.
+
+    Example:
+
+    >>> top_shares([[0.2, 0.8], [0.5, 0.5]]).tolist()
+    [[0.0, 1.0], [0.5, 0.5]]
+    """
+    table = np.asarray(probabilities, dtype=float)
+    top = np.where(np.isnan(table), np.nan, table >= table.max(-1, keepdims=True) - TOLERANCE)
+    return top / top.sum(-1, keepdims=True)
+
+
+def right(probabilities: Any, labels: Any) -> np.ndarray:
+    """Share of the most probable classes (..., K) that are the label: 1 or 0, a fraction where classes tie: (...).
+
+    Args:
+        labels: class ids, (...) or what broadcasts to it.
+
+    Example:
+
+    >>> right([[0.2, 0.8], [0.5, 0.5]], [0, 0]).tolist()
+    [0.0, 0.5]
+    """
+    counted = top_shares(probabilities)
+    labels = np.broadcast_to(np.asarray(labels, dtype=int), counted.shape[:-1])
+    return np.take_along_axis(counted, labels[..., None], -1)[..., 0]
 
 
 def label_agreement(labels: Mapping[str, Sequence[Hashable]]) -> dict:

@@ -7,17 +7,20 @@ import numpy as np
 
 
 def reliability_bins(
-    confidences: Sequence[float], correct: Sequence[bool], bins: int = 10
+    confidences: Sequence[float], correct: Sequence[float], bins: int = 10
 ) -> dict[str, list[float] | list[int]]:
     """Reliability diagram in equal-width bins `[low, high)`, the last closed (DeGroot & Fienberg, 1983).
+
+    Args:
+        correct: 1 or 0, or, of an answer that ties, the share of it that is right.
 
     Returns:
         `edges` (bins + 1), `count`, mean `confidence` and `accuracy` per bin; the last two are NaN in empty bins.
 
     Raises:
-        ValueError: lengths differ, no rows, or a row (named) with a confidence outside [0, 1] or `correct` not 0 or 1.
+        ValueError: lengths differ, no rows, or a row (named) with a confidence or `correct` outside [0, 1].
     """
-    confidence, right = _checked(confidences, correct)
+    confidence, right = _checked(confidences, correct, shares=True)
     if bins < 1:
         raise ValueError(f"bins={bins}: give at least one")
     edges = np.arange(bins + 1) / bins  # 3 / 10 is the number that 0.3 stands for; linspace gives the next one
@@ -35,7 +38,7 @@ def reliability_bins(
     }
 
 
-def expected_calibration_error(confidences: Sequence[float], correct: Sequence[bool], bins: int = 10) -> float:
+def expected_calibration_error(confidences: Sequence[float], correct: Sequence[float], bins: int = 10) -> float:
     """Mean over bins of |accuracy - confidence|, weighted by their share of the rows (Naeini et al., 2015)."""
     table = reliability_bins(confidences, correct, bins)
     count = np.array(table["count"])
@@ -68,14 +71,17 @@ def brier_score(probabilities: Any, outcomes: Sequence[int]) -> float:
     return float(((table - np.eye(table.shape[1])[label.astype(int)]) ** 2).sum(1).mean())
 
 
-def _checked(confidences: Sequence[float], correct: Sequence[bool] | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _checked(
+    confidences: Sequence[float], correct: Sequence[float], shares: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     confidence, right = np.asarray(confidences, dtype=float), np.asarray(correct, dtype=float)
     if confidence.ndim != 1 or confidence.shape != right.shape or not len(confidence):
         raise ValueError(f"confidences {confidence.shape} and correct {right.shape}: give two lists of one length")
     outside = ~((confidence >= 0) & (confidence <= 1))
     if outside.any():
         raise ValueError(f"confidences[{outside.argmax()}] = {confidence[outside.argmax()]} is not a probability")
-    other = ~np.isin(right, (0, 1))
+    other = ~((right >= 0) & (right <= 1)) if shares else ~np.isin(right, (0, 1))
     if other.any():
-        raise ValueError(f"correct[{other.argmax()}] = {right[other.argmax()]} is neither 0 nor 1")
+        what = "no share in [0, 1]" if shares else "neither 0 nor 1"
+        raise ValueError(f"correct[{other.argmax()}] = {right[other.argmax()]} is {what}")
     return confidence, right

@@ -1,17 +1,19 @@
 """Agreement beyond chance, similarity of mistakes, and how many independent supervisors a committee is worth.
 
 Votes are rows of class ids, one column per supervisor: an integer array (examples, supervisors), -1 where a supervisor
-gave none.
+gave none. Where a vote may tie it is what counts for each class, (examples, supervisors, K), NaN for none, as
+[`~metrics.agreement.top_shares`] gives it: numbers are then those expected of votes drawn from these shares.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 NONE = -1
 
 
-def cohen_kappa(first: Sequence[int], second: Sequence[int]) -> float:
+def cohen_kappa(first: Any, second: Any) -> float:
     """Agreement of two supervisors beyond chance (Cohen, 1960), over the examples that both labelled.
 
     NaN where chance alone would make them agree (both always give one and the same class), or nothing is shared.
@@ -21,7 +23,12 @@ def cohen_kappa(first: Sequence[int], second: Sequence[int]) -> float:
     >>> cohen_kappa([0, 0, 1, 1], [0, 1, 1, 1])
     0.5
     """
-    a, b = (np.asarray(votes, dtype=int) for votes in (first, second))
+    a, b = np.asarray(first), np.asarray(second)
+    if a.ndim == 2 and a.shape == b.shape:
+        both = ~(np.isnan(a) | np.isnan(b)).any(-1)
+        a, b = a[both], b[both]
+        return _beyond((a * b).sum(-1).mean(), a.mean(0) @ b.mean(0)) if len(a) else float("nan")
+    a, b = a.astype(int), b.astype(int)
     if a.ndim != 1 or a.shape != b.shape:
         raise ValueError(f"votes of shapes {a.shape} and {b.shape}: give one class id per example for both.")
     both = (a != NONE) & (b != NONE)
@@ -37,16 +44,15 @@ def fleiss_kappa(votes: np.ndarray) -> float:
     """Agreement of any number of supervisors beyond chance (Fleiss, 1971).
 
     Args:
-        votes: (examples, supervisors). Every example that is used must have the same number of votes: examples with a
-            gap are left out; Krippendorff's alpha uses them.
+        votes: (examples, supervisors), or with shares. Every example that is used must have the same number of votes:
+            examples with a gap are left out; Krippendorff's alpha uses them.
     """
-    table = _counts(votes)
-    full = table.sum(1) == np.asarray(votes).shape[1]
-    table = table[full]
+    table, given, own = _counts(votes)
     raters = np.asarray(votes).shape[1]
+    table, own = table[given == raters], own[given == raters]
     if not len(table) or raters < 2:
         return float("nan")
-    observed = ((table**2).sum(1) - raters) / (raters * (raters - 1))
+    observed = ((table**2).sum(1) - own) / (raters * (raters - 1))
     shares = table.sum(0) / table.sum()
     return _beyond(observed.mean(), (shares**2).sum())
 
@@ -61,15 +67,17 @@ def krippendorff_alpha(votes: np.ndarray) -> float:
     >>> krippendorff_alpha(np.array([[0, 0], [1, 1], [0, 1], [0, -1]]))
     0.4444444444444444
     """
-    table = _counts(votes)
-    table = table[table.sum(1) >= 2]
-    if not len(table):
+    table, given, own = _counts(votes)
+    paired = given >= 2
+    if not paired.any():
         return float("nan")
-    per_example = table.sum(1)
-    total = per_example.sum()
-    disagree = ((per_example**2 - (table**2).sum(1)) / (per_example - 1)).sum() / total
+    table, given, own = table[paired], given[paired], own[paired]
+    total = given.sum()
+    # pairs of two votes: all of them, less those that are alike; a vote makes no pair with itself
+    pairs, alike = given * (given - 1), (table**2).sum(1) - own
+    disagree = ((pairs - alike) / (given - 1)).sum() / total
     shares = table.sum(0)
-    expected = (total**2 - (shares**2).sum()) / (total * (total - 1))
+    expected = (total * (total - 1) - ((shares**2).sum() - own.sum())) / (total * (total - 1))
     return float("nan") if expected == 0 else float(1 - disagree / expected)
 
 
@@ -126,13 +134,18 @@ def effective_supervisors(errors: np.ndarray) -> float:
     return float(count**2 / correlation.sum())
 
 
-def _counts(votes: np.ndarray) -> np.ndarray:
-    """(examples, classes): how many supervisors gave each class."""
+def _counts(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many supervisors gave each class (examples, classes) and any (examples,), and the votes' sums of squares."""
     votes = np.asarray(votes)
+    if votes.ndim == 3:
+        given = (~np.isnan(votes).any(-1)).sum(1)
+        votes = np.nan_to_num(votes)
+        return votes.sum(1), given, (votes**2).sum((1, 2))
     if votes.ndim != 2 or not np.issubdtype(votes.dtype, np.integer) or (votes < NONE).any():
         raise ValueError(f"votes {votes.shape} of {votes.dtype}: give class ids (examples, supervisors), -1 for none.")
     classes = np.unique(votes[votes != NONE])
-    return (votes[:, :, None] == classes).sum(1)
+    given = (votes != NONE).sum(1)
+    return (votes[:, :, None] == classes).sum(1), given, given
 
 
 def _beyond(observed: float, expected: float) -> float:

@@ -14,6 +14,7 @@ from ..labelling.reliability.gold import Gold, class_id, class_names, gold_texts
 from ..labelling.reliability.report_card import supervisor_report
 from ..labelling.reliability.voters import supervisor_votes
 from ..labelling.sources.tables import same_text
+from ..metrics.agreement import right
 from ..pooling import linear_pool, pairwise_disagreement
 from .page import Answer, Page, Shown
 
@@ -136,5 +137,5 @@ def _ranked(probs: torch.Tensor, names: Sequence[Any]) -> str:
     return ", ".join(f"{names[k]} {probs[k]:.2f}" for i, k in enumerate(order) if i == 0 or probs[k] >= 0.05)
 
 
-def _right(probs: torch.Tensor, right: int | None) -> float | None:
-    return None if right is None else float(probs.argmax().item() == right)
+def _right(probs: torch.Tensor, label: int | None) -> float | None:
+    return None if label is None else float(right(probs, label))

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from ... import columns
 from ...markdown import table
+from ...metrics.agreement import right, top_shares
 from ...metrics.calibration import brier_score, expected_calibration_error
 from ...metrics.chance_corrected import (
     NONE,
@@ -92,6 +93,9 @@ def supervisor_report(
 ) -> SupervisorReport:
     """How good, how sure and how alike the supervisors of a labelled dataset are.
 
+    A vote on classes is for the most probable one. Where several tie, such as under a stated confidence of one half,
+    it counts for each in equal parts: the numbers are those expected if one of them were drawn.
+
     Args:
         labels: what `label_classes` or `label_completions` (mode `"independent"`) wrote, or votes and answers read by
             `labels_from_votes` and `labels_from_completions`.
@@ -137,20 +141,20 @@ def _of_classes(labels: Dataset, gold: Gold | None) -> SupervisorReport:
     refuse_shared_ids(labels, one_row=True)
     ids, (names, probs, _) = labels[columns.EXAMPLE_ID][:], supervisor_votes(labels, before_aggregation=True)
     given = ~np.isnan(probs).any(-1)
-    votes = np.where(given, np.nan_to_num(probs).argmax(-1), NONE)
+    votes = top_shares(probs)
     truth = None if gold is None else _aligned(ids, gold, class_names(labels, probs.shape[2]))
-    rows, errors = [], np.full(votes.shape, np.nan)
+    rows, errors = [], np.full(given.shape, np.nan)
     for i, name in enumerate(names):
         row = {"supervisor": name, "labelled": int(given[:, i].sum()), "abstained": int((~given[:, i]).sum())}
         row["confidence"] = _mean(probs[given[:, i], i].max(-1)) if given[:, i].any() else math.nan
         if truth is not None:
             known = given[:, i] & (truth != NONE)
-            right = votes[known, i] == truth[known]
-            errors[known, i] = ~right
-            row |= {"accuracy": _mean(right), "brier": math.nan, "calibration_error": math.nan}
+            hits = right(probs[known, i], truth[known])
+            errors[known, i] = 1 - hits
+            row |= {"accuracy": _mean(hits), "brier": math.nan, "calibration_error": math.nan}
             if known.any():
                 row["brier"] = brier_score(probs[known, i], truth[known])
-                row["calibration_error"] = expected_calibration_error(probs[known, i].max(-1).clip(0, 1), right)
+                row["calibration_error"] = expected_calibration_error(probs[known, i].max(-1).clip(0, 1), hits)
         rows.append(row)
     pairs = []
     for i, j in combinations(range(len(names)), 2):
@@ -224,8 +228,11 @@ def _symmetric_distance(first: str, second: str) -> float:
 
 
 def _pair(first: str, second: str, a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
-    shared = (a != NONE) & (b != NONE)
-    agreement = _mean(a[shared] == b[shared]) if shared.any() else math.nan
+    if a.ndim == 1:
+        shared, same = (a != NONE) & (b != NONE), a == b
+    else:  # what a vote counts for each class
+        shared, same = ~np.isnan(a + b).any(-1), (a * b).sum(-1)
+    agreement = _mean(same[shared]) if shared.any() else math.nan
     found = {"first": first, "second": second, "shared": int(shared.sum()), "agreement": agreement}
     return found | {"cohen_kappa": cohen_kappa(a, b)}
 

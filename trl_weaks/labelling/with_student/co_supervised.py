@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
+from ...metrics.agreement import top_shares
 from .trained import TrainedStudent, check_classes, texts_of, vote_table, with_one_vote
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class CoSupervised:
         if not self.denoise:
             return made
         top = np.argsort(-believed, axis=-1, kind="stable")[:, : min(self.top, believed.shape[-1] - 1)]
-        rate = (top == picked.argmax(-1)[:, None]).any(-1).mean()
+        rate = np.take_along_axis(top_shares(picked), top, -1).sum(-1).mean()
         surprise = -(picked * np.log(believed.clip(min=1e-12))).sum(-1)
         best = np.argsort(surprise, kind="stable")[: max(1, math.ceil(rate * len(rows) - 1e-9))]
         logger.info("%s: %d of %d labels are kept.", who, len(best), len(rows))

@@ -10,9 +10,9 @@ from trl_weaks.columns import EXAMPLE_ID
 from trl_weaks.labelling.reliability.report_card import supervisor_report
 from trl_weaks.labelling.reliability.voters import supervisor_votes
 from trl_weaks.markdown import table
+from trl_weaks.metrics.agreement import right
 from trl_weaks.study.annotators import ANNOTATORS, check_plan
 from trl_weaks.study.pipeline.classes import ClassRun
-from trl_weaks.study.report.class_scores import right
 from trl_weaks.study.report.page import half_b_gold
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
-from trl_weaks.metrics.agreement import label_agreement
+from trl_weaks.metrics.agreement import label_agreement, right
 from trl_weaks.metrics.calibration import brier_score, expected_calibration_error
 from trl_weaks.metrics.significance import mcnemar_exact
 from trl_weaks.pooling import pairwise_disagreement
@@ -31,9 +31,9 @@ class Predictions:
     vacuity: dict[str, np.ndarray]
 
     def stated(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Probability of each predicted class and whether it is right, over all seeds."""
+        """Probability of each predicted class and whether it is right (in part where classes tie), over all seeds."""
         table = self.probabilities[name]
-        return table.max(-1).ravel(), (table.argmax(-1) == self.labels).ravel()
+        return table.max(-1).ravel(), right(table, self.labels).ravel()
 
 
 def collect(runs: Sequence[SeedRun]) -> Predictions:

@@ -7,6 +7,7 @@ import torch
 from scipy.stats import mannwhitneyu
 
 from trl_weaks.aggregation import aggregate
+from trl_weaks.metrics.agreement import top_shares
 from trl_weaks.pooling import linear_pool, majority_vote
 
 
@@ -36,12 +37,5 @@ def vote_probabilities(votes: np.ndarray, weights: Sequence[float] | None, kind:
 
 def dawid_skene(votes: np.ndarray) -> np.ndarray:
     """Dawid and Skene's estimate (1979) from the supervisors' hard votes on these rows, (n, N, K) -> (n, K)."""
-    hard = np.eye(votes.shape[-1])[votes.argmax(-1)]
+    hard = top_shares(votes)
     return hard[:, 0] if hard.shape[1] == 1 else aggregate("dawid_skene", hard)
-
-
-def right(probabilities: np.ndarray, labels: Sequence[int]) -> np.ndarray:
-    """(n,) share of the most probable classes that are right: 1 or 0, a fraction where classes tie."""
-    probabilities = np.asarray(probabilities, dtype=float)
-    top = probabilities >= probabilities.max(-1, keepdims=True) - 1e-9
-    return top[np.arange(len(top)), np.asarray(labels)] / top.sum(-1)

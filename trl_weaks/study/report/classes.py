@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from trl_weaks.markdown import table
+from trl_weaks.metrics.agreement import right
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.report import class_results as results
 from trl_weaks.study.report.annotated import annotated_labels, annotated_section
-from trl_weaks.study.report.class_scores import right
 from trl_weaks.study.report.diagnostics.classes import class_diagnostics
 from trl_weaks.study.report.plots import plot_disagreement, plot_reliability
 from trl_weaks.study.report.results import calibrate

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from trl_weaks.metrics.agreement import right, top_shares
 from trl_weaks.metrics.blind_spots import blind_spot_intervals, blind_spot_share, confidence_spread
 from trl_weaks.metrics.chance_corrected import capa
 from trl_weaks.metrics.gain_bounds import misfit, misfit_bound, reverse_kl_misfit
@@ -13,7 +14,6 @@ from trl_weaks.study.annotators import ANNOTATORS
 from trl_weaks.study.pipeline.predictions import read_states
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.report.class_results import Predictions
-from trl_weaks.study.report.class_scores import right
 from trl_weaks.study.report.diagnostics.base import Diagnostics
 
 FLOOR = 1e-3  # least probability of the supervisors in a gain measured in nats, as in `reverse_kl_misfit`
@@ -57,7 +57,7 @@ def without_gold(student: np.ndarray, taught: np.ndarray) -> dict[str, list[floa
         told = {
             "misfit": misfit(s, w),
             "reverse_kl_misfit": reverse_kl_misfit(s, w),
-            "disagreement": float((s.argmax(1) != w.argmax(1)).mean()),
+            "disagreement": _unlike(s, w),
             "confidence_variance": spread.variance,
             "confidence_covariance": spread.covariance,
         }
@@ -109,7 +109,7 @@ def committee(supervisors: Sequence[str], found: Predictions) -> dict[str, Any]:
                 {
                     "first": first,
                     "second": second,
-                    "disagreement": float((a.argmax(-1) != b.argmax(-1)).mean()),
+                    "disagreement": _unlike(a, b),
                     "total_variation": float(np.abs(a - b).sum(-1).mean() / 2),
                     "capa": float(np.mean(similar)),
                 }
@@ -156,6 +156,11 @@ def _mean_vote(run: SeedRun, found: Predictions, supervisors: Sequence[str], see
     weights = np.array([given[name] for name in supervisors])
     votes = np.stack([_normalised(found.probabilities[name][seed]) for name in supervisors])
     return np.tensordot(weights / weights.sum(), votes, 1)
+
+
+def _unlike(first: np.ndarray, second: np.ndarray) -> float:
+    """Share of the rows on which two name different classes; of classes that tie, each in its part."""
+    return float((1 - (top_shares(first) * top_shares(second)).sum(-1)).mean())
 
 
 def _normalised(table: np.ndarray) -> np.ndarray:
