@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trl_weaks.units import Offsets, assign_units
 
-__all__ = ["assign_units", "split_logps", "student_shares", "transfer_logps", "unit_logps"]
+__all__ = ["assign_units", "before_text", "split_logps", "student_shares", "transfer_logps", "unit_logps"]
 
 ROUNDING = 1e-4  # a log-softmax in half precision may end this far above 0; it is read as 0
 
@@ -56,6 +56,14 @@ def transfer_logps(
     num_units = target_ids[-1] + 1 if target_ids else 0
     totals = unit_logps(source_ids, torch.as_tensor(source_logps, dtype=torch.float64), num_units)
     return split_logps(totals, target_ids, shares, split)
+
+
+def before_text(offsets: Offsets) -> int:
+    """How many tokens a chat template wrote before the text, such as an empty block of thoughts: their span is (0, 0).
+
+    What a model thinks of them is no doubt about the text. Where there is nothing else they count as the text.
+    """
+    return next((i for i, (start, end) in enumerate(offsets) if start or end), 0)
 
 
 def unit_logps(

@@ -4,6 +4,7 @@ import pytest
 import templates
 from datasets import Dataset
 
+from trl_weaks import labels_from_completions
 from trl_weaks.labelling.label_completions import label_completions
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 from trl_weaks.supervisors.reading.chat import place
@@ -99,3 +100,15 @@ def test_messages_that_the_template_refuses_name_their_row(build):
     message = r"row 1 \(example_id 'b'\): the chat template of supervisor 'other' refuses .*no system role, please"
     with pytest.raises(ValueError, match=message):
         label_completions(WeakEnsemble([one, other]), Dataset.from_list(rows), max_new_tokens=4)
+
+
+def test_a_scorers_doubt_about_what_its_template_writes_is_none_about_the_answer(supervisor):
+    """Rescored confidences are of the answer's tokens; before it the template opens a block of thoughts."""
+    supervisor.tokenizer.chat_template = templates.THINKS
+    example, text = {"example_id": "1", "prompt": QUESTION}, "at nine"
+    answers = [{"example_id": "1", "supervisor": "api", "completion": text}]
+    (row,) = labels_from_completions([example], answers, scorers=[supervisor])
+    (read,) = supervisor.score([QUESTION], [text])
+    own = [logp for span, logp in zip(read.offsets, read.logps, strict=True) if tuple(span) != (0, 0)]
+    assert len(own) < len(read.logps) and sum(own) > sum(read.logps) + 0.1
+    assert sum(row["weak_logps"][0]) == pytest.approx(sum(own), abs=1e-5)

@@ -148,3 +148,82 @@ def test_white_space_that_the_template_trims_keeps_its_confidence(student, token
     assert [span for _, span in read] == [(a + lead, b + lead) for a, b in pieces] + [(len(text),) * 2]
     sums = {u: p[0] for u, p in zip(found["weak_unit_ids"], found["weak_unit_logps"], strict=True) if u >= 0}
     assert sum(sums.values()) == pytest.approx(sum(logps))
+
+
+MARKED = "{% for m in messages %}<{{ m.role }}>\n{% if loop.last and m.role == 'assistant' %}BLOCK{% endif %}TEXT<eos>"
+MARKED += "{% endfor %}{% if add_generation_prompt %}<assistant>\n{% endif %}"
+BLOCK = "<think>\n\n</think>\n\n"  # Qwen3 writes it before the last answer, and not into the prompt
+
+
+def marked(block: str, trims: bool) -> str:
+    return MARKED.replace("BLOCK", block).replace("TEXT", f"{{{{ m.content{' | trim' * trims} }}}}")
+
+
+def told(student, tokenizer, arguments, block, trims, rows):
+    """What is taught of each row: of the block's tokens, and of each unit of the answer with its tokens."""
+    chat = copy.deepcopy(tokenizer)
+    chat.chat_template = marked(block, trims)
+    found = []
+    for row in prepared(student, chat, arguments, Dataset.from_list(rows)):
+        taught = [
+            (token, unit, logps)
+            for token, unit, logps in zip(row["input_ids"], row["weak_unit_ids"], row["weak_unit_logps"], strict=True)
+            if unit >= 0
+        ]
+        count = len(tokenizer(block)["input_ids"]) if block else 0
+        first = taught[count][1]
+        answer = [(token, unit - first, logps) for token, unit, logps in taught[count:]]
+        found.append(([(unit, logps) for _, unit, logps in taught[:count]], answer))
+    return found
+
+
+@pytest.mark.parametrize("trims", [False, True], ids=["keeps", "trims"])
+@pytest.mark.parametrize("unit", ["word", "span"])
+@pytest.mark.parametrize("text", ["yes", " five pm", "\n five pm ", "éa b"])
+def test_doubt_about_an_answer_is_not_taught_of_what_the_template_writes_before_it(
+    student, tokenizer, arguments, unit, text, trims
+):
+    """The block is certain; the answer's tokens have the same units and sums as without it."""
+    length = len(text)
+    letters = [[i, i + 1] for i in range(length)] + [[length] * 2]
+    row = {
+        "example_id": "e", "prompt": [{"role": "user", "content": "when?"}],
+        "completion": [{"role": "assistant", "content": text}],
+        "weak_supervisors": ["ann", "bob"], "weak_weights": [0.5, 0.5],
+        "weak_offsets": [[[0, length], [length] * 2], letters],
+        "weak_logps": [[math.log(0.5), 0.0], [-0.1 * (i + 1) for i in range(length + 1)]],
+    }  # fmt: skip
+    given = {**arguments, "confidence_unit": unit}
+    ((nothing, plain),) = told(student, tokenizer, given, "", trims, [row])
+    ((block, answer),) = told(student, tokenizer, given, BLOCK, trims, [row])
+    assert not nothing and answer == plain
+    assert [logps for _, logps in block] == [[0.0, 0.0]] * len(block) and len({u for u, _ in block}) == len(block) > 3
+    sums = {unit: logps for _, unit, logps in answer}
+    whole = [sum(logps) for logps in zip(*sums.values(), strict=True)]
+    assert whole == pytest.approx([math.log(0.5), sum(row["weak_logps"][1])])
+
+
+@pytest.mark.parametrize("reads", ["", BLOCK], ids=["plain supervisor", "supervisor with the block"])
+def test_a_supervisor_that_reads_the_same_block_is_heard_of_block_and_answer(student, tokenizer, arguments, reads):
+    """Its doubt about the block is the block's, and nobody's where the student's template writes none."""
+    from trl_weaks import WeakSupervisor
+
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = marked(reads, False)
+    supervisor = WeakSupervisor(student(initializer_range=0.5), own, "same")
+    prompt = [{"role": "user", "content": "when?"}]
+    (read,) = supervisor.score([prompt], ["five pm"])
+    head = [logp for span, logp in zip(read.offsets, read.logps, strict=True) if tuple(span) == (0, 0)]
+    own_answer = read.logps[len(head) :]
+    assert len(head) == (len(tokenizer(BLOCK)["input_ids"]) if reads else 0)
+    row = {
+        "example_id": "e", "prompt": prompt, "completion": [{"role": "assistant", "content": "five pm"}],
+        "weak_supervisors": ["same"], "weak_weights": [1.0],
+        "weak_offsets": [[list(span) for span in read.offsets]], "weak_logps": [list(read.logps)],
+    }  # fmt: skip
+    given = {**arguments, "confidence_unit": "span"}
+    ((block, answer),) = told(student, tokenizer, given, BLOCK, False, [row])
+    assert [logps[0] for _, _, logps in answer] == pytest.approx(own_answer)
+    assert sum({unit: logps[0] for unit, logps in block}.values()) == pytest.approx(sum(head))
+    ((_, alone),) = told(student, tokenizer, given, "", False, [row])
+    assert alone == answer

@@ -285,7 +285,11 @@ def _rescore(given: Mapping[str, list[_Answer]], prompts: Mapping[str, dict], sc
         known = [score for score in scores if score is not None]  # too long for the others
         if known:
             spans = [[i, i + 1] for i in range(len(answer.text))] + [[len(answer.text)] * 2]
-            moved = [alignment.transfer_logps(s.offsets, s.logps, spans, text=answer.text, unit="word") for s in known]
+            heads = [alignment.before_text(score.offsets) for score in known]  # their templates', not the answer's
+            moved = [
+                alignment.transfer_logps(s.offsets[k:], s.logps[k:], spans, text=answer.text, unit="word")
+                for s, k in zip(known, heads, strict=True)
+            ]
             answer.offsets, answer.logps = spans, (sum(moved) / len(moved)).tolist()
             answer.source = RESCORED
     unread = sum(answer.source is None for _, answer in unsure)

@@ -46,45 +46,48 @@ def student_offsets(
 ) -> list[tuple[list[int], list[tuple[int, int]]]]:
     """For each row the student's token ids of all of it, and their offsets into the completion's text.
 
-    Tokens before the completion get the empty span (0, 0) or are cut at it; what follows the text (end of sequence,
-    the template's closing tokens) gets the empty span at the end. White space that a chat template trims has no token.
+    Tokens before the completion, the prompt's and what a chat template writes between, get the empty span (0, 0) or
+    are cut at it; what follows it (end of sequence, the template's closing tokens) gets the empty span at its end.
+    White space that a chat template trims has no token.
     """
     rendered, places = [], []
     conversational = not isinstance(rows[0][columns.PROMPT], str)  # the same for all, see `check_rows`
     for row, text in zip(rows, texts, strict=True):
         if conversational:
-            whole, start, end = _rendered_chat(row, text, tokenizer, chat_template)
+            whole, start, begin, end = _rendered_chat(row, text, tokenizer, chat_template)
         else:
             whole, start = row[columns.PROMPT] + row[columns.COMPLETION], len(row[columns.PROMPT])
-            end = start + len(text)
+            begin, end = start, start + len(text)
         rendered.append(whole)
-        places.append((start, end))
+        places.append((start, begin, end))
     special = {"add_special_tokens": False} if conversational else {}  # the template has them already
     encoded = tokenizer(rendered, return_offsets_mapping=True, **special)
     found = []
-    for ids, spans, (start, end), text in zip(
-        encoded["input_ids"], encoded["offset_mapping"], places, texts, strict=True
-    ):
-        found.append((ids, _within(spans, start, end, len(text))))
+    for ids, spans, where, text in zip(encoded["input_ids"], encoded["offset_mapping"], places, texts, strict=True):
+        found.append((ids, _within(spans, *where, len(text))))
     return found
 
 
-def _within(spans: Sequence[tuple[int, int]], start: int, end: int, length: int) -> list[tuple[int, int]]:
-    """Spans of the whole as spans of a text of this length, of which [start, end) is written there."""
+def _within(spans: Sequence[tuple[int, int]], start: int, begin: int, end: int, length: int) -> list[tuple[int, int]]:
+    """Spans of the whole as spans of a text of this length, whose character 0 would be at `start`, and of which
+    [begin, end) is written there."""
     cut, last = [], 0
     for a, b in spans:
         if a == b == 0:  # tokens that the tokenizer adds, such as [SEP] at the end, come without a place
             a = b = last
         last = b
         inside = (min(max(a, start), end) - start, min(max(b, start), end) - start)
+        if a < b <= begin:  # the template's, also where white space of the text was trimmed
+            inside = (0, 0)
         cut.append((length, length) if a >= end else inside)
     return cut
 
 
 def _rendered_chat(
     row: dict[str, Any], text: str, tokenizer: PreTrainedTokenizerBase, chat_template: str | None
-) -> tuple[str, int, int]:
-    """A conversation as the template writes it, where the completion's character 0 would be, and where it ends."""
+) -> tuple[str, int, int, int]:
+    """A conversation as the template writes it, where the completion's character 0 would be, where what is written of
+    it begins, and where it ends."""
     tools = row.get("tools")
     tools = json.loads(tools) if isinstance(tools, str) else tools
     kwargs = {"chat_template": chat_template, "tools": tools} | (row.get("chat_template_kwargs") or {})
@@ -93,7 +96,7 @@ def _rendered_chat(
         return tokenizer.apply_chat_template(messages, tokenize=False, **options, **kwargs)
 
     if placed := place(render, row[columns.PROMPT], row[columns.COMPLETION][0]):
-        return placed.whole, placed.start - placed.skipped, placed.start + placed.kept
+        return placed.whole, placed.start - placed.skipped, placed.start, placed.start + placed.kept
     prompt = render(row[columns.PROMPT], add_generation_prompt=True)
     rendered = render(row[columns.PROMPT] + row[columns.COMPLETION])
     common = next((i for i, (a, b) in enumerate(zip(prompt, rendered, strict=False)) if a != b), len(prompt))
@@ -103,7 +106,7 @@ def _rendered_chat(
             f"Example {row.get(columns.EXAMPLE_ID)!r}: the chat template changes the completion's text, so weak "
             "confidences cannot be placed on it. Use a template that renders the content as it is."
         )
-    return rendered, start, start + len(text)
+    return rendered, start, start, start + len(text)
 
 
 def prepare_rows(
@@ -191,7 +194,8 @@ def _on_tokens(
 ) -> tuple[list[int], list[list[float]]]:
     """Unit, and its log-probability under each supervisor, of every token of a row; -1 and 0 where not supervised.
 
-    Where the student learns no end, the supervisors' log-probabilities of theirs are nobody's.
+    Where the student learns no end, or nothing that a template writes before the text, the supervisors'
+    log-probabilities of theirs are nobody's.
     """
     supervised = [i for i, label in enumerate(row["labels"]) if label != -100]
     if not supervised:
@@ -203,14 +207,7 @@ def _on_tokens(
     if all(offsets[i][0] < len(text) for i in supervised):
         sources = [_before_end(spans, logps, len(text)) for spans, logps in sources]
     try:
-        target_units, source_units = alignment.assign_units(
-            [spans for spans, _ in sources], [offsets[i] for i in supervised], text, unit
-        )
-        num_units = max(target_units, default=-1) + 1
-        per_supervisor = [
-            alignment.unit_logps(units, logps, num_units).tolist()
-            for units, (_, logps) in zip(source_units, sources, strict=True)
-        ]
+        target_units, per_supervisor = _units(sources, [offsets[i] for i in supervised], text, unit)
     except ValueError as error:
         raise ValueError(
             f"Example {row.get(columns.EXAMPLE_ID)!r}, columns '{columns.OFFSETS}' and '{columns.LOGPS}': {error} "
@@ -224,6 +221,34 @@ def _on_tokens(
     return unit_ids, unit_logps
 
 
+def _units(
+    sources: list[tuple[list, list[float]]], targets: list[tuple[int, int]], text: str, unit: str
+) -> tuple[list[int], list[list[float]]]:
+    """The unit of each target token, and each supervisor's log-probability of each unit.
+
+    What a template writes before the text is in no unit of the text. It is certain, a unit a token; but where
+    supervisors have read the like, they may doubt it: one unit, with their log-probability of all of theirs.
+    """
+    mine = sum(span == (0, 0) for span in targets) if text else 0
+    theirs = [alignment.before_text(spans) for spans, _ in sources]
+    heads = [
+        float(alignment.unit_logps([0] * count, logps[:count], 1))
+        for (_, logps), count in zip(sources, theirs, strict=True)
+    ]
+    units = [0] * mine if any(theirs) else list(range(mine))
+    before = len(set(units))
+    if mine == len(targets):
+        return units, [[head] * before for head in heads]
+    target_units, source_units = alignment.assign_units(
+        [spans[count:] for (spans, _), count in zip(sources, theirs, strict=True)], targets[mine:], text, unit
+    )
+    per_supervisor = [
+        [head] * before + alignment.unit_logps(of, logps[count:], max(target_units) + 1).tolist()
+        for head, count, of, (_, logps) in zip(heads, theirs, source_units, sources, strict=True)
+    ]
+    return units + [before + one for one in target_units], per_supervisor
+
+
 def _before_end(spans: list[list[int]], logps: list[float], length: int) -> tuple[list[list[int]], list[float]]:
     """A supervisor's tokens without its end of sequence; one that has nothing else keeps it."""
     count = next((i for i, (start, _) in enumerate(spans) if start >= length), len(spans))
@@ -234,7 +259,7 @@ def ends_without_mark(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, c
     """Whether a chat template writes nothing after the answer by which one could see that it ends."""
     if isinstance(row[columns.PROMPT], str):
         return False  # TRL appends the end of sequence
-    whole, _, end = _rendered_chat(row, completion_text(row), tokenizer, chat_template)
+    whole, _, _, end = _rendered_chat(row, completion_text(row), tokenizer, chat_template)
     return not whole[end:].strip()
 
 
