@@ -79,7 +79,7 @@ def test_completions_by_plain_counting():
     by_name = {row["supervisor"]: row for row in report.supervisors}
     assert [by_name[n]["accuracy"] for n in ("ann", "bob", "eve")] == [0.5, 1.0, 0.5]
     assert (by_name["bob"]["labelled"], by_name["bob"]["abstained"], by_name["bob"]["cost"]) == (1, 1, 2)
-    assert by_name["ann"]["confidence"] == pytest.approx((math.exp(-0.2) + math.exp(-0.5)) / 2)
+    assert by_name["ann"]["confidence"] == pytest.approx((math.exp(-0.1 - 0.3) + math.exp(-0.5)) / 2)
     pair = next(p for p in report.pairs if (p["first"], p["second"]) == ("ann", "eve"))
     assert pair["word_distance"] == pytest.approx((2 * 2 / 5 + 2 * 1 / 3) / 2)
 
@@ -244,3 +244,22 @@ def test_no_number_depends_on_the_order_of_the_classes():
     told = [[*report.supervisors, *report.pairs, report.committee] for report in (one, other)]
     for row, again in zip(*told, strict=True):
         assert row == {name: pytest.approx(v) if isinstance(v, float) else v for name, v in again.items()}
+
+
+def test_the_confidence_of_an_answer_is_as_it_was_stated_whether_it_ended_or_was_cut():
+    examples = [{"example_id": str(i), "prompt": f"q{i}"} for i in range(3)]
+    stated = {"ended": [0.49, 0.6, 0.2], "cut": [0.49, 0.6, 0.2]}
+    answers = [
+        {"example_id": str(i), "supervisor": who, "completion": f" it is {who}", "confidence": c}
+        | {"finish_reason": "length" if who == "cut" else "stop"}
+        for who, said in stated.items()
+        for i, c in enumerate(said)
+    ]
+    answers += [{"example_id": "0", "supervisor": "tokens", "completion": "play on", "logprobs": None}]
+    answers[-1]["logprobs"] = [{"token": "play", "logprob": -0.1}, {"token": " on", "logprob": -0.4}]
+    labels = labels_from_completions(examples, answers)
+    told = {row["supervisor"]: row["confidence"] for row in supervisor_report(labels).supervisors}
+    assert told == pytest.approx({"ended": 0.43, "cut": 0.43, "tokens": math.exp(-0.1 - 0.4)})
+    shown = [answer for one in page_of_labels(labels).examples for answer in one.answers]
+    for name, mean in told.items():
+        assert np.mean([answer.confidence for answer in shown if answer.by == name]) == pytest.approx(mean)

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from .. import alignment, columns
 from ..labelling.reliability.gold import Gold, class_id, class_names, gold_texts, read_gold
-from ..labelling.reliability.report_card import supervisor_report
+from ..labelling.reliability.report_card import answer_confidence, supervisor_report
 from ..labelling.reliability.voters import supervisor_votes
 from ..labelling.sources.tables import same_text
 from ..metrics.agreement import right
@@ -97,7 +97,7 @@ def _answers(row: Mapping[str, Any], truth: str | None) -> list[Answer]:
     parts = (row[columns.SUPERVISORS], row[columns.WEIGHTS], row[columns.OFFSETS], row[columns.LOGPS], sources)
     for name, weight, offsets, logps, source in zip(*parts, strict=True):
         words = word_confidences(text, offsets, logps) if offsets else None
-        confidence = math.exp(math.fsum(logps)) if logps else None
+        confidence = answer_confidence(logps)
         finished = row.get(columns.FINISHED) is not False
         made.append(Answer(name, text, words, weight, confidence, source, score, finished))
     return made

@@ -1,7 +1,7 @@
 """A report card of the supervisors behind a labelled dataset: how good, how sure, how alike."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -36,8 +36,9 @@ class SupervisorReport:
     """What [`supervisor_report`] found.
 
     Attributes:
-        supervisors: one dict per supervisor: `supervisor`, `labelled`, `abstained`, `confidence` (mean), and with gold
-            `accuracy`, `brier`, `calibration_error` (classes only), and `cost` where given.
+        supervisors: one dict per supervisor: `supervisor`, `labelled`, `abstained`, `confidence` (mean over its labels
+            of the probability of the class, or of the whole answer with its end), and with gold `accuracy`, `brier`,
+            `calibration_error` (classes only), and `cost` where given.
         pairs: one dict per pair: `first`, `second`, `shared`, `agreement`, `cohen_kappa`, and `word_distance` (texts)
             or, with gold, `capa` (classes).
         committee: `fleiss_kappa`, `krippendorff_alpha`, with gold `effective_supervisors` (of `supervisors`).
@@ -198,6 +199,20 @@ def _of_completions(labels: Dataset, gold: Gold | None, correct: Callable[[str, 
     return SupervisorReport(rows, pairs, _committee(votes, errors if truth is not None else None))
 
 
+def answer_confidence(logps: Sequence[float] | None) -> float | None:
+    """The probability of an answer as a whole: the product over its tokens, its end among them; None of none.
+
+    So a stated confidence is given back as it was stated, whether the answer ended or was cut, and calibration speaks
+    of the same number. Of token log-probabilities it falls with the length of the answer.
+
+    Example:
+
+    >>> answer_confidence([math.log(0.49), 0.0])
+    0.49
+    """
+    return min(1.0, math.exp(math.fsum(logps))) if logps else None
+
+
 def _given(labels: Dataset) -> tuple[dict[str, dict[str, str]], dict[str, list[float]]]:
     """By supervisor: the answers by example, and the confidence of each, NaN where none is known."""
     answers: dict[str, dict[str, str]] = {}
@@ -217,7 +232,7 @@ def _given(labels: Dataset) -> tuple[dict[str, dict[str, str]], dict[str, list[f
                 )
             answers[name][example] = text
             logps = (row.get(columns.LOGPS) or [None] * (i + 1))[i]
-            sureness.setdefault(name, []).append(math.exp(_mean(logps)) if logps else math.nan)
+            sureness.setdefault(name, []).append(math.nan if (sure := answer_confidence(logps)) is None else sure)
     return answers, sureness
 
 
