@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
-from datasets import load_from_disk
+from datasets import load_dataset, load_from_disk
 
 pytest.importorskip("openai")
 from scripted_server import BROKEN, SECRET, chat
@@ -110,6 +110,8 @@ def test_local_models_and_servers_share_rows_and_weights(serve, label, local, tm
     for example in ("e1", "e2"):
         ours = next(row for row in rows[example] if row["weak_supervisors"] == ["small"])
         assert ours["completion"] == alone[example]["completion"] and ours["weak_weights"] == [0.25]
+    loaded = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded.to_list() == labels.to_list(), "as the help says, and without the local model's own rows"
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| small | 0.25 | gpt2 (local) |" in card and "| m | 0.75 | m, behind a server | 3 | rescored (3) |" in card
 

@@ -16,11 +16,15 @@ from ...supervisors.loading import hub_id
 from ...supervisors.supervisor import WeakSupervisor
 from .export import Counts
 
+# `load_dataset` of the folder reads these files alone: beside servers, local models have a dataset of their own.
 HEAD = """---
 tags:
 - trl
 - trl-weaks
 - weak-supervision
+configs:
+- config_name: default
+  data_files: dataset/train-*.parquet
 ---
 
 # Weak labels
