@@ -240,6 +240,16 @@ BAD = [
 ]  # fmt: skip
 
 
+def test_abstentions_among_several_answers_are_counted(caplog):
+    """Two of ten samples that are equal are not sure of anything; an abstention by itself is nothing to tell."""
+    samples = [*(answer("007", "s", " jazz") for _ in range(2)), *(answer("007", "s", None) for _ in range(8))]
+    labels_from_completions(EXAMPLES, [*samples, answer("7", "s", None), answer("7", "ann", " ok")])
+    assert "8 abstentions are left out of a supervisor's several answers" in caplog.text
+    caplog.clear()
+    labels_from_completions(EXAMPLES, [answer("7", "s", None), answer("7", "ann", " ok")])
+    assert not caplog.text.count("abstentions")
+
+
 def test_answers_that_look_alike_are_counted(caplog):
     texts = {"a": " é", "b": " e\N{COMBINING ACUTE ACCENT}", "c": "é", "d": "x"}
     answers = [answer("1", name, text) for name, text in texts.items()]

@@ -129,7 +129,7 @@ def _answers(answers: Table, prompts: Mapping[str, dict]) -> dict[str, list[_Ans
     """The answer of each supervisor to each example, in the order of the examples and the supervisors' names."""
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
     needed = (columns.EXAMPLE_ID, "supervisor", columns.COMPLETION)
-    empty = 0
+    empty, silent = 0, []
     for number, row in enumerate(read_table(answers, "answers", needed, ("confidence", "logprobs", "finish_reason"))):
         example = as_id(row[columns.EXAMPLE_ID], "answers", number, columns.EXAMPLE_ID)
         supervisor = as_id(row["supervisor"], "answers", number, "supervisor")
@@ -139,6 +139,7 @@ def _answers(answers: Table, prompts: Mapping[str, dict]) -> dict[str, list[_Ans
             )
         row[columns.EXAMPLE_ID] = example
         if row[columns.COMPLETION] is None:  # an abstention
+            silent.append((example, supervisor))
             continue
         where = f"answers, row {number} (example_id {example!r})"
         text = completion_text(row[columns.COMPLETION], where)
@@ -152,6 +153,12 @@ def _answers(answers: Table, prompts: Mapping[str, dict]) -> dict[str, list[_Ans
             grouped.setdefault((example, supervisor), []).append(row)
     if empty:
         logger.warning("%d empty answers are left out.", empty)
+    if torn := sum(one in grouped for one in silent):
+        logger.warning(
+            "%d abstentions are left out of a supervisor's several answers to an example: the share of equal answers "
+            "is that among its others.",
+            torn,
+        )
     refuse_alike((supervisor for _, supervisor in grouped), "answers")
     _warn_alike(grouped)
     found: dict[str, list[_Answer]] = {}
