@@ -64,7 +64,7 @@ def test_a_formatting_function_writes_the_prompt(tokenizer, arguments, weak_rows
         answer = row["completion"]
         return f"### {row['source']}\n" + (answer if isinstance(answer, str) else answer[0]["content"])
 
-    named = [row | {"source": f"row {i}"} for i, row in enumerate(weak_rows)]
+    named = [row | {"source": f"example {row['example_id']}"} for row in weak_rows]
     chats = [row | {"completion": [{"role": "assistant", "content": row["completion"]}]} for row in named]
     chats = [row | {"prompt": [{"role": "user", "content": row["prompt"]}]} for row in chats]
     expected = build(tokenizer, arguments, [row | {"prompt": f"### {row['source']}\n"} for row in named]).train_dataset
