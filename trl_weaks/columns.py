@@ -45,6 +45,8 @@ VOTES = "vote_probs"  # list[n][K]: their votes, in the order of `vote_superviso
 TRUST = "weak_trust"  # list[N]: probability that each vote is right, by its supervisor's trust head; may be absent
 CLASSES = "weak_classes"  # list[K] of str, the same in every row: what the classes are called; may be absent
 
+TRAIN_WEIGHT = "triage_weight"  # float: how much the row teaches beside the others, as `triage` says; may be absent
+
 # What labelling says of a row, and who said it. Labels that are made anew leave nothing of older ones beside them,
 # which would speak of other supervisors.
 WEAK = (

@@ -50,7 +50,14 @@ def test_what_is_there_stays():
 
 OURS = {name: value for name, value in inspect.getmembers(columns, lambda value: isinstance(value, str))
         if name.isupper()}  # fmt: skip
-GIVEN = {columns.EXAMPLE_ID, columns.PROMPT, columns.COMPLETION, columns.TEXT, columns.LABEL}  # what users bring
+GIVEN = {
+    columns.EXAMPLE_ID,
+    columns.PROMPT,
+    columns.COMPLETION,
+    columns.TEXT,
+    columns.LABEL,
+    columns.TRAIN_WEIGHT,
+}  # what users bring
 
 
 def test_every_column_of_labels_is_known_as_one():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from classification_runs import (
@@ -237,6 +238,37 @@ def test_evaluation_on_gold_reports_accuracy(tmp_path):
     assert log["eval_accuracy"] == pytest.approx((logits.argmax(-1) == labels).float().mean().item())
     expected = torch.nn.functional.cross_entropy(logits, labels).item()
     assert scores["eval_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("batch", [{}, {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 4}])
+def test_rows_teach_by_their_weight(tmp_path, batch):
+    """The mean loss is the weighted mean, by hand in float64; a row of weight 0 is a row that is left out."""
+    rows, draw = weak_dataset(rows=11), np.random.default_rng(0)
+    weights = [0.0, *draw.uniform(0.1, 3.0, 10).tolist()]
+    given = {"weak_loss": "naive", "gamma_max": 0.0, "max_steps": 1, "learning_rate": 0.0} | (
+        batch or {"per_device_train_batch_size": 11}
+    )
+    weighed = weak_trainer(tmp_path, rows.add_column("triage_weight", weights), **given)
+    losses, model = [], classifier().eval()
+    for row in rows:
+        ids = torch.tensor([tokenizer()(row["text"])["input_ids"]])
+        logps = model(input_ids=ids).logits.double().log_softmax(-1)[0]
+        pool = torch.tensor(row["weak_probs"], dtype=torch.float64).mean(0)
+        losses.append(-(pool * logps).sum().item())
+    weighed.train()
+    logged = next(log["loss"] for log in weighed.state.log_history if "loss" in log)
+    assert logged == pytest.approx(np.average(losses, weights=weights), rel=1e-4)
+    assert logged != pytest.approx(np.mean(losses), rel=1e-3)
+    found = weighed.evaluate(rows.add_column("triage_weight", weights))["eval_loss"]
+    without = weighed.evaluate(rows.select(range(1, 11)).add_column("triage_weight", weights[1:]))["eval_loss"]
+    assert found == pytest.approx(np.average(losses, weights=weights), rel=1e-4)
+    assert found == pytest.approx(without, rel=1e-5)
+
+
+@pytest.mark.parametrize(("weights", "said"), [([1.0, -1.0], "row 1, .*triage_weight"), ([0.0, 0.0], "is 0")])
+def test_what_is_no_weight_of_a_row_is_refused(tmp_path, weights, said):
+    with pytest.raises(ValueError, match=said):
+        weak_trainer(tmp_path, weak_dataset(rows=2).add_column("triage_weight", weights))
 
 
 @pytest.mark.parametrize("setting", [{"train_sampling_strategy": "group_by_length"}, {"dataloader_drop_last": True}])

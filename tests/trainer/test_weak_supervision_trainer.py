@@ -266,6 +266,24 @@ def test_predictions_are_rows_in_their_order(student, weak_rows, gold, tokenizer
             torch.testing.assert_close(torch.tensor(logits[: ids.shape[1]]), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("batch", [{}, {"packing": True, "max_length": 64}, {"token_trees": False}], ids=str)
+def test_a_row_of_twice_the_weight_is_two_rows(student, weak_rows, tokenizer, arguments, batch):
+    ids = {row["example_id"] for row in weak_rows}
+    heavy = min(ids)
+    given = [row | {"triage_weight": 1.0 + (row["example_id"] == heavy)} for row in weak_rows]
+    twice = [row | {"example_id": row["example_id"] + "/again"} for row in weak_rows if row["example_id"] == heavy]
+    losses = []
+    for rows in (given, [*weak_rows, *twice], weak_rows):
+        settings = {"max_steps": 1, "learning_rate": 0.0, "per_device_train_batch_size": 64} | batch
+        trainer = weak_trainer(student, rows, tokenizer, arguments, **settings)
+        trainer.train()
+        losses.append(next(log["loss"] for log in trainer.state.log_history if "loss" in log))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] != pytest.approx(losses[2], rel=1e-4)
+    with pytest.raises(ValueError, match="triage_weight': holds -1"):
+        weak_trainer(student, [row | {"triage_weight": -1.0} for row in weak_rows], tokenizer, arguments)
+
+
 def test_lora_trains_only_the_adapter_and_matches_without_checkpointing(student, weak_rows, tokenizer, arguments):
     config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.0)
     losses = []

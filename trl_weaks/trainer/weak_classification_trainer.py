@@ -27,6 +27,7 @@ from .classification.collator import WeakClassificationCollator
 from .classification.data import (
     LABELS,
     PREPARED,
+    ROW_WEIGHTS,
     ROWS,
     UNKNOWN,
     VOTE_WEIGHTS,
@@ -38,6 +39,7 @@ from .classification.data import (
     count_classes,
     dataset_classes,
     prepare_row,
+    row_weights,
     text_column,
 )
 from .classification.model import add_adapters, context_length, load_student, refuse_dead_head
@@ -58,9 +60,10 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     Trainer for a strong student that classifies texts, under several weak supervisors (arXiv 2406.03199, §3).
 
     The data has a column `text` (or `prompt`, text or messages), `weak_probs` (list[N][K], the votes; see
-    [`label_classes`]), optional `weak_weights` (list[N]) and optional gold `label` (a class id, or the name of a class
-    where the data names them in `weak_classes` or a `ClassLabel` column), which serves metrics only. An
-    evaluation set may bring `label` instead of votes.
+    [`label_classes`]), optional `weak_weights` (list[N], of the votes of a row beside each other), `triage_weight`
+    (float, of the row beside the others: their losses are averaged with it) and gold `label` (a class id, or the
+    name of a class where the data names them in `weak_classes` or a `ClassLabel` column), which serves metrics only.
+    An evaluation set may bring `label` instead of votes.
 
     The gradient is that of the mean loss over all rows of an update: it depends on neither the accumulation steps nor
     the number of processes. (With `threshold="balanced"` the thresholds therefore come from the updates before, and
@@ -105,7 +108,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     loss_is_scaled_for_ga = True
     _tag_names = ["trl", "trl_weaks", "weak-classification"]
     _name = "Weak Classification"
-    side_inputs = (VOTES, VOTE_WEIGHTS)
+    side_inputs = (VOTES, VOTE_WEIGHTS, ROW_WEIGHTS)
     language_model = False
     watches_imitation = True
     _held_in = 0  # the update whose rows the loss's window holds
@@ -189,6 +192,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         dataset = gold_as_ids(dataset, self._classes, name)
         column = text_column(dataset.column_names, name)
         check_rows(dataset, name, self.num_classes)
+        teaching = row_weights(dataset, name)
         self._places = check_for_loss(dataset, name, self._objective.loss, self._places)
         if args.pooling == "log_linear":
             check_geometric_pool(dataset, name)
@@ -210,6 +214,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         check_lengths(prepared, name, self._context, tokenizer.pad_token_id)
         known = columns.WEAK_PROBS in dataset.column_names
         prepared = prepared.add_column(ROWS, list(range(len(prepared))) if known else [UNKNOWN] * len(prepared))
+        prepared = prepared.add_column(ROW_WEIGHTS, teaching)
         prepared.info.description = (prepared.info.description or "") + self._mark
         return prepared
 
@@ -219,18 +224,18 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             self._classes, self._named_by = classes, who
 
     def _set_signature_columns_if_needed(self):
-        self._signature_columns = [*PREPARED, ROWS]
+        self._signature_columns = [*PREPARED, ROWS, ROW_WEIGHTS]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
         votes, weights, labels = inputs.pop(VOTES), inputs.pop(VOTE_WEIGHTS), inputs.pop(LABELS)
-        numbers = inputs.pop(ROWS)
+        numbers, row_weights = inputs.pop(ROWS), inputs.pop(ROW_WEIGHTS)
         with self.frozen_layers_reused(inputs):
             outputs = model(**inputs)
         votes, weights, teaching = self._supervise(outputs.logits, votes, weights, numbers)
         target = self._objective.target(votes, weights)
         self._observe(outputs.logits, votes, weights, target)
-        rows = self._objective(outputs.logits, votes, weights, self._progress())
+        rows = self._objective(outputs.logits, votes, weights, self._progress()) * row_weights
         rows = rows if teaching is None else rows * teaching
         count = torch.as_tensor(len(rows) if num_items_in_batch is None else num_items_in_batch)
         loss = rows.sum() / count.to(rows.device)

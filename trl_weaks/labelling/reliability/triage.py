@@ -18,7 +18,7 @@ from .voters import supervisor_votes
 
 ACCEPT, WEIGHT, PERSON = "accept", "weight", "person"
 DECISION, CONFIDENCE, AUDIT = "triage", "triage_confidence", "triage_audit"
-PREDICTION, TRAIN_WEIGHT = "triage_label", "triage_weight"
+PREDICTION, TRAIN_WEIGHT = "triage_label", columns.TRAIN_WEIGHT
 TEXTS = (columns.TEXT, columns.PROMPT)
 
 
@@ -30,6 +30,7 @@ class Triage:
         dataset: one row per example: `example_id`, its text, `triage_label` (the committee's answer),
             `triage_confidence`, `triage` (`"accept"`, `"weight"` or `"person"`), `triage_audit` (drawn at random among
             the accepted ones) and `triage_weight` (what to train it with: 1, or the estimated share that is right).
+            The trainers of classes and of completions weigh rows by it where it is a column of the labels.
         threshold: the confidence from which on labels are accepted, and its bound.
         curve: `coverage_risk_curve` of the gold examples.
         risk, confidence: what was asked for.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .data import INPUT_IDS, LABELS, ROWS, UNKNOWN, VOTE_WEIGHTS, VOTES
+from .data import INPUT_IDS, LABELS, ROW_WEIGHTS, ROWS, UNKNOWN, VOTE_WEIGHTS, VOTES
 
 
 @dataclass
@@ -18,7 +18,8 @@ class WeakClassificationCollator:
     Texts are padded on the right whatever the tokenizer's habit: a decoder with learned positions (GPT-2, OPT) gives
     other logits under left padding. The batch holds `input_ids` and `attention_mask` (B, L); `weak_votes` (B, N, K)
     float32, N the largest number of votes in the batch, missing ones uniform with weight 0; `weak_vote_weights` (B, N)
-    float32; `labels` (B,); `weak_rows` (B,), the rows' numbers in their set.
+    float32; `labels` (B,); `weak_rows` (B,), the rows' numbers in their set; `weak_row_weights`
+    (B,) float32, how much each teaches.
 
     Args:
         pad_token_id: Token to pad with.
@@ -46,4 +47,8 @@ class WeakClassificationCollator:
         labels = torch.tensor([row[LABELS] for row in rows], dtype=torch.long)
         batch = {INPUT_IDS: ids, "attention_mask": mask, VOTES: votes, VOTE_WEIGHTS: weights, LABELS: labels}
         numbers = [row.get(ROWS, UNKNOWN) for row in rows]
-        return batch | {ROWS: torch.tensor(numbers, dtype=torch.long)}
+        taught = [row.get(ROW_WEIGHTS, 1.0) for row in rows]
+        return batch | {
+            ROWS: torch.tensor(numbers, dtype=torch.long),
+            ROW_WEIGHTS: torch.tensor(taught, dtype=torch.float32),
+        }

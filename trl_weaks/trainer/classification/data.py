@@ -18,6 +18,7 @@ VOTE_WEIGHTS = "weak_vote_weights"  # [N], sums to 1
 LABELS = "labels"  # gold class, UNKNOWN where there is none; the trainer also counts rows by this column
 PREPARED = (INPUT_IDS, VOTES, VOTE_WEIGHTS, LABELS)
 ROWS = "weak_rows"  # the row's number in its set; UNKNOWN where gold stands for votes. Not in rows prepared elsewhere
+ROW_WEIGHTS = "weak_row_weights"  # how much a row teaches, 1 on average over its set. Not in rows prepared elsewhere
 
 UNKNOWN = -1
 _NO_LISTS = (
@@ -238,6 +239,28 @@ def prepare_row(
         VOTE_WEIGHTS: [w / sum(weights) for w in weights],
         LABELS: label,
     }
+
+
+def row_weights(dataset: Dataset, name: str) -> list[float]:
+    """The column `triage_weight` over its mean, so that the mean loss is the weighted mean of the rows' losses; 1 for
+    every row of a dataset without it.
+
+    Raises:
+        ValueError: a weight is missing, negative or not finite, or all are 0.
+    """
+    if columns.TRAIN_WEIGHT not in dataset.column_names:
+        return [1.0] * len(dataset)
+    found = dataset[columns.TRAIN_WEIGHT][:]
+    for number, weight in enumerate(found):
+        if not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
+            raise ValueError(
+                f"The {name} dataset, row {number}, column '{columns.TRAIN_WEIGHT}' = {weight!r} is no weight. Give "
+                "every row a number of at least 0, or remove the column."
+            )
+    total = math.fsum(found)
+    if total == 0:
+        raise ValueError(f"The {name} dataset: every '{columns.TRAIN_WEIGHT}' is 0, and nothing would be trained.")
+    return [weight * len(found) / total for weight in found]
 
 
 def check_lengths(dataset: Dataset, name: str, context: int | None, pad_token_id: int) -> None:

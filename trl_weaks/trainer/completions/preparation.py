@@ -148,7 +148,8 @@ def prepare_rows(
             row = cut_row(row, slice(None), split)
         prepared[UNIT_IDS].append(row[UNIT_IDS])
         prepared[UNIT_LOGPS].append(row[UNIT_LOGPS])
-        prepared[WEIGHTS].append(list(row[columns.WEIGHTS]))
+        teaching = row.get(columns.TRAIN_WEIGHT, 1.0)
+        prepared[WEIGHTS].append([weight * teaching for weight in row[columns.WEIGHTS]])
     return prepared
 
 

@@ -85,6 +85,9 @@ def check_row(number: int, row: Mapping[str, Any]) -> None:
             "Give every prompt an id.",
         )
     _check_text(number, example, row)
+    teaching = row.get(columns.TRAIN_WEIGHT, 1.0)
+    if not isinstance(teaching, int | float) or not math.isfinite(teaching) or teaching < 0:
+        _fail(number, example, columns.TRAIN_WEIGHT, f"holds {teaching}.", "Give a number of at least 0.")
     _check_supervisors(number, example, row)
     _check_confidences(number, example, row)
     if not isinstance(row.get(columns.FINISHED, True), bool):

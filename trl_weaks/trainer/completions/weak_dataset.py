@@ -21,7 +21,7 @@ from .validation import check_columns, check_rows, check_streamed_row
 logger = logging.getLogger(__name__)
 
 LABELS = (columns.SUPERVISORS, columns.WEIGHTS, columns.OFFSETS, columns.LOGPS)  # any of them makes a dataset weak
-WEAK = (*LABELS, columns.SCORE, columns.FINISHED)
+WEAK = (*LABELS, columns.SCORE, columns.FINISHED, columns.TRAIN_WEIGHT)
 CHAT = ("tools", "chat_template_kwargs")  # what TRL reads of conversations beside prompt and completion
 # What TRL makes, and what its collator and the samplers read: a column of the user's by that name is not carried on.
 MADE = (KEY, TEXT, *PREPARED, "input_ids", "labels", "completion_mask", "assistant_masks", "attention_mask",
@@ -85,7 +85,9 @@ def checked(dataset: Any, name: str, formatting_func: Callable[[dict], str] | No
             dataset = dataset.map(_formatted, with_indices=True, fn_kwargs={"function": formatting_func})
     if streamed:
         return dataset.map(_checked_row, with_indices=True)
-    read = [name for name in (*columns.GENERATION, columns.FINISHED) if name in dataset.column_names]
+    read = [
+        name for name in (*columns.GENERATION, columns.FINISHED, columns.TRAIN_WEIGHT) if name in dataset.column_names
+    ]
     check_rows(dataset.select_columns(read))
     return dataset
 
