@@ -143,3 +143,8 @@ def test_a_row_that_has_no_confidence_is_named_and_not_sorted_somewhere(make):
 def test_the_example_runs():
     found = doctest.testmod(transforms)
     assert found.attempted >= 5 and found.failed == 0
+
+
+def test_a_new_label_is_not_weighed_as_the_old_one():
+    labels = Dataset.from_list([{"example_id": "1", "text": "t", "weak_probs": [[0.2, 0.8]], "triage_weight": 0.3}])
+    assert Relabel(lambda row: [1.0, 0.0])(labels)["triage_weight"][:] == [1.0]

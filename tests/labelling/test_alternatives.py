@@ -209,3 +209,15 @@ def test_they_train_beside_the_labels(build, tmp_path):
     assert len(trainer.train_dataset) == len(both) == 8
     trainer.train()
     assert math.isfinite(trainer.state.log_history[0]["loss"])
+
+
+def test_alternatives_teach_as_much_as_their_example():
+    labels = labels_from_completions(EXAMPLES, [answer()]).add_column("triage_weight", [0.25])
+    assert set(alternatives_as_rows(labels)["triage_weight"]) == {0.25}
+
+
+@pytest.mark.parametrize("said", ["<|>", "<||>", "[s]", "<im_width>", "<endofloop>", "<p>"])
+def test_what_is_text_is_no_end(said):
+    tokens = ((" ja", -0.25, [(" ja", -0.25), (said, -2.0)]), ("zz", -0.5, [("zz", -0.5)]))
+    made = alternatives_as_rows(labels_from_completions(EXAMPLES, [answer(tokens=tokens)]))
+    assert said in made["completion"][:]

@@ -95,3 +95,13 @@ def test_columns_of_older_pairs_are_refused_by_whatever_makes_pairs(build, colum
     for name in ("pairs_from_comparisons", "build_preferences"):
         with pytest.raises(ValueError, match=f"column '{column}', which pairs write"):
             makers(build)[name](given)
+
+
+def test_the_weight_of_older_labels_is_left_behind():
+    """It judged other labels than those that are made now."""
+    texts = [{"example_id": "1", "text": "t", "prompt": "t", "triage_weight": 0.2}]
+    votes = [{"example_id": "1", "supervisor": "ann", "label": "a"}]
+    assert columns.TRAIN_WEIGHT not in labels_from_votes(texts, votes, classes=["a", "b"]).column_names
+    answers = [{"example_id": "1", "supervisor": "ann", "completion": "x"}]
+    assert columns.TRAIN_WEIGHT not in labels_from_completions(texts, answers).column_names
+    assert columns.TRAIN_WEIGHT not in as_prompts(Dataset.from_list(texts)).column_names

@@ -9,6 +9,7 @@ from trl_weaks import labels_from_completions, labels_from_votes, renormalise_we
 from trl_weaks.aggregation.transforms import KeepBest
 from trl_weaks.labelling.reliability.shared_ids import refuse_shared_ids
 from trl_weaks.trainer.completions.validation import check_rows
+from trl_weaks.trainer.completions.weak_dataset import checked
 from trl_weaks.viewer.from_labels import page_of_labels
 
 
@@ -39,7 +40,7 @@ READERS_OF_TEXTS = {
     "triage": lambda labels: triage(labels, {"0": "a0"}),
     "renormalise_weights": renormalise_weights,
     "KeepBest": KeepBest(1.0),
-    "check_rows": check_rows,
+    "checked for training": lambda labels: checked(labels, "train"),
 }
 
 

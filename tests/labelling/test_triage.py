@@ -196,3 +196,27 @@ def test_equal_confidences_have_one_weight_whatever_their_order():
         found = triage(labels, {e: gold[e] for e in ids}, audit=0).dataset
         assert found["triage_label"][:] == [" x"] * 4
         assert found["triage_weight"][:] == pytest.approx([2 / 3] * 4)
+
+
+def test_the_order_of_the_classes_does_not_matter_where_the_committee_is_torn():
+    """Two annotators who are right in 85 of 100 cases: where they differ the committee has no answer."""
+    draw = np.random.default_rng(3)
+    truth = draw.integers(0, 2, 300)
+    votes = np.where(draw.random((300, 2)) < 0.85, truth[:, None], 1 - truth[:, None])
+    found = []
+    for names in (["ham", "spam"], ["spam", "ham"]):
+        rows = [
+            {
+                "example_id": str(i),
+                "text": f"t{i}",
+                "weak_probs": [[float(names[k] == ("ham", "spam")[vote]) for k in range(2)] for vote in votes[i]],
+                "weak_classes": names,
+            }
+            for i in range(300)
+        ]
+        gold = {str(i): ("ham", "spam")[truth[i]] for i in range(150)}
+        found.append(triage(Dataset.from_list(rows), gold, risk=0.2))
+    assert found[0].dataset.to_list() == found[1].dataset.to_list()
+    torn = votes[:, 0] != votes[:, 1]
+    assert [row["triage"] == "accept" for row in found[0].dataset] == (~torn).tolist()
+    assert found[0].threshold == found[1].threshold

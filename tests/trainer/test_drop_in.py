@@ -81,6 +81,14 @@ def test_a_formatting_function_writes_the_prompt(tokenizer, arguments, weak_rows
                     assert row[column] == same[column]
 
 
+def test_a_formatting_function_may_write_each_row_of_an_example_in_its_own_way(tokenizer, arguments, weak_rows):
+    styled = [row | {"style": f"style {i}"} for i, row in enumerate(weak_rows)]
+    given = {"formatting_func": lambda row: f"{row['style']}: {row['prompt']}{row['completion']}"}
+    found = build(tokenizer, arguments, Dataset.from_list(styled), given=given).train_dataset
+    texts = [f"{row['style']}: {row['prompt']}{row['completion']}{tokenizer.eos_token}" for row in styled]
+    assert found["input_ids"][:] == tokenizer(texts)["input_ids"]
+
+
 def test_a_formatting_function_that_changes_the_completion_is_refused(tokenizer, arguments, weak_rows):
     with pytest.raises(
         ValueError, match="Row 0 .example '0'.: `formatting_func` must return the prompt's text follow"

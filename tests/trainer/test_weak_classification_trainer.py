@@ -263,6 +263,23 @@ def test_rows_teach_by_their_weight(tmp_path, batch):
     without = weighed.evaluate(rows.select(range(1, 11)).add_column("triage_weight", weights[1:]))["eval_loss"]
     assert found == pytest.approx(np.average(losses, weights=weights), rel=1e-4)
     assert found == pytest.approx(without, rel=1e-5)
+    prepared = weighed.train_dataset.select(range(1, 5))  # weights over another mean
+    assert weighed.evaluate(prepared)["eval_loss"] == pytest.approx(
+        np.average(losses[1:5], weights=weights[1:5]), rel=1e-4
+    )
+
+
+def test_what_needs_no_weight_asks_for_none(tmp_path):
+    """Predictions are of every row, and gold in the place of votes is not weighed by what the votes were worth."""
+    rows = weak_dataset(rows=6)
+    trainer = weak_trainer(tmp_path, rows)
+    doubtful = rows.add_column("triage_weight", [0.0] * 6)
+    torch.testing.assert_close(
+        trainer.predict_classes(doubtful).probabilities, trainer.predict_classes(rows).probabilities
+    )
+    gold = rows.remove_columns("weak_probs")
+    found = trainer.evaluate(gold.add_column("triage_weight", [None] * 6))
+    assert found["eval_loss"] == pytest.approx(trainer.evaluate(gold)["eval_loss"])
 
 
 @pytest.mark.parametrize(("weights", "said"), [([1.0, -1.0], "row 1, .*triage_weight"), ([0.0, 0.0], "is 0")])

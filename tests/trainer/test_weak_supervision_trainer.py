@@ -280,6 +280,13 @@ def test_a_row_of_twice_the_weight_is_two_rows(student, weak_rows, tokenizer, ar
         losses.append(next(log["loss"] for log in trainer.state.log_history if "loss" in log))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0] != pytest.approx(losses[2], rel=1e-4)
+    doubtful = Dataset.from_list([row | {"triage_weight": 0.0} for row in weak_rows])
+    assert len(trainer.predict(doubtful).predictions) == len(doubtful)
+    as_tensors = Dataset.from_list(given).with_format("torch")
+    same = weak_trainer(student, as_tensors, tokenizer, arguments, **settings)
+    first, second = ([row["weak_row_weights"] for row in one.train_dataset] for one in (same, weak_trainer(
+        student, given, tokenizer, arguments, **settings)))  # fmt: skip
+    assert first == second
     with pytest.raises(ValueError, match="triage_weight': holds -1"):
         weak_trainer(student, [row | {"triage_weight": -1.0} for row in weak_rows], tokenizer, arguments)
 

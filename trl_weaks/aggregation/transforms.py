@@ -335,7 +335,7 @@ def _weighted(labels: Dataset) -> Dataset:
 
 
 def _relabelled(row: Row, new: Sequence[float] | str, number: int) -> dict[str, Any]:
-    one = {columns.WEIGHTS: [1.0], columns.SUPERVISORS: [RELABELLED], columns.TRUST: [1.0]}
+    one = {columns.WEIGHTS: [1.0], columns.SUPERVISORS: [RELABELLED], columns.TRUST: [1.0], columns.TRAIN_WEIGHT: 1.0}
     if columns.WEAK_PROBS in row:
         values = None if isinstance(new, str) else [float(p) for p in new]
         classes = len(row[columns.WEAK_PROBS][0])

@@ -143,7 +143,9 @@ class ClassRun(LabelRun):
         texts = self.settings.texts
         votes, temperatures = self.calibrated()
         probs = votes.transpose(0, 1)
-        made = self.dataset.remove_columns([c for c in columns.WEAK if c in self.dataset.column_names])
+        made = self.dataset.remove_columns(
+            [c for c in (*columns.WEAK, columns.TRAIN_WEIGHT) if c in self.dataset.column_names]
+        )
         made = made.add_column(columns.WEAK_PROBS, probs.tolist())
         made = made.add_column(columns.WEIGHTS, [self.ensemble.weights] * len(texts))
         if self.settings.classes is not None:

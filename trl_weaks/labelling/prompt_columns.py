@@ -4,7 +4,7 @@ import logging
 
 from datasets import Dataset, Value
 
-from ..columns import COMPLETION, EXAMPLE_ID, PROMPT, WEAK
+from ..columns import COMPLETION, EXAMPLE_ID, PROMPT, TRAIN_WEIGHT, WEAK
 from ..supervisors.reading.messages import before_last_answer
 
 logger = logging.getLogger(__name__)
@@ -20,6 +20,8 @@ def as_prompts(dataset: Dataset) -> Dataset:
     """
     if not isinstance(dataset, Dataset) or len(dataset) == 0:
         return dataset
+    if TRAIN_WEIGHT in dataset.column_names:  # it judged other labels than those to come
+        dataset = dataset.remove_columns(TRAIN_WEIGHT)
     return with_prompts(with_ids(dataset))
 
 

@@ -49,6 +49,7 @@ from .classification.sets import check_for_loss, check_prepared, gold_as_ids, ne
 from .classification.student_aggregation import RelabelledRows, StudentAggregation, WeighedVotes
 from .common.callable_loss import chosen_loss
 from .common.imitation_alarm import class_numbers
+from .common.label_paths import unweighed
 from .weak_classification_config import WeakClassificationConfig
 from .weak_trainer import WeakTrainer, checked_settings, refuse_arguments, refuse_empty
 
@@ -241,7 +242,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         loss = rows.sum() / count.to(rows.device)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
-        self._record(inputs, outputs.logits.detach(), rows.detach(), target, labels)
+        self._record(inputs, outputs.logits.detach(), rows.detach(), target, labels, row_weights)
         if self._alarms and not self.model.training:
             read = self._read(outputs.logits.detach()).probabilities
             self.add_sums(class_numbers(read, target, numbers != UNKNOWN))
@@ -284,7 +285,9 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         pair = pair[pair[:, 0, 0] >= 0]
         window.hold(pair[:, 0], pair[:, 1])
 
-    def _record(self, inputs: dict[str, Tensor], logits: Tensor, rows: Tensor, target: Tensor, labels: Tensor) -> None:
+    def _record(
+        self, inputs: dict[str, Tensor], logits: Tensor, rows: Tensor, target: Tensor, labels: Tensor, teach: Tensor
+    ) -> None:
         predicted, known, one = logits.argmax(-1), labels != UNKNOWN, torch.ones_like(labels)
         top = target >= target.amax(-1, keepdim=True)
         agree = top.gather(-1, predicted[:, None])[:, 0]
@@ -297,7 +300,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             self._total_train_tokens += int(self.accelerator.reduce(inputs["attention_mask"].sum(), "sum"))
         else:
             counted = rows.isfinite() if self.args.logging_nan_inf_filter else one
-            sums["loss"] = (rows.where(counted.bool(), 0.0), counted)
+            sums["loss"] = (rows.where(counted.bool(), 0.0), counted * teach)
         self.add_sums(sums)
         self._record_schedule(mode)
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
@@ -314,6 +317,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
+        test_dataset = unweighed(test_dataset)
         test_dataset = self._prepare_dataset(test_dataset, self.processing_class, self.args, metric_key_prefix)
         return super().predict(test_dataset, ignore_keys, metric_key_prefix)
 

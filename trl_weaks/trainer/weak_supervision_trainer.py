@@ -19,7 +19,7 @@ from ._compat import global_then_local_main_first, is_peft_model, unbind_fused_h
 from .common.callable_loss import chosen_loss, refuse_over_tokens
 from .common.frozen_layers import refuse_rows
 from .common.imitation_alarm import token_numbers
-from .common.label_paths import at_path
+from .common.label_paths import at_path, unweighed
 from .common.model_card import Supervision, weak_supervision_section
 from .completions.collator import SAMPLES, WeakSupervisionCollator
 from .completions.packing_checks import refuse_packing
@@ -323,6 +323,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         extra forward pass, and `tokens * vocabulary` floats of memory), a row for each row of the dataset in its
         order: nothing is packed or shuffled. A dataset that this trainer prepared already stays as it is."""
         if not self._skip_prepare_dataset:
+            test_dataset = unweighed(test_dataset)
             args = copy.copy(self.args)
             args.shuffle_dataset = False
             test_dataset = self._prepare_dataset(

@@ -11,7 +11,8 @@ from ... import columns
 SHOWN = 40  # characters of a prompt in an error
 REMEDY = (
     "Give every labelling ids of its own before they are concatenated, such as "
-    '`labels.map(lambda row: {"example_id": f"a/{row[\'example_id\']}"})`.'
+    '`labels.map(lambda row: {"example_id": f"a/{row[\'example_id\']}"})`; of rows of one example, with '
+    "`renormalise_weights` after it."
 )
 
 
@@ -49,7 +50,8 @@ def refuse_shared_ids(labels: Dataset, one_row: bool = False) -> None:
     Raises:
         ValueError: there is such an id; names it, its rows and the remedy.
     """
-    names = (columns.TEXT, columns.PROMPT) if one_row else (columns.PROMPT,)
+    classes = one_row or columns.WEAK_PROBS in labels.column_names
+    names = (columns.TEXT, columns.PROMPT) if classes else (columns.PROMPT,)
     column = next((name for name in names if name in labels.column_names), columns.EXAMPLE_ID)
     if column == columns.EXAMPLE_ID and not one_row:
         return

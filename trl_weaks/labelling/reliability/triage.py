@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from ... import columns
+from ...metrics.agreement import top_shares
 from ...metrics.selective import Threshold, bounded_threshold, coverage_risk_curve
 from ..sources.tables import same_text
 from .gold import Gold, class_id, class_names, gold_texts, read_gold
@@ -126,8 +127,9 @@ def triage(
     random sample of the examples decide from which confidence on labels are accepted: with probability `confidence`,
     at most `risk` of all accepted labels are wrong ([`bounded_threshold`]). Of the others the `budget` least confident
     go to a person and the rest keeps a weight: the share of right labels at their confidence, by isotonic regression
-    on the gold sample. A queue chosen by doubt alone never sees what the committee is wrong about together, so a share
-    `audit` of the accepted examples is drawn at random for a person too, within the budget.
+    on the gold sample. Where several classes are as probable, the committee has no answer: it counts as wrong. A
+    queue chosen by doubt alone never sees what the committee is wrong about together, so a share `audit` of the
+    accepted examples is drawn at random for a person too, within the budget.
 
     Args:
         labels: what `label_classes` or `label_completions` (mode `"independent"`) wrote; a NaN vote is an abstention.
@@ -180,6 +182,7 @@ class _Answers:
     confidence: np.ndarray
     texts: dict[str, list]
     classes: list[Any] | None
+    torn: np.ndarray | None = None  # (examples,) bool: several classes are as probable
 
 
 def _answers(labels: Dataset) -> _Answers:
@@ -206,8 +209,9 @@ def _class_answers(labels: Dataset) -> _Answers:
     probs = (weights[:, :, None] * np.nan_to_num(votes)).sum(1) / total[:, None]
     classes = class_names(labels, votes.shape[2])
     texts = {name: labels[name][:] for name in TEXTS if name in labels.column_names}
-    answers = [classes[k] for k in probs.argmax(1)]
-    return _Answers(ids, answers, probs.max(1).clip(0, 1), texts, classes)
+    tops = top_shares(probs) > 0  # of several the first by name: none is the committee's, whatever their order
+    answers = [min((classes[k] for k in np.flatnonzero(top)), key=str) for top in tops]
+    return _Answers(ids, answers, probs.max(1).clip(0, 1), texts, classes, tops.sum(1) > 1)
 
 
 def _completion_answers(labels: Dataset) -> _Answers:
@@ -235,6 +239,7 @@ def _compare_with_gold(answers: _Answers, gold: Gold) -> tuple[np.ndarray, np.nd
     for example, label in read(gold, place).items():
         if answers.classes is not None:
             same = answers.labels[place[example]] == answers.classes[class_id(label, answers.classes, example)]
+            same = same and not answers.torn[place[example]]  # no answer, and by chance right
         else:
             same = bool(same_text(answers.labels[place[example]], label))
         places.append(place[example])

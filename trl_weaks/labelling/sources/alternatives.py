@@ -12,8 +12,9 @@ from ... import columns
 Alternatives = list[tuple[str, float]]
 # Marks that no answer contains: with bars (`<|im_end|>`, DeepSeek's wide ones too), of a turn (`<end_of_turn>`), or by
 # the names that tokenizers give (`</s>`, `<eos>`, `[SEP]`). Tags such as `<p>`, which are text, are none of them.
-_NAMES = r"s|eos|bos|pad|unk|mask|sep|cls|eot|eod|eom|eop|inst|(im_|endof|(end|start|begin)_?of_?)\w+"
-_MARK = re.compile(rf"<[|｜][^<>]*>|<[^<>]*[|｜]>|</?({_NAMES})>|\[/?({_NAMES})\]|\[end of text\]", re.IGNORECASE)
+_NAMES = r"eos|bos|pad|unk|mask|sep|cls|eo[tdmp]|inst|im_(start|end|sep)|(end|start|begin)_?of_?(text|turn|utterance)"
+_BARS = r"<[|｜][^<>|｜]+[|｜]?>|<[^<>|｜]+[|｜]>"
+_MARK = re.compile(rf"{_BARS}|</?s>|</?({_NAMES})>|\[/?({_NAMES})\]|\[end of text\]", re.IGNORECASE)
 
 
 def alternatives_as_rows(labels: Dataset, below: float = 1.0, ends: Sequence[str] = ()) -> Dataset:
@@ -71,13 +72,14 @@ def _rows_of(row: Mapping[str, Any], below: float, ends: Collection[str]) -> Ite
     example, prompt, text = row[columns.EXAMPLE_ID], row[columns.PROMPT], row[columns.COMPLETION]
     if not isinstance(prompt, str):
         raise ValueError(f"example {example!r}: the prompt is messages, which hold no half of an answer; use text.")
+    taught = {name: row[name] for name in (columns.TRAIN_WEIGHT,) if name in row}  # as much as the example itself
     for supervisor, offsets, logps, top in zip(
         *(row[name] for name in (columns.SUPERVISORS, columns.OFFSETS, columns.LOGPS, columns.TOP_LOGPS)), strict=True
     ):
         for number, start, given in _places(offsets, logps, top or [], below, ends):
             total = math.fsum(math.exp(logp) for _, logp in given)
             for rank, (said, logp) in enumerate(given):
-                yield {
+                yield taught | {
                     columns.EXAMPLE_ID: f"{example}/{supervisor}/{number}",
                     columns.PROMPT: prompt + text[:start],
                     columns.COMPLETION: said,

@@ -58,6 +58,7 @@ def read_examples(
         if taken:
             raise ValueError(f"examples have a column {taken[0]!r}, which labels write; rename or remove it.")
         found[example] = {columns.EXAMPLE_ID: example} | row | {columns.EXAMPLE_ID: example}
+        found[example].pop(columns.TRAIN_WEIGHT, None)  # judged other labels than those to come
     return found
 
 

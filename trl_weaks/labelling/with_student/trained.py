@@ -106,7 +106,7 @@ def with_one_vote(labels: Dataset, votes: Sequence[Sequence[float]], names: Sequ
     new |= {columns.WEIGHTS: [[1.0]] * len(labels), columns.SUPERVISORS: [[name] for name in names]}
     if columns.VOTES in labels.column_names:  # what a row's label came from: this vote alone now
         new |= {columns.VOTERS: new[columns.SUPERVISORS], columns.VOTES: new[columns.WEAK_PROBS]}
-    made = labels.remove_columns([c for c in (*new, columns.TRUST) if c in labels.column_names])
+    made = labels.remove_columns([c for c in (*new, columns.TRUST, columns.TRAIN_WEIGHT) if c in labels.column_names])
     for column, values in new.items():
         made = made.add_column(column, values)
     return made

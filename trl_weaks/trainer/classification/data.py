@@ -243,23 +243,23 @@ def prepare_row(
 
 def row_weights(dataset: Dataset, name: str) -> list[float]:
     """The column `triage_weight` over its mean, so that the mean loss is the weighted mean of the rows' losses; 1 for
-    every row of a dataset without it.
+    every row of a dataset without it, or with gold in the place of the votes that it judges.
 
     Raises:
         ValueError: a weight is missing, negative or not finite, or all are 0.
     """
-    if columns.TRAIN_WEIGHT not in dataset.column_names:
+    if not {columns.TRAIN_WEIGHT, columns.WEAK_PROBS} <= set(dataset.column_names):
         return [1.0] * len(dataset)
     found = dataset[columns.TRAIN_WEIGHT][:]
     for number, weight in enumerate(found):
         if not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
             raise ValueError(
                 f"The {name} dataset, row {number}, column '{columns.TRAIN_WEIGHT}' = {weight!r} is no weight. Give "
-                "every row a number of at least 0, or remove the column."
+                "every row a number of at least 0, 1 where you trust it, or remove the column."
             )
     total = math.fsum(found)
     if total == 0:
-        raise ValueError(f"The {name} dataset: every '{columns.TRAIN_WEIGHT}' is 0, and nothing would be trained.")
+        raise ValueError(f"The {name} dataset: every '{columns.TRAIN_WEIGHT}' is 0: no row counts. Remove the column.")
     return [weight * len(found) / total for weight in found]
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from datasets import Dataset, load_from_disk
 
+from ... import columns
+
 
 def at_path(dataset: Any) -> Any:
     """The dataset itself; of a path, the labels there: what labelling wrote, a saved dataset, or Parquet files.
@@ -35,3 +37,10 @@ def at_path(dataset: Any) -> Any:
         "files train-*.parquet. Give the output folder "
         "of a labelling run that has ended, or load a dataset of the Hub with `datasets.load_dataset`."
     )
+
+
+def unweighed(dataset: Any) -> Any:
+    """The dataset, or that at a path, without `triage_weight`: predictions are of every row alike."""
+    dataset = at_path(dataset)
+    names = getattr(dataset, "column_names", None) or ()
+    return dataset.remove_columns(columns.TRAIN_WEIGHT) if columns.TRAIN_WEIGHT in names else dataset

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ... import columns
-from ...labelling.reliability.shared_ids import PromptsById
 
 TOLERANCE = 1e-4  # of the sum of an example's weights, and of a log-probability's upper bound
 
@@ -29,7 +28,7 @@ def check_columns(names: Iterable[str], dataset_name: str) -> None:
 
 
 def check_rows(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Check every generation row, that each id has one prompt, and that the weights of each example sum to 1.
+    """Check every generation row, and that the weights of each example sum to 1.
 
     Raises:
         ValueError: names row, example, column, problem and remedy.
@@ -37,7 +36,7 @@ def check_rows(rows: Iterable[Mapping[str, Any]]) -> None:
     totals: dict[str, float] = {}
     seen: dict[tuple[str, str, bool], int] = {}
     supervisors_of: dict[str, set[str]] = {}
-    prompts, conversational = PromptsById(), None
+    conversational = None
     for number, row in enumerate(rows):
         example = row[columns.EXAMPLE_ID]
         check_row(number, row)
@@ -45,7 +44,6 @@ def check_rows(rows: Iterable[Mapping[str, Any]]) -> None:
         if conversational is not None and kind != conversational:
             _fail(number, example, columns.PROMPT, "mixes text and messages.", "Use one format for the whole dataset.")
         conversational = kind
-        prompts.see(number, row)
         key = (example, repr(row[columns.COMPLETION]), row.get(columns.FINISHED, True))
         if key in seen:
             _fail(

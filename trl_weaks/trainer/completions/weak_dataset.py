@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from trl import pack_dataset
 
 from ... import columns
+from ...labelling.reliability.shared_ids import refuse_shared_ids
 from .._compat import get_dataset_column_names, global_then_local_main_first
 from ..common.model_card import HEAD
 from ..weak_supervision_config import WeakSupervisionConfig
@@ -80,6 +81,8 @@ def checked(dataset: Any, name: str, formatting_func: Callable[[dict], str] | No
     refuse_empty(dataset, name)
     refuse_prepared(dataset, name)
     check_columns(get_dataset_column_names(dataset), name)
+    if isinstance(dataset, Dataset):
+        refuse_shared_ids(dataset)  # as labelled: what a function writes may differ between the rows of an example
     if formatting_func is not None:
         with global_then_local_main_first():
             dataset = dataset.map(_formatted, with_indices=True, fn_kwargs={"function": formatting_func})
@@ -88,7 +91,7 @@ def checked(dataset: Any, name: str, formatting_func: Callable[[dict], str] | No
     read = [
         name for name in (*columns.GENERATION, columns.FINISHED, columns.TRAIN_WEIGHT) if name in dataset.column_names
     ]
-    check_rows(dataset.select_columns(read))
+    check_rows(dataset.with_format(None).select_columns(read))
     return dataset
 
 
