@@ -18,7 +18,15 @@ from torch import Tensor
 
 from trl_weaks.units import Offsets, assign_units
 
-__all__ = ["assign_units", "before_text", "split_logps", "student_shares", "transfer_logps", "unit_logps"]
+__all__ = [
+    "assign_units",
+    "before_text",
+    "logps_of_text",
+    "split_logps",
+    "student_shares",
+    "transfer_logps",
+    "unit_logps",
+]
 
 ROUNDING = 1e-4  # a log-softmax in half precision may end this far above 0; it is read as 0
 
@@ -64,6 +72,17 @@ def before_text(offsets: Offsets) -> int:
     What a model thinks of them is no doubt about the text. Where there is nothing else they count as the text.
     """
     return next((i for i, (start, end) in enumerate(offsets) if start or end), 0)
+
+
+def logps_of_text(offsets: Offsets, logps: Sequence[float]) -> Sequence[float]:
+    """Without what a chat template wrote [before the text][`before_text`]: what an answer is judged by.
+
+    Example:
+
+    >>> logps_of_text([(0, 0), (0, 4), (4, 4)], [-9.0, -0.1, -0.2])  # an empty block of thoughts, a word, the end
+    [-0.1, -0.2]
+    """
+    return logps[before_text(offsets) :]
 
 
 def unit_logps(

@@ -13,3 +13,4 @@ THINKS = (  # Qwen 3
 )
 REFUSES = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role, please') }}{% endif %}" + TRIMS
 TEMPLATES = {"keeps": KEEPS, "trims": TRIMS, "spaced": SPACED, "thinks": THINKS}
+OPENS = THINKS.replace(PROMPT, "{% if add_generation_prompt %}<assistant>\n<think>\n\n</think>\n\n{% endif %}")

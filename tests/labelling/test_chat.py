@@ -4,11 +4,14 @@ import pytest
 import templates
 from datasets import Dataset
 
-from trl_weaks import labels_from_completions
+from trl_weaks import labels_from_completions, supervisor_report
+from trl_weaks.aggregation.answers.completions import Answered, LeftOut, completion_aggregator, rows_of
+from trl_weaks.aggregation.transforms import confidence
 from trl_weaks.labelling.label_completions import label_completions
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 from trl_weaks.supervisors.reading.chat import place
 from trl_weaks.supervisors.reading.text import Encoder
+from trl_weaks.viewer.from_labels import word_confidences
 
 QUESTION = [{"role": "user", "content": "wake me up at nine"}]
 TEXTS = ["five", " five", "five\n", "\n five pm  ", "think", "s", '{"time": "five pm"}', "  ", "", "<assistant>\nfive"]
@@ -112,3 +115,24 @@ def test_a_scorers_doubt_about_what_its_template_writes_is_none_about_the_answer
     own = [logp for span, logp in zip(read.offsets, read.logps, strict=True) if tuple(span) != (0, 0)]
     assert len(own) < len(read.logps) and sum(own) > sum(read.logps) + 0.1
     assert sum(row["weak_logps"][0]) == pytest.approx(sum(own), abs=1e-5)
+
+
+def test_answers_are_judged_alike_whether_the_template_opens_with_its_block_or_writes_it_into_the_answer(supervisor):
+    """The same tokens given the same tokens: only where the prompt ends differs, and a doubt shared by all answers
+    would favour the long ones."""
+    texts, made = ["at", "at nine in the evening"], []
+    for template in (templates.THINKS, templates.OPENS):
+        supervisor.tokenizer.chat_template = template
+        supervisor.encoder = Encoder(supervisor.tokenizer, "x")
+        read = supervisor.score([QUESTION] * 2, texts)
+        scores = {"x": {text: (found.offsets, found.logps) for text, found in zip(texts, read, strict=True)}}
+        answered = Answered({"x": 1.0}, {"x": [(text, True) for text in texts]}, scores)
+        (row,) = rows_of(answered, completion_aggregator("joint"), LeftOut())
+        (card,) = supervisor_report(Dataset.from_list([{"example_id": "1"} | row])).supervisors
+        words = word_confidences(row["completion"], row["weak_offsets"][0], row["weak_logps"][0])
+        said = {"confidence": confidence(row | {"weak_score": None}), "score": row["weak_score"]}
+        said |= {"short": read[0].mean_logp, "long": read[1].mean_logp, "card": card["confidence"]}
+        made.append((row["completion"], said | dict(words), len(read[0].logps)))
+    (text, first, tokens), (same, second, fewer) = made
+    assert tokens > fewer, "the block is in the answer, or in the prompt"
+    assert text == same and first == pytest.approx(second, abs=1e-5)

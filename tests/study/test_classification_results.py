@@ -97,6 +97,17 @@ def test_pairs_are_compared_seed_by_seed():
         assert test["second_only"] == (hits[1][seed] & ~hits[0][seed]).sum()
 
 
+def test_texts_on_which_the_right_class_ties_are_compared_in_no_order_of_the_classes():
+    tied, clear = [[0.5, 0.5]] * 3 + [[0.9, 0.1]], [[0.4, 0.6]] * 4
+    labels = np.array([0, 0, 1, 0])
+    found = Predictions(labels, {"tied": np.array([tied]), "clear": np.array([clear])}, {})
+    turned = Predictions(1 - labels, {name: table[..., ::-1] for name, table in found.probabilities.items()}, {})
+    for one in (found, turned):
+        (pair,) = compare(one, ["tied", "clear"])
+        (test,) = pair["seeds"]
+        assert (test["first_only"], test["second_only"]) == (1, 0)
+
+
 def test_vacuity_that_follows_disagreement_correlates():
     found = predictions(rows=50)
     gaps = np.abs(found.probabilities["a"] - found.probabilities["b"]).sum(-1) / 2

@@ -23,6 +23,7 @@ from typing import Any
 from datasets import Dataset
 
 from .. import columns
+from ..alignment import logps_of_text
 from ..labelling.reliability.weights import renormalise_weights
 from .base import NotComputable
 
@@ -53,7 +54,9 @@ def confidence(row: Row) -> float:
     elif row.get(columns.SCORE) is not None:
         return math.exp(row[columns.SCORE])
     else:
-        votes = [[math.exp(math.fsum(logps))] for logps in row.get(columns.LOGPS) or ()]
+        given = row.get(columns.LOGPS) or ()
+        offsets = row.get(columns.OFFSETS) or [()] * len(given)
+        votes = [[math.exp(math.fsum(logps_of_text(*of)))] for of in zip(offsets, given, strict=False)]
     weights = row.get(columns.WEIGHTS) or [1.0] * len(votes)
     pooled = [math.fsum(w * p for w, p in zip(weights, of, strict=True)) for of in zip(*votes, strict=True)]
     total = math.fsum(weights)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ..alignment import logps_of_text
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -39,5 +41,10 @@ class Scored:
 
     @property
     def mean_logp(self) -> float:
-        """Length-normalised log-probability in nats per token, end of sequence included (the term of Eq. 6)."""
-        return sum(self.logps) / len(self.logps)
+        """Length-normalised log-probability in nats per token, end of sequence included (the term of Eq. 6).
+
+        Tokens that a chat template writes before the text, alike for all texts, are not among them: they would favour
+        long ones.
+        """
+        logps = logps_of_text(self.offsets, self.logps)
+        return sum(logps) / len(logps)

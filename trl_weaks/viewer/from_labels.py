@@ -61,7 +61,8 @@ def word_confidences(text: str, offsets: Sequence[Sequence[int]], logps: Sequenc
         if begin > 0:
             cuts.append(begin)
     spans = [list(pair) for pair in pairwise([*cuts, len(text)])]
-    moved = alignment.transfer_logps(offsets, logps, spans, text=text, unit="word")
+    said = alignment.before_text(offsets)  # what the template wrote is no word of the answer
+    moved = alignment.transfer_logps(offsets[said:], logps[said:], spans, text=text, unit="word")
     return [(text[a:b], math.exp(min(p, 0.0))) for (a, b), p in zip(spans, moved.tolist(), strict=True)]
 
 
@@ -97,7 +98,7 @@ def _answers(row: Mapping[str, Any], truth: str | None) -> list[Answer]:
     parts = (row[columns.SUPERVISORS], row[columns.WEIGHTS], row[columns.OFFSETS], row[columns.LOGPS], sources)
     for name, weight, offsets, logps, source in zip(*parts, strict=True):
         words = word_confidences(text, offsets, logps) if offsets else None
-        confidence = answer_confidence(logps)
+        confidence = answer_confidence(logps, offsets)
         finished = row.get(columns.FINISHED) is not False
         made.append(Answer(name, text, words, weight, confidence, source, score, finished))
     return made

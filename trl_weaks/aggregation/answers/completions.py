@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ...alignment import logps_of_text
 from ...columns import COMPLETION, FINISHED, LOGPS, OFFSETS, SCORE, SUPERVISORS, WEIGHTS
 from ...registry import Registry
 
@@ -281,7 +282,7 @@ def _looked_at(candidates: Sequence[tuple[str, bool]], aggregator: CompletionAgg
 
 
 def _candidate(answered: Answered, text: str, finished: bool, names: list[str]) -> Candidate:
-    logps = {name: answered.scores[name][text][1] for name in answered.weights}
+    logps = {name: logps_of_text(*answered.scores[name][text]) for name in answered.weights}
     scores = {name: sum(values) / len(values) for name, values in logps.items()}
     joint = math.fsum(weight * scores[name] for name, weight in answered.weights.items())
     return Candidate(text, finished, names, scores, joint)
@@ -301,7 +302,7 @@ def _given(
     given: dict[tuple[str, bool], list[str]] = {}
     for name, text, done in found:
         whole = done or text in ended or unfinished == "keep"
-        if not whole and len(answered.scores[name][text][1]) == 1:
+        if not whole and len(logps_of_text(*answered.scores[name][text])) == 1:
             # white space that a chat template trims: the supervisor reads no token but the end, which is not taught
             left_out.empty[name] += unfinished == "no_eos"
         elif whole or unfinished == "no_eos":

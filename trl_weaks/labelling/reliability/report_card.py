@@ -11,6 +11,7 @@ import numpy as np
 from datasets import Dataset
 
 from ... import columns
+from ...alignment import logps_of_text
 from ...markdown import table
 from ...metrics.agreement import right, top_shares
 from ...metrics.calibration import brier_score, expected_calibration_error
@@ -23,6 +24,7 @@ from ...metrics.chance_corrected import (
     krippendorff_alpha,
 )
 from ...metrics.distances import levenshtein, words
+from ...units import Offsets
 from ..sources.tables import plain_text, same_text
 from .gold import Gold, class_id, class_names, gold_texts, read_gold
 from .shared_ids import refuse_shared_ids
@@ -199,8 +201,10 @@ def _of_completions(labels: Dataset, gold: Gold | None, correct: Callable[[str, 
     return SupervisorReport(rows, pairs, _committee(votes, errors if truth is not None else None))
 
 
-def answer_confidence(logps: Sequence[float] | None) -> float | None:
+def answer_confidence(logps: Sequence[float] | None, offsets: Offsets = ()) -> float | None:
     """The probability of an answer as a whole: the product over its tokens, its end among them; None of none.
+
+    With the tokens' offsets, without those that a chat template wrote before the answer.
 
     So a stated confidence is given back as it was stated, whether the answer ended or was cut, and calibration speaks
     of the same number. Of token log-probabilities it falls with the length of the answer.
@@ -210,16 +214,15 @@ def answer_confidence(logps: Sequence[float] | None) -> float | None:
     >>> answer_confidence([math.log(0.49), 0.0])
     0.49
     """
-    return min(1.0, math.exp(math.fsum(logps))) if logps else None
+    return min(1.0, math.exp(math.fsum(logps_of_text(offsets, logps)))) if logps else None
 
 
 def _given(labels: Dataset) -> tuple[dict[str, dict[str, str]], dict[str, list[float]]]:
     """By supervisor: the answers by example, and the confidence of each, NaN where none is known."""
     answers: dict[str, dict[str, str]] = {}
     sureness: dict[str, list[float]] = {}
-    kept = [
-        c for c in (columns.EXAMPLE_ID, columns.COMPLETION, columns.SUPERVISORS, columns.LOGPS) if c in labels.features
-    ]
+    read = (columns.EXAMPLE_ID, columns.COMPLETION, columns.SUPERVISORS, columns.LOGPS, columns.OFFSETS)
+    kept = [c for c in read if c in labels.features]
     for number, row in enumerate(labels.select_columns(kept)):
         example, text = row[columns.EXAMPLE_ID], row[columns.COMPLETION]
         text = text if isinstance(text, str) else text[-1]["content"]
@@ -232,7 +235,8 @@ def _given(labels: Dataset) -> tuple[dict[str, dict[str, str]], dict[str, list[f
                 )
             answers[name][example] = text
             logps = (row.get(columns.LOGPS) or [None] * (i + 1))[i]
-            sureness.setdefault(name, []).append(math.nan if (sure := answer_confidence(logps)) is None else sure)
+            sure = answer_confidence(logps, (row.get(columns.OFFSETS) or [()] * (i + 1))[i])
+            sureness.setdefault(name, []).append(math.nan if sure is None else sure)
     return answers, sureness
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from trl_weaks.alignment import transfer_logps
+from trl_weaks.alignment import before_text, transfer_logps
 from trl_weaks.columns import EXAMPLE_ID, LABEL, PROMPT, TEXT
 from trl_weaks.distributed import processes
 from trl_weaks.study.files import read_json_lines, write_atomically
@@ -78,9 +78,11 @@ def _confidences(
 def _confidence(found: Scored | None, text: str, finished: bool) -> dict[str, Any]:
     if found is None:
         return {"mean_logp": None, "word_logps": None}
-    logps = found.logps if finished else found.logps[:-1]  # the end that the model did not write
+    start, end = before_text(found.offsets), len(found.logps) - 1
+    logps = found.logps[start : end + finished]  # without an end that the model did not write
     spans = [match.span() for match in re.finditer(r"\S+", text)]
-    words = transfer_logps(found.offsets[:-1], found.logps[:-1], spans, text=text, unit="word") if spans else []
+    read = found.offsets[start:end], found.logps[start:end]
+    words = transfer_logps(*read, spans, text=text, unit="word") if spans else []
     mean = sum(logps) / len(logps) if logps else None
     return {"mean_logp": mean, "word_logps": [float(word) for word in words]}
 

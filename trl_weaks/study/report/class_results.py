@@ -82,11 +82,17 @@ def agreement(found: Predictions, supervisors: Sequence[str]) -> dict[str, Any]:
 
 
 def compare(found: Predictions, names: Sequence[str]) -> list[dict[str, Any]]:
-    """McNemar's exact test of every pair of systems, seed by seed: the seeds share their test texts."""
-    hits = {name: found.probabilities[name].argmax(-1) == found.labels for name in names}
+    """McNemar's exact test of every pair of systems, seed by seed: the seeds share their test texts.
+
+    A text on which the right class ties in one of the two is out: it is neither right nor wrong there.
+    """
+    hits = {name: right(found.probabilities[name], found.labels) for name in names}
     pairs = []
     for first, second in combinations(names, 2):
-        tests = [mcnemar_exact(a, b) for a, b in zip(hits[first], hits[second], strict=True)]
+        tests = []
+        for pair in zip(hits[first], hits[second], strict=True):
+            clear = np.isin(pair, (0, 1)).all(axis=0)
+            tests.append(mcnemar_exact(*(one[clear] for one in pair)))
         pairs.append({"first": first, "second": second, "seeds": tests})
     return pairs
 
