@@ -96,9 +96,7 @@ def check_same(name: str, here: Mapping[str, Any], there: Mapping[str, Any], old
         SystemExit: other settings, rows, comparisons or methods than the published ones.
     """
     another = f"{folder_said(there)} is another study than the published {name}"
-    first, second = ({k: v for k, v in one["config"].items() if k not in MAY_DIFFER} for one in (here, there))
-    changed = sorted(key for key in {**first, **second} if first.get(key) != second.get(key))
-    if changed:
+    if changed := changed_settings(here["config"], there["config"]):
         raise SystemExit(f"{another}: {', '.join(changed)}")
     rows = [{**one["weak"], **one["methods"]} for one in (here, there)]
     kinds = [[(name, row["label"], row["role"], row.get("supervisors")) for name, row in one.items()] for one in rows]
@@ -112,6 +110,13 @@ def check_same(name: str, here: Mapping[str, Any], there: Mapping[str, Any], old
             f"{folder_said(there)} was made of other data than {name}. Move those results and their scores away if it "
             "is to take their place"
         )
+
+
+def changed_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that two studies do not share; one that the earlier did not know yet is off there."""
+    off = {key: None for key in {**first, **second} if not (first.get(key) or second.get(key))}
+    first, second = ({**one, **off} for one in (first, second))
+    return sorted(k for k in {**first, **second} if k not in MAY_DIFFER and first.get(k) != second.get(k))
 
 
 def _other_data(old: Kept, new: Kept) -> bool:

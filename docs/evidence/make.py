@@ -261,8 +261,36 @@ def run(name: str, data_dir: str | None, more: Sequence[str], output_dir: str) -
     command = command.replace(f" --task {variant} ", " ") if variant else command
     folder = Path(output_dir) / name
     task = str(FOLDER.parents[1] / task) if task.endswith(".py") else task
+    refuse_other_settings(name, task, [*arguments, *given])
     launch(task, [*arguments, *given, "--output_dir", str(folder)], command)
     published(folder, name, data_dir)
+
+
+def refuse_other_settings(name: str, task: str, arguments: Sequence[str]) -> None:
+    """Before hours of work, of settings; what a study says of itself, such as its comparisons, is compared after it.
+
+    Raises:
+        SystemExit: what is published under this name was made with others.
+    """
+    import adding
+
+    from trl_weaks.study.pipeline.launch import parse
+    from trl_weaks.study.tasks.find import config_class
+
+    target = RESULTS / f"{name}.json"
+    if not target.is_file():
+        return
+    try:
+        asked = json.loads(json.dumps(parse(config_class(task), list(arguments)).snapshot()))
+    except (ValueError, OSError):  # the study will say what is wrong
+        return
+    here = read(target)["config"]
+    if not asked["compare"]:  # the study writes its own pairs
+        asked["compare"] = here["compare"]
+    if changed := adding.changed_settings(here, asked):
+        raise SystemExit(
+            f"{target} was made with other settings: {', '.join(changed)}. Leave them out, or move those results away"
+        )
 
 
 def published(folder: Path, name: str, data_dir: str | None, command: str | None = None, finish: Any = None) -> Path:

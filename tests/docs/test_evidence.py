@@ -211,6 +211,25 @@ def test_a_study_is_run_with_the_command_that_its_results_name(name, make, monke
             assert getattr(config, setting) == kept[setting]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["scenario_minilm", "annotators_intent_minilm_seed0", "slots_smollm2_four", "dialogues_smollm2", "field_slots"],
+)
+def test_other_settings_than_the_published_are_refused_before_they_are_run(name, make, monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr("trl_weaks.study.pipeline.launch.launch", lambda *given: started.append(given))
+    monkeypatch.setattr(make, "published", lambda *given: None)
+    data = None if name in make.EMBEDDED else "data"
+    seeds = ["--seeds", *map(str, make.read(make.RESULTS / f"{name}.json")["seeds"])]
+    make.run(name, data, [*seeds, "--workers", "1"], str(tmp_path))
+    assert len(started) == 1
+    with pytest.raises(SystemExit, match=rf"{name}\.json was made with other settings: num_test\. Leave"):
+        make.run(name, data, [*seeds, "--num_test", "17"], str(tmp_path))
+    assert len(started) == 1
+    make.run(name, data, [*seeds, "--num_tests", "17"], str(tmp_path))  # the study knows no such setting, and says so
+    assert len(started) == 2
+
+
 def test_the_rows_that_cost_more_than_a_tenth_over_one_student_are_those_that_the_page_names():
     """The table's numbers against the sentence below it; and every row of the field is in the table."""
     text = (FOLDER.parent / "reference" / "field.md").read_text(encoding="utf-8")
