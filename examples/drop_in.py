@@ -13,7 +13,7 @@ and the dataset's columns.
     python examples/drop_in.py weak                   # WeakSupervisionTrainer
     python examples/drop_in.py weak --model MODEL --dataset DATASET   # your own; columns as in trl_weaks.columns
 
-Without arguments both train a tiny Llama on eight prompts, labelled by two made-up supervisors: no network is needed.
+Without `--model` both train a tiny Llama on eight prompts, labelled by two made-up supervisors: no network is needed.
 """
 
 import argparse

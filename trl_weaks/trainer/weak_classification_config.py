@@ -65,7 +65,8 @@ class WeakClassificationConfig(ObjectiveConfig, BaseConfig):
             Arguments of that aggregator, such as `{"learning_rate": 0.05}` of `"raven"`.
         gamma_max (`float`, *optional*, defaults to `0.5`):
             Final weight of the auxiliary confidence loss (Eq. 1, 5); 0 turns it off. Burns et al.; the paper does not
-            say for classification.
+            say for classification. In our studies with pre-trained students of 18 and 60 classes they collapsed with
+            it, which is warned of after training: start with 0.
         gamma_warmup (`float`, *optional*, defaults to `0.1`):
             Fraction of training over which that weight rises linearly from 0. Burns et al., without their code's jump.
         threshold (`str`, *optional*, defaults to `"argmax"`):

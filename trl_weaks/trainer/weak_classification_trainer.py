@@ -23,6 +23,7 @@ from ..supervisors.class_names import names_of
 from ..supervisors.class_predictions import EVIDENCE_KEY, OFFSET_KEY, PRIOR_KEY, ClassPredictions
 from ._compat import BaseTrainer, global_then_local_main_first, is_peft_model, parallelism
 from .classification.card import classification_card
+from .classification.collapse import watch_collapse
 from .classification.collator import WeakClassificationCollator
 from .classification.data import (
     LABELS,
@@ -163,8 +164,8 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         _refuse_parallelism(self)
         self._lessons = _lessons(self, self._pool)
         # Rows are counted through `labels`, for every model class: `compute_loss` divides by that count itself.
-        self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
-        self.label_names = [LABELS]
+        self.model_accepts_loss_kwargs, self._loss_shifts_labels, self.label_names = True, False, [LABELS]
+        self._collapse = watch_collapse(self)
         self.model.add_model_tags(self._tag_names)
 
     def _take_dirichlet(self, config: PreTrainedConfig) -> None:
@@ -298,6 +299,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         mode = "train" if self.model.training else "eval"
         if mode == "train":
             self._total_train_tokens += int(self.accelerator.reduce(inputs["attention_mask"].sum(), "sum"))
+            self._collapse.see(predicted, target, self._progress())
         else:
             counted = rows.isfinite() if self.args.logging_nan_inf_filter else one
             sums["loss"] = (rows.where(counted.bool(), 0.0), counted * teach)
