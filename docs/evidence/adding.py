@@ -35,6 +35,11 @@ def add(
         SystemExit: no finished study, or none is published with its scores; the same seeds, other settings, other
             data or other rows.
     """
+    with scores.alone(name):
+        return _add(name, folder, data_dir, command, finish)
+
+
+def _add(name: str, folder: Path, data_dir: str | None, command: str | None, finish: Finish | None) -> Path:
     new, there = scores.of_study(folder, data_dir), read(folder / "results.json")
     old = as_published(name)
     here = scores.check_published(name, old)

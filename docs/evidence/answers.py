@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from make import RESULTS, SLURP, read
+from make import RESULTS, SLURP, read, write_results
 
 from trl_weaks.study.environment import describe_environment
 from trl_weaks.study.pipeline.completions import JOINT_ANSWER, CompletionRun
@@ -303,9 +303,7 @@ def main() -> None:
         made = score(asked.name, asked.run, asked.data_dir)
     except FileNotFoundError as missing:
         raise SystemExit(f"{missing.filename} is missing; `answers.py answer` answers these sentences first") from None
-    path = RESULTS / f"{asked.name}.json"
-    path.write_text(json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    print(path)
+    print(write_results(RESULTS / f"{asked.name}.json", made))
 
 
 if __name__ == "__main__":

@@ -303,6 +303,13 @@ def published(folder: Path, name: str, data_dir: str | None, command: str | None
     Raises:
         SystemExit: what is published under this name is another study.
     """
+    import scores
+
+    with scores.alone(name):
+        return _published(folder, name, data_dir, command, finish)
+
+
+def _published(folder: Path, name: str, data_dir: str | None, command: str | None, finish: Any) -> Path:
     import adding
     import scores
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import scores
-from make import kind_of, place_of
+from make import kind_of, place_of, write_results
 
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.data.targets import decode_slots
@@ -347,7 +347,10 @@ def main() -> None:
     if asked.name and not re.fullmatch(r"\w+", asked.name):
         parser.error(f"--name is letters, digits and underscores; got {asked.name!r}")
     systems = [*asked.students, asked.crowd, *asked.vacuity]
-    run = read_run(asked.run, asked.data_dir, systems, asked.vacuity)
+    try:
+        run = read_run(asked.run, asked.data_dir, systems, asked.vacuity)
+    except (ValueError, OSError) as error:  # a folder that is not there, answers of others, other data
+        raise SystemExit(f"{error}") from error
     supervisors = [name for name in run.answers if name not in systems]
     found = {student: kinds(run, student, asked.crowd) for student in asked.students}
     first = asked.students[0]
@@ -364,9 +367,7 @@ def main() -> None:
         "risk": risks(run) if asked.vacuity else {},
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{asked.name or asked.run.name}.json"
-    path.write_text(json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    print(path)
+    print(write_results(FOLDER / f"{asked.name or asked.run.name}.json", made))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from make import RESULTS, TITLES, kind_of, read, tables
 
 from trl_weaks.metrics.agreement import right
@@ -151,6 +152,12 @@ def write(name: str, kept: Kept) -> Path:
         raise ValueError(f"{name}: the scores are not what is read back")
     write_atomically(path_of(name), found)
     return path_of(name)
+
+
+def alone(name: str) -> FileLock:
+    """Holds off another process that would publish results of this name; the one that holds it may ask again."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    return FileLock(FOLDER / f"{name}.lock", is_singleton=True)
 
 
 def kept_of(name: str) -> Kept:

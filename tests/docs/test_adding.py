@@ -2,11 +2,13 @@
 
 import json
 import shlex
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from evidence_study import ROWS, SEEDS, Small, stamped, study
+from filelock import FileLock
 
 
 def test_a_killed_call_is_continued_by_the_same_call(kept, adding):
@@ -76,6 +78,29 @@ def test_all_seeds_with_other_settings_do_not_take_the_place_of_what_is_publishe
     with pytest.raises(SystemExit, match="another study than the published mine: beta"):
         make.published(folder / "all", "mine", None)
     assert before == (folder / "mine.json").read_bytes()
+
+
+def test_two_calls_that_publish_under_one_name_wait_for_each_other(kept, adding, make, monkeypatch):
+    scores, folder, results = kept
+    kind = "classes" if results["measure"] == "accuracy" else "completions"
+    monkeypatch.setattr(make, "RESULTS", folder)
+    scores.keep("mine", folder / "run", None)
+    study(folder / "more", kind, (4,))
+    other = FileLock(scores.FOLDER / "mine.lock")  # as of another process
+    started, ended = threading.Event(), threading.Event()
+
+    def publish():
+        started.set()
+        make.published(folder / "more", "mine", None)  # which adds, and asks for the lock again
+        ended.set()
+
+    with other:
+        thread = threading.Thread(target=publish, daemon=True)
+        thread.start()
+        started.wait(10)
+        assert not ended.wait(1) and scores.read(folder / "mine.json")["seeds"] == results["seeds"]
+    thread.join(60)
+    assert ended.is_set() and 4 in scores.read(folder / "mine.json")["seeds"]
 
 
 @pytest.mark.parametrize("data", ["slurp", "data", ".", "/somewhere/my slurp"])

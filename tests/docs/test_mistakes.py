@@ -125,6 +125,17 @@ def test_a_folder_that_is_no_study_is_named(mistakes, tmp_path):
         mistakes.read_run(tmp_path, None, ["naive"], [])
 
 
+def test_answers_that_are_gone_are_named_without_a_traceback(mistakes, tmp_path, monkeypatch):
+    def gone(*given):
+        raise FileNotFoundError("seed-0/predictions/naive is missing")
+
+    (tmp_path / "results.json").write_text("{}")
+    monkeypatch.setattr(mistakes, "read_run", gone)
+    monkeypatch.setattr("sys.argv", ["mistakes.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match="^seed-0/predictions/naive is missing$"):
+        mistakes.main()
+
+
 def test_recall_is_counted_by_kind_of_slot(mistakes):
     gold = [(("city", "rome"), ("date", "today")), (("city", "oslo"), ("city", "oslo")), ()]
     said = [
