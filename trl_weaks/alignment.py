@@ -77,12 +77,15 @@ def before_text(offsets: Offsets) -> int:
 def logps_of_text(offsets: Offsets, logps: Sequence[float]) -> Sequence[float]:
     """Without what a chat template wrote [before the text][`before_text`]: what an answer is judged by.
 
+    Of an empty answer, all of whose spans are (0, 0), the last is left: its end.
+
     Example:
 
     >>> logps_of_text([(0, 0), (0, 4), (4, 4)], [-9.0, -0.1, -0.2])  # an empty block of thoughts, a word, the end
     [-0.1, -0.2]
     """
-    return logps[before_text(offsets) :]
+    empty = not any(start or end for start, end in offsets)
+    return logps[max(0, len(offsets) - 1) if empty else before_text(offsets) :]
 
 
 def unit_logps(

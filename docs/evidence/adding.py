@@ -119,7 +119,8 @@ def check_same(name: str, here: Mapping[str, Any], there: Mapping[str, Any], old
 
 def changed_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """Names of the settings that two studies do not share; one that the earlier did not know yet is off there."""
-    off = {key: None for key in {**first, **second} if not (first.get(key) or second.get(key))}
+    one_alone = first.keys() ^ second.keys()
+    off = {key: None for key in one_alone if not (first.get(key) or second.get(key))}
     first, second = ({**one, **off} for one in (first, second))
     return sorted(k for k in {**first, **second} if k not in MAY_DIFFER and first.get(k) != second.get(k))
 

@@ -121,6 +121,7 @@ def test_answers_are_judged_alike_whether_the_template_opens_with_its_block_or_w
     """The same tokens given the same tokens: only where the prompt ends differs, and a doubt shared by all answers
     would favour the long ones."""
     texts, made = ["at", "at nine in the evening"], []
+    others = ["", "  "]
     for template in (templates.THINKS, templates.OPENS):
         supervisor.tokenizer.chat_template = template
         supervisor.encoder = Encoder(supervisor.tokenizer, "x")
@@ -131,8 +132,29 @@ def test_answers_are_judged_alike_whether_the_template_opens_with_its_block_or_w
         (card,) = supervisor_report(Dataset.from_list([{"example_id": "1"} | row])).supervisors
         words = word_confidences(row["completion"], row["weak_offsets"][0], row["weak_logps"][0])
         said = {"confidence": confidence(row | {"weak_score": None}), "score": row["weak_score"]}
+        said |= dict(zip(others, [found.mean_logp for found in supervisor.score([QUESTION] * 2, others)], strict=True))
         said |= {"short": read[0].mean_logp, "long": read[1].mean_logp, "card": card["confidence"]}
         made.append((row["completion"], said | dict(words), len(read[0].logps)))
     (text, first, tokens), (same, second, fewer) = made
     assert tokens > fewer, "the block is in the answer, or in the prompt"
     assert text == same and first == pytest.approx(second, abs=1e-5)
+
+
+def test_calibration_is_of_the_answer_and_not_of_what_the_template_wrote():
+    """Stored labels with a doubtful block before the text, and without: the same confidence after it."""
+    rows = [{"example_id": str(i), "prompt": f"q{i}"} for i in range(4)]
+    gold, found = {str(i): f"a{i % 3}" for i in range(4)}, []
+    for head in ([], [-1.5, -0.5]):
+        stored = [
+            row
+            | {"completion": f"a{i}", "weak_supervisors": ["x"], "weak_weights": [1.0], "weak_finished": True}
+            | {
+                "weak_offsets": [[[0, 0]] * len(head) + [[0, 2], [2, 2]]],
+                "weak_logps": [[*head, -0.1 * (i + 1), -0.05]],
+            }
+            for i, row in enumerate(rows)
+        ]
+        made = labels_from_completions(rows, [], labels=Dataset.from_list(stored), gold=gold)
+        found.append([row["weak_logps"][0][len(head) :] for row in made])
+        assert all(row["weak_logps"][0][: len(head)] == head for row in made)
+    assert found[0] == [pytest.approx(one) for one in found[1]]

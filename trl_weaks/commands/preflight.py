@@ -223,17 +223,18 @@ def _class_row(weak, prompts: list, ids: list[str], student_states, gold) -> dic
 
 
 def _of_language_models(options: argparse.Namespace, prompts: list, ids: list[str]) -> list[dict]:
+    from ..alignment import logps_of_text
     from ..metrics import pairwise_word_distance
     from ..supervisors.supervisor import WeakSupervisor
 
     student = WeakSupervisor.from_pretrained(options.student, name=options.student)
     own = [found[0][0] for found in student.answer(prompts, 1, options.max_new_tokens, ids)]
-    by_student = [sum(read.logps) for read in student.score(prompts, own, ids)]
+    by_student = [sum(logps_of_text(read.offsets, read.logps)) for read in student.score(prompts, own, ids)]
     rows = []
     for given in options.supervisors:
         weak = WeakSupervisor.from_pretrained(given, name=given)
         answers = [found[0][0] for found in weak.answer(prompts, 1, options.max_new_tokens, ids)]
-        by_weak = [sum(read.logps) for read in weak.score(prompts, own, ids)]
+        by_weak = [sum(logps_of_text(read.offsets, read.logps)) for read in weak.score(prompts, own, ids)]
         states = [model.hidden_states(prompts, answers, ids) for model in (student, weak)]
         rows.append(
             {

@@ -37,6 +37,7 @@ from .storage.ledger import GENERATE, SCORE
 logger = logging.getLogger(__name__)
 LEFT_OUT = ("too_long", "too_few", "equal_scores", "below_margin")  # of the counts, those worth a warning
 COUNTS = ("candidates", "duplicates", "empty", "too_long", "unfinished", "chosen_unfinished")  # of answers
+MEANS = "of the text"  # what stored scores are means over; other means are other scores
 COUNTS += ("too_few", "equal_scores", "below_margin", "swapped")  # of prompts
 
 
@@ -156,6 +157,7 @@ class Pair:
     best: tuple[str, float]
     worst: tuple[str, float]
     margins: list[float]
+    cut: set[str]  # of the two texts, those without an end
 
 
 class PreferenceRun(AnswerRun):
@@ -183,7 +185,8 @@ class PreferenceRun(AnswerRun):
     def configurations(self) -> dict[tuple[str, str], str]:
         # weights and thresholds come later
         made = digest("preferences", supervisor_fingerprint(self.student), self.settings.decoding)
-        scores = {(SCORE, s.name): digest(SCORE, made, supervisor_fingerprint(s)) for s in self.ensemble.supervisors}
+        prints = {s.name: supervisor_fingerprint(s) for s in self.ensemble.supervisors}
+        scores = {(SCORE, name): digest(SCORE, MEANS, made, value) for name, value in prints.items()}
         return {(GENERATE, self.student.name): made, **scores}
 
     def texts(self, row: int) -> list[str]:
@@ -217,6 +220,8 @@ class PreferenceRun(AnswerRun):
         epsilons = [with_shared_error(flip, self.settings.shared_error) for flip in flips]
         weights = pair_weights([pair.best[1] - pair.worst[1] for pair in pairs])
         counts["swapped"] = sum(epsilon > 0.5 for epsilon in epsilons)
+        chosen = [(pair.worst if e > 0.5 else pair.best)[0] for pair, e in zip(pairs, epsilons, strict=True)]
+        counts["chosen_unfinished"] = sum(text in pair.cut for text, pair in zip(chosen, pairs, strict=True))
         rows = [
             _row(self.dataset[pair.row], pair, epsilon, weight)
             for pair, epsilon, weight in zip(pairs, epsilons, weights, strict=True)
@@ -247,9 +252,9 @@ class PreferenceRun(AnswerRun):
         if margin <= 0 or margin < self.settings.min_margin:
             counts["equal_scores" if margin <= 0 else "below_margin"] += 1
             return None
-        counts["chosen_unfinished"] += texts[best] not in {text for text, finished in candidates if finished}
+        cut = {texts[best], texts[worst]} - {text for text, finished in candidates if finished}
         margins = [s[best] - s[worst] for s in scores]
-        return Pair(row, (texts[best], joint[best]), (texts[worst], joint[worst]), margins)
+        return Pair(row, (texts[best], joint[best]), (texts[worst], joint[worst]), margins, cut)
 
 
 def _row(example: dict, pair: Pair, epsilon: float, weight: float) -> dict:

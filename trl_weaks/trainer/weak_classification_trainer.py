@@ -237,8 +237,8 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         votes, weights, teaching = self._supervise(outputs.logits, votes, weights, numbers)
         target = self._objective.target(votes, weights)
         self._observe(outputs.logits, votes, weights, target)
+        row_weights = row_weights if teaching is None else row_weights * teaching
         rows = self._objective(outputs.logits, votes, weights, self._progress()) * row_weights
-        rows = rows if teaching is None else rows * teaching
         count = torch.as_tensor(len(rows) if num_items_in_batch is None else num_items_in_batch)
         loss = rows.sum() / count.to(rows.device)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
@@ -299,7 +299,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         mode = "train" if self.model.training else "eval"
         if mode == "train":
             self._total_train_tokens += int(self.accelerator.reduce(inputs["attention_mask"].sum(), "sum"))
-            self._collapse.see(predicted, target, self._progress())
+            self._collapse.see(predicted, target, teach, self._progress())
         else:
             counted = rows.isfinite() if self.args.logging_nan_inf_filter else one
             sums["loss"] = (rows.where(counted.bool(), 0.0), counted * teach)

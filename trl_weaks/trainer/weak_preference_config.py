@@ -70,10 +70,13 @@ class WeakPreferenceConfig(PublicSettings, DPOConfig):
     > - `beta`: Defaults to `10.0` (paper, v1) instead of `0.1`.
     > - `label_smoothing`: Defaults to `0.1` (paper) instead of `0.0`.
 
-    With `preference_loss` unset, `loss_type` and what goes with it (`loss_weights`, `f_divergence_type`,
-    `use_weighting`) choose TRL's losses, each with the pair's weight; `label_smoothing` is then 0 where not set.
+    With `preference_loss` unset, `loss_type` (`"sigmoid"` too, plain DPO; as the default of a `DPOConfig` it chooses
+    nothing) and what goes with it (`loss_weights`, `f_divergence_type`, `use_weighting`) choose TRL's losses, each
+    with the pair's weight; `label_smoothing` is then 0 where not set.
     Refused: `label_smoothing_factor`, and weights with `'aot'` and `'aot_unpaired'`, which sort the batch.
     """
+
+    of_no_choice = (("loss_type", ["sigmoid"]),)  # of a `DPOConfig`: its default
 
     learning_rate: float = field(
         default=2e-7,
@@ -89,6 +92,13 @@ class WeakPreferenceConfig(PublicSettings, DPOConfig):
         metadata={
             "help": "Deviation from the reference; cDPO stops at a log-ratio margin of log((1 - e) / e) / beta nats. "
             "10 is the paper's (v1), 5 the authors' later value, 0.1 TRL's."
+        },
+    )
+    loss_type: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "TRL's loss or losses in the place of `preference_loss`, such as 'sigmoid' (plain DPO) or 'ipo'; "
+            "or 'cdpo', 'rdpo' or 'cw'. When not set, `preference_loss` says which."
         },
     )
     label_smoothing: float | None = field(
@@ -125,8 +135,10 @@ class WeakPreferenceConfig(PublicSettings, DPOConfig):
 
     def __post_init__(self):
         forget_earlier_trainers()
+        chosen = self.loss_type is not None
+        self.loss_type = self.loss_type or ["sigmoid"]
         super().__post_init__()
-        self._choose_loss()
+        self._choose_loss(chosen)
         plain = self.preference_loss in (None, "sigmoid")
         if self.label_smoothing is None:
             self.label_smoothing = 0.0 if plain else 0.1
@@ -146,13 +158,13 @@ class WeakPreferenceConfig(PublicSettings, DPOConfig):
             raise ValueError(f"`beta` must be positive; got {self.beta}.")
         refuse_settings(self, FIXED)
 
-    def _choose_loss(self) -> None:
+    def _choose_loss(self, chosen: bool) -> None:
         own = set(PREFERENCE_LOSSES) - set(DPO_LOSSES)
         if self.preference_loss is None and len(self.loss_type) == 1 and self.loss_type[0] in own:
             self.preference_loss, self.loss_type = self.loss_type[0], ["sigmoid"]
         differ = [name for name, (only, _) in TRL_ONLY.items() if getattr(self, name) != only]
         if self.preference_loss is None and not differ:
-            self.preference_loss = "cdpo"
+            self.preference_loss = "sigmoid" if chosen else "cdpo"
         if self.preference_loss is not None:
             check_choices(self, {"preference_loss": tuple(PREFERENCE_LOSSES)})
             refuse_settings(self, TRL_ONLY)

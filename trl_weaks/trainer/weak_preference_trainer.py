@@ -22,7 +22,10 @@ from .preference.checks import (
     check_reference,
     drop_equal_pairs,
     silence_functional_dropout,
+    warn_of_another_reference,
     warn_of_rounding,
+    warn_of_unread_epsilon,
+    without_other_texts,
 )
 from .preference.collator import WeakPreferenceCollator
 from .preference.metrics import EffectivePairs, epsilon_metrics, reward_metrics, token_metrics, total_tokens
@@ -95,7 +98,11 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
         check_adapters(model, ref_model)
         if args.disable_dropout and loaded:
             silence_functional_dropout(model)  # before the reference is read, which super() may do
+        if ref_model is not None:
+            ref_model.eval()
         super().__init__(model, ref_model, args, **kwargs)
+        if loaded and ref_model is None:
+            warn_of_another_reference(self.model, self.ref_model)
         for either in (self.model, self.ref_model):
             if either is not None:
                 unbind_fused_head(either.get_base_model() if is_peft_model(either) else either)
@@ -122,6 +129,8 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
         if set(SORTING) & set(args.loss_type) and PAIR_WEIGHT in args.pair_columns:
             if PAIR_WEIGHT in (dataset.column_names or ()):
                 raise ValueError(f"`{PAIR_WEIGHT}` of the {dataset_name} dataset cannot be used: {UNWEIGHTED}")
+        warn_of_unread_epsilon(dataset, dataset_name, args)
+        dataset = without_other_texts(dataset, dataset_name)
         dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         return drop_equal_pairs(dataset, dataset_name, args.max_length, args.truncation_mode)
 
@@ -173,6 +182,8 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
 
         epsilon = self._pair_value(inputs, PAIR_EPSILON, self.label_smoothing, chosen.detach())
         weight = self._pair_value(inputs, PAIR_WEIGHT, 1.0, chosen.detach())
+        if PAIR_WEIGHT in inputs and PAIR_WEIGHT in self.args.pair_columns and set(SORTING) & set(self.loss_types):
+            raise ValueError(f"`{PAIR_WEIGHT}` cannot be used: {UNWEIGHTED}")  # of a stream of unknown columns
         if self.args.preference_loss is None:
             losses = self._trl_losses(inputs, outputs, mask, (chosen, rejected), ratios)
         else:

@@ -240,7 +240,8 @@ class _FreshStart(TrainerCallback):
 def checked_settings(args: TrainingArguments | None, kind: type[Settings], model: Any, suffix: str) -> Settings:
     """The settings, or those of `kind` with an output folder named after the model; the launch is checked too.
 
-    Settings of a class that `kind` extends (TRL's own, or plain `TrainingArguments`) keep all their values, as in TRL.
+    Settings of a class that `kind` extends (TRL's own, or plain `TrainingArguments`) keep all their values, as in TRL,
+    but for `kind.of_no_choice`: defaults there that choose what `kind` chooses otherwise.
 
     Raises:
         ValueError: settings of another trainer, or a launch that would train something else (`refuse_launch`).
@@ -249,7 +250,8 @@ def checked_settings(args: TrainingArguments | None, kind: type[Settings], model
         name = model if isinstance(model, str) else model.config._name_or_path or type(model).__name__
         args = kind(f"{name.split('/')[-1]}-{suffix}")
     elif isinstance(args, TrainingArguments) and not isinstance(args, kind) and issubclass(kind, type(args)):
-        args = kind(**{field.name: getattr(args, field.name) for field in fields(args) if field.init})
+        values = {field.name: getattr(args, field.name) for field in fields(args) if field.init}
+        args = kind(**{name: value for name, value in values.items() if (name, value) not in kind.of_no_choice})
     elif not isinstance(args, kind):
         raise ValueError(f"`args` must be a `{kind.__name__}`, got `{type(args).__name__}`. It takes the same fields.")
     refuse_launch(args)

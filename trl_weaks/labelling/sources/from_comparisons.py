@@ -74,7 +74,7 @@ def pairs_from_comparisons(
             f"aggregator={aggregator!r} is none of {', '.join(AGGREGATORS)}, which aggregate comparisons."
         )
     prompts = read_prompts(examples)
-    taken = [name for row in prompts.values() for name in columns.PAIRS if name in row]
+    taken = [name for row in prompts.values() for name in (*columns.PAIRS, "votes") if name in row]
     if taken:
         raise ValueError(f"examples have a column {taken[0]!r}, which pairs write; rename or remove it.")
     votes, counts = _votes(comparisons, prompts, recuse)

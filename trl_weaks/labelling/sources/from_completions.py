@@ -38,7 +38,7 @@ class _Answer:
 
     @property
     def confidence(self) -> float:
-        return math.exp(math.fsum(self.logps))
+        return math.exp(math.fsum(alignment.logps_of_text(self.offsets, self.logps)))
 
 
 def labels_from_completions(
@@ -328,9 +328,11 @@ def _calibrate(
             )
         fitted = calibrator(*zip(*known, strict=True), method)
         for _, answer in members:
-            before, after = math.fsum(answer.logps), math.log(fitted(answer.confidence))
+            own = alignment.logps_of_text(answer.offsets, answer.logps)  # a template's tokens keep their doubt
+            head = list(answer.logps[: len(answer.logps) - len(own)])
+            before, after = math.fsum(own), math.log(fitted(answer.confidence))
             if before < -1e-9:
-                answer.logps = [logp * after / before for logp in answer.logps]
+                answer.logps = head + [logp * after / before for logp in own]
             else:  # certain before: the doubt has no place of its own
                 answer.offsets, answer.logps, answer.top = [[0, len(answer.text)]], [after], None
 

@@ -27,6 +27,8 @@ class PublicSettings:
     """Mixin for configurations: `training_args.bin`, which is pushed with the model, holds neither the Hub's token nor
     where things lie on this machine; of an absolute path it keeps the last part."""
 
+    of_no_choice = ()  # (name, value): defaults of TRL's class that choose nothing where such settings are taken
+
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
         if not _for_others.get():

@@ -1,7 +1,11 @@
 """What a preference run is checked for before its long work starts."""
 
+import inspect
 import math
+import re
 from collections.abc import Iterable
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +14,12 @@ from datasets import Dataset, IterableDataset
 
 from ...aggregation.base import NotComputable
 from ...columns import CHOSEN, EXAMPLE_ID, PAIR_EPSILON, PAIR_WEIGHT, PROMPT, REJECTED
+from ...supervisors.adapters import adapter_layers
 from .._compat import is_peft_model
 
 logger = get_logger(__name__)
 
-# Layers that call F.dropout with a float of their own; TRL's `disable_dropout` reaches `nn.Dropout` modules only.
-FUNCTIONAL_DROPOUT = ("dropout", "attention_dropout", "activation_dropout")
+TEXTS = ("messages", "completion")  # of other formats: TRL takes any of them to tell text from messages
 
 
 def check_pairs(
@@ -33,7 +37,7 @@ def check_pairs(
         return dataset.map(
             _checked_row,
             with_indices=True,
-            fn_kwargs={"name": name, "demanded": demanded},
+            fn_kwargs={"name": name, "demanded": demanded, "known": present},
             features=dataset.features,
         )
     for column in {PROMPT, CHOSEN, REJECTED} & set(present):
@@ -65,7 +69,7 @@ def _check_columns(present: Iterable[str], name: str, demanded: dict[str, bool |
             )
 
 
-def _checked_row(row: dict, index: int, name: str, demanded: dict[str, bool | None]) -> dict:
+def _checked_row(row: dict, index: int, name: str, demanded: dict[str, bool | None], known: list[str] | None) -> dict:
     _check_columns(row, name, demanded)
     where = f"Row {index} of the {name} stream"
     if row.get(EXAMPLE_ID) is not None:
@@ -73,6 +77,8 @@ def _checked_row(row: dict, index: int, name: str, demanded: dict[str, bool | No
     for column in (PROMPT, CHOSEN, REJECTED):
         if column in row and row[column] is None:
             raise ValueError(f"{where} has `{column}` = None. Drop the row.")
+    if known is None and (other := next((column for column in TEXTS if column in row), None)):
+        raise ValueError(f"{where} has a column `{other}`, which is no part of a pair; remove it from the stream.")
     for column in demanded:
         if column in row:
             _check_value(row[column], column, where)
@@ -137,6 +143,11 @@ def check_adapters(model: object, ref_model: object) -> None:
     """Raises ValueError where the adapter in training is not the one that TRL copies to be the reference."""
     if isinstance(model, str):  # loaded from a path: adapters come from `peft_config`
         return
+    if not is_peft_model(model) and adapter_layers(model):
+        raise ValueError(
+            "The model holds adapters and is no `PeftModel`: which of them would be trained, and saved, is not said. "
+            "Merge them into it first (`PeftModel.merge_and_unload()`), or pass the `PeftModel`."
+        )
     active = model.active_adapters if ref_model is None and is_peft_model(model) else ["default"]
     if active != ["default"]:
         raise ValueError(
@@ -147,11 +158,67 @@ def check_adapters(model: object, ref_model: object) -> None:
 
 
 def silence_functional_dropout(model: torch.nn.Module) -> None:
-    """Sets to 0 the dropout that OPT and others apply without a module, which would part policy from reference."""
+    """Sets to 0 the dropout that OPT and others apply without a module, which would part policy from reference.
+
+    Such layers call `F.dropout` with a float of their own (`attn_dropout`, `hidden_dropout`, `layerdrop` and others);
+    TRL's `disable_dropout` reaches `nn.Dropout` modules only.
+
+    Raises:
+        ValueError: a layer reads its dropout from the model's configuration, which is the caller's.
+    """
     for module in model.modules():
-        for name in FUNCTIONAL_DROPOUT:
-            if isinstance(getattr(module, name, None), float):
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
+        read = [name for name in _read_from_config(type(module)) if getattr(module.config, name, None)]
+        if read:
+            raise ValueError(
+                f"`disable_dropout=True` cannot reach {type(module).__name__}, which reads `{read[0]}` from the "
+                f"model's configuration: set `model.config.{read[0]} = 0.0`, and that of the reference."
+            )
+
+
+@cache
+def _read_from_config(kind: type[torch.nn.Module]) -> tuple[str, ...]:
+    """Kinds of dropout that the layer's forward pass reads as `self.config.NAME`, as far as its code is at hand."""
+    try:
+        return tuple(re.findall(r"\bself\.config\.(\w*drop\w*)", inspect.getsource(kind.forward)))
+    except (OSError, TypeError):
+        return ()
+
+
+def without_other_texts(dataset: Dataset | IterableDataset, name: str) -> Dataset | IterableDataset:
+    """Pairs without the user's columns of other formats, which decide at random in TRL whether pairs are messages."""
+    present = dataset.column_names
+    return dataset.remove_columns([column for column in TEXTS if column in (present or ())])
+
+
+def warn_of_unread_epsilon(dataset: Dataset | IterableDataset, name: str, args: Any) -> None:
+    """Flip probabilities that nobody asked to ignore, under a loss that has none."""
+    there = PAIR_EPSILON in (dataset.column_names or ())
+    if there and args.use_pair_epsilon is None and PAIR_EPSILON not in args.pair_columns:
+        losses = " and ".join(map(repr, args.loss_type))
+        logger.warning(
+            f"`{PAIR_EPSILON}` of the {name} dataset is not read: TRL's {losses} has none of single pairs. "
+            "`preference_loss` 'cdpo', 'rdpo' and 'cw' have; `use_pair_epsilon=False` says that none is wanted."
+        )
+
+
+def warn_of_another_reference(model: torch.nn.Module, reference: torch.nn.Module | None) -> None:
+    """A model that was trained since it was loaded: TRL loads the reference from where the model came from."""
+    if reference is None or is_peft_model(model):
+        return
+    loaded = dict(reference.named_parameters())
+    for name, mine in model.named_parameters():
+        other = loaded.get(name)
+        if other is None or other.shape != mine.shape or other.device != mine.device:
+            return  # shards, or another model: nothing can be said
+        if not torch.equal(mine.detach().to(other.dtype), other.detach()):
+            logger.warning(
+                f"The reference was loaded from {model.config._name_or_path!r} and is not the model as it was given, "
+                "which has been trained since. Pass `ref_model=copy.deepcopy(model)` if that is to be the reference."
+            )
+            return
 
 
 def share_moved(model: torch.nn.Module, step: float, sample: int = 4096) -> float | None:
