@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset
 from peft import LoraConfig, get_peft_model
-from tiny import encoder_decoder
+from tiny import causal_lm, encoder_decoder
 from transformers import AutoConfig, BartConfig, T5Config
 
 from trl_weaks import (
@@ -193,6 +193,18 @@ PREFERENCE = {  # one way to ask for each
     "`use_pair_epsilon=True` with TRL's losses": {"loss_type": "robust", "use_pair_epsilon": True},
     "`label_smoothing` with a `loss_type` that does not read it": {"loss_type": "hinge", "label_smoothing": 0.1},
     "`pair_weight` with `loss_type` 'aot' or 'aot_unpaired'": {"loss_type": "aot"},
+    "`disable_dropout=True` (TRL's default) with a layer that reads its dropout from the configuration (Falcon)": {
+        "reference": False,
+        "precompute_ref_log_probs": True,
+        "policy": causal_lm(
+            "falcon", 320, width=32, layers=2, heads=4, seed=0, hidden_dropout=0.1, attention_dropout=0.0
+        ),
+    },
+    "a model that holds adapters and is no `PeftModel`": {
+        "reference": False,
+        "precompute_ref_log_probs": True,
+        "policy": get_peft_model(preference_runs.model(), LoraConfig(target_modules=["q_proj"])).get_base_model(),
+    },
     "`data_collator` of `WeakPreferenceTrainer`": {"given": {"data_collator": print}},
     "a model built in memory without `ref_model`": {"reference": False},
     "a `PeftModel` that trains another adapter than 'default', without `ref_model`": {

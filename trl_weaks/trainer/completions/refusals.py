@@ -219,6 +219,16 @@ PREFERENCE: tuple[Refusal, ...] = (
         "Set `use_pair_weight=False`, or choose another loss",
     ),
     Refusal(
+        "`disable_dropout=True` (TRL's default) with a layer that reads its dropout from the configuration (Falcon)",
+        "the configuration is the caller's",
+        "Set `model.config.hidden_dropout = 0.0`",
+    ),
+    Refusal(
+        "a model that holds adapters and is no `PeftModel`",
+        "which of them would be trained, and saved, is not said",
+        "Merge them into it first (`PeftModel.merge_and_unload()`), or pass the `PeftModel`",
+    ),
+    Refusal(
         "`data_collator` of `WeakPreferenceTrainer`",
         "the trainer's own keeps ε and weight with their pair",
         "change the rows instead",

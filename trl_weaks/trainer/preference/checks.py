@@ -174,7 +174,8 @@ def silence_functional_dropout(model: torch.nn.Module) -> None:
         if read:
             raise ValueError(
                 f"`disable_dropout=True` cannot reach {type(module).__name__}, which reads `{read[0]}` from the "
-                f"model's configuration: set `model.config.{read[0]} = 0.0`, and that of the reference."
+                f"model's configuration; the configuration is the caller's. Set `model.config.{read[0]} = 0.0`, and "
+                "that of the reference."
             )
 
 
