@@ -79,7 +79,7 @@ PLAN = (
                 (TOGETHER, "naive", ["joint_answer"]),
             ),
         ),
-        ["slots_smollm2", "slots_smollm2_singles", "slots_smollm2_four"],
+        ["slots_smollm2", "slots_smollm2_four"],
     ),
     Family(
         "slots, the rest of the test split",

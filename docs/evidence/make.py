@@ -69,9 +69,6 @@ STUDIES = {  # name of the results: what `trl-weaks study` gets beside the data
     "slots_smollm2_four": f"slot_filling --preset pretrained --num_test 600 --seeds 0 1 2 {_FIRST}",
     "slots_smollm2": "slot_filling --preset pretrained --num_test 600 --seeds 0 1 2 "
     f"--methods headline naive_aux bayesian naive_hard --compare {_OF_SLOTS}",
-    "slots_smollm2_singles": "slot_filling --preset pretrained --num_test 600 --seeds 0 1 2 --methods naive "
-    "naive_hard single_gpt2 single_opt single_gpt_neox --compare naive naive_hard naive single_gpt2 naive single_opt "
-    "naive single_gpt_neox",
     "dialogues_smollm2": "examples/dialogue_state.py --preset pretrained --seeds 0 1 2 "
     f"--methods naive naive_aux joint single_gpt2 single_opt single_gpt_neox --compare {_OF_DIALOGUES}",
 }

@@ -175,7 +175,6 @@ def test_a_study_without_its_data_or_with_others_is_refused_with_what_to_do(give
         "intent_minilm",
         "intent_minilm_9_epochs",
         "slots_smollm2",
-        "slots_smollm2_singles",
         "slots_smollm2_four",
         "dialogues_smollm2",
         "field_classification",
