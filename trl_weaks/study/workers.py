@@ -135,9 +135,10 @@ def run_side_by_side(todo: Sequence[Stage], workers: int, bar: tqdm) -> None:
             refuse_missing(waiting)
             raise RuntimeError(f"{waiting[0].name!r} depends on a stage whose output is missing.")
         bar.set_description(" | ".join(stage.name for stage in running))
-        wait([process.sentinel for process, _ in running.values()])
+        ended = wait([process.sentinel for process, _ in running.values()])
         for stage, (process, receiver) in list(running.items()):
-            if not process.is_alive():
+            if process.sentinel in ended:
+                process.join()  # it is alive a moment longer than its sentinel
                 del running[stage]
                 bar.update()
                 failure = failure or _failure(stage, process, receiver)
