@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trl_weaks.units import Offsets, assign_units
+from trl_weaks.units import Offsets, assign_units, before_text, logps_of_text
 
 __all__ = [
     "assign_units",
@@ -64,28 +64,6 @@ def transfer_logps(
     num_units = target_ids[-1] + 1 if target_ids else 0
     totals = unit_logps(source_ids, torch.as_tensor(source_logps, dtype=torch.float64), num_units)
     return split_logps(totals, target_ids, shares, split)
-
-
-def before_text(offsets: Offsets) -> int:
-    """How many tokens a chat template wrote before the text, such as an empty block of thoughts: their span is (0, 0).
-
-    What a model thinks of them is no doubt about the text. Where there is nothing else they count as the text.
-    """
-    return next((i for i, (start, end) in enumerate(offsets) if start or end), 0)
-
-
-def logps_of_text(offsets: Offsets, logps: Sequence[float]) -> Sequence[float]:
-    """Without what a chat template wrote [before the text][`before_text`]: what an answer is judged by.
-
-    Of an empty answer, all of whose spans are (0, 0), the last is left: its end.
-
-    Example:
-
-    >>> logps_of_text([(0, 0), (0, 4), (4, 4)], [-9.0, -0.1, -0.2])  # an empty block of thoughts, a word, the end
-    [-0.1, -0.2]
-    """
-    empty = not any(start or end for start, end in offsets)
-    return logps[max(0, len(offsets) - 1) if empty else before_text(offsets) :]
 
 
 def unit_logps(

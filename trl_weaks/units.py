@@ -109,3 +109,25 @@ def _merge(ranges: list[list[tuple[int, int]]], num_atoms: int) -> list[int]:
     if len(seen) < len(ranges):  # the tail lacks a tokenization: it joins the unit before
         unit_of = [min(u, unit - 1) for u in unit_of] if unit else unit_of
     return unit_of
+
+
+def before_text(offsets: Offsets) -> int:
+    """How many tokens a chat template wrote before the text, such as an empty block of thoughts: their span is (0, 0).
+
+    What a model thinks of them is no doubt about the text. Where there is nothing else they count as the text.
+    """
+    return next((i for i, (start, end) in enumerate(offsets) if start or end), 0)
+
+
+def logps_of_text(offsets: Offsets, logps: Sequence[float]) -> Sequence[float]:
+    """Without what a chat template wrote [before the text][`before_text`]: what an answer is judged by.
+
+    Of an empty answer, all of whose spans are (0, 0), the last is left: its end.
+
+    Example:
+
+    >>> logps_of_text([(0, 0), (0, 4), (4, 4)], [-9.0, -0.1, -0.2])  # an empty block of thoughts, a word, the end
+    [-0.1, -0.2]
+    """
+    empty = not any(start or end for start, end in offsets)
+    return logps[max(0, len(offsets) - 1) if empty else before_text(offsets) :]

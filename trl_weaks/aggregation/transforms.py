@@ -23,8 +23,8 @@ from typing import Any
 from datasets import Dataset
 
 from .. import columns
-from ..alignment import logps_of_text
 from ..labelling.reliability.weights import renormalise_weights
+from ..units import logps_of_text
 from .base import NotComputable
 
 Transform = Callable[[Dataset], Dataset]

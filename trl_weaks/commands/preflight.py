@@ -223,9 +223,9 @@ def _class_row(weak, prompts: list, ids: list[str], student_states, gold) -> dic
 
 
 def _of_language_models(options: argparse.Namespace, prompts: list, ids: list[str]) -> list[dict]:
-    from ..alignment import logps_of_text
     from ..metrics import pairwise_word_distance
     from ..supervisors.supervisor import WeakSupervisor
+    from ..units import logps_of_text
 
     student = WeakSupervisor.from_pretrained(options.student, name=options.student)
     own = [found[0][0] for found in student.answer(prompts, 1, options.max_new_tokens, ids)]

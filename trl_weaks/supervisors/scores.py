@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..alignment import logps_of_text
+from ..units import logps_of_text
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...alignment import logps_of_text
 from ...columns import COMPLETION, FINISHED, LOGPS, OFFSETS, SCORE, SUPERVISORS, WEIGHTS
 from ...registry import Registry
+from ...units import logps_of_text
 
 UNFINISHED = ("no_eos", "keep", "drop")
 

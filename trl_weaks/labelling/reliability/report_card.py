@@ -11,7 +11,6 @@ import numpy as np
 from datasets import Dataset
 
 from ... import columns
-from ...alignment import logps_of_text
 from ...markdown import table
 from ...metrics.agreement import right, top_shares
 from ...metrics.calibration import brier_score, expected_calibration_error
@@ -24,7 +23,7 @@ from ...metrics.chance_corrected import (
     krippendorff_alpha,
 )
 from ...metrics.distances import levenshtein, words
-from ...units import Offsets
+from ...units import Offsets, logps_of_text
 from ..sources.tables import plain_text, same_text
 from .gold import Gold, class_id, class_names, gold_texts, read_gold
 from .shared_ids import refuse_shared_ids
