@@ -60,6 +60,7 @@ STUDIES = {  # name of the results: what `trl-weaks study` gets beside the data
     "intent_minilm_9_epochs": f"classification:intent --preset pretrained --seeds 0 1 2 3 4 {_NINE_EPOCHS} "
     "--methods naive bayesian naive_aux --compare naive mean_vote naive gpt2 naive opt naive gpt_neox bayesian naive "
     "naive_aux naive",
+    "scenario_minilm_field": "classification:scenario --preset pretrained --methods field --seeds 0 1 2",
     "annotators_scenario_minilm_seed0": f"classification:scenario {_SMALL} annotators",
     "annotators_intent_minilm_seed0": f"classification:intent {_SMALL} annotators",
     "trusted_scenario_minilm_seed0": f"classification:scenario {_TRUSTED}",

@@ -170,6 +170,7 @@ def test_a_study_without_its_data_or_with_others_is_refused_with_what_to_do(give
     "name",
     [
         "scenario_minilm",
+        "scenario_minilm_field",
         "annotators_intent_minilm_seed0",
         "trusted_scenario_minilm_seed0",
         "intent_minilm",
