@@ -1,10 +1,12 @@
 """From a command line to settings: a preset is read however it is written, and never in silence with a file."""
 
+import shlex
+
 import pytest
 import yaml
 
 from trl_weaks.study.config import ClassificationConfig, SlotFillingConfig
-from trl_weaks.study.pipeline.launch import make_parser, parse
+from trl_weaks.study.pipeline.launch import launch, make_parser, parse
 from trl_weaks.study.table_config import ClassTableConfig, CompletionTableConfig
 
 CONFIGS = [SlotFillingConfig, ClassificationConfig, CompletionTableConfig, ClassTableConfig]
@@ -71,3 +73,12 @@ def test_help_names_every_preset(kind):
     for path in folder.glob(f"{kind.kind}_*.yaml"):
         name = path.stem.removeprefix(f"{kind.kind}_")
         assert name == "tiny" or name in help_, f"{name} of {kind.kind}"
+
+
+def test_a_report_names_a_command_that_a_shell_reads_back(monkeypatch, tmp_path):
+    said = ["examples/slot_filling.py", "--student_training", '{"learning_rate": 1e-3}', "--output_dir", "my runs"]
+    seen = {}
+    monkeypatch.setattr("sys.argv", said)
+    monkeypatch.setattr("trl_weaks.study.pipeline.run.run", lambda config, task, command: seen.update(c=command))
+    launch("slot_filling", ["--stages", "weak", "--output_dir", str(tmp_path)])
+    assert shlex.split(seen["c"]) == ["accelerate", "launch", *said]

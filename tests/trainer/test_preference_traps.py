@@ -154,6 +154,18 @@ def test_a_model_that_was_trained_since_it_was_loaded_is_no_reference_from_disk(
     assert "has been trained since" in warning and "ref_model=copy.deepcopy(model)" in warning
 
 
+@pytest.mark.parametrize("name", ["sft", "ipo", "sigmoid_norm", "hinge"])
+def test_prompts_without_tokens_count_as_in_trl(tmp_path, name):
+    """The first token of such a completion is predicted by nothing."""
+    rows = Dataset.from_list([row | {"prompt": ""} for row in runs.pairs(epsilon=False, weight=False).to_list()])
+    policy = runs.model()
+    made = [
+        losses(trainer(tmp_path, copy.deepcopy(policy), runs.reference_of(policy), rows, stock, loss_type=[name]))
+        for stock in (False, True)
+    ]
+    assert made[0] == pytest.approx(made[1], abs=1e-5)
+
+
 class Scripted(WeakSupervisor):
     """Says and scores what a test plants."""
 

@@ -29,6 +29,7 @@ class PairBatch:
         chosen_score, rejected_score: the ratios under the f-divergence (`divergence_score`).
         chosen_tokens, rejected_tokens: tokens of the completions.
         chosen_nll: negative log-likelihood of the chosen completion without length terms, nats.
+        chosen_predicted: its tokens that another comes before: all, but for the first where the prompt has none.
         beta, smoothing, tau: the settings `beta`, `label_smoothing` and `discopop_tau`.
     """
 
@@ -41,6 +42,7 @@ class PairBatch:
     chosen_tokens: Tensor
     rejected_tokens: Tensor
     chosen_nll: Tensor
+    chosen_predicted: Tensor
     beta: float
     smoothing: float
     tau: float
@@ -111,6 +113,6 @@ DPO_LOSSES: dict[str, Callable[[PairBatch], Tensor]] = {
     ),
     "discopop": _discopop,
     # The batch's mean over tokens, told apart by pair: the mean over pairs is that mean.
-    "sft": lambda b: b.chosen_nll * len(b.chosen_nll) / b.chosen_tokens.sum(),
+    "sft": lambda b: b.chosen_nll * len(b.chosen_nll) / b.chosen_predicted.sum(),
     "sigmoid_norm": lambda b: sigmoid_loss(b.beta * b.mean_margin),
 }

@@ -223,6 +223,7 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
             *(divergence_score(ratio, args.f_divergence_type, args.f_alpha_divergence_coef) for ratio in ratios),
             *inputs["completion_mask"].sum(1).chunk(2),
             chosen_nll=-token_logps.chunk(2)[0].sum(1),
+            chosen_predicted=mask.chunk(2)[0].sum(1),
             beta=self.beta,
             smoothing=self.label_smoothing,
             tau=args.discopop_tau,

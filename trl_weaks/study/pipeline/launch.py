@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -135,7 +136,7 @@ def launch(
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
-        command = command or " ".join(["accelerate launch", *sys.argv])
+        command = command or f"accelerate launch {shlex.join(sys.argv)}"
         folder = run(config, task, command)
     except (ValueError, OSError) as error:  # bad input: the message names it; everything done so far is kept
         stop(error)
