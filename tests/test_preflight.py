@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import templates
 from datasets import ClassLabel, Dataset
 from tiny import classifier, headless
 
@@ -78,6 +79,21 @@ def test_gold_in_a_file_keeps_the_names_of_its_classes(folder):
     found = [preflight(folder, ("a", "b"), "student", "--gold", str(folder / f"gold.{kind}"))
              for kind in ("jsonl", "parquet")]  # fmt: skip
     assert found[0] == found[1]
+
+
+def test_a_supervisor_is_ranked_alike_whatever_its_template_writes_before_an_answer(folder, tmp_path):
+    """The block of thoughts is in the prompt of one and in the answers of the other, the same weights: what either
+    thinks of the student's answers is the same."""
+    for name, template in (("lm_student", templates.OPENS), ("opens", templates.OPENS), ("thinks", templates.THINKS)):
+        weak = WeakSupervisor.from_pretrained(str(folder / ("lm_student" if name == "lm_student" else "lm_a")))
+        weak.tokenizer.chat_template = template
+        weak.model.save_pretrained(tmp_path / name)
+        weak.tokenizer.save_pretrained(tmp_path / name)
+    chats = [{"example_id": str(i), "prompt": [{"role": "user", "content": p}]} for i, p in enumerate(PROMPTS)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, chats)))
+    found = preflight(tmp_path, ("opens", "thinks"), "lm_student", "--max_new_tokens", "4")["pairs"]
+    gaps = {Path(row["supervisor"]).name: row["reverse_gap"] for row in found}
+    assert gaps["opens"] == pytest.approx(gaps["thinks"], abs=1e-4)
 
 
 def test_the_printed_command_runs(folder, monkeypatch, capsys):

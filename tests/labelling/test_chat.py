@@ -1,9 +1,13 @@
 """Chats are read as their template writes them: white space trimmed, words put before an answer, refusals."""
 
+import re
+from pathlib import Path
+
 import pytest
 import templates
 from datasets import Dataset
 
+import trl_weaks
 from trl_weaks import labels_from_completions, supervisor_report
 from trl_weaks.aggregation.answers.completions import Answered, LeftOut, completion_aggregator, rows_of
 from trl_weaks.aggregation.transforms import confidence
@@ -138,6 +142,13 @@ def test_answers_are_judged_alike_whether_the_template_opens_with_its_block_or_w
     (text, first, tokens), (same, second, fewer) = made
     assert tokens > fewer, "the block is in the answer, or in the prompt"
     assert text == same and first == pytest.approx(second, abs=1e-5)
+
+
+def test_no_score_is_a_sum_over_what_the_template_wrote_too():
+    """A guard: whoever adds up an answer's log-probabilities takes `logps_of_text` of them."""
+    package = Path(trl_weaks.__file__).parent
+    found = [path for path in package.rglob("*.py") if re.search(r"sum\(\w+\.logps\)", path.read_text("utf-8"))]
+    assert [path.name for path in found] == []
 
 
 def test_calibration_is_of_the_answer_and_not_of_what_the_template_wrote():

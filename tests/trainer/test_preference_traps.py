@@ -109,9 +109,7 @@ def test_a_reference_in_training_mode_is_read_without_dropout_beforehand(tmp_pat
 def test_columns_of_other_formats_do_not_decide_what_a_pair_is(tmp_path, other, stream):
     plain = runs.pairs(epsilon=False, weight=False)
     carried = Dataset.from_list([row | other for row in plain.to_list()])
-    kinds = [
-        checks.without_other_texts(one.to_iterable_dataset() if stream else one, "train") for one in (plain, carried)
-    ]
+    kinds = [checks.without_other_texts(one.to_iterable_dataset() if stream else one) for one in (plain, carried)]
     assert kinds[0].column_names == kinds[1].column_names == plain.column_names
     if not stream:
         one, two = (trainer(tmp_path, reference=runs.model(), rows=rows).train_dataset for rows in (plain, carried))

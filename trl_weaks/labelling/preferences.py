@@ -37,8 +37,8 @@ from .storage.ledger import GENERATE, SCORE
 logger = logging.getLogger(__name__)
 LEFT_OUT = ("too_long", "too_few", "equal_scores", "below_margin")  # of the counts, those worth a warning
 COUNTS = ("candidates", "duplicates", "empty", "too_long", "unfinished", "chosen_unfinished")  # of answers
-MEANS = "of the text"  # what stored scores are means over; other means are other scores
 COUNTS += ("too_few", "equal_scores", "below_margin", "swapped")  # of prompts
+MEANS = "of the text"  # what stored scores are means over; other means are other scores
 
 
 def build_preferences(

@@ -130,7 +130,7 @@ class WeakPreferenceTrainer(WeakTrainer, DPOTrainer):
             if PAIR_WEIGHT in (dataset.column_names or ()):
                 raise ValueError(f"`{PAIR_WEIGHT}` of the {dataset_name} dataset cannot be used: {UNWEIGHTED}")
         warn_of_unread_epsilon(dataset, dataset_name, args)
-        dataset = without_other_texts(dataset, dataset_name)
+        dataset = without_other_texts(dataset)
         dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         return drop_equal_pairs(dataset, dataset_name, args.max_length, args.truncation_mode)
 

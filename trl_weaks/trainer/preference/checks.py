@@ -188,7 +188,7 @@ def _read_from_config(kind: type[torch.nn.Module]) -> tuple[str, ...]:
         return ()
 
 
-def without_other_texts(dataset: Dataset | IterableDataset, name: str) -> Dataset | IterableDataset:
+def without_other_texts(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """Pairs without the user's columns of other formats, which decide at random in TRL whether pairs are messages."""
     present = dataset.column_names
     return dataset.remove_columns([column for column in TEXTS if column in (present or ())])
