@@ -1,6 +1,7 @@
 """What is refused beside weak labels is in one table, with reason and remedy; the documentation prints it."""
 
 import logging
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from trl_weaks import (
     WeakSupervisionConfig,
     WeakSupervisionTrainer,
 )
+from trl_weaks.losses import LOSSES
 from trl_weaks.trainer.completions import refusals
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "refused_settings.md"
@@ -244,6 +246,11 @@ CLASSIFICATION = {
     "`data_collator`, `compute_loss_func`, `model_init`": lambda: {"given": {"compute_loss_func": print}},
     "`threshold='balanced'` with `gamma_max=0`": lambda: {"threshold": "balanced", "gamma_max": 0.0},
     "`weak_loss='dirichlet_votes'` with `gamma_max` or another `pooling`": lambda: VOTES | {"gamma_max": 0.3},
+    "`weak_loss` 'realm' or 'realm_learned' with `gamma_max`": lambda: {"weak_loss": "realm", "gamma_max": 0.3},
+    "`weak_loss` 'adaptive_confidence', 'confidence_window', 'entropy' or 'product' with `gamma_max`": lambda: {
+        "weak_loss": "product",
+        "gamma_max": 0.3,
+    },
     "`weak_loss='dirichlet_votes'` with `evidence='relu'`": lambda: VOTES | {"gamma_max": 0.0, "evidence": "relu"},
     "`pooling='log_linear'` with `soft_labels=False`": lambda: {"pooling": "log_linear", "soft_labels": False},
     "`evidence='relu'` with a classification head of zeros": lambda: {"evidence": "relu", "model": without_a_head()},
@@ -282,3 +289,11 @@ def check(refused, what, ask):
 def test_every_refusal_of_the_other_trainers_is_tried():
     assert list(PREFERENCE) == [r.what for r in refusals.PREFERENCE if r.what != "a dataset of images"]
     assert list(CLASSIFICATION) == [r.what for r in refusals.CLASSIFICATION]
+
+
+@pytest.mark.parametrize("flag", ["needs_votes", "trusts_student"])
+def test_the_losses_that_refuse_the_auxiliary_one_are_all_named(flag):
+    """Losses that other tests register, or users, are not the package's."""
+    own = {name for name, kind in LOSSES.items() if kind.__module__.startswith("trl_weaks.")}
+    named = {what for refusal in refusals.CLASSIFICATION for what in re.findall(r"'(\w+)'", refusal.what)}
+    assert {name for name in own if getattr(LOSSES[name], flag)} <= named

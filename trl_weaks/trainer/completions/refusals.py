@@ -262,6 +262,12 @@ CLASSIFICATION: tuple[Refusal, ...] = (
         "fits every vote by itself",
         "set `gamma_max=0`",
     ),
+    Refusal("`weak_loss` 'realm' or 'realm_learned' with `gamma_max`", "fits every vote by itself", "set `gamma_max=0`"),
+    Refusal(
+        "`weak_loss` 'adaptive_confidence', 'confidence_window', 'entropy' or 'product' with `gamma_max`",
+        "trains on the student's own prediction already",
+        "set `gamma_max=0`",
+    ),
     Refusal(
         "`weak_loss='dirichlet_votes'` with `evidence='relu'`",
         "needs evidence above 0",
