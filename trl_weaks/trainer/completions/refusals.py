@@ -262,7 +262,9 @@ CLASSIFICATION: tuple[Refusal, ...] = (
         "fits every vote by itself",
         "set `gamma_max=0`",
     ),
-    Refusal("`weak_loss` 'realm' or 'realm_learned' with `gamma_max`", "fits every vote by itself", "set `gamma_max=0`"),
+    Refusal(
+        "`weak_loss` 'realm' or 'realm_learned' with `gamma_max`", "fits every vote by itself", "set `gamma_max=0`"
+    ),
     Refusal(
         "`weak_loss` 'adaptive_confidence', 'confidence_window', 'entropy' or 'product' with `gamma_max`",
         "trains on the student's own prediction already",
