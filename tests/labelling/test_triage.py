@@ -102,6 +102,24 @@ def test_completions_are_answered_by_the_most_weight():
     assert found.threshold.gold == 200 and found.threshold.errors == 50
 
 
+def test_what_a_reader_takes_for_one_answer_has_its_weight_together():
+    rows = [
+        {
+            "example_id": str(i),
+            "prompt": f"p{i}",
+            "completion": text,
+            "weak_supervisors": [name],
+            "weak_weights": [share],
+        }
+        for i in range(60)
+        for text, name, share in (("Paris", "a", 0.3), (" Paris", "b", 0.3), ("London", "c", 0.4))
+    ]
+    found = triage(Dataset.from_list(rows), {str(i): "Paris" for i in range(60)})
+    assert {row["triage_label"].strip() for row in found.dataset} == {"Paris"}
+    assert found.dataset["triage_confidence"][:] == pytest.approx([0.6] * len(found.dataset))
+    assert found.threshold.errors == 0
+
+
 def test_exports_carry_the_queue(tmp_path):
     labels, truth = committee()
     found = triage(labels, truth, risk=0.2, budget=12)

@@ -62,6 +62,15 @@ def test_cohen_by_its_definition_over_shared_examples():
     assert cohen_kappa(a, b) == pytest.approx((seen - chance) / (1 - chance))
 
 
+@pytest.mark.parametrize("rows, rare", [(1_000_000, 3), (200_000, 1)])
+def test_a_rare_class_is_no_lack_of_classes(rows, rare):
+    votes = np.zeros(rows, int)
+    votes[:rare] = 1
+    assert cohen_kappa(votes, votes) == pytest.approx(1)
+    assert fleiss_kappa(np.stack([votes, votes], 1)) == pytest.approx(1)
+    assert np.isnan(cohen_kappa(votes * 0, votes * 0))
+
+
 @pytest.mark.parametrize("measure", [fleiss_kappa, krippendorff_alpha])
 def test_limits_and_invariances(measure):
     rng = np.random.default_rng(1)

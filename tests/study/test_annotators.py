@@ -1,6 +1,7 @@
 """Simulated annotators: planted matrices come out again, streams are apart, and their students stand in the report."""
 
 import doctest
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import pytest
 from trl_weaks import labels_from_votes
 from trl_weaks.aggregation import aggregate
 from trl_weaks.aggregation.dawid_skene import DawidSkene
+from trl_weaks.labelling.reliability.report_card import supervisor_report
 from trl_weaks.labelling.reliability.voters import supervisor_votes
 from trl_weaks.study import ClassificationTask, Example, Method, Splits, annotators, run_study
 from trl_weaks.study.annotators import check_plan, simulated_votes
 from trl_weaks.study.config import ClassificationConfig
+from trl_weaks.study.report.page import named_gold
 from trl_weaks.study.tasks.classification import Classification
 
 SIZE = {"vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 64}
@@ -101,6 +104,22 @@ def test_students_on_annotators_are_rows_without_pgr(tmp_path):
     truth = {e.id: e.target for e in Kinds().splits(0).half_b}
     hits = [CLASSES[int(np.argmax(row["weak_probs"][0]))] == truth[row["example_id"]] for row in votes]
     assert made["labels_right"]["dawid_skene"] == [pytest.approx(np.mean(hits))]
+
+
+def test_classes_that_have_numbers_for_names_are_compared_by_name():
+    """Sorted as text "10" stands before "2", so that the place of a class is another one's name."""
+    classes = sorted(map(str, range(12)))
+    gold = {str(i): i % 12 for i in range(600)}
+    votes = simulated_votes(gold, classes, 0, {"accuracies": [0.9, 0.6]})
+    labels = labels_from_votes([{"example_id": i, "text": "t"} for i in gold], votes, None, classes)
+    half_b = [Example(i, "t", classes[k]) for i, k in gold.items()]
+    task = SimpleNamespace(kind="classes", name="stars", classes=classes, label=lambda example: example.target)
+    run = SimpleNamespace(splits=SimpleNamespace(half_b=half_b, half_b_has_gold=True))
+    card = supervisor_report(labels, named_gold(task, run, labels))
+    for one in card.supervisors:
+        own = [row for row in votes if row["supervisor"] == one["supervisor"] and row["label"]]
+        cast = {row["example_id"]: row["label"] for row in own}
+        assert one["accuracy"] == pytest.approx(np.mean([label == classes[gold[i]] for i, label in cast.items()]))
 
 
 def test_what_annotators_cannot_do_is_refused_before_any_training(tmp_path, monkeypatch):

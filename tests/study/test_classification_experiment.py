@@ -83,6 +83,10 @@ def test_every_student_is_diagnosed_with_what_evaluation_left(finished):
         for name in ("gpt2", "opt", "single_gpt2", "naive_aux", "ceiling")
         for folder in [finished / "seed-1" / "predictions" / name]
     }
+    for name in ("gpt2", "opt"):  # at the temperatures with which they labelled
+        fitted = json.loads((finished / "seed-1" / "labels" / "temperatures.json").read_text())[name]
+        powers = told[name] ** (1 / fitted)
+        told[name] = powers / powers.sum(1, keepdims=True)
     for name, taught in (("single_gpt2", told["gpt2"]), ("naive_aux", (told["gpt2"] + told["opt"]) / 2)):
         entry = found["methods"][name]
         apart = sum((told[name][i][k] - taught[i][k]) ** 2 for i in range(len(test)) for k in range(2)) / len(test)
@@ -96,6 +100,27 @@ def test_every_student_is_diagnosed_with_what_evaluation_left(finished):
     assert audit["points"] == 8 and -1 <= audit["interval"][0] <= audit["correlation"] <= audit["interval"][1] <= 1
     report = (finished / "report.md").read_text()
     assert "## Diagnostics" in report and "Rank correlation of each diagnostic" in report
+
+
+def test_supervisors_are_read_as_they_labelled(finished):
+    """At their temperatures: the mean vote is that of what the students were taught, and so is the calibration."""
+    results = json.loads((finished / "results.json").read_text())
+    test = Classification(settings(finished)).splits(0).test
+    hits, brier = [], []
+    for seed in (0, 1):
+        votes = []
+        fitted = json.loads((finished / f"seed-{seed}" / "labels" / "temperatures.json").read_text())
+        for name in ("gpt2", "opt"):
+            lines = read_predictions(finished / f"seed-{seed}" / "predictions" / name, [e.id for e in test])
+            powers = np.array([line["probabilities"] for line in lines]) ** (1 / fitted[name])
+            votes.append(powers / powers.sum(1, keepdims=True))
+        pooled = sum(votes) / 2
+        hits.append(np.mean([p.argmax() == line["label"] for p, line in zip(pooled, lines, strict=True)]))
+        gold = np.eye(2)[[line["label"] for line in lines]]
+        brier.append(((votes[0] - gold) ** 2).sum(1).mean())
+    assert results["methods"]["mean_vote"]["accuracy_per_seed"] == pytest.approx(hits)
+    assert results["weak"]["gpt2"]["extra"]["Brier_score"] == pytest.approx(np.mean(brier))
+    assert "test examples are read with them" in (finished / "report.md").read_text()
 
 
 def test_runs_that_kept_no_states_say_so(finished, tmp_path):

@@ -1,12 +1,19 @@
 """Whatever changes what a callable does, as far as it carries it along, changes its digest; nothing else does."""
 
+import datetime
 import functools
 import importlib
+import operator
+import random
+import re
 import sys
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
+from datasets import Dataset
 
 from trl_weaks.study.code_digest import code_digest, code_module
 from trl_weaks.study.methods import load_module
@@ -33,6 +40,17 @@ class Held:
 
     def method(self, x):
         return x
+
+
+class Slots:
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+
+def between(low, high):
+    return lambda x: (low is None or x >= low) and (high is None or x <= high)
 
 
 class Slotted:
@@ -70,6 +88,21 @@ MAKERS = {
     "object in an object": lambda k: Held(Held(k)),
     "array": lambda k: Held(np.arange(5000) + k * (np.arange(5000) == 2500)),
     "tensor": lambda k: Held(torch.arange(5000) + k * (torch.arange(5000) == 2500)),
+    "none in a closure": lambda k: between(*((None, 0.5) if k == 2 else (0.5, None))),
+    "getter": lambda k: operator.itemgetter(str(k)),
+    "caller of a method": lambda k: operator.methodcaller("m", k),
+    "long pattern": lambda k: Held(re.compile("x" * 300 + str(k))),
+    "array of objects": lambda k: Held(np.array(["a"] * 2000 + [str(k)] + ["a"] * 2000, dtype=object)),
+    "table": lambda k: Held(pd.DataFrame({"id": ["a"] * 2000, "w": [0.0] * 1000 + [float(k)] * 1000})),
+    "table of texts": lambda k: Held(pd.DataFrame({"id": ["a"] * 1000 + [str(k)] * 1000})),
+    "column": lambda k: Held(pd.Series({str(n): n * k for n in range(2000)})),
+    "arrow": lambda k: Held(pa.table({"a": [0] * 2000 + [k]})),
+    "dataset": lambda k: Held(Dataset.from_dict({"a": [0] * 2000 + [k]})),
+    "random numbers": lambda k: Held(random.Random(k)),
+    "random numbers of numpy": lambda k: Held(np.random.default_rng(k)),
+    "date": lambda k: Held(datetime.date(2000, 1, k)),
+    "object with slots, not called": lambda k: Held(Slots(k)),
+    "key of a mapping": lambda k: Held({1: 0} if k == 2 else {"1": 0}),
     "bfloat16": lambda k: Held(torch.full((3,), float(k), dtype=torch.bfloat16)),
 }
 
@@ -92,7 +125,9 @@ def test_where_it_was_written():
 
 USERS = """
 import functools
+from types import SimpleNamespace
 import numpy as np
+import pandas as pd
 import torch
 import digest_helper
 from digest_helper import half, Base
@@ -100,6 +135,8 @@ SCALE = 0.5
 TABLE = {"a": [1, 2]}
 MATRIX = np.eye(2)
 DTYPE = torch.float32
+OPTIONS = SimpleNamespace(least=0.25)
+GOLD = pd.DataFrame({"a": [7, 8]})
 
 
 def inner(x):
@@ -130,6 +167,10 @@ def nested(labels):
 
 def constant(votes, weights):
     return votes @ MATRIX
+
+
+def by_options(labels):
+    return labels.filter(lambda row: row["a"] > OPTIONS.least and row["a"] in GOLD["a"])
 
 
 class Sub(Base):
@@ -164,12 +205,14 @@ class Base:
         return x
 """
 INNER = "def third(x):\n    return x / 3\n"
-ALL = ["loss", "by_module", "by_name", "within", "nested", "constant", "Sub", "OBJECT", "kept", "below"]
+ALL = ["loss", "by_module", "by_name", "within", "nested", "constant", "by_options", "Sub", "OBJECT", "kept", "below"]
 CHANGES = {
     "SCALE = 0.5": ["loss"],
     "[1, 2]": ["nested"],
     "np.eye(2)": ["constant"],
     "torch.float32": ["loss"],
+    "least=0.25": ["by_options"],
+    "[7, 8]": ["by_options"],
     "x + 1": ["loss", "nested", "kept", "below"],
     "FACTOR = 2": ["by_module", "by_name"],
     "x / 4": ["by_module", "by_name"],
@@ -210,6 +253,8 @@ def test_what_a_users_code_calls_and_reads_counts_in_whichever_file_of_theirs_it
 NEW = {
     "SCALE = 0.5": "SCALE = 0.7",
     "[1, 2]": "[3, 2]",
+    "least=0.25": "least=0.75",
+    "[7, 8]": "[7, 9]",
     "np.eye(2)": "np.ones((2, 2))",
     "torch.float32": "torch.float64",
     "x + 1": "x + 2",

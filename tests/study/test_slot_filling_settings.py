@@ -4,6 +4,7 @@ import pytest
 import yaml
 from datasets import Dataset
 
+from trl_weaks.aggregation.transforms import KeepBest
 from trl_weaks.study.config import SlotFillingConfig
 from trl_weaks.study.methods import choose_methods
 from trl_weaks.study.paper_methods import completion_headline, completion_methods
@@ -168,6 +169,27 @@ def test_only_some_supervisors(labels):
     assert only_supervisors(sources, ["b", "c"])["confidence_source"][:] == [[None], ["logprobs"]]
     with pytest.raises(ValueError, match="No labels by d; the dataset has a, b, c"):
         only_supervisors(labels, ["d"])
+
+
+def test_the_score_of_what_is_left_is_that_of_the_supervisors_that_are(labels):
+    """Of two answers b finds one unlikely, which a alone would choose."""
+    rows = [
+        {"weak_supervisors": ["a", "b"], "weak_weights": [0.25, 0.75], "weak_logps": [[-0.1, 0.0], [-6.0, 0.0]]},
+        {"weak_supervisors": ["a", "b"], "weak_weights": [0.25, 0.75], "weak_logps": [[-2.0, 0.0], [-0.1, 0.0]]},
+    ]
+    made = [
+        labels[number]
+        | row
+        | {"example_id": str(number), "weak_offsets": [[[0, 2], [2, 2]]] * 2}
+        | {"weak_score": 0.25 * sum(row["weak_logps"][0]) / 2 + 0.75 * sum(row["weak_logps"][1]) / 2}
+        for number, row in enumerate(rows)
+    ]
+    both = Dataset.from_list(made)
+    assert KeepBest(0.5)(both)["example_id"][:] == ["1"]
+    assert only_supervisors(both, ["a", "b"])["weak_score"][:] == pytest.approx(both["weak_score"][:])
+    alone = only_supervisors(both, ["a"])
+    assert alone["weak_score"][:] == pytest.approx([-0.05, -1.0])
+    assert KeepBest(0.5)(alone)["example_id"][:] == ["0"]
 
 
 def test_completions_by_supervisor(labels):

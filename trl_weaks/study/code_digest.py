@@ -1,5 +1,7 @@
 """What a stage's key needs to know of code: a callable's own code, what that calls and reads, and what it carries."""
 
+import argparse
+import copyreg
 import dis
 import functools
 import hashlib
@@ -11,18 +13,24 @@ from collections.abc import Iterator, Mapping, Set
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from datasets import Dataset
 
 from trl_weaks.study.files import file_digest
 from trl_weaks.study.stages import fingerprint
 
 INSTALLED = {Path(sysconfig.get_paths()[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 PACKAGE = Path(__file__).resolve().parents[1]
-CARRIERS = str, list, tuple, dict, set, frozenset, np.ndarray, torch.Tensor, functools.partial, Enum
+CARRIERS = (
+    *(str, list, tuple, Mapping, Set, functools.partial, Enum, SimpleNamespace, argparse.Namespace),
+    *(np.ndarray, torch.Tensor, pd.Series, pd.DataFrame, pd.Index, Dataset),
+)
+LONG = 1000  # bytes that are hashed rather than written out
 NOT_CODE = frozenset(
     "__dict__ __weakref__ __module__ __doc__ __qualname__ __firstlineno__ __static_attributes__ _abc_impl".split()
 )
@@ -35,6 +43,8 @@ def code_digest(thing: Any) -> str:
     attributes of an object that is called. Of the user's own files it follows what the code names in turn: functions,
     classes and their bases, and plain values, whichever module of theirs they stand in. Comments and layout do not
     count. What it reads at run time (a file, another process) is not seen, nor is a change within installed packages.
+    Objects of compiled code are what pickle would keep of them; of those that it refuses (a lock, an open file), their
+    kind.
     """
     return fingerprint(_Seen().plain(thing))
 
@@ -53,8 +63,12 @@ class _Seen:
         self._known: dict[int, tuple[int, Any]] = {}  # holds the objects: a freed one's id may be another's
 
     def plain(self, value: Any) -> Any:
-        if value is None or isinstance(value, str | int | float | bool | complex | bytes):
+        if isinstance(value, bytes | bytearray) and len(value) > LONG:
+            return hashlib.sha256(value).hexdigest()
+        if value is None or isinstance(value, str | int | float | bool | complex | bytes | bytearray):
             return repr(value)
+        if isinstance(value, Dataset):
+            return ["Dataset", value._fingerprint]  # of all that was done to it
         if isinstance(value, torch.Tensor):
             value = value.detach().cpu()
             value = value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()
@@ -64,15 +78,18 @@ class _Seen:
         if id(value) in self._known:
             return self._known[id(value)][0]
         self._known[id(value)] = len(self._known), value
+        if isinstance(value, np.ndarray):  # of objects
+            return ["objects", list(value.shape), self._collection(value.ravel().tolist())]
         if not isinstance(value, Mapping | Set | list | tuple):
-            return self._code(value) if callable(value) or hasattr(value, "__dict__") else _shown(value)
+            return self._code(value) if callable(value) or hasattr(value, "__dict__") else self._pickled(value)
         found = self._collection(value)
         del self._known[id(value)]  # equal ones may be one object or several
         return found
 
     def _collection(self, values: Any) -> Any:
         if isinstance(values, Mapping):
-            return {str(key): self.plain(item) for key, item in values.items()}
+            written = {key: key if isinstance(key, str) else f"{type(key).__name__} {key!r}" for key in values}
+            return {written[key]: self.plain(item) for key, item in values.items()}
         if isinstance(values, Set):
             return sorted(repr(item) for item in values)
         return [self.plain(item) for item in values]
@@ -92,11 +109,26 @@ class _Seen:
         if inspect.isroutine(thing):  # of C, such as a method of an object or a cache around a function
             owner, inner = getattr(thing, "__self__", None), getattr(thing, "__wrapped__", None)
             return [_name(thing), None if isinstance(owner, ModuleType) else self.plain(owner), self.plain(inner)]
-        return [self.plain(type(thing)), self.plain(_attributes(thing))]
+        attributes = _attributes(thing)
+        if not _is_users(type(thing)) and (not attributes or _keeps_more(thing)):
+            return self._pickled(thing)
+        return [self.plain(type(thing)), self.plain(attributes)]
+
+    def _pickled(self, value: Any) -> Any:
+        """What pickle keeps of an object whose state no attribute shows; how it shows itself where pickle refuses."""
+        try:
+            make = copyreg.dispatch_table.get(type(value))
+            found = make(value) if make else value.__reduce_ex__(4)
+        except Exception:
+            return _shown(value)
+        if isinstance(found, str):
+            return found
+        parts = [list(part) if isinstance(part, Iterator) else part for part in found]
+        return [_name(type(value)), _name(parts[0]), *(self.plain(part) for part in parts[1:])]
 
     def _function(self, function: FunctionType) -> Any:
         carried = [function.__defaults__, function.__kwdefaults__]
-        carried += [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+        carried += [_contents(cell) for cell in function.__closure__ or ()]
         carried += [vars(function)[name] for name in ("__wrapped__",) if name in vars(function)]
         read = self._read(function) if _is_users(function) else {}
         return [_instructions(function.__code__), [self.plain(value) for value in carried], read]
@@ -172,11 +204,18 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(one)
 
 
-def _is_filled(cell: Any) -> bool:
+def _contents(cell: Any) -> Any:
     try:
-        return cell.cell_contents is not None
-    except ValueError:  # a function that is not made yet
-        return False
+        return cell.cell_contents
+    except ValueError:
+        return "<not made yet>"
+
+
+def _keeps_more(thing: Any) -> bool:
+    """Whether a class says by itself what pickle is to keep, as compiled ones do."""
+    names = "__reduce__", "__reduce_ex__", "__getstate__"
+    own = any(getattr(type(thing), name, None) is not getattr(object, name, None) for name in names)
+    return own or type(thing) in copyreg.dispatch_table
 
 
 def _attributes(thing: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from .. import alignment, columns
 from ..labelling.reliability.gold import Gold, class_id, class_names, gold_texts, read_gold
 from ..labelling.reliability.report_card import answer_confidence, supervisor_report
 from ..labelling.reliability.voters import supervisor_votes
-from ..labelling.sources.tables import same_text
+from ..labelling.sources.tables import same_text, shares_of_texts
 from ..metrics.agreement import right
 from ..pooling import linear_pool, pairwise_disagreement
 from .page import Answer, Page, Shown
@@ -78,9 +78,7 @@ def _completions(labels: Dataset, gold: Gold | None, limit: int) -> list[Shown]:
         found[example].answers += _answers(row, truth.get(example))
     for shown in found.values():
         shown.answers.sort(key=lambda answer: answer.by)
-        shares: dict[str, float] = {}
-        for answer in shown.answers:
-            shares[answer.text] = shares.get(answer.text, 0.0) + answer.weight
+        shares = shares_of_texts((answer.text, answer.weight) for answer in shown.answers)
         best = max(sorted(shares), key=shares.__getitem__)
         whole = math.fsum(shares.values())
         shown.disagreement = 1 - shares[best] / whole

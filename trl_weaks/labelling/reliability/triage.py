@@ -12,7 +12,7 @@ from datasets import Dataset
 from ... import columns
 from ...metrics.agreement import top_shares
 from ...metrics.selective import Threshold, bounded_threshold, coverage_risk_curve
-from ..sources.tables import same_text
+from ..sources.tables import same_text, shares_of_texts
 from .gold import Gold, class_id, class_names, gold_texts, read_gold
 from .shared_ids import refuse_shared_ids
 from .voters import supervisor_votes
@@ -215,18 +215,19 @@ def _class_answers(labels: Dataset) -> _Answers:
 
 
 def _completion_answers(labels: Dataset) -> _Answers:
-    """The completion with the most weight behind it; of equal ones the text that sorts first."""
+    """The completion with the most weight behind it; of equal ones the text that sorts first. What a reader takes for
+    one text is one."""
     refuse_shared_ids(labels)
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, list[tuple[str, float]]] = {}
     prompts: dict[str, Any] = {}
     for row in labels:
         text = row[columns.COMPLETION]
         text = text if isinstance(text, str) else text[-1]["content"]
-        shares = found.setdefault(row[columns.EXAMPLE_ID], {})
-        shares[text] = shares.get(text, 0.0) + math.fsum(row[columns.WEIGHTS])
+        found.setdefault(row[columns.EXAMPLE_ID], []).append((text, math.fsum(row[columns.WEIGHTS])))
         prompts[row[columns.EXAMPLE_ID]] = row.get(columns.PROMPT)
-    best = [max(sorted(shares.items()), key=lambda item: item[1]) for shares in found.values()]
-    totals = [math.fsum(shares.values()) for shares in found.values()]
+    shared = [shares_of_texts(weighted) for weighted in found.values()]
+    best = [max(sorted(shares.items()), key=lambda item: item[1]) for shares in shared]
+    totals = [math.fsum(shares.values()) for shares in shared]
     share = np.array([weight / total for (_, weight), total in zip(best, totals, strict=True)]).clip(0, 1)
     return _Answers(list(found), [text for text, _ in best], share, {columns.PROMPT: list(prompts.values())}, None)
 

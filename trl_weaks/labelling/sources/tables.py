@@ -145,6 +145,25 @@ def same_text(first: str, second: str) -> float:
     return float(plain_text(first) == plain_text(second))
 
 
+def shares_of_texts(weighted: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The weight behind each text, one entry for what a reader takes for one.
+
+    Returns:
+        Each by its variant of most weight, of equal ones the first by its characters.
+
+    Example:
+
+    >>> shares_of_texts([("Paris", 0.3), ("London", 0.4), (" Paris", 0.25)])
+    {'Paris': 0.55, 'London': 0.4}
+    """
+    groups: dict[str, dict[str, float]] = {}
+    for text, weight in weighted:
+        variants = groups.setdefault(plain_text(text), {})
+        variants[text] = variants.get(text, 0.0) + weight
+    shown = ((max(sorted(variants), key=variants.__getitem__), variants) for variants in groups.values())
+    return {text: math.fsum(variants.values()) for text, variants in shown}
+
+
 def refuse_alike(names: Iterable[str], what: str) -> None:
     """Refuse two names of supervisors that a reader takes for one.
 

@@ -19,8 +19,9 @@ from trl_weaks.labelling.sources.from_votes import labels_from_votes
 from trl_weaks.labelling.with_student.trained import TrainedStudent
 from trl_weaks.study.annotators import ANNOTATORS, check_plan, simulated_votes
 from trl_weaks.study.methods import Method
+from trl_weaks.study.models.pypi import PYPI
 from trl_weaks.study.pipeline.label_views import transformed
-from trl_weaks.study.pipeline.models import Loaded, Reader
+from trl_weaks.study.pipeline.models import TINY, Loaded, Reader
 from trl_weaks.study.pipeline.predictions import predict_classes
 from trl_weaks.study.pipeline.room import check_texts
 from trl_weaks.study.pipeline.seed_run import STUDENT, SeedRun, called
@@ -60,7 +61,9 @@ class ClassRun(SeedRun):
         training.train_on_gold(loaded, rows, settings, folder, self.seed, len(self.task.classes))
 
     def label_spec(self) -> dict[str, Any]:
-        return {"weights": self.config.weak_weights, "calibrate": self.config.calibrate}
+        own = [name for name in self.config.weak_models if not name.startswith((TINY, PYPI))]
+        named = {"class_names": "the task's"} if own else {}  # earlier labels were sorted by those of the checkpoints
+        return {"weights": self.config.weak_weights, "calibrate": self.config.calibrate} | named
 
     def label(self, weak: Sequence[Stage], folder: Path) -> None:
         held_out = Dataset.from_list(self.rows(self.splits.validation)) if self.config.calibrate else None

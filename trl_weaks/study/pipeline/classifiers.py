@@ -7,21 +7,28 @@ import torch
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedModel,
     set_seed,
 )
 
 from trl_weaks.distributed import processes, whole_weights
+from trl_weaks.labelling.reliability.gold import numbered
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.pipeline.models import TINY, Loaded, ModelFactory, named_if_it_fails, resolved
 from trl_weaks.study.stages import Stage
+from trl_weaks.supervisors.class_names import plain_name
 
 
 class ClassifierFactory(ModelFactory):
-    """Every classifier of a run, by name; the language-model head gives way to one output a class (paper, §5.1)."""
+    """Every classifier of a run, by name; the language-model head gives way to one output a class (paper, §5.1).
 
-    def __init__(self, config: StudyConfig, num_classes: int):
+    All are trained to the task's order of classes, and each is said to have it, whatever its checkpoint called them.
+    """
+
+    def __init__(self, config: StudyConfig, classes: Sequence[str]):
         super().__init__(config)
-        self._num_classes = num_classes
+        self._num_classes = len(classes)
+        self._names = _names(classes)
 
     def weak(self, name: str, seed: int, texts: list[str]) -> Loaded:
         """A supervisor before its fine-tuning."""
@@ -32,7 +39,8 @@ class ClassifierFactory(ModelFactory):
         causal.config.num_labels = self._num_classes
         with torch.random.fork_rng(devices=[]), whole_weights():
             torch.manual_seed(seed)
-            return AutoModelForSequenceClassification.from_config(causal.config, dtype=torch.float32), tokenizer
+            model = AutoModelForSequenceClassification.from_config(causal.config, dtype=torch.float32)
+        return self._named(model), tokenizer
 
     def student(self, base: Stage | None, seed: int = 0, texts: Sequence[str] = ()) -> Loaded:
         """The student before any supervision: the pre-trained tiny one, a public model, or a tiny one at random."""
@@ -51,7 +59,7 @@ class ClassifierFactory(ModelFactory):
                 adapted = AutoPeftModelForSequenceClassification.from_pretrained(str(folder), **kwargs)
             tokenizer = AutoTokenizer.from_pretrained(str(folder))
             adapted.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-            model = adapted.merge_and_unload()
+            model = self._named(adapted.merge_and_unload())
         else:
             model, tokenizer = self._load(str(folder), 0)
         return model.to(processes().device), tokenizer
@@ -67,4 +75,16 @@ class ClassifierFactory(ModelFactory):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-        return model, tokenizer
+        return self._named(model), tokenizer
+
+    def _named(self, model: PreTrainedModel) -> PreTrainedModel:
+        model.config.id2label = dict(enumerate(self._names))
+        model.config.label2id = {name: k for k, name in enumerate(self._names)}
+        return model
+
+
+def _names(classes: Sequence[str]) -> list[str]:
+    """What a checkpoint calls the classes: numbers, and names that differ in case alone, would be mistaken for others,
+    and stay `LABEL_n`."""
+    unclear = numbered(classes) or len({plain_name(name) for name in classes}) < len(classes)
+    return [f"LABEL_{k}" for k in range(len(classes))] if unclear else list(classes)

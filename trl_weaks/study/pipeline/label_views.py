@@ -1,7 +1,8 @@
 """Views of one weak-label dataset: some of its supervisors, and their answers as predictions."""
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -11,6 +12,7 @@ from trl_weaks.aggregation.base import NotComputable
 from trl_weaks.labelling.reliability.weights import renormalise_weights
 from trl_weaks.labelling.with_student.trained import TrainedStudent
 from trl_weaks.study.methods import Method
+from trl_weaks.units import logps_of_text
 
 _LISTS = (columns.SUPERVISORS, columns.WEIGHTS, columns.OFFSETS, columns.LOGPS)
 _LISTS += (columns.CONFIDENCE_SOURCE, columns.TOP_LOGPS, columns.TRUST)  # where the labels have them
@@ -18,6 +20,9 @@ _LISTS += (columns.CONFIDENCE_SOURCE, columns.TOP_LOGPS, columns.TRUST)  # where
 
 def only_supervisors(labels: Dataset, names: Sequence[str]) -> Dataset:
     """The labels that some supervisors gave, their weights normalised to sum 1 per example.
+
+    A score, where rows have one, is that of the supervisors that are left and gave the answer: what others think of it
+    counts no more.
 
     Raises:
         ValueError: a name is not among the dataset's supervisors.
@@ -36,7 +41,20 @@ def only_supervisors(labels: Dataset, names: Sequence[str]) -> Dataset:
             totals[example] = totals.get(example, 0.0) + sum(rows[-1][columns.WEIGHTS])
     for row in rows:
         row[columns.WEIGHTS] = [weight / totals[row[columns.EXAMPLE_ID]] for weight in row[columns.WEIGHTS]]
+        if row.get(columns.SCORE) is not None:
+            row[columns.SCORE] = _own_score(row)
     return Dataset.from_list(rows, features=labels.features)
+
+
+def _own_score(row: Mapping[str, Any]) -> float | None:
+    """The weighted mean, over a row's supervisors, of the nats per token that each gave its answer."""
+    total, scored = math.fsum(row[columns.WEIGHTS]), 0.0
+    for weight, *given in zip(*(row[name] for name in (columns.WEIGHTS, columns.OFFSETS, columns.LOGPS)), strict=True):
+        own = logps_of_text(*given)
+        if not own:
+            return None
+        scored += weight * math.fsum(own) / len(own)
+    return scored / total if total > 0 else None
 
 
 def completions_by_supervisor(labels: Dataset) -> dict[str, dict[str, str]]:

@@ -82,8 +82,8 @@ def seed_runs(
     config: StudyConfig, task: Task, methods: Sequence[Method], optional: Collection[str] = ()
 ) -> list[SeedRun]:
     """The stages of every seed, nothing run yet; for `optional` see [`optional_rows`]."""
-    classes = len(task.classes) if isinstance(task, ClassificationTask) else 0
-    factory = ClassifierFactory(config, classes) if classes else ModelFactory(config)
+    classified = isinstance(task, ClassificationTask)
+    factory = ClassifierFactory(config, task.classes) if classified else ModelFactory(config)
     runs: list[SeedRun] = []
 
     def check(name: str, reader: Reader) -> None:

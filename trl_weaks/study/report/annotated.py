@@ -13,7 +13,7 @@ from trl_weaks.markdown import table
 from trl_weaks.metrics.agreement import right
 from trl_weaks.study.annotators import ANNOTATORS, check_plan
 from trl_weaks.study.pipeline.classes import ClassRun
-from trl_weaks.study.report.page import half_b_gold
+from trl_weaks.study.report.page import half_b_gold, named_gold
 
 
 def annotated_labels(runs: Sequence[ClassRun]) -> dict[str, Any]:
@@ -38,8 +38,8 @@ def annotated_section(run: ClassRun, found: dict[str, Any]) -> str:
     if not found:
         return ""
     plan = found["plan"]
-    labels, gold = run.votes(labels=ANNOTATORS), half_b_gold(run.task, run)
-    card = supervisor_report(labels, {example: gold[example] for example in labels[EXAMPLE_ID]}).markdown().strip()
+    labels = run.votes(labels=ANNOTATORS)
+    card = supervisor_report(labels, named_gold(run.task, run, labels)).markdown().strip()
     rows = [
         [name, " ".join(f"{share:.4f}" for share in shares), f"{np.mean(shares):.4f}"]
         for name, shares in found["labels_right"].items()

@@ -1,5 +1,6 @@
 """Every evaluated system with its per-seed numbers, from the predictions on disk."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -9,10 +10,11 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
+from trl_weaks.labelling.label_classes import TEMPERATURES
 from trl_weaks.metrics.agreement import label_agreement, right
 from trl_weaks.metrics.calibration import brier_score, expected_calibration_error
 from trl_weaks.metrics.significance import mcnemar_exact
-from trl_weaks.pooling import pairwise_disagreement
+from trl_weaks.pooling import pairwise_disagreement, temper
 from trl_weaks.study.pipeline.predictions import read_predictions
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.report.class_scores import auroc, dawid_skene, vote_probabilities
@@ -20,6 +22,10 @@ from trl_weaks.study.tasks.checks import label_index
 
 VOTES = ("mean_vote", "majority_vote")
 DAWID_SKENE = "dawid_skene"
+CALIBRATED = (
+    "Temperatures were fitted on the validation split; votes on half B and the supervisors' answers to the test "
+    "examples are read with them."
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class Predictions:
 
 
 def collect(runs: Sequence[SeedRun]) -> Predictions:
-    """Predictions of every system, those of the votes themselves included.
+    """Predictions of every system, those of the votes themselves included; of supervisors whose labels are calibrated,
+    calibrated as these are.
 
     Raises:
         ValueError: predictions that are not those of the test rows.
@@ -49,6 +56,10 @@ def collect(runs: Sequence[SeedRun]) -> Predictions:
     for name in runs[0].systems:
         rows = [read_predictions(run.systems[name].folder, ids) for run in runs]
         probabilities[name] = np.array([[row["probabilities"] for row in found] for found in rows])
+        if config.calibrate and name in config.supervisor_names:
+            probabilities[name] = np.stack(
+                [_calibrated(run, name, seed) for run, seed in zip(runs, probabilities[name], strict=True)]
+            )
         if rows[0][0]["vacuity"] is not None:
             vacuity[name] = np.array([[row["vacuity"] for row in found] for found in rows])
     votes = np.stack([probabilities[name] for name in config.supervisor_names], axis=2)  # (seeds, rows, N, K)
@@ -56,6 +67,12 @@ def collect(runs: Sequence[SeedRun]) -> Predictions:
         probabilities[kind] = np.stack([vote_probabilities(seed, config.weak_weights, kind) for seed in votes])
     probabilities[DAWID_SKENE] = np.stack([dawid_skene(seed) for seed in votes])
     return Predictions(gold, probabilities, vacuity)
+
+
+def _calibrated(run: SeedRun, name: str, table: np.ndarray) -> np.ndarray:
+    """(rows, K) answers of a supervisor at the temperature with which it labelled half B."""
+    fitted = json.loads((run.labels_folder / TEMPERATURES).read_text(encoding="utf-8"))
+    return temper(torch.as_tensor(table), fitted[name]).numpy()
 
 
 def extra_scores(found: Predictions, name: str) -> dict[str, float | None]:

@@ -29,7 +29,7 @@ def gather_classes(task: ClassificationTask, runs: Sequence[SeedRun], folder: Pa
         correlations = dict(results.vacuity_and_disagreement(found, supervisors))
     annotated = annotated_labels(runs)
     figures = _figures(supervisors, found, labels, correlations, folder)
-    calibrated = "Temperatures were fitted on the validation split." if runs[0].config.calibrate else None
+    calibrated = results.CALIBRATED if runs[0].config.calibrate else None
     return Gathered(
         {name: np.stack([right(seed, found.labels) for seed in table]) for name, table in found.probabilities.items()},
         runs[0].votes(),

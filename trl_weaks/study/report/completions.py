@@ -46,6 +46,7 @@ def gather_completions(task: CompletionTask, runs: Sequence[SeedRun], folder: Pa
         agreement=supervisor_agreement(task, labels),
         word_confidences=word_confidences(labels, {e.id: task.completion(e) for e in half_b}) if half_b else {},
         about=["Agreement and calibration are measured on half B of the first seed."],
+        alike_on="the examples of the first seed's half B that all of them answered",
         preference=_preference(task, runs[0]),
         diagnostics=completion_diagnostics(
             runs,

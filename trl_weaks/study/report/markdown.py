@@ -31,7 +31,7 @@ def render(results: Mapping[str, Any], story: Story, measure: Measure, figures: 
         *story.notes,
         _per_weak(results),
         _other_scores(results, measure),
-        _agreement(results["agreement"], figures),
+        _agreement(results["agreement"], story.alike_on, figures),
         _section("Learning curves", _figure("curves.png", "Training loss of every student", figures)),
         _calibration(results["calibration"], figures),
         _section("Preference stage", f"{PREFERENCE}\n\n{_bullets(story.preference)}" if story.preference else ""),
@@ -161,7 +161,7 @@ def _per_weak(results: Mapping[str, Any]) -> str:
     return _section("PGR against each weak supervisor", table(header, rows))
 
 
-def _agreement(agreement: Mapping[str, Any], figures: Mapping[str, str | None]) -> str:
+def _agreement(agreement: Mapping[str, Any], where: str, figures: Mapping[str, str | None]) -> str:
     if not agreement:
         return ""
     numbers = [name for name in agreement["pairs"][0] if name not in ("first", "second")]
@@ -170,7 +170,7 @@ def _agreement(agreement: Mapping[str, Any], figures: Mapping[str, str | None]) 
     for pair in agreement["pairs"]:
         rows.append([f"{pair['first']}, {pair['second']}", *(_number(pair[name]) for name in numbers)])
     rows.append(["mean of the pairs", *(_number(agreement[name]) for name in numbers)])
-    alike = f"All supervisors say the same on {agreement['all_agree']:.1%} of the test examples."
+    alike = f"All supervisors say the same on {agreement['all_agree']:.1%} of {where}."
     parts = [table(header, rows), alike, _figure("agreement.png", "Agreement of each two supervisors", figures)]
     return _section("Agreement between the weak supervisors", "\n\n".join(filter(None, parts)))
 

@@ -1,13 +1,14 @@
 """The page of a study: what supervisors and students said of every example, beside the numbers of the report."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
+from trl_weaks.columns import CLASSES, EXAMPLE_ID
+from trl_weaks.labelling.sources.tables import shares_of_texts
 from trl_weaks.study.pipeline.predictions import read_predictions
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.pipeline.students.training import HISTORY
@@ -29,8 +30,7 @@ def write_page(task: Task, run: SeedRun, labels: Dataset, results: Mapping[str, 
     """
     supervisors = run.config.supervisor_names
     systems = [name for name in run.systems if name not in supervisors]
-    gold = half_b_gold(task, run)
-    labelled = page_of_labels(labels, gold or None, limit=MOST)
+    labelled = page_of_labels(labels, named_gold(task, run, labels) or None, limit=MOST)
     tested = _tested(task, run, supervisors, systems)
     about = (
         f"{len(tested)} test examples with the answers of all systems (seed {run.seed}), {len(labelled.examples)} "
@@ -59,6 +59,15 @@ def half_b_gold(task: Task, run: SeedRun) -> dict[str, Any]:
     return {example.id: task.completion(example) for example in run.splits.half_b}
 
 
+def named_gold(task: Task, run: SeedRun, labels: Dataset) -> dict[str, Any]:
+    """[`half_b_gold`] of the labelled examples, by the names of the classes where the labels have them: an index would
+    be taken for a name where names are numbers."""
+    gold = half_b_gold(task, run)
+    named = task.kind == "classes" and CLASSES in labels.column_names
+    labelled = [example for example in dict.fromkeys(labels[EXAMPLE_ID]) if example in gold]
+    return {example: task.classes[gold[example]] if named else gold[example] for example in labelled}
+
+
 def _tested(task: Task, run: SeedRun, supervisors: Sequence[str], systems: Sequence[str]) -> list[Shown]:
     test = run.splits.test
     ids, test = [example.id for example in test], test[:MOST]
@@ -67,7 +76,9 @@ def _tested(task: Task, run: SeedRun, supervisors: Sequence[str], systems: Seque
     for number, example in enumerate(test):
         said = {name: _said(task, example, rows[number]) for name, rows in read.items()}
         answers = [Answer(name, said[name]["text"], score=said[name]["score"]) for name in supervisors]
-        most, votes = Counter(answer.text for answer in answers).most_common(1)[0]
+        shares = shares_of_texts((answer.text, 1.0) for answer in answers)
+        most = max(shares, key=shares.__getitem__)
+        votes = round(shares[most])
         vacuity = next(
             (rows[number]["vacuity"] for rows in read.values() if rows[number].get("vacuity") is not None), None
         )

@@ -16,6 +16,7 @@ class Story:
         command: the command line that made the report.
         stage_seconds: stage -> seconds it took.
         preference: details of the preference stage, by name (numbers or sentences).
+        alike_on: the examples on which the supervisors' agreement was counted.
     """
 
     title: str = "Weak-to-strong report"
@@ -24,3 +25,4 @@ class Story:
     command: str = ""
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     preference: Mapping[str, Any] = field(default_factory=dict)
+    alike_on: str = "the test examples"

@@ -18,7 +18,7 @@ from trl_weaks.study.pipeline.models import TINY
 from trl_weaks.study.pipeline.seed_run import SeedRun
 from trl_weaks.study.report.compare import compare_systems, comparison_section
 from trl_weaks.study.report.diagnostics.base import Diagnostics, diagnose, diagnostics_section
-from trl_weaks.study.report.page import half_b_gold, training_curves, write_page
+from trl_weaks.study.report.page import named_gold, training_curves, write_page
 from trl_weaks.study.report.results import Measure
 from trl_weaks.study.report.story import Story
 from trl_weaks.study.report.write import write_report
@@ -55,7 +55,7 @@ class Gathered:
         samples: system -> per-seed, per-example statistics.
         unparsable: system -> per seed and example, whether the answer could not be read.
         extra: system -> further scores by name.
-        agreement, word_confidences: see [`write_report`].
+        agreement, word_confidences: see [`write_report`]; alike_on: see [`Story`].
         about, notes: sentences on data and models; sections of their own.
         preference: what the preference stage counted.
         results: further entries of `results.json`.
@@ -76,6 +76,7 @@ class Gathered:
     results: Mapping[str, Any] = field(default_factory=dict)
     diagnostics: Diagnostics = field(default_factory=lambda: Diagnostics({}))
     floor: float = 0.0
+    alike_on: str = "the test examples"
 
 
 def row_labels(run: SeedRun, names: Iterable[str]) -> dict[str, str]:
@@ -154,6 +155,7 @@ def write_study_report(
             command=command,
             stage_seconds=stage_seconds(stages),
             preference=found.preference,
+            alike_on=found.alike_on,
         ),
         measure=measure,
         floor=found.floor,
@@ -189,7 +191,7 @@ def _labelled_curves(run: SeedRun, labels: Mapping[str, str]) -> list[dict[str, 
 
 def _report_card(task: Task, run: SeedRun, labels: Dataset) -> str:
     """How good, how sure and how alike the supervisors are on half B of the first seed."""
-    card = supervisor_report(labels, half_b_gold(task, run) or None).markdown()
+    card = supervisor_report(labels, named_gold(task, run, labels) or None).markdown()
     reading = "Agreement is the share of equal answers; kappa and alpha are agreement beyond chance."
     return f"## Report card of the supervisors\n\nOn half B of the first seed. {reading}\n\n{card.strip()}"
 

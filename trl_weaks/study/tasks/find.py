@@ -94,7 +94,7 @@ def _is_class_of_tasks(found: Any) -> bool:
 def checked_task(task: Any, what: str) -> Any:
     """
     Raises:
-        ValueError: no task, or one without a name, or without classes.
+        ValueError: no task, or one without a name, or without classes, or with classes that are no text.
     """
     if not isinstance(task, CompletionTask | ClassificationTask):
         raise ValueError(f"{what} is {task!r}; it must be a CompletionTask or a ClassificationTask.")
@@ -104,6 +104,11 @@ def checked_task(task: Any, what: str) -> Any:
         isinstance(task.classes, str) or not isinstance(task.classes, Sequence)
     ):
         raise ValueError(f"{what}: `classes` must be a list of names; got {task.classes!r}.")
+    if isinstance(task, ClassificationTask) and not all(isinstance(name, str) for name in task.classes):
+        raise ValueError(
+            f"{what}: `classes` must be names, as text; 1 would be the class 1 and the second class. Got "
+            f"{list(task.classes)}."
+        )
     if isinstance(task, ClassificationTask) and (len(task.classes) < 2 or len(set(task.classes)) < len(task.classes)):
         raise ValueError(f"{what}: `classes` must be at least two different names; got {list(task.classes)}.")
     return task

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trl_weaks.labelling.sources.tables import same_text
 from trl_weaks.metrics.blind_spots import confidence_spread
 from trl_weaks.metrics.calibration import brier_score, expected_calibration_error
 from trl_weaks.metrics.distances import pairwise_word_distance
@@ -53,7 +54,7 @@ def completion_diagnostics(
             said = answers[method.name][seed]
             by_weak = [answers[name][seed] for name in own]
             apart = [pairwise_word_distance([said, other])[0][1] for other in by_weak]
-            differ = [np.mean([a != b for a, b in zip(said, other, strict=True)]) for other in by_weak]
+            differ = [np.mean([not same_text(a, b) for a, b in zip(said, other, strict=True)]) for other in by_weak]
             entry["word_distance"].append(float(weights @ apart))
             entry["disagreement"].append(float(weights @ differ))
         without = [name for name in (method.name, *own) if None in kept[name]]
