@@ -10,6 +10,7 @@ from datasets import Dataset, IterableDataset
 from peft import LoraConfig
 from shapes import shape
 from tiny import causal_lm
+from tiny import classifier as headed
 from torch import nn
 
 from trl_weaks import WeakClassificationConfig, WeakSupervisionConfig, WeakSupervisionTrainer
@@ -162,6 +163,11 @@ def test_rows_without_weak_labels_and_streams_are_refused(gold, weak_rows, token
 
 def test_students_that_make_it_inexact_are_refused(tokenizer):
     sizes = dict(width=32, inner=48, kv_heads=1)
+    undropped = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    reads_on, reads = (freeze(headed(kind, 320, width=32, layers=3, noise=0.1, **undropped)) for kind in
+                       ("convbert", "bert"))  # fmt: skip
+    for model in (reads_on, reads):
+        model.base_model.embeddings.requires_grad_(False)
     shared = causal_lm(
         "gemma3n_text", 320, **sizes, layers=4, num_kv_shared_layers=2, head_dim=16, laurel_rank=4, altup_num_inputs=2,
         hidden_size_per_layer_input=8, vocab_size_per_layer_input=320, activation_sparsity_pattern=[0.0] * 4,
@@ -183,6 +189,7 @@ def test_students_that_make_it_inexact_are_refused(tokenizer):
         "positions": partly_frozen(
             "llama", tokenizer, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
         ),
+        "padding": reads_on,
         "": freeze(shared, 3),
     }
     for words, model in students.items():
@@ -191,6 +198,7 @@ def test_students_that_make_it_inexact_are_refused(tokenizer):
             frozen_layers(model.train())
         assert all(module.training for module in model.modules()) and torch.equal(torch.get_rng_state(), state)
         assert not any(layer._forward_hooks for layer in layers_of(model))
+    assert len(frozen_layers(reads)) == 2
     assert len(frozen_layers(partly_frozen("gpt2", tokenizer, resid_pdrop=0.0))) == 2
     experts = causal_lm("mixtral", 320, **sizes, layers=3, num_local_experts=2)
     assert len(frozen_layers(freeze(experts))) == 2  # exact for the loss; the balance of its experts is refused

@@ -112,10 +112,7 @@ class ClassRun(LabelRun):
     def __init__(self, ensemble: WeakEnsemble, dataset: Dataset, settings: ClassSettings, folder: Path):
         super().__init__(ensemble, dataset, settings, folder)
         self.texts = {digest(text): text for text in (*settings.texts, *settings.held_out)}
-        self.configs = {
-            s.name: digest(supervisor_fingerprint(s), s.max_length, s.max_length and s.tokenizer.truncation_side)
-            for s in ensemble.supervisors
-        }
+        self.configs = {s.name: _configuration(s) for s in ensemble.supervisors}
 
     def read(self, store: StoredLabels | LabelStore) -> None:
         self.store, self.stored = store, _stored(store, self.configs, self.texts)
@@ -181,6 +178,12 @@ class ClassRun(LabelRun):
                 order = order_like(supervisor.class_names, classes, f"supervisor {supervisor.name!r}", "the labels")
                 votes[number] = votes[number][:, order]
         return votes / votes.sum(-1, keepdim=True)
+
+
+def _configuration(supervisor: WeakClassifier) -> str:
+    cut = supervisor.max_length and supervisor.tokenizer.truncation_side
+    again = ["texts of one length"] if supervisor.padding_matters else []  # earlier, these models' texts were padded
+    return digest(supervisor_fingerprint(supervisor), supervisor.max_length, cut, *again)
 
 
 def _stored(

@@ -1,6 +1,7 @@
 """One weak supervisor that classifies: a sequence classifier with its own tokenizer."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from ..distributed import refuse_pieces
 from ..inference.as_found import borrowed_tokenizer, inference
+from ..inference.class_padding import padding_matters
 from ..inference.padding import forget_lengths, positions_follow_length
 from .adapters import Adapters
 from .class_names import names_of
@@ -182,6 +184,15 @@ class WeakClassifier:
         return states
 
     @property
+    def padding_matters(self) -> bool:
+        """Whether padding would change a vote, so that only texts of one length are read together.
+
+        Not told of models whose positions follow the length, whose texts are kept apart whatever padding does.
+        """
+        with self.adapters.in_use(), inference(self.model):
+            return not positions_follow_length(self.model) and padding_matters(self.model)
+
+    @property
     def has_states(self) -> bool:
         """Whether a linear layer makes the classes, so that `hidden_states` can read what goes into it."""
         return bool(self._heads())
@@ -201,35 +212,33 @@ class WeakClassifier:
     ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
         """Places of the texts of a batch, what the head read of each, and its logits."""
         read: list[torch.Tensor] = []
-        hook = self._head().register_forward_pre_hook(lambda _, given: read.append(given[0]))
-        try:
-            for rows, mask, out in self._passes(texts, names):
-                state = read.pop()
-                if state.dim() == 3:  # decoders classify every position, and take the last that is not padding
-                    state = state[torch.arange(len(rows), device=state.device), mask.sum(-1) - 1]
-                yield rows, state.float().cpu(), out
-                read.clear()
-        finally:
-            hook.remove()
+        for rows, mask, out in self._passes(texts, names, _inputs_of(self._head(), read)):
+            state = read.pop()
+            if state.dim() == 3:  # decoders classify every position, and take the last that is not padding
+                state = state[torch.arange(len(rows), device=state.device), mask.sum(-1) - 1]
+            yield rows, state.float().cpu(), out
+            read.clear()
 
     def _passes(
-        self, texts: Sequence[Prompt], names: Sequence[str]
+        self, texts: Sequence[Prompt], names: Sequence[str], watched: AbstractContextManager[None] | None = None
     ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-        """Places of the texts of a batch, its attention mask and its logits."""
+        """Places of the texts of a batch, its attention mask and its logits, from passes made inside of `watched`."""
         ids = [self._encode(text, name) for text, name in zip(texts, names, strict=True)]
         with self.adapters.in_use(), inference(self.model):
-            for rows in self._batches([len(row) for row in ids]):
-                forget_lengths(self.model)
-                batch = self.tokenizer.pad(
-                    {"input_ids": [ids[i] for i in rows]}, padding_side="right", return_tensors="pt"
-                ).to(self.model.device)
-                mask = batch["attention_mask"]
-                yield rows, mask, self.model(input_ids=batch["input_ids"], attention_mask=mask).logits
+            batches = list(self._batches([len(row) for row in ids]))
+            with watched or nullcontext():
+                for rows in batches:
+                    forget_lengths(self.model)
+                    batch = self.tokenizer.pad(
+                        {"input_ids": [ids[i] for i in rows]}, padding_side="right", return_tensors="pt"
+                    ).to(self.model.device)
+                    mask = batch["attention_mask"]
+                    yield rows, mask, self.model(input_ids=batch["input_ids"], attention_mask=mask).logits
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Indices of like length; of one length where the longest row decides about the others' positions."""
+        """Indices of like length; of one length where a longer row changes what the model says of the others."""
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        alike = positions_follow_length(self.model)
+        alike = positions_follow_length(self.model) or padding_matters(self.model)
         while order:
             rows = order[: self.batch_size]
             if alike:
@@ -256,3 +265,13 @@ class WeakClassifier:
                 "`max_length` to cut such texts, or drop the row."
             )
         return ids
+
+
+@contextmanager
+def _inputs_of(module: nn.Module, read: list[torch.Tensor]) -> Iterator[None]:
+    """Inside, whatever the module is given is appended."""
+    hook = module.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    try:
+        yield
+    finally:
+        hook.remove()

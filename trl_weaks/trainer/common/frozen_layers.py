@@ -145,6 +145,8 @@ def _tried(model: PreTrainedModel, lower: Sequence[nn.Module]) -> str | None:
             return BELOW
         with torch.no_grad(), instead_of(lower, kept[0]):
             again = _last_states(model, rows)
+        if _follows_padding(model, lower):
+            return "padding beside longer rows changes what the frozen layers give"
         if _draws(model, lower, rows):
             return "the frozen layers draw random numbers while they are trained"
     except Exception as caught:  # whatever a foreign model does with arguments it does not expect
@@ -157,6 +159,19 @@ def _tried(model: PreTrainedModel, lower: Sequence[nn.Module]) -> str | None:
         return "its hidden states do not depend on the text (yet), so that this cannot be tried"
     error = _difference(plain, again)
     return None if error < 1e-5 else f"its hidden states change by {error:.0%} when the frozen layers are passed over"
+
+
+def _follows_padding(model: PreTrainedModel, lower: Sequence[nn.Module]) -> bool:
+    """Whether a text's states below differ beside a longer one, as where convolutions read over the padding."""
+    short, long = made_up_tokens(model, 12).split((4, 8), dim=1)
+    n, pad_id = short.shape[1], model.config.get_text_config().pad_token_id or 0
+    mask = torch.ones_like(long).repeat(2, 1)
+    mask[1, n:] = 0
+    both = torch.cat([long, nn.functional.pad(short, (0, long.shape[1] - n), value=pad_id)])
+    with torch.no_grad(), _given_by(lower[-1]) as kept:
+        model.base_model(input_ids=short, attention_mask=mask[:1, :n], use_cache=False)
+        model.base_model(input_ids=both, attention_mask=mask, use_cache=False)
+    return _difference(kept[0][0], kept[1][1, :n]) > torch.finfo(kept[0].dtype).eps ** 0.5
 
 
 def _draws(model: PreTrainedModel, lower: Sequence[nn.Module], rows: Tensor) -> bool:
