@@ -1,4 +1,4 @@
-"""A classifier's vote is its text's own: alone and beside longer ones, also where padding changes what a model says."""
+"""A classifier's vote is its text's own: alone and beside longer ones, where padding changes a model too."""
 
 import pytest
 import torch

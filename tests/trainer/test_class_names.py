@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from trl_weaks.losses.evidential import EvidentialLoss
 from trl_weaks.supervisors.classifier import WeakClassifier
+from trl_weaks.trainer.classification.sets import gold_votes
 from trl_weaks.trainer.weak_classification_config import CHOICES
 from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer
 
@@ -168,3 +169,17 @@ def test_every_combination_of_settings_trains_or_is_refused_before_training(
     trainer.train()
     losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
     assert len(losses) == 2 and all(abs(loss) < 100 for loss in losses)
+
+
+@pytest.mark.parametrize("written", [[3, 0, 2, 2], ["3", "0", "2", "2.0"]])
+def test_where_classes_have_numbers_for_names_a_number_of_the_gold_is_a_name(tmp_path, written):
+    rows = named(["0", "2", "3"], classes=3, rows=4)
+    rows = rows.remove_columns([c for c in ("label",) if c in rows.column_names]).add_column("label", written)
+    gold = rows.remove_columns(["weak_probs", "weak_weights"] if "weak_weights" in rows.column_names else "weak_probs")
+    trainer = train(tmp_path, classifier(num_labels=3), rows, gold)
+    assert trainer.train_dataset["labels"][:] == trainer.eval_dataset["labels"][:] == [2, 0, 1, 1]
+    assert trainer.eval_dataset["weak_votes"][:] == [[[float(k == y) for k in range(3)]] for y in (2, 0, 1, 1)]
+    sure = gold_votes(rows, 3)
+    assert sure["weak_probs"][:] == trainer.eval_dataset["weak_votes"][:]
+    again = train(tmp_path, classifier(num_labels=3), sure)
+    assert again.train_dataset["labels"][:] == [2, 0, 1, 1], "ids are not read as names a second time"

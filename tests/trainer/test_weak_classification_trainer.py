@@ -25,7 +25,7 @@ from trl_weaks.losses.dirichlet_votes import DirichletVotes
 from trl_weaks.losses.evidential import EvidentialLoss
 from trl_weaks.supervisors.class_predictions import ClassPredictions
 from trl_weaks.supervisors.classifier import WeakClassifier
-from trl_weaks.trainer.classification.data import gold_votes
+from trl_weaks.trainer.classification.sets import gold_votes
 from trl_weaks.trainer.weak_classification_trainer import WINDOW_FILE, WeakClassificationTrainer
 
 PLAIN = {"weak_loss": "naive", "gamma_max": 0.0}

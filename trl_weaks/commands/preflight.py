@@ -137,8 +137,8 @@ def _prompts(options: argparse.Namespace) -> tuple[list, list[str]]:
 def _gold(options: argparse.Namespace, ids: list[str], classes: list):
     import numpy as np
 
-    from ..labelling.reliability.gold import class_id
     from ..labelling.sources.tables import as_id, read_table
+    from ..supervisors.class_names import class_id
 
     rows = read_table(options.gold, "--gold", ("example_id", "label"), ())
     labels = {as_id(row["example_id"], "--gold", i, "example_id"): row["label"] for i, row in enumerate(rows)}

@@ -17,7 +17,7 @@ from ..distributed import processes
 from ..files import replaced_folder, writing
 from ..fingerprint import digest, refuse_unknown_code, supervisor_fingerprint
 from ..pooling import temper
-from ..supervisors.class_names import order_like, plain_name, real_names
+from ..supervisors.class_names import class_id, numbered, order_like, real_names
 from ..supervisors.classifier import WeakClassifier
 from ..supervisors.ensemble import WeakEnsemble, refuse_no_ensemble
 from .prompt_columns import with_ids
@@ -48,7 +48,8 @@ def label_classes(
         dataset: `text` (or `prompt`, text or messages) and `example_id`, by default the row's number; other columns
             are carried through, but for those of earlier labels.
         calibration: held-out rows with gold `label` (and the same text column), none of them used to train the
-            supervisors. Each supervisor is calibrated on it by itself. None leaves the probabilities as they are.
+            supervisors. Each supervisor is calibrated on it by itself. None leaves the probabilities as they are. Gold
+            is a class's name, or its place from 0 where no class has a number for its name (as 1 to 5 stars have).
         output_dir: votes are kept here while they are made, and the dataset in its folder `dataset` (Arrow and
             Parquet), beside `temperatures.json`; the same call continues where a killed one stopped. None keeps
             nothing (one process only).
@@ -267,20 +268,23 @@ def _check_calibration(
 
 
 def _gold_ids(calibration: Dataset, num_classes: int, classes: list[str] | None) -> list[int]:
-    """Gold as class ids in the order of the labels, from ids or names."""
+    """Gold as class ids in the order of the labels, from ids or names; where classes have numbers, those are names."""
     feature, gold = calibration.features[columns.LABEL], list(calibration[columns.LABEL])
     if isinstance(feature, ClassLabel) and classes is not None and real_names(feature.names):
         order = order_like(feature.names, classes, "the calibration set", "the labels")
         gold = [label if label is None or label < 0 else order.index(label) for label in gold]  # -1: none, see below
-    if classes is not None and all(isinstance(label, str) for label in gold):
-        known, gold_names = [plain_name(name) for name in classes], [plain_name(label) for label in gold]
-        unknown = [row for row, name in enumerate(gold_names) if name not in known]
-        if unknown:
-            raise ValueError(
-                f"The calibration set, row {unknown[0]}: label {gold[unknown[0]]!r} is none of the classes {classes}."
-            )
-        return [known.index(name) for name in gold_names]
+    elif not isinstance(feature, ClassLabel) and classes is not None:
+        if numbered(classes) or all(isinstance(label, str) for label in gold):
+            return [_named_gold(label, classes, row) for row, label in enumerate(gold)]
     for row, label in enumerate(gold):
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < num_classes:
             raise ValueError(f"The calibration set, row {row}: label {label!r} is not from 0 to {num_classes - 1}.")
     return gold
+
+
+def _named_gold(label: object, classes: list[str], row: int) -> int:
+    try:
+        return class_id(label, classes, f"row {row}")
+    except ValueError:
+        message = f"The calibration set, row {row}: label {label!r} is none of the classes {classes}."
+        raise ValueError(message) from None

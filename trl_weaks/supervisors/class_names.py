@@ -6,7 +6,10 @@ without names of its own (`LABEL_0`, `LABEL_1`, ...) is taken to list its classe
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
 
 _UNNAMED = re.compile(r"LABEL_\d+")
 _WHOLE, _WITH_POINT, _NUMBER = (re.compile(form) for form in (r"[+-]?\d+", r"([+-]?\d+)\.0+", r"[+-]?\d+(\.\d+)?"))
@@ -81,3 +84,32 @@ def without_point(name: str) -> str:
     """
     found = _WITH_POINT.fullmatch(name.strip())
     return name if found is None else str(int(found[1]))
+
+
+def class_id(label: Any, classes: list[Any], example: str) -> int:
+    """The place of a gold label among the classes: given by name, or by the place itself.
+
+    Where names are numbers, such as 1 to 5 stars, a number is a name, as it is among votes; "3.0" is then "3", unless
+    a class is called "3.0".
+
+    Raises:
+        ValueError: it is no class; names the example.
+    """
+    if isinstance(label, np.generic):
+        label = label.item()
+    if isinstance(label, float) and label.is_integer():  # pandas' column of whole numbers with gaps
+        label = int(label)
+    if isinstance(label, str | int) and not isinstance(label, bool):
+        written = [plain_name(str(name)) for name in classes]
+        given = plain_name(str(label))
+        for name in (given, without_point(given)):
+            if written.count(name) == 1:
+                return written.index(name)
+        if isinstance(label, int) and 0 <= label < len(classes) and not numbered(classes):
+            return label
+    raise ValueError(f"gold label {label!r} of {example!r} is not a class; the classes are {classes}.")
+
+
+def numbered(classes: Collection[Any]) -> bool:
+    """Whether a class has a number for its name, so that a number cannot stand for the place of another one."""
+    return any(is_number(str(name)) for name in classes)

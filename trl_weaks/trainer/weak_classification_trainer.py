@@ -64,8 +64,8 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     The data has a column `text` (or `prompt`, text or messages), `weak_probs` (list[N][K], the votes; see
     [`label_classes`]), optional `weak_weights` (list[N], of the votes of a row beside each other), `triage_weight`
     (float, of the row beside the others: their losses are averaged with it) and gold `label` (a class id, or the
-    name of a class where the data names them in `weak_classes` or a `ClassLabel` column), which serves metrics only.
-    An evaluation set may bring `label` instead of votes.
+    name of a class where the data names them in `weak_classes` or a `ClassLabel` column; a number is a name where they
+    are numbers), which serves metrics only. An evaluation set may bring `label` instead of votes.
 
     The gradient is that of the mean loss over all rows of an update: it depends on neither the accumulation steps nor
     the number of processes. (With `threshold="balanced"` the thresholds therefore come from the updates before, and

@@ -10,12 +10,13 @@ import torch
 from datasets import Dataset
 
 from .. import alignment, columns
-from ..labelling.reliability.gold import Gold, class_id, class_names, gold_texts, read_gold
+from ..labelling.reliability.gold import Gold, class_names, gold_texts, read_gold
 from ..labelling.reliability.report_card import answer_confidence, supervisor_report
 from ..labelling.reliability.voters import supervisor_votes
 from ..labelling.sources.tables import same_text, shares_of_texts
 from ..metrics.agreement import right
 from ..pooling import linear_pool, pairwise_disagreement
+from ..supervisors.class_names import class_id
 from .page import Answer, Page, Shown
 
 MOST = 10_000  # examples of a page. *ours*

@@ -8,7 +8,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 
 from ...columns import CLASSES, COMPLETION, EXAMPLE_ID, LABEL
-from ...supervisors.class_names import is_number, plain_name, real_names, without_point
+from ...supervisors.class_names import real_names, without_point
 from ..sources.tables import Table, read_table, refuse_broken_text
 
 logger = logging.getLogger(__name__)
@@ -77,35 +77,6 @@ def _as_written(example: Any, known: Collection[str]) -> Any:
         example = int(example)
     number = isinstance(example, int | np.integer) and not isinstance(example, bool)
     return str(example) if number and example not in known else example
-
-
-def class_id(label: Any, classes: list[Any], example: str) -> int:
-    """The place of a gold label among the classes: given by name, or by the place itself.
-
-    Where names are numbers, such as 1 to 5 stars, a number is a name, as it is among votes; "3.0" is then "3", unless
-    a class is called "3.0".
-
-    Raises:
-        ValueError: it is no class; names the example.
-    """
-    if isinstance(label, np.generic):
-        label = label.item()
-    if isinstance(label, float) and label.is_integer():  # pandas' column of whole numbers with gaps
-        label = int(label)
-    if isinstance(label, str | int) and not isinstance(label, bool):
-        written = [plain_name(str(name)) for name in classes]
-        given = plain_name(str(label))
-        for name in (given, without_point(given)):
-            if written.count(name) == 1:
-                return written.index(name)
-        if isinstance(label, int) and 0 <= label < len(classes) and not numbered(classes):
-            return label
-    raise ValueError(f"gold label {label!r} of {example!r} is not a class; the classes are {classes}.")
-
-
-def numbered(classes: Collection[Any]) -> bool:
-    """Whether a class has a number for its name, so that a number cannot stand for the place of another one."""
-    return any(is_number(str(name)) for name in classes)
 
 
 def class_names(labels: Dataset, count: int) -> list[Any]:

@@ -23,9 +23,10 @@ from ...metrics.chance_corrected import (
     krippendorff_alpha,
 )
 from ...metrics.distances import levenshtein, words
+from ...supervisors.class_names import class_id
 from ...units import Offsets, logps_of_text
 from ..sources.tables import plain_text, same_text
-from .gold import Gold, class_id, class_names, gold_texts, read_gold
+from .gold import Gold, class_names, gold_texts, read_gold
 from .shared_ids import refuse_shared_ids
 from .voters import supervisor_votes
 

@@ -10,12 +10,13 @@ from datasets import Dataset
 from ... import columns
 from ...aggregation.base import NotComputable
 from ...aggregation.trust import TrustHead
+from ...supervisors.class_names import class_id
 from ...supervisors.classifier import WeakClassifier
 from ...supervisors.ensemble import WeakEnsemble
 from ...supervisors.reading.messages import completion_text
 from ...supervisors.supervisor import WeakSupervisor
 from ..sources.tables import same_text
-from .gold import Gold, class_id, class_names, gold_texts, read_gold
+from .gold import Gold, class_names, gold_texts, read_gold
 from .shared_ids import refuse_shared_ids
 from .weights import renormalise_weights
 

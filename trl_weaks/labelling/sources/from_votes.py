@@ -13,8 +13,8 @@ from datasets import ClassLabel, Dataset
 from ... import columns
 from ...aggregation import Aggregator, aggregate, make_aggregator
 from ...aggregation.answers.confidence import METHODS, calibrator
-from ...supervisors.class_names import is_number, is_whole, plain_name, real_names, without_point
-from ..reliability.gold import Gold, class_id, numbered, read_gold
+from ...supervisors.class_names import class_id, is_number, is_whole, numbered, plain_name, real_names, without_point
+from ..reliability.gold import Gold, read_gold
 from .annotation_tools import exported_votes
 from .examples import read_examples
 from .tables import Table, as_confidence, as_dataset, as_id, features_of, read_table, refuse_alike, refuse_broken_text

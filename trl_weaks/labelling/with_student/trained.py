@@ -18,7 +18,7 @@ class TrainedStudent:
 
     Args:
         student: a `WeakClassifier`, or a `WeakSupervisor`, as which any model answers.
-        known: rows of `text` and `label` (a class id), or of `prompt` and `completion`.
+        known: rows of `text` and `label` (the place of a class), or of `prompt` and `completion`.
         max_new_tokens: of an answer, where the student writes.
     """
 

@@ -14,6 +14,7 @@ from trl_weaks.aggregation.transforms import Reweight
 from trl_weaks.columns import EXAMPLE_ID, LABEL, SUPERVISORS, TEXT, WEAK_PROBS, WEIGHTS
 from trl_weaks.distributed import processes
 from trl_weaks.labelling.label_classes import label_classes
+from trl_weaks.labelling.reliability.gold import class_names
 from trl_weaks.labelling.reliability.trust import trust_weights
 from trl_weaks.labelling.sources.from_votes import labels_from_votes
 from trl_weaks.labelling.with_student.trained import TrainedStudent
@@ -66,7 +67,7 @@ class ClassRun(SeedRun):
         return {"weights": self.config.weak_weights, "calibrate": self.config.calibrate} | named
 
     def label(self, weak: Sequence[Stage], folder: Path) -> None:
-        held_out = Dataset.from_list(self.rows(self.splits.validation)) if self.config.calibrate else None
+        held_out = self._known() if self.config.calibrate else None
         unlabelled = Dataset.from_list(self.unlabelled_rows(self.splits.half_b))
         label_classes(self._ensemble(weak), unlabelled, held_out, folder)
 
@@ -147,7 +148,9 @@ class ClassRun(SeedRun):
         """Trust heads learn on the validation split, whose gold no supervisor was trained on."""
         ensemble, rows = self._ensemble(weak), self.rows(self.splits.validation)
         known = label_classes(ensemble, Dataset.from_list(self.unlabelled_rows(self.splits.validation)), None, folder)
-        weighted = trust_weights(ensemble, self.votes(), known, {row[EXAMPLE_ID]: row[LABEL] for row in rows})
+        names = class_names(known, len(self.task.classes))
+        gold = {row[EXAMPLE_ID]: names[row[LABEL]] for row in rows}
+        weighted = trust_weights(ensemble, self.votes(), known, gold)
         if processes().is_main_process:
             weighted.save_to_disk(str(folder / TRUSTED))
 
@@ -185,7 +188,10 @@ class ClassRun(SeedRun):
 
     def _trained(self, before: Stage) -> TrainedStudent:
         student = WeakClassifier(*self.factory.trained(before.folder), name=before.folder.name)
-        return TrainedStudent(student, Dataset.from_list(self.rows(self.splits.validation)))
+        return TrainedStudent(student, self._known())
+
+    def _known(self) -> Dataset:
+        return training.with_places(self.rows(self.splits.validation), len(self.task.classes))
 
     def train_gold(self, half: str, folder: Path) -> None:
         rows, classes = self.rows(getattr(self.splits, half)), len(self.task.classes)

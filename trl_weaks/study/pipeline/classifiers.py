@@ -12,11 +12,10 @@ from transformers import (
 )
 
 from trl_weaks.distributed import processes, whole_weights
-from trl_weaks.labelling.reliability.gold import numbered
 from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.pipeline.models import TINY, Loaded, ModelFactory, named_if_it_fails, resolved
 from trl_weaks.study.stages import Stage
-from trl_weaks.supervisors.class_names import plain_name
+from trl_weaks.supervisors.class_names import numbered, plain_name
 
 
 class ClassifierFactory(ModelFactory):

@@ -208,15 +208,6 @@ def _check_label(label: Any, num_classes: int) -> None:
         )
 
 
-def gold_votes(dataset: Dataset, num_classes: int) -> Dataset:
-    """Gold labels as the votes of one supervisor that is always sure: for supervisors, ceilings and plain training."""
-    check_rows(dataset, "gold", num_classes)
-    return dataset.map(
-        lambda row: {columns.WEAK_PROBS: [[float(k == row[columns.LABEL]) for k in range(num_classes)]]},
-        remove_columns=[c for c in (columns.WEAK_PROBS, columns.WEIGHTS) if c in dataset.column_names],
-    )
-
-
 def prepare_row(
     row: Mapping[str, Any], column: str, tokenizer: PreTrainedTokenizerBase, num_classes: int, max_length: int | None
 ) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-from datasets import Dataset, Value
+from datasets import ClassLabel, Dataset, Value
 
 from ... import columns
 from ...losses.base import WeakLoss
-from ...supervisors.class_names import plain_name
+from ...supervisors.class_names import class_id, numbered
 from ..common.label_paths import at_path
-from .data import INPUT_IDS, LABELS, VOTE_WEIGHTS, VOTES, check_prepared_row
+from .data import INPUT_IDS, LABELS, VOTE_WEIGHTS, VOTES, check_prepared_row, check_rows, dataset_classes
 
 _MARK = "\nPrepared for the classification trainer "
 
@@ -96,21 +96,37 @@ def check_places(dataset: Dataset, name: str, places: list | None) -> list | Non
 def gold_as_ids(dataset: Dataset, classes: Sequence[str] | None, name: str) -> Dataset:
     """Gold that is given as names of `classes` (case and white space at the ends aside) becomes class ids.
 
+    Where classes have numbers for names, such as 1 to 5 stars, a number is a name.
+
     Raises:
         ValueError: a row's name is none of the classes.
     """
     feature = dataset.features.get(columns.LABEL)
-    if classes is None or not (isinstance(feature, Value) and feature.dtype in ("string", "large_string")):
+    if classes is None or not isinstance(feature, Value) or feature.dtype == "bool":
         return dataset
-    ids, gold = {plain_name(label): k for k, label in enumerate(classes)}, []
+    if feature.dtype not in ("string", "large_string") and not numbered(classes):
+        return dataset
+    gold = []
     for row, label in enumerate(dataset[columns.LABEL]):
-        if label is None or plain_name(label) not in ids:
+        try:
+            gold.append(class_id(label, list(classes), f"row {row}"))
+        except ValueError:
             raise ValueError(
                 f"The {name} dataset, row {row}, column '{columns.LABEL}' = {label!r} is none of the classes "
                 f"{list(classes)}. Correct it, or drop the row."
-            )
-        gold.append(ids[plain_name(label)])
-    return dataset.remove_columns(columns.LABEL).add_column(columns.LABEL, gold)
+            ) from None
+    feature = ClassLabel(names=list(classes))  # so that nobody takes the ids for names
+    return dataset.remove_columns(columns.LABEL).add_column(columns.LABEL, gold, feature=feature)
+
+
+def gold_votes(dataset: Dataset, num_classes: int) -> Dataset:
+    """Gold labels as the votes of one supervisor that is always sure: for supervisors, ceilings and plain training."""
+    dataset = gold_as_ids(dataset, dataset_classes(dataset, "gold") if len(dataset) else None, "gold")
+    check_rows(dataset, "gold", num_classes)
+    return dataset.map(
+        lambda row: {columns.WEAK_PROBS: [[float(k == row[columns.LABEL]) for k in range(num_classes)]]},
+        remove_columns=[c for c in (columns.WEAK_PROBS, columns.WEIGHTS) if c in dataset.column_names],
+    )
 
 
 def new_mark() -> str:
