@@ -69,16 +69,46 @@ def test_argilla_comes_back(tmp_path):
         values, users = [said or "no", "yes", "no"], ["1", "ann@x.org", "3"]
         flat.append(record | {"label.responses": values, "label.responses.users": users})
         flat[-1]["label.responses.status"] = states
-        given = zip(values, users, states, strict=True)
-        responses = [{"value": v, "user_id": u} for v, u, s in given if s == "submitted"]  # it writes no states
+        responses = [{"value": v, "user_id": u} for v, u in zip(values, users, strict=True)]
         nested.append(
             {"id": record["id"], "fields": {"text": "t"}, "suggestions": {}, "responses": {"label": responses}}
         )
     assert made(flat) == wanted()
-    (tmp_path / "export.json").write_text(json.dumps(nested))
-    assert made(tmp_path / "export.json") == wanted()
+    (tmp_path / "flat.json").write_text(json.dumps(flat))
+    assert made(tmp_path / "flat.json") == wanted()
+    (tmp_path / "export.json").write_text(json.dumps(nested))  # `to_json` writes no states: two of three were no votes
+    stateless = [{name: value for name, value in row.items() if not name.endswith("status")} for row in flat]
+    for given in (nested, tmp_path / "export.json", stateless):
+        with pytest.raises(ValueError, match=r"votes, record 0: its responses have no status.*to_list\(flatten=True"):
+            made(given)
+    for record, row in zip(nested, flat, strict=True):
+        for response, state in zip(record["responses"]["label"], row["label.responses.status"], strict=True):
+            response["status"] = state
+    assert made(nested) == wanted()
     unanswered = {"label.responses": None, "label.responses.users": None, "label.responses.status": None}
     assert len(made([*flat, {"id": "00"} | unanswered])) == 4  # `to_list` fills what a record lacks
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_another_question_stands_for_the_class_only_where_no_record_has_that(flat):
+    def record(example, **said):
+        given = {q: [{"value": value, "user_id": "1", "status": "submitted"}] for q, value in said.items()}
+        if not flat:
+            return {"id": example, "responses": given}
+        parts = {"": "value", ".users": "user_id", ".status": "status"}
+        return {"id": example} | {
+            f"{q}.responses{part}": [one[key] for one in rows]
+            for q, rows in given.items()
+            for part, key in parts.items()
+        }
+
+    def rows(*pairs):
+        return made([{"example_id": example, "supervisor": "1", "label": label} for example, label in pairs])
+
+    assert made([record("00", why="no"), record("01", label="yes", why="no")]) == rows(("01", "yes"))
+    assert made([record("00", sure="no"), record("01", sure="yes")]) == rows(("00", "no"), ("01", "yes"))
+    with pytest.raises(ValueError, match=r"the questions are \['sure', 'why'\]; call that of the class"):
+        made([record("00", sure="no"), record("01", why="yes")])
 
 
 @pytest.mark.parametrize("tool", ["argilla", "label_studio"])
@@ -111,8 +141,14 @@ def test_plain_rows_stay_and_json_of_rows_is_read(tmp_path):
         ([{"data": {"example_id": "00"}, "annotations": []}], "votes: there are no rows"),
         ([{"id": None, "responses": {}}], "votes, record 0: there is no 'id'"),
         ([{"id": "00", "responses": {"a": [], "b": []}}], r"the questions are \['a', 'b'\]; call that of the class"),
-        ([{"id": "9", "responses": {"a": [{"value": "no", "user_id": 1}]}}], "example_id '9'.: no example has this"),
-        ([{"id": "00", "responses": {"label": [{"value": ["no"], "user_id": 1}]}}], "'label' holds .'no'."),
+        (
+            [{"id": "9", "responses": {"a": [{"value": "no", "user_id": 1, "status": "submitted"}]}}],
+            "example_id '9'.: no example has this",
+        ),
+        (
+            [{"id": "00", "responses": {"label": [{"value": ["no"], "user_id": 1, "status": None}]}}],
+            "'label' holds .'no'.",
+        ),
     ],
 )
 def test_what_a_tool_should_not_say_is_named(rows, message, tmp_path):

@@ -9,7 +9,8 @@ from ...columns import EXAMPLE_ID, LABEL
 from .tables import Table, read_table
 
 SUPERVISOR, ANNOTATOR = "supervisor", "annotator"
-RESPONSES = f"{LABEL}.responses"  # of Argilla's flat records
+RESPONSES, USERS, STATUS = ".responses", ".responses.users", ".responses.status"  # of a question in flat records
+DUMPED = "`json.dump(dataset.records.to_list(flatten=True), file)`"
 Vote = dict[str, Any]
 
 
@@ -17,13 +18,15 @@ def exported_votes(table: Table) -> Table:
     """The votes of an export, one row each; a table that is none stays as it is.
 
     Read are Label Studio's JSON (tasks with annotations), its JSON-MIN and CSV (`annotator` beside `label`), and
-    Argilla's records (`records.to_json`, or the list of `records.to_list`, flat or not). The question is called
-    `label`, as in the files that `triage` writes, unless it is the only one. A cancelled or discarded answer is an
-    abstention, a draft is no vote, and predictions and suggestions, the committee's own, are none either.
+    Argilla's flat records (`records.to_list(flatten=True)`, or a file of them; what `records.to_json` writes does not
+    tell drafts from answers). The question is called `label`, as in the files that `triage` writes, unless it is the
+    only one. A cancelled or discarded answer is an abstention, a draft is no vote, and predictions and suggestions,
+    the committee's own, are none either.
 
     Raises:
         ValueError: a `.json` file that is no list of objects, a file that goes into a tool instead of one that comes
-            out of it, a task without the id of its example, or an answer of several choices (named).
+            out of it, a task without the id of its example, responses without a status, or an answer of several
+            choices (named).
         FileNotFoundError: no such file.
     """
     rows = _given(table)
@@ -33,8 +36,9 @@ def exported_votes(table: Table) -> Table:
     first = rows[0]
     if "annotations" in first and "data" in first:
         return [vote for number, task in enumerate(rows) for vote in _of_task(task, f"votes, task {number}")]
-    if isinstance(first.get("responses"), Mapping) or RESPONSES in first:
-        return [vote for number, record in enumerate(rows) for vote in _of_record(record, f"votes, record {number}")]
+    if isinstance(first.get("responses"), Mapping) or any(_flat_questions(row) for row in rows):
+        question = _question(rows)
+        return [vote for n, record in enumerate(rows) for vote in _of_record(record, question, f"votes, record {n}")]
     if ANNOTATOR in first and SUPERVISOR not in first:
         return [row | {SUPERVISOR: row[ANNOTATOR]} for row in rows]
     return rows if isinstance(table, str | Path) else table
@@ -62,7 +66,7 @@ def _given(table: Table) -> list[Vote]:
 def _refuse_unanswered(rows: Sequence[Mapping[str, Any]]) -> None:
     """Refuse the files that `triage` writes for a tool to read: suggestions, and nobody's answer."""
     for tool, suggested, answered, how in (
-        ("Argilla", {"id", f"{LABEL}.suggestion"}, {"responses", RESPONSES}, "`dataset.records.to_json(path)`"),
+        ("Argilla", {"id", f"{LABEL}.suggestion"}, {"responses", f"{LABEL}{RESPONSES}"}, DUMPED),
         ("Label Studio", {"data", "predictions"}, {"annotations"}, "its export as JSON"),
     ):
         if any(suggested <= set(row) for row in rows) and not any(answered & set(row) for row in rows):
@@ -86,22 +90,40 @@ def _of_task(task: Mapping[str, Any], where: str) -> Iterable[Vote]:
         yield _vote(example, "person" if person is None else person, None if skipped else _one(chosen, where))
 
 
-def _of_record(record: Mapping[str, Any], where: str) -> Iterable[Vote]:
+def _flat_questions(record: Mapping[str, Any]) -> list[str]:
+    return [name.removesuffix(USERS) for name in record if name.endswith(USERS)]
+
+
+def _question(records: Sequence[Mapping[str, Any]]) -> str:
+    """The question of the class, one for all records; empty where nobody answered any."""
+    asked = {name for record in records for name in (*_flat_questions(record), *(record.get("responses") or ()))}
+    if LABEL not in asked and len(asked) > 1:
+        raise ValueError(f"votes: the questions are {sorted(asked)}; call that of the class {LABEL!r}.")
+    return LABEL if LABEL in asked else next(iter(asked), "")
+
+
+def _of_record(record: Mapping[str, Any], question: str, where: str) -> Iterable[Vote]:
     """The votes of a record of Argilla: one for each response."""
     example = _example(record, "id", where, "there is no 'id'")
-    if RESPONSES in record:
-        values, users = record[RESPONSES] or (), record.get(f"{RESPONSES}.users") or ()
-        states = record.get(f"{RESPONSES}.status") or [None] * len(values)
+    given = (record.get("responses") or {}).get(question) or ()
+    if record.get(f"{question}{RESPONSES}"):
+        values, users, states = (record.get(f"{question}{part}") for part in (RESPONSES, USERS, STATUS))
+        if states is None:
+            raise _without_status(where)
         given = [{"value": v, "user_id": u, "status": s} for v, u, s in zip(values, users, states, strict=True)]
-    else:
-        questions = record["responses"]
-        if LABEL not in questions and len(questions) > 1:
-            raise ValueError(f"{where}: the questions are {sorted(questions)}; call that of the class {LABEL!r}.")
-        given = questions.get(LABEL) or next(iter(questions.values()), ())
     for response in given:
-        if response.get("status") != "draft":
-            discarded = response.get("status") == "discarded"
+        if "status" not in response:
+            raise _without_status(where)
+        if response["status"] != "draft":
+            discarded = response["status"] == "discarded"
             yield _vote(example, response["user_id"], None if discarded else response["value"])
+
+
+def _without_status(where: str) -> ValueError:
+    return ValueError(
+        f"{where}: its responses have no status, as in what `dataset.records.to_json` writes, so that drafts and "
+        f"discarded answers cannot be told from votes. Give a file of {DUMPED} instead."
+    )
 
 
 def _example(holder: Mapping[str, Any], name: str, where: str, missing: str) -> Any:
