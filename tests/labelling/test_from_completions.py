@@ -111,6 +111,21 @@ def test_scorers_read_what_has_no_confidence(build):
         assert labels_from_completions(examples, [answer("1", "api", text)], scorers=same).to_list() == [row]
 
 
+@pytest.mark.parametrize("gold", [None, {"7": " play some jazz"}])
+def test_a_cut_answer_is_not_charged_for_an_end(build, gold):
+    """Its log-probabilities are those of its own tokens, as in rows of `label_completions`."""
+    reader, text = build("gpt2"), " play some jazz"
+    (score,) = reader.score([EXAMPLES[1]["prompt"]], [text])
+    assert score.offsets[-1] == (len(text), len(text)) and score.logps[-1] < -0.5
+    for reason, tokens in (("stop", score.logps), ("length", score.logps[:-1])):
+        given = answer("7", "api", text) | {"finish_reason": reason}
+        (row,) = labels_from_completions(EXAMPLES, [given], scorers=[reader], gold=gold, calibration="isotonic")
+        assert row["weak_finished"] == (reason == "stop")
+        assert ([len(text)] * 2 in row["weak_offsets"][0]) == row["weak_finished"]
+        if gold is None:
+            assert math.fsum(row["weak_logps"][0]) == pytest.approx(math.fsum(tokens), abs=1e-5)
+
+
 def test_answers_too_long_for_every_scorer_are_counted(build, caplog):
     answers = [answer("007", "api", "x" * 1000), answer("7", "api", " jazz")]
     labels = labels_from_completions(EXAMPLES, answers, scorers=build("gpt2"))

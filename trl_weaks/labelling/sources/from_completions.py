@@ -289,13 +289,13 @@ def _rescore(given: Mapping[str, list[_Answer]], prompts: Mapping[str, dict], sc
     names = [f"example {e!r}, supervisor {a.supervisor!r}" for e, a in unsure]
     read = [scorer.score_fitting(*asked, names=names) for scorer in scorers]
     for (_, answer), scores in zip(unsure, zip(*read, strict=True), strict=True):
-        known = [score for score in scores if score is not None]  # too long for the others
+        own = [_text_of(score, answer.finished) for score in scores if score is not None]  # too long for the others
+        known = [(offsets, logps) for offsets, logps in own if logps]
         if known:
-            spans = [[i, i + 1] for i in range(len(answer.text))] + [[len(answer.text)] * 2]
-            heads = [alignment.before_text(score.offsets) for score in known]  # their templates', not the answer's
+            spans = [[i, i + 1] for i in range(len(answer.text))] + [[len(answer.text)] * 2] * answer.finished
             moved = [
-                alignment.transfer_logps(s.offsets[k:], s.logps[k:], spans, text=answer.text, unit="word")
-                for s, k in zip(known, heads, strict=True)
+                alignment.transfer_logps(offsets, logps, spans, text=answer.text, unit="word")
+                for offsets, logps in known
             ]
             answer.offsets, answer.logps = spans, (sum(moved) / len(moved)).tolist()
             answer.source = RESCORED
@@ -305,6 +305,13 @@ def _rescore(given: Mapping[str, list[_Answer]], prompts: Mapping[str, dict], sc
             "%d of %d answers without a confidence are too long for every scorer, and train as hard labels.",
             *(unread, len(unsure)),
         )
+
+
+def _text_of(score: Any, finished: bool) -> tuple[list, list[float]]:
+    """Offsets and log-probabilities of an answer's tokens: without what a template writes before them, and without the
+    end of an answer that was cut, which it does not have."""
+    head, last = alignment.before_text(score.offsets), None if finished else -1
+    return score.offsets[head:last], score.logps[head:last]
 
 
 def _calibrate(
