@@ -14,6 +14,7 @@ from ...metrics.agreement import top_shares
 from ...metrics.selective import Threshold, bounded_threshold, coverage_risk_curve
 from ...supervisors.class_names import class_id
 from ..sources.tables import same_text, shares_of_texts
+from .gold import Gold, class_names, gold_texts, read_gold
 from .shared_ids import refuse_shared_ids
 from .voters import supervisor_votes
 
