@@ -13,19 +13,18 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .. import columns
-from ..aggregation.with_student import WeighsVotes
 from ..losses.base import WeakLoss
 from ..losses.prediction_window import PredictionWindow
 from ..pooling import harden
 from ..supervisors.adapter_notes import write_notes
 from ..supervisors.class_names import names_of
 from ..supervisors.class_predictions import EVIDENCE_KEY, OFFSET_KEY, PRIOR_KEY, ClassPredictions
-from ._compat import BaseTrainer, global_then_local_main_first, is_peft_model, parallelism
+from ._compat import BaseTrainer, is_peft_model, parallelism
 from .classification.card import classification_card
 from .classification.collapse import watch_collapse
 from .classification.collator import WeakClassificationCollator
 from .classification.data import (
+    BARE,
     LABELS,
     PREPARED,
     ROW_WEIGHTS,
@@ -39,15 +38,22 @@ from .classification.data import (
     check_same_classes,
     count_classes,
     dataset_classes,
-    prepare_row,
     row_weights,
     text_column,
 )
 from .classification.model import add_adapters, context_length, load_student, refuse_dead_head
-from .classification.objective import POOLS, VoteObjective
-from .classification.pooled_votes import PlacedVotes, PooledVotes
-from .classification.sets import check_for_loss, check_prepared, gold_as_ids, new_mark, plain_rows
-from .classification.student_aggregation import RelabelledRows, StudentAggregation, WeighedVotes
+from .classification.pooled_votes import pool_and_objective
+from .classification.sets import (
+    check_for_loss,
+    check_prepared,
+    check_target,
+    gold_as_ids,
+    is_bare,
+    new_mark,
+    plain_rows,
+    tokenised,
+)
+from .classification.student_aggregation import lessons_of
 from .common.callable_loss import chosen_loss
 from .common.imitation_alarm import class_numbers
 from .common.label_paths import unweighed
@@ -65,7 +71,8 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
     [`label_classes`]), optional `weak_weights` (list[N], of the votes of a row beside each other), `triage_weight`
     (float, of the row beside the others: their losses are averaged with it) and gold `label` (a class id, or the
     name of a class where the data names them in `weak_classes` or a `ClassLabel` column; a number is a name where they
-    are numbers), which serves metrics only. An evaluation set may bring `label` instead of votes.
+    are numbers), which serves metrics only. An evaluation set may bring `label` instead of votes; texts with neither
+    are for `predict` and `predict_classes`, and have no loss.
 
     The gradient is that of the mean loss over all rows of an update: it depends on neither the accumulation steps nor
     the number of processes. (With `threshold="balanced"` the thresholds therefore come from the updates before, and
@@ -147,7 +154,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
                 model.enable_input_require_grads()
         refuse_dead_head(model, self.weak_loss)
         self._take_dirichlet(model.config)
-        self._pool, self._objective = _pool_and_objective(self.weak_loss, args)
+        self._pool, self._objective = pool_and_objective(self.weak_loss, args)
         self._context = context_length(model, processing_class)
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._mark, self._places, self._total_train_tokens = new_mark(), None, 0
@@ -162,7 +169,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             **kwargs,
         )
         _refuse_parallelism(self)
-        self._lessons = _lessons(self, self._pool)
+        self._lessons = lessons_of(self, self._pool)
         # Rows are counted through `labels`, for every model class: `compute_loss` divides by that count itself.
         self.model_accepts_loss_kwargs, self._loss_shifts_labels, self.label_names = True, False, [LABELS]
         self._collapse = watch_collapse(self)
@@ -181,7 +188,12 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         return None if dataset is None else self._prepare_dataset(dataset, tokenizer, args, "eval")
 
     def _prepare_dataset(
-        self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: WeakClassificationConfig, name: str
+        self,
+        dataset: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        args: WeakClassificationConfig,
+        name: str,
+        predicting: bool = False,
     ) -> Dataset:
         dataset = plain_rows(dataset, name)
         refuse_empty(dataset, name)
@@ -193,6 +205,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         self._know_classes(classes, f"the {name} dataset")
         dataset = gold_as_ids(dataset, self._classes, name)
         column = text_column(dataset.column_names, name)
+        check_target(dataset, name, predicting, args.process_index == 0)
         check_rows(dataset, name, self.num_classes)
         teaching = row_weights(dataset, name)
         self._places = check_for_loss(dataset, name, self._objective.loss, self._places)
@@ -200,23 +213,10 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             check_geometric_pool(dataset, name)
         if self._pool is not None:
             dataset = self._pool(dataset, name)
-        with global_then_local_main_first():
-            prepared = dataset.map(
-                prepare_row,
-                fn_kwargs={
-                    "column": column,
-                    "tokenizer": tokenizer,
-                    "num_classes": self.num_classes,
-                    "max_length": args.max_length,
-                },
-                remove_columns=dataset.column_names,
-                num_proc=args.dataset_num_proc,
-                desc=f"Tokenizing {name} dataset",
-            )
+        prepared = tokenised(dataset, name, column, tokenizer, self.num_classes, args).add_column(
+            ROW_WEIGHTS, teaching
+        )
         check_lengths(prepared, name, self._context, tokenizer.pad_token_id)
-        known = columns.WEAK_PROBS in dataset.column_names
-        prepared = prepared.add_column(ROWS, list(range(len(prepared))) if known else [UNKNOWN] * len(prepared))
-        prepared = prepared.add_column(ROW_WEIGHTS, teaching)
         prepared.info.description = (prepared.info.description or "") + self._mark
         return prepared
 
@@ -243,10 +243,11 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         loss = rows.sum() / count.to(rows.device)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
-        self._record(inputs, outputs.logits.detach(), rows.detach(), target, labels, row_weights)
+        told = numbers != BARE
+        self._record(inputs, outputs.logits.detach(), rows.detach(), target, labels, row_weights, told)
         if self._alarms and not self.model.training:
             read = self._read(outputs.logits.detach()).probabilities
-            self.add_sums(class_numbers(read, target, numbers != UNKNOWN))
+            self.add_sums(class_numbers(read, target, (numbers != UNKNOWN) & told))
         return (loss, outputs) if return_outputs else loss
 
     def _supervise(
@@ -287,12 +288,19 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         window.hold(pair[:, 0], pair[:, 1])
 
     def _record(
-        self, inputs: dict[str, Tensor], logits: Tensor, rows: Tensor, target: Tensor, labels: Tensor, teach: Tensor
+        self,
+        inputs: dict[str, Tensor],
+        logits: Tensor,
+        rows: Tensor,
+        target: Tensor,
+        labels: Tensor,
+        teach: Tensor,
+        told: Tensor,
     ) -> None:
         predicted, known, one = logits.argmax(-1), labels != UNKNOWN, torch.ones_like(labels)
         top = target >= target.amax(-1, keepdim=True)
         agree = top.gather(-1, predicted[:, None])[:, 0]
-        sums = {"weak/agreement": (agree, one), "accuracy": ((predicted == labels) & known, known)}
+        sums = {"weak/agreement": (agree & told, told), "accuracy": ((predicted == labels) & known, known)}
         vacant = self._read(logits).vacuity
         if vacant is not None:
             sums["weak/vacuity"] = (vacant, one)
@@ -301,8 +309,8 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             self._total_train_tokens += int(self.accelerator.reduce(inputs["attention_mask"].sum(), "sum"))
             self._collapse.see(predicted, target, teach, self._progress())
         else:
-            counted = rows.isfinite() if self.args.logging_nan_inf_filter else one
-            sums["loss"] = (rows.where(counted.bool(), 0.0), counted * teach)
+            counted = told & rows.isfinite() if self.args.logging_nan_inf_filter else told
+            sums["loss"] = (rows.where(counted, 0.0), counted * teach)
         self.add_sums(sums)
         self._record_schedule(mode)
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
@@ -313,6 +321,12 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         super().log(logs, start_time)
         self._metrics["train" if self.model.training else "eval"].clear()
 
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix="eval", **kwargs):
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if is_bare(dataloader.dataset):
+            output.metrics.pop(f"{metric_key_prefix}_loss", None)  # of places that were filled
+        return output
+
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         if not isinstance(eval_dataset, str):
             eval_dataset = self._prepare_eval(eval_dataset, self.processing_class, self.args)
@@ -320,7 +334,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
         test_dataset = unweighed(test_dataset)
-        test_dataset = self._prepare_dataset(test_dataset, self.processing_class, self.args, metric_key_prefix)
+        test_dataset = self._prepare_dataset(test_dataset, self.processing_class, self.args, metric_key_prefix, True)
         return super().predict(test_dataset, ignore_keys, metric_key_prefix)
 
     def predict_classes(self, dataset: Dataset) -> ClassPredictions:
@@ -370,27 +384,6 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
 def _window_state(window: Any) -> dict[str, Tensor]:
     """What a loss remembers now, for a file or a later training."""
     return {} if window is None else {name: value.cpu().clone() for name, value in window.state_dict().items()}
-
-
-def _pool_and_objective(loss: WeakLoss, args: WeakClassificationConfig) -> tuple[PooledVotes | None, VoteObjective]:
-    """What pools the votes when a set is prepared, where it is not done batch by batch; and the loss of what comes."""
-    if args.pooling in POOLS:
-        return None, VoteObjective(loss, args.pooling, args.soft_labels)
-    given = args.pooling, args.soft_labels, args.pooling_kwargs
-    pool = PooledVotes(*given)  # which hardens
-    if isinstance(pool.aggregator, WeighsVotes):
-        return PlacedVotes(*given), VoteObjective(loss, pool.aggregator.combine)
-    return pool, VoteObjective(loss, args.pooling)
-
-
-def _lessons(trainer: WeakClassificationTrainer, pool: PooledVotes | None) -> StudentAggregation | None:
-    """What lets the aggregator learn from the student, if it does, among the trainer's callbacks."""
-    if pool is None or not pool.aggregator.with_student:
-        return None
-    kind = WeighedVotes if isinstance(pool.aggregator, WeighsVotes) else RelabelledRows
-    lessons = kind(trainer, pool)
-    trainer.add_callback(lessons)
-    return lessons
 
 
 def _refuse_parallelism(trainer: BaseTrainer) -> None:

@@ -17,10 +17,11 @@ VOTES = "weak_votes"  # [N][K] class probabilities of each supervisor
 VOTE_WEIGHTS = "weak_vote_weights"  # [N], sums to 1
 LABELS = "labels"  # gold class, UNKNOWN where there is none; the trainer also counts rows by this column
 PREPARED = (INPUT_IDS, VOTES, VOTE_WEIGHTS, LABELS)
-ROWS = "weak_rows"  # the row's number in its set; UNKNOWN where gold stands for votes. Not in rows prepared elsewhere
+ROWS = "weak_rows"  # the row's number in its set; UNKNOWN where gold stands for votes, or BARE. Not in rows of others
 ROW_WEIGHTS = "weak_row_weights"  # how much a row teaches, 1 on average over its set. Not in rows prepared elsewhere
 
 UNKNOWN = -1
+BARE = -2  # in ROWS: neither votes nor gold, so that nothing is compared; in what is predicted alone
 _NO_LISTS = (
     "is not one list of class probabilities per supervisor, such as [[0.9, 0.1], [0.4, 0.6]]. A class id k is the "
     "vote that is 1 at k and 0 elsewhere; one supervisor's probabilities need a list around them."
@@ -211,7 +212,7 @@ def _check_label(label: Any, num_classes: int) -> None:
 def prepare_row(
     row: Mapping[str, Any], column: str, tokenizer: PreTrainedTokenizerBase, num_classes: int, max_length: int | None
 ) -> dict[str, Any]:
-    """One checked row -> `PREPARED`. Without votes, gold is one sure vote; without either, the vote is uniform."""
+    """One checked row -> `PREPARED`. Without votes, gold is one sure vote; without either, a uniform one stands."""
     text = row[column]
     special = isinstance(text, str)
     if not special:

@@ -9,6 +9,10 @@ from datasets import Dataset
 
 from ... import columns
 from ...aggregation.base import NotComputable, make_aggregator, probabilities, warn_of_few
+from ...aggregation.with_student import WeighsVotes
+from ...losses.base import WeakLoss
+from ..weak_classification_config import WeakClassificationConfig
+from .objective import POOLS, VoteObjective
 
 
 class PooledVotes:
@@ -139,6 +143,17 @@ class PlacedVotes(PooledVotes):
                 f"are left out of `pooling={self.name!r}`. Drop the row, or set `guard` to 0 in `pooling_kwargs`."
             )
         return np.where(missing[..., None], 1 / votes.shape[-1], votes), weights
+
+
+def pool_and_objective(loss: WeakLoss, args: WeakClassificationConfig) -> tuple[PooledVotes | None, VoteObjective]:
+    """What pools the votes when a set is prepared, where it is not done batch by batch; and the loss of what comes."""
+    if args.pooling in POOLS:
+        return None, VoteObjective(loss, args.pooling, args.soft_labels)
+    given = args.pooling, args.soft_labels, args.pooling_kwargs
+    pool = PooledVotes(*given)  # which hardens
+    if isinstance(pool.aggregator, WeighsVotes):
+        return PlacedVotes(*given), VoteObjective(loss, pool.aggregator.combine)
+    return pool, VoteObjective(loss, args.pooling)
 
 
 def _ids(dataset: Dataset) -> list[str]:

@@ -1,17 +1,40 @@
 """Datasets as the classifier's trainer reads them: plain Python rows with class ids, or refused by name."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
 from datasets import ClassLabel, Dataset, Value
+from transformers import PreTrainedTokenizerBase
 
 from ... import columns
 from ...losses.base import WeakLoss
 from ...supervisors.class_names import class_id, numbered
+from .._compat import global_then_local_main_first
 from ..common.label_paths import at_path
-from .data import INPUT_IDS, LABELS, VOTE_WEIGHTS, VOTES, check_prepared_row, check_rows, dataset_classes
+from ..weak_classification_config import WeakClassificationConfig
+from .data import (
+    BARE,
+    INPUT_IDS,
+    LABELS,
+    ROWS,
+    UNKNOWN,
+    VOTE_WEIGHTS,
+    VOTES,
+    check_prepared_row,
+    check_rows,
+    dataset_classes,
+    prepare_row,
+)
 
+logger = logging.getLogger(__name__)
+
+# What gold is called elsewhere.
+_GOLD = (
+    "labels gold gold_label gold_labels true_label label_id label_ids target targets class class_id category y intent"
+)
+_LIKE_GOLD = frozenset(_GOLD.split())
 _MARK = "\nPrepared for the classification trainer "
 
 
@@ -32,6 +55,65 @@ def plain_rows(dataset: Any, name: str) -> Dataset:
             f"The {name} dataset has a transform (`set_transform`), which hides its columns. Apply it with `map`."
         )
     return dataset if dataset.format["type"] is None else dataset.with_format(None)
+
+
+def check_target(dataset: Dataset, name: str, predicting: bool, main_process: bool) -> None:
+    """See that there is something to compare the student with, and say so where gold seems to have another name.
+
+    Args:
+        predicting: texts alone are enough.
+
+    Raises:
+        ValueError: neither votes nor gold; names the column that is likely gold.
+    """
+    if columns.LABEL in dataset.column_names:
+        return
+    like = next((c for c in dataset.column_names if c.strip().lower() in {columns.LABEL, *_LIKE_GOLD}), None)
+    rename = f"`dataset.rename_column({like!r}, {columns.LABEL!r})`"
+    if columns.WEAK_PROBS not in dataset.column_names and not predicting:
+        raise ValueError(
+            f"The {name} dataset has neither votes ('{columns.WEAK_PROBS}') nor gold ('{columns.LABEL}') to compare "
+            f"the student with; its columns are {dataset.column_names}. "
+            + (f"If '{like}' holds the gold: {rename}. " if like else f"Add a column '{columns.LABEL}' of class ids. ")
+            + "Texts alone are for `predict` and `predict_classes`."
+        )
+    if like is not None and main_process:
+        logger.warning(
+            "The %s dataset has no column '%s', so that no accuracy is logged. If '%s' holds the gold: %s.",
+            name, columns.LABEL, like, rename,
+        )  # fmt: skip
+
+
+def tokenised(
+    dataset: Dataset,
+    name: str,
+    column: str,
+    tokenizer: PreTrainedTokenizerBase,
+    num_classes: int,
+    args: WeakClassificationConfig,
+) -> Dataset:
+    """A checked set in the columns `PREPARED` and `ROWS`; its texts are in that column."""
+    with global_then_local_main_first():
+        prepared = dataset.map(
+            prepare_row,
+            fn_kwargs={
+                "column": column,
+                "tokenizer": tokenizer,
+                "num_classes": num_classes,
+                "max_length": args.max_length,
+            },
+            remove_columns=dataset.column_names,
+            num_proc=args.dataset_num_proc,
+            desc=f"Tokenizing {name} dataset",
+        )
+    if columns.WEAK_PROBS in dataset.column_names:
+        return prepared.add_column(ROWS, list(range(len(prepared))))
+    return prepared.add_column(ROWS, [UNKNOWN if columns.LABEL in dataset.column_names else BARE] * len(prepared))
+
+
+def is_bare(dataset: Dataset) -> bool:
+    """Whether a prepared set has texts alone."""
+    return dataset[0].get(ROWS) == BARE
 
 
 def refuse_aggregated(dataset: Dataset, name: str) -> None:

@@ -210,6 +210,16 @@ class RelabelledRows(StudentAggregation):
         return trainer._read(torch.as_tensor(found)).probabilities.double().numpy()
 
 
+def lessons_of(trainer: Any, pool: PooledVotes | None) -> StudentAggregation | None:
+    """What lets the aggregator learn from the student, if it does, among the trainer's callbacks."""
+    if pool is None or not pool.aggregator.with_student:
+        return None
+    kind = WeighedVotes if isinstance(pool.aggregator, WeighsVotes) else RelabelledRows
+    lessons = kind(trainer, pool)
+    trainer.add_callback(lessons)
+    return lessons
+
+
 @contextmanager
 def _same_chance() -> Iterator[None]:
     """Random numbers go on after it as if it had not been."""
