@@ -221,3 +221,45 @@ def test_what_is_text_is_no_end(said):
     tokens = ((" ja", -0.25, [(" ja", -0.25), (said, -2.0)]), ("zz", -0.5, [("zz", -0.5)]))
     made = alternatives_as_rows(labels_from_completions(EXAMPLES, [answer(tokens=tokens)]))
     assert said in made["completion"][:]
+
+
+def told(tokens):
+    """Tokens, log-probabilities and alternatives in the form of chat completions."""
+    return [
+        {"token": t, "logprob": p, "top_logprobs": [{"token": a, "logprob": q} for a, q in top]}
+        for t, p, top in tokens
+    ]
+
+
+def test_a_log_probability_that_is_not_told_is_none(caplog):
+    """OpenAI's -9999 says that a token was not among the 20 most probable ones, and nothing else."""
+    untold = told([("x", -0.1, [("x", -0.1), ("y", -9999.0)]), ("z", -9999.0, [("a", -0.3)])])
+    example = {"example_id": "1", "supervisor": "api", "completion": "xz", "logprobs": untold}
+    (row,) = labels_from_completions(EXAMPLES, [example])
+    assert row["confidence_source"] == [None] and math.fsum(row["weak_logps"][0]) == 0
+    assert "1 answers have a token whose log-probability is not told (-9999)" in caplog.text
+    drawn = [example, example | {"completion": "other", "logprobs": None}, example]
+    (row,) = labels_from_completions(EXAMPLES, drawn)
+    assert row["confidence_source"] == ["samples"] and math.exp(row["weak_logps"][0][0]) == pytest.approx(2 / 3)
+    read = read_logprobs(untold[:1], "x", "row")
+    assert read.top == [[("x", -0.1)]] and read.logps == [-0.1]
+    assert read_logprobs([*told([("\n", -9999.0, [])]), *untold[:1]], "x", "row").logps == [-0.1], "stripped"
+
+
+@pytest.mark.parametrize("token", [" Paris", "\n Paris"])
+def test_alternatives_lose_the_white_space_that_their_answer_lost(token):
+    head = token.removesuffix("Paris")
+    top = [(token, -0.2), (f"{head}London", -2.0), ("Rome", -3.0), (head, -4.0), ("</s>", -5.0)]
+    given = {"example_id": "1", "supervisor": "api", "completion": "Paris", "logprobs": told([(token, -0.2, top)])}
+    labels = labels_from_completions([{"example_id": "1", "prompt": "Capital: "}], [given])
+    assert pairs(labels[0]["weak_top_logps"][0]) == [[("Paris", -0.2), ("London", -2.0)], []]
+    rows = alternatives_as_rows(labels)
+    said = [row["prompt"] + row["completion"] for row in rows]
+    assert said == ["Capital: Paris", "Capital: London"]
+
+
+def test_white_space_behind_an_answer_is_cut_from_alternatives_too():
+    top = [("Paris\n", -0.5), ("Paris", -1.5), ("Rome.", -3.0), ("Oslo\n", -4.0), ("\n", -5.0)]
+    read = read_logprobs(told([("Paris\n", -0.5, top)]), "Paris", "row")
+    both = math.log(math.exp(-0.5) + math.exp(-1.5))
+    assert read.top == [[("Paris", pytest.approx(both)), ("Rome.", -3.0), ("Oslo", -4.0)]]

@@ -15,7 +15,7 @@ from ...supervisors.server import ServerAnswer, ServerError, ServerSupervisor
 from ..storage.store import LabelStore
 from .examples import read_prompts
 from .tables import Table
-from .token_logprobs import read_logprobs
+from .token_logprobs import NotTold, read_logprobs, warn_untold
 
 logger = logging.getLogger(__name__)
 Key = tuple[str, str, int]  # supervisor, example, sample
@@ -143,7 +143,7 @@ def _ask_one(
 
 
 def _rows(servers: Sequence[ServerSupervisor], prompts: dict[str, dict], found: dict[Key, dict]) -> list[dict]:
-    rows, unspelled = [], 0
+    rows, unspelled, untold = [], 0, 0
     for server in servers:
         for example in prompts:
             for sample in range(server.samples):
@@ -153,11 +153,14 @@ def _rows(servers: Sequence[ServerSupervisor], prompts: dict[str, dict], found: 
                 if row["logprobs"] is not None and record["text"]:
                     try:
                         read_logprobs(row["logprobs"], record["text"], server.name)
+                    except NotTold:
+                        untold, row["logprobs"] = untold + 1, None
                     except ValueError:
                         unspelled, row["logprobs"] = unspelled + 1, None
                 rows.append(row)
     if unspelled:
         logger.warning("%d answers have log-probabilities that do not spell their text; left out.", unspelled)
+    warn_untold(untold)
     silent = sum(row[columns.COMPLETION] is None for row in rows)
     if silent:
         logger.warning("%d of %d answers hold no text (refusals, tool calls).", silent, len(rows))

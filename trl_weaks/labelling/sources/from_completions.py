@@ -16,7 +16,7 @@ from ...supervisors.server import was_cut
 from ..reliability.gold import Gold, gold_texts
 from .examples import read_prompts
 from .tables import Table, as_confidence, as_dataset, as_id, plain_text, read_table, refuse_alike, same_text
-from .token_logprobs import Alternative, TokenLogprobs, read_logprobs
+from .token_logprobs import Alternative, NotTold, TokenLogprobs, read_logprobs, warn_untold
 
 logger = logging.getLogger(__name__)
 STATED, LOGPROBS, SAMPLES, RESCORED = "stated", "logprobs", "samples", "rescored"
@@ -162,8 +162,10 @@ def _answers(answers: Table, prompts: Mapping[str, dict]) -> dict[str, list[_Ans
     refuse_alike((supervisor for _, supervisor in grouped), "answers")
     _warn_alike(grouped)
     found: dict[str, list[_Answer]] = {}
+    untold: list[int] = []
     for example, supervisor in sorted(grouped):
-        found.setdefault(example, []).append(_answer(supervisor, grouped[example, supervisor]))
+        found.setdefault(example, []).append(_answer(supervisor, grouped[example, supervisor], untold))
+    warn_untold(len(untold))
     return {example: found[example] for example in prompts if example in found}
 
 
@@ -234,8 +236,8 @@ def _weigh_as_stored(given: Mapping[str, list[_Answer]]) -> None:
                 answer.weight = None
 
 
-def _answer(supervisor: str, rows: list[dict[str, Any]]) -> _Answer:
-    """One answer out of a supervisor's k answers to an example."""
+def _answer(supervisor: str, rows: list[dict[str, Any]], untold: list[int]) -> _Answer:
+    """One answer out of a supervisor's k answers to an example; `untold` gets its row's number if need be."""
     text, share = most_frequent([row["text"] for row in rows])
     row = next(row for row in rows if row["text"] == text)
     stated = [r["number"] for r in rows if r["confidence"] is not None]
@@ -250,8 +252,11 @@ def _answer(supervisor: str, rows: list[dict[str, Any]]) -> _Answer:
         return _whole(supervisor, text, row["confidence"], STATED, finished)
     if row.get("logprobs") is not None:
         where = f"answers, row {row['number']} (example_id {row[columns.EXAMPLE_ID]!r})"
-        read: TokenLogprobs = read_logprobs(row["logprobs"], text, where)
-        return _Answer(supervisor, text, read.offsets, read.logps, LOGPROBS, finished, read.top)
+        try:
+            read: TokenLogprobs = read_logprobs(row["logprobs"], text, where)
+            return _Answer(supervisor, text, read.offsets, read.logps, LOGPROBS, finished, read.top)
+        except NotTold:
+            untold.append(row["number"])
     if len(rows) > 1:
         return _whole(supervisor, text, share, SAMPLES, finished)
     return _whole(supervisor, text, 1.0, None, finished)

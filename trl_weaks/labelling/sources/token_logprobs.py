@@ -1,15 +1,22 @@
 """Token log-probabilities as OpenAI-compatible servers return them, placed in the text that they spell."""
 
 import json
+import logging
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+logger = logging.getLogger(__name__)
 Alternative = tuple[str, float]
 END = re.compile(r"(\s*(<[^<>]*>|\[[^\[\]]*\]))*")  # marks that end a turn, as tokenizers write them
+UNTOLD = -9999.0  # what OpenAI's protocol writes for a log-probability that it does not tell, at most
 CLOSE = 1e-4  # a log-probability may end this far above 0 by rounding
+
+
+class NotTold(ValueError):
+    """A chosen token has no log-probability: the server wrote -9999 in its place."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,8 @@ class TokenLogprobs:
         offsets: [start, end) characters of each token; tokens after the text have the empty span at its end.
         logps: log-probability of each, nats, at most 0.
         top: for each token the alternatives that the server gave in its place, the token itself mostly among them,
-            most probable first: text and log-probability. Those that are a part of a character are left out. None
+            most probable first: text and log-probability. Those that are a part of a character, or whose probability
+            was not told, are left out, and white space that was stripped from the answer's token is from theirs. None
             where no alternative was given at all.
     """
 
@@ -45,6 +53,7 @@ def read_logprobs(logprobs: Any, text: str, name: str) -> TokenLogprobs:
 
     Raises:
         ValueError: another form, values that are no log-probabilities, or tokens that do not spell the text.
+        NotTold: a token's log-probability is the protocol's -9999.
     """
     try:
         tokens = _tokens(json.loads(logprobs) if isinstance(logprobs, str) else logprobs, name)
@@ -68,11 +77,24 @@ def read_logprobs(logprobs: Any, text: str, name: str) -> TokenLogprobs:
         begin, place = place, place + len(piece)
         if place <= 0 < len(piece):  # white space that was stripped
             continue
+        if logp <= UNTOLD:
+            shown = piece.decode(errors="replace")
+            raise NotTold(f"{name}: the log-probability of token {shown!r} is {logp}, which says that it is not told.")
         last = characters[min(place, len(wanted)) - 1] + 1  # a token may end inside a character
         offsets.append([len(text)] * 2 if begin >= len(wanted) else [characters[max(begin, 0)], last])
         logps.append(min(logp, 0.0))
-        top.append(alternatives)
+        behind = piece[len(wanted) - begin :] if begin < len(wanted) < place else b""
+        top.append(_stripped(alternatives, piece[: max(-begin, 0)], behind))
     return TokenLogprobs(offsets, logps, top if any(top) else None)
+
+
+def warn_untold(answers: int) -> None:
+    """Say how many answers count as without log-probabilities, if any does."""
+    if answers:
+        logger.warning(
+            "%d answers have a token whose log-probability is not told (-9999); their log-probabilities are left out.",
+            answers,
+        )
 
 
 def _tokens(logprobs: Any, name: str) -> list[tuple[bytes, float, list[Alternative]]]:
@@ -127,7 +149,7 @@ def _alternatives(top: Any, token: str | bytes, name: str) -> list[Alternative]:
         pairs = [(_piece(t), t["logprob"]) for t in top or []]
     else:
         raise ValueError(f"{name}: the alternatives of token {token!r} are neither texts nor a list of tokens.")
-    found: dict[str, float] = {}
+    known: list[Alternative] = []
     for piece, logp in pairs:
         if isinstance(logp, bool) or not isinstance(logp, int | float) or not logp <= CLOSE:
             raise ValueError(f"{name}: an alternative of token {token!r} has the log-probability {logp!r}.")
@@ -135,10 +157,30 @@ def _alternatives(top: Any, token: str | bytes, name: str) -> list[Alternative]:
             text = (piece if isinstance(piece, bytes) else piece.encode()).decode()
         except UnicodeError:  # a part of a character
             continue
-        if "\N{REPLACEMENT CHARACTER}" not in text and math.isfinite(logp):
-            known = found.get(text, -math.inf)
-            high, low = max(known, logp), min(known, logp)
-            found[text] = min(high + math.log1p(math.exp(low - high)), 0.0)
+        if "\N{REPLACEMENT CHARACTER}" not in text and logp > UNTOLD:
+            known.append((text, logp))
+    return _added(known)
+
+
+def _stripped(alternatives: list[Alternative], before: bytes, behind: bytes) -> list[Alternative]:
+    """The alternatives as they would stand in the answer's text, without what was stripped around it from their token:
+    those that do not begin with the same white space would have made another text before them."""
+    head, tail = before.decode(errors="replace"), behind.decode(errors="replace")
+    tail = "" if tail.strip() else tail  # a mark, which is no part of the text
+    if not head and not tail:
+        return alternatives
+    begun = [(text.removeprefix(head), logp) for text, logp in alternatives if text.startswith(head)]
+    cut = [(text.removesuffix(tail), logp) for text, logp in begun if text != tail]
+    return _added([(text, logp) for text, logp in cut if text or not head])
+
+
+def _added(alternatives: list[Alternative]) -> list[Alternative]:
+    """Equal texts added up, most probable first."""
+    found: dict[str, float] = {}
+    for text, logp in alternatives:
+        known = found.get(text, -math.inf)
+        high, low = max(known, logp), min(known, logp)
+        found[text] = min(high + math.log1p(math.exp(low - high)), 0.0)
     return sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
