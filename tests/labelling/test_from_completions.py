@@ -70,7 +70,10 @@ def test_each_source_of_confidence_in_its_order():
     assert all(spans[-1] == [5, 5] for spans in row["weak_offsets"])
 
 
-@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS", "content_filter", "abort"])
+@pytest.mark.parametrize(
+    "reason",
+    "length max_tokens MAX_TOKENS content_filter abort model_length model_context_window_exceeded SAFETY".split(),
+)
 def test_an_answer_that_was_cut_teaches_no_end(reason):
     labels = labels_from_completions(
         EXAMPLES,

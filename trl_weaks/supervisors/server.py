@@ -1,27 +1,55 @@
 """A weak supervisor behind an OpenAI-compatible endpoint: vLLM, llama.cpp, SGLang, or a hosted model."""
 
+import logging
 import os
 import threading
 import time
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
 from .reading.messages import Prompt
 
+logger = logging.getLogger(__name__)
 LONGEST_WAIT = 60.0  # seconds between two tries, unless the server asks for more. *ours*
 LONGEST_ASKED = 600.0  # of a wait that the server asks for; what is longer ends the run. *ours*
 TOP_LOGPROBS = 20  # what the protocol allows
 
 
-CUT = ("length", "max_tokens", "content_filter", "abort")  # reasons, of whatever protocol, for an answer without end
+# Reasons, of whatever protocol, in small letters: for an answer that its author ended, and of the others those that are
+# known to say that something else did. No reason, which is "none" as text, was given for an end.
+ENDED = (
+    "none",
+    "stop",
+    "eos",
+    "eos_token",
+    "end_turn",
+    "stop_sequence",
+    "complete",
+    "completed",
+    "finish",
+    "endoftext",
+)
+ENDED += ("tool_calls", "tool_call", "tool_use", "function_call")
+CUT = ("length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded", "incomplete")
+CUT += ("content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "spii")
+CUT += ("refusal", "abort", "error", "error_toxic", "error_limit", "insufficient_system_resource", "cancelled")
 
 
 def was_cut(finish_reason: str | None) -> bool:
-    """Whether an answer ended before its author did, so that its end must not be taught."""
-    return str(finish_reason).lower() in CUT
+    """Whether an answer ended before its author did, so that its end must not be taught: for every reason but the
+    known ones of an end. A warning names each one that is in neither list, once."""
+    reason = str(finish_reason).lower()
+    if reason not in ENDED and reason not in CUT:
+        _warn_unknown(reason)
+    return reason not in ENDED
+
+
+@cache
+def _warn_unknown(reason: str) -> None:
+    logger.warning("the finish_reason %r is not known; such answers count as cut, and teach no end.", reason)
 
 
 class ServerError(ConnectionError):
@@ -34,7 +62,7 @@ class ServerAnswer:
 
     Attributes:
         text: None where the server gave none (a refusal, a tool call).
-        finish_reason: `"length"` for an answer that was cut, or another of [`CUT`].
+        finish_reason: `"length"`, or another that is none of [`ENDED`], for an answer that was cut.
         logprobs: token log-probabilities in the server's form, see `labelling.sources.token_logprobs`.
         tokens: of prompt and answer together, as the server counts them.
         cost: of this request, in the unit of the prices.

@@ -70,8 +70,8 @@ def labels_from_completions(
         examples: `example_id` (by default the row's number), `prompt` (text or messages); other columns are carried
             through.
         answers: one row an answer: `example_id`, `supervisor`, `completion` (text, one assistant message, or None for
-            an abstention), optionally `confidence`, `logprobs`, and `finish_reason` (`"length"`, or what other
-            protocols call it: the answer was cut, and no end is taught).
+            an abstention), optionally `confidence`, `logprobs`, and `finish_reason` (`"stop"`, what other protocols
+            call it, or None: the answer ended; otherwise, as for `"length"`, it was cut, and no end is taught).
         scorers: [`WeakSupervisor`]s (or an ensemble of them) to read answers without any confidence.
         weights: of the supervisors, by name; by default equal, or as `labels` have them. Over the answers of an
             example they are normalised.
