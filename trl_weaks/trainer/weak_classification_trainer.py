@@ -20,6 +20,7 @@ from ..supervisors.adapter_notes import write_notes
 from ..supervisors.class_names import names_of
 from ..supervisors.class_predictions import EVIDENCE_KEY, OFFSET_KEY, PRIOR_KEY, ClassPredictions
 from ._compat import BaseTrainer, is_peft_model, parallelism
+from .classification.adapters import with_adapters
 from .classification.card import classification_card
 from .classification.collapse import watch_collapse
 from .classification.collator import WeakClassificationCollator
@@ -41,7 +42,7 @@ from .classification.data import (
     row_weights,
     text_column,
 )
-from .classification.model import add_adapters, context_length, load_student, refuse_dead_head
+from .classification.model import context_length, load_student, refuse_dead_head
 from .classification.pooled_votes import pool_and_objective
 from .classification.sets import (
     check_for_loss,
@@ -146,12 +147,9 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         train_dataset = gold_as_ids(train_dataset, self._classes, "train")
         self.num_classes = count_classes(train_dataset, "train")
         set_seed(args.seed)  # the classification head starts at random
-        model, processing_class = load_student(model, processing_class, self.num_classes, args, self._classes)
+        model, processing_class, new = load_student(model, processing_class, self.num_classes, args, self._classes)
         self._know_classes(names_of(model.config.id2label, self.num_classes), "the student's `id2label`")
-        if peft_config is not None:
-            model = add_adapters(model, peft_config, args)
-            if args.gradient_checkpointing:
-                model.enable_input_require_grads()
+        model = with_adapters(model, peft_config, args, new)
         refuse_dead_head(model, self.weak_loss)
         self._take_dirichlet(model.config)
         self._pool, self._objective = pool_and_objective(self.weak_loss, args)

@@ -1,9 +1,8 @@
-"""The student of `WeakClassificationTrainer`: loaded, checked, and fitted with padding and adapters."""
+"""The student of `WeakClassificationTrainer`: loaded, checked, and fitted with padding."""
 
 from typing import Any
 
 import torch
-from peft import PeftConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer import disable_dropout_in_model
@@ -14,7 +13,7 @@ from .._compat import create_model_from_path, is_peft_model, suppress_seqcls_war
 from ..weak_classification_config import WeakClassificationConfig
 from .data import check_same_classes
 
-Student = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+Student = tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str] | None]
 
 
 def load_student(
@@ -29,10 +28,13 @@ def load_student(
     Args:
         classes: what the data calls its classes; a student without names of its own gets them.
 
+    Returns:
+        Model, tokenizer, and the parameters that start at random; None for those of a model that is given as such.
+
     Raises:
         ValueError: the model has another number of outputs than the data has classes, or other names for them.
     """
-    kwargs = dict(args.model_init_kwargs or {})
+    kwargs, new = dict(args.model_init_kwargs or {}), None
     if isinstance(model, str):
         if kwargs.setdefault("num_labels", num_classes) != num_classes:
             raise ValueError(f"`model_init_kwargs`: num_labels={kwargs['num_labels']}, the data has {num_classes}.")
@@ -40,7 +42,7 @@ def load_student(
         if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
             kwargs["device_map"] = None
         with suppress_seqcls_warning():
-            model = create_model_from_path(model, AutoModelForSequenceClassification, **kwargs)
+            model, new = _with_new_parameters(model, kwargs)
     elif kwargs:
         raise ValueError(
             "`model_init_kwargs` is for a model given by name; this one is already there: load it with them."
@@ -67,7 +69,17 @@ def load_student(
         disable_dropout_in_model(model)
     if getattr(model.config.get_text_config(), "use_cache", None):
         model.config.get_text_config().use_cache = False  # there is nothing to generate
-    return model, tokenizer
+    return model, tokenizer, new
+
+
+def _with_new_parameters(path: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and its parameters that the checkpoint does not have, or not in this shape; without a decoder's head,
+    of which TRL silences the report."""
+    model, read = create_model_from_path(
+        path, AutoModelForSequenceClassification, **kwargs | {"output_loading_info": True}
+    )
+    absent = {*read["missing_keys"], *(key for key, *_ in read["mismatched_keys"])}
+    return model, [name for name, _ in model.named_parameters() if name in absent]
 
 
 def _name_classes(model: PreTrainedModel, classes: list[str] | None) -> None:
@@ -88,25 +100,6 @@ def _agree_on_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
             raise ValueError("The tokenizer has neither a pad token nor an end-of-sequence token; set `pad_token`.")
         tokenizer.pad_token = tokenizer.eos_token
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-
-
-def add_adapters(model: PreTrainedModel, peft_config: PeftConfig, args: WeakClassificationConfig) -> Any:
-    """Wrap the model with LoRA or another adapter.
-
-    Raises:
-        ValueError: the adapter would leave the new classification head untrained, or the model has adapters already.
-    """
-    if is_peft_model(model):
-        raise ValueError("The model has adapters already: merge them first, or leave `peft_config` out.")
-    if peft_config.task_type != "SEQ_CLS" and not getattr(peft_config, "modules_to_save", None):
-        raise ValueError(
-            f"`peft_config` has `task_type={peft_config.task_type!r}`, which leaves the classification head "
-            "untrained. Set `task_type='SEQ_CLS'`."
-        )
-    plugin = args.deepspeed_plugin
-    zero3 = plugin is not None and plugin.zero_stage == 3
-    # DeepSpeed ZeRO-3 gathers into one dtype, so adapters keep that of the model there.
-    return get_peft_model(model, peft_config, autocast_adapter_dtype=not zero3)
 
 
 def refuse_dead_head(model: nn.Module, loss: WeakLoss) -> None:
