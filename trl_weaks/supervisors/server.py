@@ -18,8 +18,8 @@ LONGEST_ASKED = 600.0  # of a wait that the server asks for; what is longer ends
 TOP_LOGPROBS = 20  # what the protocol allows
 
 
-# Reasons, of whatever protocol, in small letters: for an answer that its author ended, and of the others those that are
-# known to say that something else did. No reason, which is "none" as text, was given for an end.
+# Reasons, of whatever protocol, in small letters: for an answer that its author ended, and of the others those that
+# are known to say that something else did. No reason, which is "none" as text, was given for an end.
 ENDED = (
     "none",
     "stop",
