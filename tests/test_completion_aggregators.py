@@ -127,6 +127,27 @@ def test_rover_by_brute_force():
         assert edits(found.text.split(), right) == min(edits(text.split(), right) for text in texts)
 
 
+def test_equal_draws_count_each_in_the_risk_and_beams_with_one_text_once():
+    """The mean over all answers as they were given, by loops."""
+    draw, texts = random.Random(2), ["a b", "c d", "a d", "c d e f"]
+    scores = {name: {text: ([(0, 1), (1, 1)], [-1.0, -draw.random()]) for text in texts} for name in "uv"}
+    chosen = {True: set(), False: set()}
+    for _ in range(30):
+        said = {name: [(text, True) for text in draw.choices(texts, k=5)] for name in "uv"}
+        for drawn in (True, False):
+            answered = Answered({"u": 0.5, "v": 0.5}, said, scores, drawn)
+            (row,) = rows_of(answered, COMPLETION_AGGREGATORS["mbr"], LeftOut())
+            kept = {name: rows if drawn else set(rows) for name, rows in said.items()}
+            all_said = [text.split() for rows in kept.values() for text, _ in rows]
+            risks = {
+                " ".join(one): sum(edits(one, other) / max(len(one), len(other)) for other in all_said)
+                for one in all_said
+            }
+            assert risks[row["completion"]] == pytest.approx(min(risks.values()))
+            chosen[drawn].add((str(said), row["completion"]))
+    assert chosen[True] != chosen[False], "it matters somewhere"
+
+
 def test_rover_takes_each_word_from_those_sure_of_it():
     said = ["play jazz now".split(), "stay jazz".split(), "play jars".split()]
     assert rover.consensus(said, [1, 1, 1]) == ["play", "jazz"]

@@ -128,7 +128,7 @@ class CompletionRun(AnswerRun):
             name: dict(zip(r["texts"], zip(r["offsets"], r["logps"], strict=True), strict=True))
             for name, r in records.items()
         }
-        answered = Answered(self.weights, self._candidates(row), scores)
+        answered = Answered(self.weights, self._candidates(row), scores, self.settings.temperature is not None)
         try:
             yield from rows_of(answered, self.settings.aggregator, left_out, self.settings.unfinished)
         except ValueError as error:
@@ -138,6 +138,8 @@ class CompletionRun(AnswerRun):
     def export(self) -> None:
         mode, unfinished = self.settings.mode, self.settings.unfinished
         identity = (sorted(map(str, self.configs.items())), self.ensemble.weights, mode, unfinished)
+        if mode == "mbr" and self.settings.temperature is not None:
+            identity += ("equal draws count each",)  # earlier versions chose otherwise from the same labels
         counts = export(self.labels_of, self.dataset, self.folder / "dataset", identity, unfinished)
         shown = self.settings.decoding | {"unfinished": unfinished}
         write_card(self.folder / "README.md", self.ensemble, mode, shown, counts)

@@ -18,24 +18,17 @@ LONGEST_ASKED = 600.0  # of a wait that the server asks for; what is longer ends
 TOP_LOGPROBS = 20  # what the protocol allows
 
 
-# Reasons, of whatever protocol, in small letters: for an answer that its author ended, and of the others those that
-# are known to say that something else did. No reason, which is "none" as text, was given for an end.
-ENDED = (
-    "none",
-    "stop",
-    "eos",
-    "eos_token",
-    "end_turn",
-    "stop_sequence",
-    "complete",
-    "completed",
-    "finish",
-    "endoftext",
+# Reasons, of whatever protocol, in small letters: of an answer that its author ended, and those others that are known.
+# Where there is no reason, "none" as text, the answer counts as ended.
+ENDED = frozenset(
+    "none stop eos eos_token end_turn stop_sequence complete completed finish endoftext tool_calls tool_call tool_use "
+    "function_call".split()
 )
-ENDED += ("tool_calls", "tool_call", "tool_use", "function_call")
-CUT = ("length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded", "incomplete")
-CUT += ("content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "spii")
-CUT += ("refusal", "abort", "error", "error_toxic", "error_limit", "insufficient_system_resource", "cancelled")
+CUT = frozenset(
+    "length max_tokens max_output_tokens model_length model_context_window_exceeded incomplete content_filter "
+    "content_filtered safety recitation blocklist prohibited_content spii refusal abort error error_toxic error_limit "
+    "insufficient_system_resource cancelled".split()
+)
 
 
 def was_cut(finish_reason: str | None) -> bool:

@@ -31,6 +31,8 @@ class Candidate:
         supervisors: names of those that gave it.
         scores: mean log-probability per token by each supervisor, nats, end of sequence included.
         score: their mean, weighted by the supervisors' weights (Eq. 6 of arXiv 2406.03199).
+        count: answers that it stands for: one for each supervisor unless said otherwise, as where equal draws of one
+            supervisor count each.
     """
 
     text: str
@@ -38,6 +40,10 @@ class Candidate:
     supervisors: list[str]
     scores: Mapping[str, float]
     score: float
+    count: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "count", self.count or len(self.supervisors))
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,8 @@ def least_expected_distance(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidate that differs least from what all supervisors say: minimum Bayes risk (Kumar and Byrne, 2004).
 
     The risk is the mean, over all candidates of all supervisors, of the word edits between the two texts as a share of
-    the longer one's words; every supervisor's every candidate counts the same (*ours*). Of equal risks the highest
-    joint score, then the text that sorts first.
+    the longer one's words; every supervisor's every candidate counts the same, each of equal draws too (*ours*). Of
+    equal risks the highest joint score, then the text that sorts first.
 
     Raises:
         ValueError: a candidate's score is NaN (names its text).
@@ -112,7 +118,7 @@ def least_expected_distance(candidates: Sequence[Candidate]) -> list[Candidate]:
 
     def risk(place: int) -> float:
         return math.fsum(
-            len(other.supervisors) * levenshtein(words[place], said) / max(len(words[place]), len(said), 1)
+            other.count * levenshtein(words[place], said) / max(len(words[place]), len(said), 1)
             for other, said in zip(candidates, words, strict=True)
         )
 
@@ -201,11 +207,13 @@ class Answered:
         candidates: (text, whether finished), best first.
         scores: for each text, character offsets and log-probabilities of its tokens, end of sequence last; both
             empty where it is too long for that supervisor's context.
+        drawn: whether the candidates are draws, of which equal ones count each; beams with one text are one answer.
     """
 
     weights: Mapping[str, float]
     candidates: Mapping[str, Sequence[tuple[str, bool]]]
     scores: Mapping[str, Mapping[str, tuple[list, list[float]]]]
+    drawn: bool = False
 
 
 @dataclass
@@ -246,8 +254,8 @@ def rows_of(
     for name in weights:
         left_out.too_long[name] += sum(not scores[name][text][1] for text in texts)
     candidates = [
-        _candidate(answered, text, finished, names)
-        for (text, finished), names in given.items()
+        _candidate(answered, text, finished, counts)
+        for (text, finished), counts in given.items()
         if all(scores[name][text][1] for name in weights)
     ]
     if not candidates:
@@ -281,17 +289,17 @@ def _looked_at(candidates: Sequence[tuple[str, bool]], aggregator: CompletionAgg
     return candidates[:1] if aggregator.best_only else candidates
 
 
-def _candidate(answered: Answered, text: str, finished: bool, names: list[str]) -> Candidate:
+def _candidate(answered: Answered, text: str, finished: bool, counts: Counter) -> Candidate:
     logps = {name: logps_of_text(*answered.scores[name][text]) for name in answered.weights}
     scores = {name: sum(values) / len(values) for name, values in logps.items()}
     joint = math.fsum(weight * scores[name] for name, weight in answered.weights.items())
-    return Candidate(text, finished, names, scores, joint)
+    return Candidate(text, finished, list(counts), scores, joint, counts.total() if answered.drawn else len(counts))
 
 
 def _given(
     answered: Answered, aggregator: CompletionAggregator, left_out: LeftOut, unfinished: str
-) -> dict[tuple[str, bool], list[str]]:
-    """Who gave which completion: by its text and whether it has an end."""
+) -> dict[tuple[str, bool], Counter]:
+    """Who gave which completion, and how often: by its text and whether it has an end."""
     found: list[tuple[str, str, bool]] = []
     for name, candidates in answered.candidates.items():
         best, done = candidates[0]
@@ -299,13 +307,12 @@ def _given(
         left_out.unfinished[name] += bool(best) and not done
         found += [(name, text, ended) for text, ended in _looked_at(candidates, aggregator) if text]
     ended = set() if aggregator.best_only else {text for _, text, done in found if done}
-    given: dict[tuple[str, bool], list[str]] = {}
+    given: dict[tuple[str, bool], Counter] = {}
     for name, text, done in found:
         whole = done or text in ended or unfinished == "keep"
         if not whole and len(logps_of_text(*answered.scores[name][text])) == 1:
             # white space that a chat template trims: the supervisor reads no token but the end, which is not taught
             left_out.empty[name] += unfinished == "no_eos"
         elif whole or unfinished == "no_eos":
-            names = given.setdefault((text, whole), [])
-            names += [name] * (name not in names)
+            given.setdefault((text, whole), Counter())[name] += 1
     return given
