@@ -173,8 +173,7 @@ KNOW_CLASS_LABELS = {
     "trl_weaks.labelling.reliability.gold": "the order of the classes of labels",
     "trl_weaks.labelling.label_classes": "the order of the classes of a Dataset",
     "trl_weaks.trainer.classification.data": "the order of the classes of labels",
-    "trl_weaks.trainer.classification.sets": "says that ids are places, no names",
-    "trl_weaks.study.pipeline.students.classes": "says that ids are places, no names",
+    "trl_weaks.trainer.classification.sets": "says that gold is ids",
     "trl_weaks.commands.prompt_files": "refuses them as ids of rows",
 }
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from datasets import Dataset
-from tiny import SIZES, build
+from tiny import any_architecture
 from tiny_tokenizers import word_level
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from trl_weaks.fingerprint import digest, supervisor_fingerprint
 from trl_weaks.labelling.label_classes import STAGE, label_classes
@@ -20,10 +20,9 @@ MATTERS = ("convbert", "fnet", "mobilebert", "nystromformer", "yoso")
 
 
 def judge(kind):
-    known = AutoConfig.for_model(kind).to_dict().keys()
-    sizes = {name: size for name, size in SIZES.items() if name in known}
-    made = AutoConfig.for_model(kind, **sizes | OWN.get(kind, {}), num_labels=3)
-    model = build(AutoModelForSequenceClassification, made, noise=0.3)
+    model = any_architecture(
+        kind, noise=0.3, auto=AutoModelForSequenceClassification, num_labels=3, **OWN.get(kind, {})
+    )
     return WeakClassifier(model, word_level(WORDS, eos="</s>"), kind)
 
 

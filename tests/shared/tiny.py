@@ -91,11 +91,14 @@ def headless(kind: str, vocabulary: int, **settings) -> PreTrainedModel:
     return build(AutoModel, config(kind, vocabulary, **settings))
 
 
-def any_architecture(kind: str, *, noise: float = 0.1, **changes) -> PreTrainedModel:
-    """A language model of any architecture of transformers: width 32, two layers, vocabulary 64, token 0 pads."""
+def any_architecture(
+    kind: str, *, noise: float = 0.1, auto: type = AutoModelForCausalLM, **changes
+) -> PreTrainedModel:
+    """A language model, or what `auto` makes, of any architecture of transformers: width 32, two layers, vocabulary
+    64, token 0 pads."""
     known = AutoConfig.for_model(kind).to_dict().keys()
     made = AutoConfig.for_model(kind, **{name: size for name, size in SIZES.items() if name in known} | changes)
-    return build(AutoModelForCausalLM, made, noise=noise)
+    return build(auto, made, noise=noise)
 
 
 def build(

@@ -32,6 +32,7 @@ from trl_weaks.study.tasks.base import Example
 from trl_weaks.study.tasks.checks import label_index
 from trl_weaks.supervisors.classifier import WeakClassifier
 from trl_weaks.supervisors.ensemble import WeakEnsemble
+from trl_weaks.trainer.classification.sets import as_places
 
 TRUSTED = "trusted"  # votes weighted by trust heads
 BOOSTED = "boosted"  # votes weighted as boosting weighs the supervisors
@@ -191,7 +192,7 @@ class ClassRun(SeedRun):
         return TrainedStudent(student, self._known())
 
     def _known(self) -> Dataset:
-        return training.with_places(self.rows(self.splits.validation), len(self.task.classes))
+        return as_places(Dataset.from_list(self.rows(self.splits.validation)), len(self.task.classes))
 
     def train_gold(self, half: str, folder: Path) -> None:
         rows, classes = self.rows(getattr(self.splits, half)), len(self.task.classes)

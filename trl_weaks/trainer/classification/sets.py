@@ -201,6 +201,11 @@ def gold_as_ids(dataset: Dataset, classes: Sequence[str] | None, name: str) -> D
     return dataset.remove_columns(columns.LABEL).add_column(columns.LABEL, gold, feature=feature)
 
 
+def as_places(dataset: Dataset, num_classes: int) -> Dataset:
+    """Gold that is class ids already, said so that a number is not taken for the name of a class."""
+    return dataset.cast_column(columns.LABEL, ClassLabel(num_classes=num_classes))
+
+
 def gold_votes(dataset: Dataset, num_classes: int) -> Dataset:
     """Gold labels as the votes of one supervisor that is always sure: for supervisors, ceilings and plain training."""
     dataset = gold_as_ids(dataset, dataset_classes(dataset, "gold") if len(dataset) else None, "gold")

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 from peft import LoraConfig
 
-from trl_weaks.columns import LABEL
 from trl_weaks.study.pipeline.models import Loaded
 from trl_weaks.study.pipeline.students.training import train, trainer_settings
-from trl_weaks.trainer.classification.sets import gold_votes
+from trl_weaks.trainer.classification.sets import as_places, gold_votes
 from trl_weaks.trainer.weak_classification_config import WeakClassificationConfig
 from trl_weaks.trainer.weak_classification_trainer import WeakClassificationTrainer
 
@@ -50,10 +49,5 @@ def train_on_gold(
     lora: LoraConfig | None = None,
 ) -> None:
     """Plain cross-entropy on gold labels."""
-    votes = gold_votes(with_places(rows, num_classes), num_classes)
+    votes = gold_votes(as_places(Dataset.from_list(rows), num_classes), num_classes)
     train_on_votes(loaded, votes, {**settings, **ON_GOLD}, folder, seed, lora)
-
-
-def with_places(rows: list[dict[str, Any]], num_classes: int) -> Dataset:
-    """Rows whose gold is the place of a class, said so that a number is not taken for the name of one."""
-    return Dataset.from_list(rows).cast_column(LABEL, ClassLabel(num_classes=num_classes))
