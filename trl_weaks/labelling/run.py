@@ -20,6 +20,7 @@ from datasets import Dataset
 
 from ..columns import PROMPT
 from ..distributed import on_main_process, processes
+from ..inference.as_found import untouched
 from ..inference.sampling import decoding
 from ..supervisors.ensemble import WeakEnsemble
 from ..supervisors.reading.messages import Prompt
@@ -33,6 +34,7 @@ from .storage.progress import Progress
 from .storage.store import LabelStore, StoredLabels
 
 DECIMALS = 6  # of a log-probability on disk
+READING = "reading"  # of scores by tokenizers that begin texts with a space: the version of how they are read, now 2
 
 
 class LabelRun(ABC):
@@ -120,6 +122,7 @@ class AnswerRun(LabelRun):
         )
         self.batches = Batches(self.prompts, settings.batch_size)
         self.configs = self.configurations()
+        self.spaced = {s.name: s for s in ensemble.supervisors if _begins_with_space(s)}
 
     @abstractmethod
     def configurations(self) -> dict[tuple[str, str], str]:
@@ -138,7 +141,17 @@ class AnswerRun(LabelRun):
         """What is stored of one supervisor's scores of a prompt's answers; has the key `texts`."""
 
     def read(self, store: StoredLabels | LabelStore) -> None:
-        self.ledger = Ledger(store, self.prompts, self.configs)
+        self.ledger = Ledger(store, self.prompts, self.configs, self._outdated)
+
+    def _outdated(self, record: dict, row: int) -> bool:
+        """Whether an earlier version gave one of the texts that it scored a space before it."""
+        supervisor = self.spaced.get(record["supervisor"])
+        if record["stage"] != SCORE or supervisor is None or READING in record:
+            return False
+        (prompt,), names, _ = self.asked([row])
+        with untouched(supervisor.tokenizer):
+            encoded = supervisor.encode([prompt], names) * len(record["texts"])
+            return any(one.behind for one in supervisor.encoder.completions(encoded, record["texts"]))
 
     def todo(self, process: int, count: int) -> tuple[Sequence, int]:
         numbers = array("q", (number for number, batch in enumerate(self.batches) if not self.done(batch)))
@@ -168,6 +181,8 @@ class AnswerRun(LabelRun):
             if not self.has_scores(supervisor.name, batch, texts):
                 scores = score_texts(supervisor, prompts, texts, names)
                 made = [self.score_record(row, given) for row, given in zip(texts, scores, strict=True)]
+                if supervisor.name in self.spaced:
+                    made = [record | {READING: 2} for record in made]
                 self.ledger.put(SCORE, supervisor.name, batch, made)
         return len(batch)
 
@@ -186,6 +201,11 @@ class AnswerRun(LabelRun):
         return self.has(SCORE, name, batch) and all(
             self.ledger.get(SCORE, name, row)["texts"] == given for row, given in zip(batch, texts, strict=True)
         )
+
+
+def _begins_with_space(supervisor: WeakSupervisor) -> bool:
+    with untouched(supervisor.tokenizer):
+        return supervisor.encoder.begins_with_space()
 
 
 def score_texts(

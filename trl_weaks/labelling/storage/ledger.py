@@ -1,7 +1,7 @@
 """Which labels exist for this dataset, ensemble and configuration, and how to reach them."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ...fingerprint import digest
 from .index import Prompts
@@ -19,15 +19,23 @@ class Ledger:
     Args:
         store: a `LabelStore` where labels are to be put.
         configs: digest of everything that decides a label, for each (stage, supervisor).
+        outdated: whether a record with that digest, of a row, is to be made again all the same.
     """
 
-    def __init__(self, store: StoredLabels | LabelStore, prompts: Prompts, configs: dict[tuple[str, str], str]):
+    def __init__(
+        self,
+        store: StoredLabels | LabelStore,
+        prompts: Prompts,
+        configs: dict[tuple[str, str], str],
+        outdated: Callable[[dict, int], bool],
+    ):
         self.store, self.prompts, self.configs = store, prompts, configs
         self.places = {key: array("q", [-1]) * len(prompts) for key in configs}
         with bar(None, "reading stored labels", "label") as shown:
             for record, place in store.records():
                 key, row = (record["stage"], record["supervisor"]), prompts.row(record["example_id"])
-                if key in configs and row is not None and record["config"] == self._config(key, row):
+                known = key in configs and row is not None and record["config"] == self._config(key, row)
+                if known and not outdated(record, row):
                     self.places[key][row] = place[0] << SHIFT | place[1]
                 shown.update()
 

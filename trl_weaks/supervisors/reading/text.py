@@ -31,10 +31,15 @@ class EncodedPrompt:
 
 @dataclass(frozen=True)
 class EncodedCompletion:
-    """Token ids of completion and end of sequence, with [start, end) characters of the completion for each."""
+    """Token ids of completion and end of sequence, with [start, end) characters of the completion for each.
+
+    Attributes:
+        behind: whether the completion was read behind another text than its prompt, see `Encoder.completions`.
+    """
 
     ids: list[int]
     offsets: list[tuple[int, int]]
+    behind: bool = False
 
 
 class Encoder:
@@ -83,8 +88,8 @@ class Encoder:
         """Tokenise completions after their prompts, end-of-sequence token included; chats as the template writes them.
 
         Where tokens would merge over the boundary, the completion is tokenised by itself instead, since a supervisor
-        that answers has already read the whole prompt. White space that a template trims belongs to the token beside
-        it.
+        that answers has already read the whole prompt, or behind a line break, where the tokenizer would begin it with
+        a space that it does not have. White space that a template trims belongs to the token beside it.
         """
         if not prompts:
             return []
@@ -97,15 +102,19 @@ class Encoder:
         for p, text, (_, shift, end), ids, spans in zip(
             prompts, texts, written, batch["input_ids"], batch["offset_mapping"], strict=True
         ):
-            start = len(p.ids)
+            start, behind = len(p.ids), False
             if ids[:start] == p.ids and len(ids) > start:
                 stop = next((i for i in range(start, len(ids)) if ids[i] == eos_id and spans[i][1] > end), len(ids))
                 ids, spans = ids[start:stop], [(a - shift, b - shift) for a, b in spans[start:stop]]
             else:
-                alone = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-                ids, spans = alone["input_ids"], alone["offset_mapping"]
-            result.append(self._close(ids, spans, len(text), eos_id))
+                ids, spans, behind = self._apart(p, text)
+            result.append(self._close(ids, spans, len(text), eos_id, behind))
         return result
+
+    def begins_with_space(self) -> bool:
+        """Whether the tokenizer puts a space before a text by itself, as SentencePiece does."""
+        mark, alone = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (":", "a"))
+        return self._plain([*mark, *alone]) != self._plain(mark) + "a"
 
     def decode(self, prompt: EncodedPrompt, ids: Sequence[int], finished: bool) -> str:
         """Text of generated ids, read after the prompt's last tokens so that leading spaces are right.
@@ -171,6 +180,21 @@ class Encoder:
         eos = self.tokenizer.convert_ids_to_tokens(self.eos_id(prompt.chat))
         return prompt.text + text + eos, start, start + len(text)
 
+    def _apart(self, prompt: EncodedPrompt, text: str) -> tuple[list[int], list[tuple[int, int]], bool]:
+        """Tokens and spans of a completion that follow the prompt's tokens as text; whether they are those of the text
+        behind a line break."""
+        alone = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        found = alone["input_ids"], alone["offset_mapping"], False
+        context = prompt.ids[-CONTEXT:]
+        wanted = self._plain(context) + text
+        if self._plain([*context, *found[0]]) == wanted:
+            return found
+        more = self.tokenizer(f"\n{text}", add_special_tokens=False, return_offsets_mapping=True)
+        tokens = [(i, (a - 1, b - 1)) for i, (a, b) in zip(more["input_ids"], more["offset_mapping"], strict=True)]
+        inside = [(i, span) for i, span in tokens if span[0] >= 0 and span[1] > 0]
+        ids, spans = [i for i, _ in inside], [span for _, span in inside]
+        return (ids, spans, True) if self._plain([*context, *ids]) == wanted else found
+
     def _end_of_turn(self, messages: list[dict]) -> int:
         if placed := place(self._render, messages, as_completion(messages, "answer")[0]):
             after = placed.whole[placed.start + placed.kept :].lstrip()
@@ -212,14 +236,16 @@ class Encoder:
         return next((i for i, (a, b) in enumerate(zip(part, text, strict=False)) if a != b), min(len(part), len(text)))
 
     @staticmethod
-    def _close(ids: list[int], spans: list[tuple[int, int]], length: int, eos_id: int) -> EncodedCompletion:
+    def _close(
+        ids: list[int], spans: list[tuple[int, int]], length: int, eos_id: int, behind: bool
+    ) -> EncodedCompletion:
         """Make the spans cover the text without gaps and put the end of sequence last, as an empty span."""
         covered, end = [], 0
         for i, (a, b) in enumerate(spans):
             start = min(max(a, 0), end)
             end = length if i == len(ids) - 1 else min(max(b, end), length)
             covered.append((start, end))
-        return EncodedCompletion([*ids, eos_id], [*covered, (length, length)])
+        return EncodedCompletion([*ids, eos_id], [*covered, (length, length)], behind)
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
