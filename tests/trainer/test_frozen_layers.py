@@ -185,6 +185,7 @@ def test_students_that_make_it_inexact_are_refused(tokenizer):
         "embeddings": changed,
         "draw random": noisy,
         "jitter_noise=0.01": jittering,
+        "hidden_dropout=0.2": freeze(causal_lm("falcon", 320, width=32, heads=2, layers=3, hidden_dropout=0.2)),
         "dropout": partly_frozen("gpt2", tokenizer, embd_pdrop=0.1),
         "positions": partly_frozen(
             "llama", tokenizer, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}

@@ -200,12 +200,18 @@ def mistral(tokenizer, **overrides):
     return causal_lm("mistral", len(tokenizer), **SMALL, **overrides)
 
 
+def falcon(tokenizer, **overrides):
+    """Reads its dropout from the configuration, in the forward pass."""
+    return causal_lm("falcon", len(tokenizer), width=32, layers=2, heads=4, **overrides)
+
+
 @pytest.mark.parametrize(
     "build, settings, message",
     [
         (lambda t: shape("gpt2", t, attn_pdrop=0.1), {}, "attn_dropout: p=0.1"),
         (lambda t: shape("opt", t, dropout=0.1), {}, "dropout is on .*dropout=0.1"),
         (lambda t: shape("opt", t, layerdrop=0.1), {}, "layerdrop=0.1"),
+        (lambda t: falcon(t, hidden_dropout=0.1), {}, "hidden_dropout=0.1"),
         (lambda t: mistral(t, sliding_window=8), {}, "attention within a window"),
         (lambda t: shape("llama", t, attn_implementation="flex_attention"), {}, "flex_attention"),
         (lambda t: shape("llama", t), {"neftune_noise_alpha": 5.0}, "neftune"),

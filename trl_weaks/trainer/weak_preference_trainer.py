@@ -15,13 +15,13 @@ from ..columns import PAIR_EPSILON, PAIR_WEIGHT
 from ..losses.dpo_losses import DPO_LOSSES, SORTING, PairBatch, divergence_score
 from ..losses.preference import initial_pull, preference_loss, sequence_logps
 from ._compat import is_peft_model, unbind_fused_head
+from .common.dropout import silence_functional_dropout
 from .common.model_card import weak_preference_section
 from .preference.checks import (
     check_adapters,
     check_pairs,
     check_reference,
     drop_equal_pairs,
-    silence_functional_dropout,
     warn_of_another_reference,
     warn_of_rounding,
     warn_of_unread_epsilon,

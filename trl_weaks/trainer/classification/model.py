@@ -10,6 +10,7 @@ from trl.trainer import disable_dropout_in_model
 from ...losses.base import WeakLoss
 from ...supervisors.class_names import names_of
 from .._compat import create_model_from_path, is_peft_model, suppress_seqcls_warning
+from ..common.dropout import silence_functional_dropout
 from ..weak_classification_config import WeakClassificationConfig
 from .data import check_same_classes
 
@@ -32,7 +33,8 @@ def load_student(
         Model, tokenizer, and the parameters that start at random; None for those of a model that is given as such.
 
     Raises:
-        ValueError: the model has another number of outputs than the data has classes, or other names for them.
+        ValueError: the model has another number of outputs than the data has classes, or other names for them, or
+            dropout that `disable_dropout` cannot reach.
     """
     kwargs, new = dict(args.model_init_kwargs or {}), None
     if isinstance(model, str):
@@ -67,6 +69,7 @@ def load_student(
     _agree_on_padding(model, tokenizer)
     if args.disable_dropout:
         disable_dropout_in_model(model)
+        silence_functional_dropout(model)
     if getattr(model.config.get_text_config(), "use_cache", None):
         model.config.get_text_config().use_cache = False  # there is nothing to generate
     return model, tokenizer, new

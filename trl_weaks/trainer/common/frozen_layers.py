@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from ...inference.padding import positions_follow_length
 from ...inference.prefix_trees import PrefixTrees
 from ...inference.probe import made_up_tokens, tells_apart
+from .dropout import first_dropout
 
 FOLDER = "_frozen_layer_states"  # inside of `output_dir`, for the time of training; uploads leave out such names
 STATES = "states"
@@ -72,27 +73,6 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
     depth = model.config.get_text_config().num_hidden_layers
     lists = (module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth)
     return next(lists, nn.ModuleList())  # the outermost: experts and heads of attention come in lists, too
-
-
-def first_dropout(model: nn.Module, but: Sequence[nn.Module] = ()) -> str | None:
-    """The first module that drops something, or adds noise while it is trained, as routers of experts do ("jitter");
-    some keep the rate as a number instead of in a module of its own.
-
-    Args:
-        but: Modules that are left out with all that they hold.
-    """
-    left_out = {id(inner) for module in but for inner in module.modules()}
-    for name, module in model.named_modules():
-        if id(module) in left_out:
-            continue
-        numbers = {key: value for key, value in vars(module).items() if isinstance(value, float)}
-        rates = {key: value for key, value in numbers.items() if "drop" in key or "jitter" in key}
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            rates["p"] = module.p
-        for key, rate in rates.items():
-            if rate > 0.0:
-                return f"{name or type(module).__name__}: {key}={rate}"
-    return None
 
 
 def frozen_layers(model: nn.Module) -> list[nn.Module]:

@@ -10,7 +10,7 @@ from ..._compat import attention_of
 from ...inference.prefix_trees import PrefixTrees, training_trees
 from ...inference.probe import made_up_tokens
 from ...inference.scoring import accepted, narrow_attention
-from ..common.frozen_layers import first_dropout
+from ..common.dropout import first_dropout
 from ..weak_supervision_config import WeakSupervisionConfig
 from .layout_probe import tried
 

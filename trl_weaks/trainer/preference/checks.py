@@ -1,10 +1,7 @@
 """What a preference run is checked for before its long work starts."""
 
-import inspect
 import math
-import re
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -155,37 +152,6 @@ def check_adapters(model: object, ref_model: object) -> None:
             "copy of the adapter 'default'. Load the one to train as 'default' "
             "(`PeftModel.from_pretrained(base, path, is_trainable=True)`), or pass `ref_model`."
         )
-
-
-def silence_functional_dropout(model: torch.nn.Module) -> None:
-    """Sets to 0 the dropout that OPT and others apply without a module, which would part policy from reference.
-
-    Such layers call `F.dropout` with a float of their own (`attn_dropout`, `hidden_dropout`, `layerdrop` and others);
-    TRL's `disable_dropout` reaches `nn.Dropout` modules only.
-
-    Raises:
-        ValueError: a layer reads its dropout from the model's configuration, which is the caller's.
-    """
-    for module in model.modules():
-        for name, value in vars(module).items():
-            if "drop" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
-        read = [name for name in _read_from_config(type(module)) if getattr(module.config, name, None)]
-        if read:
-            raise ValueError(
-                f"`disable_dropout=True` cannot reach {type(module).__name__}, which reads `{read[0]}` from the "
-                f"model's configuration; the configuration is the caller's. Set `model.config.{read[0]} = 0.0`, and "
-                "that of the reference."
-            )
-
-
-@cache
-def _read_from_config(kind: type[torch.nn.Module]) -> tuple[str, ...]:
-    """Kinds of dropout that the layer's forward pass reads as `self.config.NAME`, as far as its code is at hand."""
-    try:
-        return tuple(re.findall(r"\bself\.config\.(\w*drop\w*)", inspect.getsource(kind.forward)))
-    except (OSError, TypeError):
-        return ()
 
 
 def without_other_texts(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
