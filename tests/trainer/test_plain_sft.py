@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import AdaLoraConfig, LoraConfig
 from shapes import one_step, relative_error, shape, watch_gradients
 from trl import SFTConfig, SFTTrainer
 
@@ -14,6 +14,11 @@ VARIANTS = {
     "untied GPT-NeoX": ("gpt_neox", {}, None),
     "OPT": ("opt", {}, None),
     "LoRA": ("llama", {}, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"])),
+    "AdaLoRA": (
+        "llama",
+        {},
+        AdaLoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_r=4, total_step=100, tinit=10, tfinal=10),
+    ),
     "packing": ("llama", {"packing": True, "max_length": 64}, None),
     "padding-free": ("llama", {"padding_free": True, "max_length": None}, None),
     "checkpointing": ("gpt2", {"gradient_checkpointing": True}, None),
@@ -39,6 +44,18 @@ def both(variant, perfect, gold, tokenizer, arguments, **changes):
         peft_config=adapter,
     )
     return ours, theirs
+
+
+@pytest.mark.parametrize("cut", [(4, 1), (1, 4)], ids=["whole", "accumulated"])
+def test_penalties_that_peft_adds_to_losses_are_no_part_of_either(perfect, gold, tokenizer, arguments, cut):
+    """AdaLoRA's, which came once for each micro-batch, and with every evaluation."""
+    sizes = dict(zip(("per_device_train_batch_size", "gradient_accumulation_steps"), cut, strict=True))
+    runs = both("AdaLoRA", perfect, gold, tokenizer, arguments, max_steps=1, **sizes)
+    losses = [run.evaluate(rows)["eval_loss"] for run, rows in zip(runs, (perfect, gold), strict=True)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-6)
+    (loss, gradients, _), (other, others, _) = (one_step(watch_gradients(run)) for run in runs)
+    assert loss == pytest.approx(other, rel=2e-6)
+    assert relative_error(gradients, others) <= 1e-5
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -90,12 +90,12 @@ class WeakHeadRequest:
 @dataclass
 class WeakHeadOutput(ModelOutput):
     """
-    Output of a model called with `weak_head=`. All but `loss` and `aux_loss` are detached float32 (or bool) `(B, L-1)`
-    tensors, zero where the label is -100.
+    Output of a model called with `weak_head=`. All but the three losses without `per_token` are detached float32 (or
+    bool) `(B, L-1)` tensors, zero where the label is -100.
 
     Args:
         loss: Sum over supervised tokens and supervisors of weight times loss, nats, divided by the request's divisor
-            and nothing else.
+            and nothing else; PEFT adds to it what adapters like AdaLoRA penalise.
         per_token_loss: Its summands: per token, the sum over the row's supervisors of weight times loss.
         log_probs: Log-probability of the emitted token under the student.
         entropy: Entropy of the student's distribution, nats.
@@ -104,6 +104,7 @@ class WeakHeadOutput(ModelOutput):
         top_probs: The student's largest probability.
         label_mask: Whether the label is not -100.
         aux_loss: Load-balancing loss of a mixture-of-experts backbone, when it was asked for router logits.
+        weak_loss: `loss` under a name that nobody adds to. `SFTTrainer` trains without such penalties, too.
     """
 
     loss: torch.Tensor | None = None
@@ -115,3 +116,4 @@ class WeakHeadOutput(ModelOutput):
     top_probs: torch.Tensor | None = None
     label_mask: torch.Tensor | None = None
     aux_loss: torch.Tensor | None = None
+    weak_loss: torch.Tensor | None = None

@@ -110,7 +110,7 @@ def _output(loss: Tensor, statistics: Tensor, mask: Tensor) -> WeakHeadOutput:
     for name, column in zip(STATISTICS, statistics.detach().float().unbind(-1), strict=True):
         full = torch.zeros(mask.shape, device=column.device).masked_scatter_(mask, column)
         named["per_token_loss" if name == "loss" else name] = full.bool() if name == "is_top1" else full
-    return WeakHeadOutput(loss=loss, label_mask=mask, **named)
+    return WeakHeadOutput(loss=loss.clone(), label_mask=mask, weak_loss=loss, **named)  # PEFT adds in place
 
 
 def _aux_loss(model: PreTrainedModel, outputs, kwargs: dict) -> Tensor | None:

@@ -308,7 +308,7 @@ class WeakSupervisionTrainer(WeakTrainer, SFTTrainer):
         trees = {} if packed is None else tree_inputs(self.model, packed, inputs["input_ids"])
         with self.frozen_layers_reused(inputs, packed):
             outputs = model(**inputs | trees, weak_head=request)
-        loss = outputs.loss
+        loss = outputs.weak_loss
         if self.aux_loss_enabled:
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
