@@ -43,8 +43,9 @@ class WeakLoss(ABC):
             with its `hold`, `release`, `state_dict`, `load_state_dict` and `__len__`. A classifier's trainer feeds it
             with what `observed` gives, gathered over processes, and keeps it in checkpoints.
         tells_supervisors_apart: Whether the places of the votes matter, so that every row needs the same supervisors
-            in the same order. A class attribute.
-        min_supervisors: With fewer it has nothing to learn of them, and a trainer refuses the rows. A class attribute.
+            in the same order. A class attribute, or one of an instance whose arguments make it so.
+        min_supervisors: With fewer a trainer refuses the rows, as there is nothing to learn of them. An attribute as
+            the one above.
 
     ```python
     >>> import torch
@@ -183,8 +184,8 @@ def as_weak_loss(loss: Callable[..., Tensor]) -> WeakLoss:
     """
     The loss itself if it is a [`WeakLoss`], else the function made one: here, once, and nowhere else.
 
-    Of a foreign object only `linear_in_targets` and `sees_votes` (`needs_votes`) are read, and only where they are
-    exactly `True`; whatever else it has is its own business.
+    Of a foreign object only `linear_in_targets`, `sees_votes` (`needs_votes`) and, beside the latter,
+    `tells_supervisors_apart` are read, and only where they are exactly `True`; all else it has is its own business.
 
     Raises:
         ValueError: it cannot be called.
@@ -194,7 +195,10 @@ def as_weak_loss(loss: Callable[..., Tensor]) -> WeakLoss:
     if not callable(loss):
         raise ValueError(f"loss must be callable as (logits, targets, progress) -> (n,), not {loss!r}")
     if any(getattr(loss, name, None) is True for name in ("needs_votes", "sees_votes")):
-        return CallableVoteLoss(loss)
+        made = CallableVoteLoss(loss)
+        if getattr(loss, "tells_supervisors_apart", None) is True:
+            object.__setattr__(made, "tells_supervisors_apart", True)
+        return made
     return CallableLoss(loss, getattr(loss, "linear_in_targets", None) is True)
 
 
@@ -238,6 +242,7 @@ def _class_of(function: Callable[..., Tensor]) -> type[WeakLoss]:
     loss = as_weak_loss(function)
     base, linear = type(loss), loss.linear_in_targets
     own = {"__module__": function.__module__, "__doc__": function.__doc__, "__wrapped__": function}
+    own["tells_supervisors_apart"] = loss.tells_supervisors_apart
     return type(loss.title, (base,), {**own, "__init__": lambda self: base.__init__(self, function, linear)})
 
 

@@ -22,7 +22,8 @@ class Realm(WeakLoss):
     The paper learns an expertise for each supervisor along with the student, as `LearnedRealm` does; here it is given.
 
     Args:
-        expertise: e in (0, 1) of all supervisors, or a list with that of each, in the order of the votes; 0.9 is
+        expertise: e in (0, 1) of all supervisors, or a list with that of each, in the order of the votes: rows then
+            need the votes of all of them in this order. One vote alone, gold that is evaluated, has their mean. 0.9 is
             *ours*.
 
     ```python
@@ -44,10 +45,15 @@ class Realm(WeakLoss):
         given = [self.expertise] if isinstance(self.expertise, int | float) else list(self.expertise)
         if not given or not all(isinstance(e, int | float) and 0 < e < 1 for e in given):
             raise ValueError(f"expertise must lie in (0, 1), not {self.expertise}")
+        if not isinstance(self.expertise, int | float):
+            object.__setattr__(self, "tells_supervisors_apart", True)
+            object.__setattr__(self, "min_supervisors", len(given))
 
     def __call__(self, logits: Tensor, votes: Tensor, progress: float = 0.0, weights: Tensor | None = None) -> Tensor:
         """`(n, K)`, votes `(n, N, K)`, weights `(n, N)` that sum to 1 over N, equal by default -> nats `(n,)`."""
         given = torch.as_tensor(self.expertise, dtype=torch.float64)
+        if given.dim() and votes.shape[1] == 1:
+            given = given.mean()
         if given.dim() and len(given) != votes.shape[1]:
             raise ValueError(
                 f"expertise has {len(given)} numbers, and rows have {votes.shape[1]} votes: give one each."

@@ -144,8 +144,10 @@ def _check_enough(dataset: Dataset, name: str, loss: WeakLoss) -> None:
         return
     most = max(len(votes) for votes in dataset[columns.WEAK_PROBS])
     if most < loss.min_supervisors:
+        given = loss.window is None
+        why = "was given one number for each supervisor" if given else "learns of supervisors by comparing them"
         raise ValueError(
-            f"The {name} dataset has {most} vote a row, and `{loss.title}` learns of supervisors by comparing them: "
+            f"The {name} dataset has {most} vote{'s' * (most > 1)} a row, and `{loss.title}` {why}: "
             f"{loss.min_supervisors} or more are needed. Give the votes of more supervisors, or choose a loss that "
             "learns nothing of them ('realm' is 'realm_learned' without)."
         )
