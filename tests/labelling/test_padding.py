@@ -89,3 +89,14 @@ def test_supervisors_and_classifiers_of_such_models(tiny, rope):
     votes = judge.predict(prompts).probabilities
     for i in (1, 0, 2):
         assert torch.allclose(judge.predict(prompts[i : i + 1]).probabilities[0], votes[i], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert", "data2vec-text"])
+def test_models_whose_positions_begin_elsewhere_are_refused(kind, tiny):
+    """They begin behind the padding's id; told to begin at 0, as generation does, they are off by up to nats."""
+    tokenizer = tiny.tokenizer("gpt2")
+    model = any_architecture(kind, vocab_size=len(tokenizer), is_decoder=True, pad_token_id=1).eval()
+    one = WeakSupervisor(model, tokenizer, "s")
+    for asked in (lambda: one.score(["USER: jazz"], [" nine"]), lambda: one.generate(["USER: jazz"], 2, 3)):
+        with pytest.raises(ValueError, match=f"\\({kind}\\) begins its positions elsewhere than at 0"):
+            asked()

@@ -20,6 +20,9 @@ WIDTH = 4096  # logits that weigh as much as one token in flight; 16,384 tokens 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # layer types that padding cannot disturb
 ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}  # nats per token, and for other dtypes:
 COARSE = 0.5
+POSITIONS = (
+    0.1  # nats, where equal positions are given and not given: the same numbers, perhaps by another kernel. *ours*
+)
 FOLLOWING = ("dynamic", "longrope")  # kinds of RoPE
 SHORT, LONG = ((3, 5, 7), (9, 11)), (tuple(range(3, 23)), (4, 6))  # prompt and completion to ask with
 
@@ -66,10 +69,16 @@ def gather_logps(logits: Tensor, targets: Tensor) -> Tensor:
     return (logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(-1)).clamp_max(0.0)
 
 
-def batch_logps(model: torch.nn.Module, pairs: Sequence[Pair], pad_id: int) -> list[list[float]]:
-    """Log-probabilities of the pairs' completion tokens by one forward pass over all of them, padded on the left."""
+def batch_logps(
+    model: torch.nn.Module, pairs: Sequence[Pair], pad_id: int, own_positions: bool = False
+) -> list[list[float]]:
+    """Log-probabilities of the pairs' completion tokens by one forward pass over all of them, padded on the left.
+
+    Args:
+        own_positions: leave it to the model to number the tokens, as it does where it is trained.
+    """
     inputs = left_pad([[*prompt, *completion] for prompt, completion in pairs], pad_id, model.device)
-    if not accepted(model, "position_ids"):
+    if own_positions or not accepted(model, "position_ids"):
         del inputs["position_ids"]
     keep = max(len(completion) for _, completion in pairs) + 1
     if accepted(model, "logits_to_keep"):
@@ -141,11 +150,20 @@ def leading_of_one_length(model: nn.Module, lengths: Sequence[int]) -> int:
 
 
 def _padding_is_harmless(model: nn.Module) -> bool:
+    """Raises ValueError where the model numbers its tokens otherwise than `left_pad`, which generation does too."""
     size = model.get_input_embeddings().weight.shape[0]
     short, long = (tuple(tuple(t % size for t in part) for part in pair) for pair in (SHORT, LONG))
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and context < sum(map(len, long)) + 2:
         return False  # too small a model for the question: the safe answer
-    together, alone = batch_logps(model, [long, short], 0)[1], batch_logps(model, [short], 0)[0]
-    error = max(abs(a - b) for a, b in zip(together, alone, strict=True))
-    return error < ROUNDING.get(model.dtype, COARSE)
+    (alone,) = batch_logps(model, [short], 0, own_positions=True)
+    if _difference(batch_logps(model, [short], 0)[0], alone) > ROUNDING.get(model.dtype, POSITIONS):
+        raise ValueError(
+            f"{model.config._name_or_path or type(model).__name__} ({model.config.model_type}) begins its positions "
+            "elsewhere than at 0, as RoBERTa and its kin do, and would be read at the wrong ones. Use another model."
+        )
+    return _difference(batch_logps(model, [long, short], 0)[1], alone) < ROUNDING.get(model.dtype, COARSE)
+
+
+def _difference(one: Sequence[float], other: Sequence[float]) -> float:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
