@@ -3,8 +3,8 @@
 import pytest
 import torch
 from datasets import Dataset
-from tiny import any_architecture
-from tiny_tokenizers import word_level
+from tiny import any_architecture, classifier
+from tiny_tokenizers import byte_level, word_level
 from transformers import AutoModelForSequenceClassification
 
 from trl_weaks.fingerprint import digest, supervisor_fingerprint
@@ -69,3 +69,15 @@ def test_votes_that_padding_changed_are_made_again_and_no_others(kind, tmp_path)
     earlier = digest(supervisor_fingerprint(one), None, None)
     keys = {record["config"] for record, _ in StoredLabels(tmp_path / "labels").records() if record["stage"] == STAGE}
     assert (keys == {earlier}) == (kind == "bert")
+
+
+def test_states_are_those_that_the_head_reads_where_the_text_ends_in_the_padding_token():
+    tokenizer = byte_level(["hello wake me up"], "</s>")
+    tokenizer.pad_token = "</s>"
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}</s>{% endfor %}"
+    one = WeakClassifier(classifier("gpt2", len(tokenizer), noise=0.3, pad_token_id=tokenizer.pad_token_id), tokenizer)
+    chats = [[{"role": "user", "content": text}] for text in ("hello", "wake me up, hello")]
+    found, states = one.predict_with_states(chats)
+    with torch.no_grad():
+        again = one.model.score(states).softmax(-1)
+    assert torch.allclose(again, found.probabilities, atol=1e-5)

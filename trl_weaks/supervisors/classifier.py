@@ -212,17 +212,19 @@ class WeakClassifier:
     ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
         """Places of the texts of a batch, what the head read of each, and its logits."""
         read: list[torch.Tensor] = []
-        for rows, mask, out in self._passes(texts, names, _inputs_of(self._head(), read)):
+        pad_id = self.model.config.get_text_config().pad_token_id
+        for rows, ids, out in self._passes(texts, names, _inputs_of(self._head(), read)):
             state = read.pop()
-            if state.dim() == 3:  # decoders classify every position, and take the last that is not padding
-                state = state[torch.arange(len(rows), device=state.device), mask.sum(-1) - 1]
+            if state.dim() == 3:  # decoders classify every position, and take the last whose token is not the padding
+                last = (torch.arange(ids.shape[1], device=ids.device) * (ids != pad_id)).argmax(-1)
+                state = state[torch.arange(len(rows), device=state.device), last.to(state.device)]
             yield rows, state.float().cpu(), out
             read.clear()
 
     def _passes(
         self, texts: Sequence[Prompt], names: Sequence[str], watched: AbstractContextManager[None] | None = None
     ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-        """Places of the texts of a batch, its attention mask and its logits, from passes made inside of `watched`."""
+        """Places of the texts of a batch, its token ids and its logits, from passes made inside of `watched`."""
         ids = [self._encode(text, name) for text, name in zip(texts, names, strict=True)]
         with self.adapters.in_use(), inference(self.model):
             batches = list(self._batches([len(row) for row in ids]))
@@ -232,8 +234,8 @@ class WeakClassifier:
                     batch = self.tokenizer.pad(
                         {"input_ids": [ids[i] for i in rows]}, padding_side="right", return_tensors="pt"
                     ).to(self.model.device)
-                    mask = batch["attention_mask"]
-                    yield rows, mask, self.model(input_ids=batch["input_ids"], attention_mask=mask).logits
+                    out = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+                    yield rows, batch["input_ids"], out.logits
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Indices of like length; of one length where a longer row changes what the model says of the others."""
