@@ -183,3 +183,17 @@ def test_where_classes_have_numbers_for_names_a_number_of_the_gold_is_a_name(tmp
     assert sure["weak_probs"][:] == trainer.eval_dataset["weak_votes"][:]
     again = train(tmp_path, classifier(num_labels=3), sure)
     assert again.train_dataset["labels"][:] == [2, 0, 1, 1], "ids are not read as names a second time"
+
+
+def test_names_of_another_number_than_the_votes_have_classes_are_refused(tmp_path):
+    """The student took them, and `num_labels` with them: its checkpoint could not be loaded."""
+    rows, three = weak_dataset(rows=4), ClassLabel(names=["a", "b", "c"])
+    model = classifier()
+    for given in (rows.cast_column("label", three), rows.add_column("weak_classes", [three.names] * 4)):
+        message = r"The {} dataset names 3 classes, \['a', 'b', 'c'\], and votes .* are probabilities of 2"
+        with pytest.raises(ValueError, match=message.format("train")):
+            WeakClassificationTrainer(model, settings(tmp_path), given, processing_class=tokenizer())
+        for evaluation, name in ((given, "eval"), ({"part": given.remove_columns("weak_probs")}, "part")):
+            with pytest.raises(ValueError, match=message.format(name)):
+                WeakClassificationTrainer(model, settings(tmp_path), rows, evaluation, processing_class=tokenizer())
+    assert model.config.num_labels == len(model.config.id2label) == 2

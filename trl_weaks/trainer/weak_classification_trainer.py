@@ -33,6 +33,7 @@ from .classification.data import (
     UNKNOWN,
     VOTE_WEIGHTS,
     VOTES,
+    check_class_count,
     check_geometric_pool,
     check_lengths,
     check_rows,
@@ -146,6 +147,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
         self._classes = dataset_classes(train_dataset, "train")
         train_dataset = gold_as_ids(train_dataset, self._classes, "train")
         self.num_classes = count_classes(train_dataset, "train")
+        check_class_count(self._classes, self.num_classes, "The train dataset")
         set_seed(args.seed)  # the classification head starts at random
         model, processing_class, new = load_student(model, processing_class, self.num_classes, args, self._classes)
         self._know_classes(names_of(model.config.id2label, self.num_classes), "the student's `id2label`")
@@ -200,6 +202,7 @@ class WeakClassificationTrainer(WeakTrainer, BaseTrainer):
             return dataset
         classes = dataset_classes(dataset, name)
         check_same_classes(classes, self._classes, f"The {name} dataset", self._named_by)
+        check_class_count(classes, self.num_classes, f"The {name} dataset")
         self._know_classes(classes, f"the {name} dataset")
         dataset = gold_as_ids(dataset, self._classes, name)
         column = text_column(dataset.column_names, name)

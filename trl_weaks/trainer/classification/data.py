@@ -79,6 +79,17 @@ def dataset_classes(dataset: Dataset, name: str) -> list[str] | None:
     return list(listed or feature.names)
 
 
+def check_class_count(classes: Sequence[str] | None, num_classes: int, who: str) -> None:
+    """Raises ValueError for names of more or fewer classes than the votes have: the student would be named after them,
+    and could not be loaded."""
+    if classes is not None and len(classes) != num_classes:
+        raise ValueError(
+            f"{who} names {len(classes)} classes, {list(classes)}, and votes (column '{columns.WEAK_PROBS}') are "
+            f"probabilities of {num_classes}. Give every vote a probability of each class, in this order and 0 where "
+            "it knows none, or name those of the votes."
+        )
+
+
 def check_same_classes(names: list[str] | None, wanted: list[str] | None, who: str, whose: str) -> None:
     """Refuse classes of the same names in another order, or of other names; nothing to compare is fine.
 
