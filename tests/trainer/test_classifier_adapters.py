@@ -1,5 +1,6 @@
 """Adapters of classifiers: a student that is loaded again is the one that was trained."""
 
+import copy
 import logging
 import re
 
@@ -153,3 +154,27 @@ def test_layers_beside_the_head_of_a_given_model_are_named(tmp_path, caplog):
         build(tmp_path, classifier(), lora(task_type="SEQ_CLS"))
     (said,) = [r.getMessage() for r in caplog.records if r.name == adapters.__name__]
     assert "neither train nor save pooler.dense.weight" in said and "modules_to_save=['pooler.dense']" in said
+
+
+PROMPTS = {
+    "prompt": peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3),
+    "p-tuning": peft.PromptEncoderConfig(task_type="SEQ_CLS", num_virtual_tokens=3, encoder_hidden_size=8),
+    "prefix": peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3),
+}
+
+
+@pytest.mark.parametrize("prompts", PROMPTS)
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gpt_neox", "bert"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_prompts_that_hide_padding_from_a_decoder_are_refused(tmp_path, kind, prompts, wrapped):
+    """What is taken answers texts in batches as it answers each alone."""
+    model, config = classifier(kind), copy.deepcopy(PROMPTS[prompts])
+    model, config = (get_peft_model(model, config), None) if wrapped else (model, config)
+    if kind != "bert" and prompts != "prefix":
+        with pytest.raises(ValueError, match="loses sight of the padding.*Use LoRA, or `PrefixTuningConfig`"):
+            build(tmp_path, model, config)
+        return
+    trainer = build(tmp_path, model, config)
+    batched = trainer.predict_classes(hard_dataset(12)).probabilities
+    trainer.args.per_device_eval_batch_size = 1
+    torch.testing.assert_close(trainer.predict_classes(hard_dataset(12)).probabilities, batched, atol=1e-5, rtol=0)

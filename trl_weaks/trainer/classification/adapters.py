@@ -1,6 +1,7 @@
 """Adapters of a student of classes: all that starts at random outside of them is trained and saved along."""
 
 import copy
+import inspect
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,12 +32,39 @@ def with_adapters(
 
     Raises:
         ValueError: adapters, old or new, that leave the classification head or what is new untrained or unsaved, or a
-            model that has adapters already beside `peft_config`; says the remedy.
+            model that has adapters already beside `peft_config`, or prompts before the texts of a decoder; says the
+            remedy.
     """
+    _refuse_prompts(model, [*getattr(model, "peft_config", {}).values(), *filter(None, [peft_config])])
     if peft_config is not None:
         model = _add(model, peft_config, args, new)
     _check(model, new, args.process_index == 0)
     return model
+
+
+def _refuse_prompts(model: nn.Module, configs: Iterable[PeftConfig]) -> None:
+    """Learned tokens before the text hide its tokens, and a decoder then takes the last place of a row for its last
+    token, which is padding in all rows but the longest. Prefixes are given beside the text.
+
+    Raises:
+        ValueError: such a kind of prompt learning with a student that looks for padding.
+    """
+    for config in configs:
+        if not getattr(config, "is_prompt_learning", False) or config.peft_type == "PREFIX_TUNING":
+            continue
+        base = base_of(model)
+        if "pad_token_id" in _source_of(type(base).forward):
+            raise ValueError(
+                f"`{type(config).__name__}` puts learned tokens before each text, by which {type(base).__name__} "
+                "loses sight of the padding, and would read its prediction there. Use LoRA, or `PrefixTuningConfig`."
+            )
+
+
+def _source_of(function: Any) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return ""
 
 
 def _add(model: PreTrainedModel, peft_config: PeftConfig, args: WeakClassificationConfig, new: Any) -> Any:
