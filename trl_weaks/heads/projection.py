@@ -106,7 +106,13 @@ def _whole(parameter: Tensor) -> Tensor:
 
 
 def _is_plain_lora(head: nn.Module) -> bool:
+    """Whether the adapters in use add a matrix to the weight, always the same one, and nothing else."""
     if not hasattr(head, "lora_A") or any(getattr(head, "use_dora", {}).values()):
+        return False
+    active = [name for name in head.active_adapters if name in head.lora_A]
+    if any(name in getattr(head, "lora_variant", {}) for name in active):  # with a forward of its own, such as aLoRA
+        return False
+    if any(head.lora_B[name].bias is not None for name in active):
         return False
     dropouts = [head.lora_dropout[name] for name in head.active_adapters if name in head.lora_dropout]
     return not (head.training and any(isinstance(d, nn.Dropout) and d.p > 0 for d in dropouts))
