@@ -29,7 +29,8 @@ def test_every_pass_is_told_its_positions(build, shape):
     for module in (supervisor.model, supervisor.model.base_model):
         module.register_forward_pre_hook(lambda m, a, k: seen.append(k.get("position_ids")), with_kwargs=True)
     everything(supervisor)
-    assert len(seen) > 20 and all(positions is not None for positions in seen)
+    untold = [place for place, positions in enumerate(seen) if positions is None]
+    assert len(seen) > 20 and untold in ([0], [0, 1]), "but the probe's, which asks what the model's own positions are"
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "neox", "llama"])

@@ -67,8 +67,6 @@ class _Seen:
             return hashlib.sha256(value).hexdigest()
         if value is None or isinstance(value, str | int | float | bool | complex | bytes | bytearray):
             return repr(value)
-        if isinstance(value, Dataset):
-            return ["Dataset", value._fingerprint]  # of all that was done to it
         if isinstance(value, torch.Tensor):
             value = value.detach().cpu()
             value = value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()
