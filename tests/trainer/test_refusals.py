@@ -10,8 +10,8 @@ import preference_runs
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
-from peft import LoraConfig, get_peft_model
-from tiny import causal_lm, encoder_decoder
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from tiny import causal_lm, classifier, encoder_decoder
 from transformers import AutoConfig, BartConfig, T5Config
 
 from trl_weaks import (
@@ -258,9 +258,21 @@ CLASSIFICATION = {
     "`peft_config` that leaves the classification head untrained": lambda: {
         "given": {"peft_config": lora("CAUSAL_LM")}
     },
+    "prompt tuning or P-tuning of a decoder": lambda: {
+        "given": {"peft_config": PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)}
+    },
     "a `PeftModel` with `peft_config`": lambda: {
         "model": get_peft_model(classification_runs.classifier(), lora("SEQ_CLS")),
         "given": {"peft_config": lora("SEQ_CLS")},
+    },
+    "`disable_dropout=True` (the default) with a layer that reads its dropout from the configuration": lambda: {
+        "model": classifier("falcon", len(classification_runs.WORDS) + 4, pad_token_id=0, hidden_dropout=0.1)
+    },
+    "class names of another number than the votes have classes": lambda: {
+        "rows": classification_runs.weak_dataset().cast_column("label", ClassLabel(names=["a", "b", "c"]))
+    },
+    "an evaluation set without votes and `label`": lambda: {
+        "given": {"eval_dataset": Dataset.from_dict({"text": ["w1 w2"]})}
     },
     "a model with another number of labels than the data has classes": lambda: {
         "model": classification_runs.classifier(num_labels=3)

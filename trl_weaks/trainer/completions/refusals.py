@@ -296,9 +296,29 @@ CLASSIFICATION: tuple[Refusal, ...] = (
         "Set `task_type='SEQ_CLS'`",
     ),
     Refusal(
+        "prompt tuning or P-tuning of a decoder",
+        "loses sight of the padding, and would read its prediction there",
+        "Use LoRA, or `PrefixTuningConfig`",
+    ),
+    Refusal(
         "a `PeftModel` with `peft_config`",
         "The model has adapters already",
         "merge them first, or leave `peft_config` out",
+    ),
+    Refusal(
+        "`disable_dropout=True` (the default) with a layer that reads its dropout from the configuration",
+        "the configuration is the caller's",
+        "Set `model.config.hidden_dropout = 0.0`",
+    ),
+    Refusal(
+        "class names of another number than the votes have classes",
+        "are probabilities of",
+        "or name those of the votes",
+    ),
+    Refusal(
+        "an evaluation set without votes and `label`",
+        "to compare the student with",
+        "Texts alone are for `predict` and `predict_classes`",
     ),
     Refusal(
         "a model with another number of labels than the data has classes",
