@@ -62,7 +62,12 @@ def _numbered(letter: str, found: Sequence[tuple[str, str, Sequence[str]]]) -> l
 
 PLAN = (
     Family("scenarios", "scenarios.md", _numbered("H", _OF_CLASSES), ["scenario_minilm"]),
-    Family("scenarios, again", "scenarios.md", _numbered("G", _OF_CLASSES), ["scenario_minilm_5_seeds"]),
+    Family(
+        "scenarios, again",
+        "scenarios.md",
+        _numbered("G", _OF_CLASSES),
+        ["scenario_minilm_5_seeds", "scenario_minilm_10_seeds"],
+    ),
     Family(
         "slots",
         "slots.md",

@@ -33,6 +33,10 @@ _OF_CLASSES = (
     "naive_aux naive bayesian naive naive single_gpt2 naive single_opt naive single_gpt_neox naive mean_vote "
     "naive gpt2 naive opt naive gpt_neox dirichlet_votes bayesian"
 )
+_AGAIN = (
+    "--methods naive naive_aux bayesian single_gpt2 single_opt single_gpt_neox dirichlet_votes "
+    f"--compare {_OF_CLASSES}"
+)
 _OF_SLOTS = (
     "naive_aux naive bayesian naive joint naive naive naive_hard cdpo bayesian_aux naive single_gpt2 naive single_opt "
     "naive single_gpt_neox naive gpt2 naive opt naive gpt_neox naive joint_answer"
@@ -54,8 +58,8 @@ _TRUSTED = f"{_SMALL} trusted --compare trusted naive trusted mean_vote"
 _FIELD = "--preset tiny --methods field --seeds 0"
 STUDIES = {  # name of the results: what `trl-weaks study` gets beside the data
     "scenario_minilm": f"classification --preset pretrained --seeds 0 1 2 --compare {_OF_CLASSES}",
-    "scenario_minilm_5_seeds": "classification:scenario --preset pretrained --seeds 0 1 2 3 4 --methods naive "
-    f"naive_aux bayesian single_gpt2 single_opt single_gpt_neox dirichlet_votes --compare {_OF_CLASSES}",
+    "scenario_minilm_5_seeds": f"classification:scenario --preset pretrained --seeds 0 1 2 3 4 {_AGAIN}",
+    "scenario_minilm_10_seeds": f"classification:scenario --preset pretrained --seeds 0 1 2 3 4 5 6 7 8 9 {_AGAIN}",
     "intent_minilm": f"classification:intent --preset pretrained --seeds 0 1 2 3 4 5 6 7 8 9 --compare {_OF_CLASSES}",
     "intent_minilm_9_epochs": f"classification:intent --preset pretrained --seeds 0 1 2 3 4 {_NINE_EPOCHS} "
     "--methods naive bayesian naive_aux --compare naive mean_vote naive gpt2 naive opt naive gpt_neox bayesian naive "
@@ -250,12 +254,15 @@ def run(name: str, data_dir: str | None, more: Sequence[str], output_dir: str) -
     """
     from trl_weaks.study.pipeline.launch import launch
 
-    task, *arguments = STUDIES[name].split()
+    asked = STUDIES[name]
+    if "--seeds" in more:  # said once, in the command that is published too
+        asked = re.sub(r" --seeds( \d+)+", "", asked)
+    task, *arguments = asked.split()
     task, _, variant = task.partition(":")
     arguments += (["--task", variant] if variant else []) + list(more)
     refuse_fewer_seeds(name, arguments)
     given, said = (["--data_dir", data_dir], ["--data_dir", place_of(name)]) if data_dir else ([], [])
-    command = f"trl-weaks study --task {shlex.join([STUDIES[name].split()[0], *arguments, *said])}"
+    command = f"trl-weaks study --task {shlex.join([asked.split()[0], *arguments, *said])}"
     command = command.replace(f" --task {variant} ", " ") if variant else command
     folder = Path(output_dir) / name
     task = str(FOLDER.parents[1] / task) if task.endswith(".py") else task
