@@ -137,6 +137,12 @@ PLAN = (
         ),
         ["slots_devel_more_labels"],
     ),
+    Family(
+        "scenarios, SmolLM2",
+        "scenarios.md",
+        _numbered("W", ((TOGETHER, "naive", ["mean_vote"]), (EVERY, "naive", SUPERVISORS))),
+        ["scenario_smollm2"],
+    ),
     Family("sixty intents", "intents.md", _numbered("F", _OF_CLASSES), ["intent_minilm"]),
     Family(
         "sixty intents, nine epochs",

@@ -174,6 +174,7 @@ def test_a_study_without_its_data_or_with_others_is_refused_with_what_to_do(give
         "annotators_intent_minilm_seed0",
         "trusted_scenario_minilm_seed0",
         "scenario_minilm_10_seeds",
+        "scenario_smollm2",
         "intent_minilm",
         "intent_minilm_9_epochs",
         "slots_smollm2",
