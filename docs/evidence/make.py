@@ -61,7 +61,8 @@ STUDIES = {  # name of the results: what `trl-weaks study` gets beside the data
     "scenario_minilm_5_seeds": f"classification:scenario --preset pretrained --seeds 0 1 2 3 4 {_AGAIN}",
     "scenario_minilm_10_seeds": f"classification:scenario --preset pretrained --seeds 0 1 2 3 4 5 6 7 8 9 {_AGAIN}",
     "scenario_smollm2": "classification:scenario --preset pretrained --student_model pypi:smollm2-135m "
-    "--student_layers 12 --seeds 0 1 2 3 4 --methods naive --compare naive mean_vote naive gpt2 naive opt naive gpt_neox",
+    "--student_layers 12 --seeds 0 1 2 3 4 --methods naive "
+    "--compare naive mean_vote naive gpt2 naive opt naive gpt_neox",
     "intent_minilm": f"classification:intent --preset pretrained --seeds 0 1 2 3 4 5 6 7 8 9 --compare {_OF_CLASSES}",
     "intent_minilm_9_epochs": f"classification:intent --preset pretrained --seeds 0 1 2 3 4 {_NINE_EPOCHS} "
     "--methods naive bayesian naive_aux --compare naive mean_vote naive gpt2 naive opt naive gpt_neox bayesian naive "
