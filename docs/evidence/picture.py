@@ -1,5 +1,5 @@
 """The picture of the README:
-python docs/evidence/picture.py docs/evidence/results/scenario_minilm_5_seeds.json docs/results.svg
+python docs/evidence/picture.py docs/evidence/results/scenario_minilm_10_seeds.json docs/results.svg
 """
 
 import argparse
