@@ -61,6 +61,13 @@ def test_training_rows_of_fewer_votes_than_the_list_are_refused(tmp_path):
         build(tmp_path, [one], weak_loss="realm", loss_kwargs={"expertise": EXPERTISE})
 
 
+def test_training_rows_of_more_votes_than_the_list_are_refused(tmp_path):
+    """Before the first batch, which would refuse them too."""
+    with pytest.raises(ValueError, match="train dataset has 3 votes a row, and `Realm` was given numbers for 2: give"):
+        build(tmp_path, [WHOLE], weak_loss="realm", loss_kwargs={"expertise": EXPERTISE[:2]})
+    build(tmp_path, [WHOLE], weak_loss="realm", loss_kwargs={"expertise": EXPERTISE[:1] * 3})
+
+
 def test_a_registered_function_declares_it():
     @register_loss("apart")
     def apart(logits, votes, progress, weights):

@@ -44,8 +44,8 @@ class WeakLoss(ABC):
             with what `observed` gives, gathered over processes, and keeps it in checkpoints.
         tells_supervisors_apart: Whether the places of the votes matter, so that every row needs the same supervisors
             in the same order. A class attribute, or one of an instance whose arguments make it so.
-        min_supervisors: With fewer a trainer refuses the rows, as there is nothing to learn of them. An attribute as
-            the one above.
+        min_supervisors, max_supervisors: With fewer, or more (`None`: any number), a trainer refuses the rows, before
+            it trains. Attributes as the one above.
 
     ```python
     >>> import torch
@@ -66,6 +66,7 @@ class WeakLoss(ABC):
     has_closed_form: ClassVar[bool] = False
     tells_supervisors_apart: ClassVar[bool] = False
     min_supervisors: ClassVar[int] = 1
+    max_supervisors: ClassVar[int | None] = None
     window = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -48,6 +48,7 @@ class Realm(WeakLoss):
         if not isinstance(self.expertise, int | float):
             object.__setattr__(self, "tells_supervisors_apart", True)
             object.__setattr__(self, "min_supervisors", len(given))
+            object.__setattr__(self, "max_supervisors", len(given))
 
     def __call__(self, logits: Tensor, votes: Tensor, progress: float = 0.0, weights: Tensor | None = None) -> Tensor:
         """`(n, K)`, votes `(n, N, K)`, weights `(n, N)` that sum to 1 over N, equal by default -> nats `(n,)`."""

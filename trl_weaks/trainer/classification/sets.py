@@ -130,19 +130,25 @@ def check_for_loss(dataset: Dataset, name: str, loss: WeakLoss, places: list | N
     """Check what a loss asks of its votes; gives the places of [`check_places`], where it tells supervisors apart.
 
     Raises:
-        ValueError: votes that are one label already, or too few of them in the training rows; or places that differ.
+        ValueError: votes that are one label already, or too few or too many of them in the training rows; or places
+            that differ.
     """
     if loss.needs_votes:
         refuse_aggregated(dataset, name)
     if name == "train":
-        _check_enough(dataset, name, loss)
+        _check_number(dataset, name, loss)
     return check_places(dataset, name, places) if loss.tells_supervisors_apart else places
 
 
-def _check_enough(dataset: Dataset, name: str, loss: WeakLoss) -> None:
-    if loss.min_supervisors == 1 or columns.WEAK_PROBS not in dataset.column_names:
+def _check_number(dataset: Dataset, name: str, loss: WeakLoss) -> None:
+    if loss.min_supervisors == 1 and loss.max_supervisors is None or columns.WEAK_PROBS not in dataset.column_names:
         return
     most = max(len(votes) for votes in dataset[columns.WEAK_PROBS])
+    if loss.max_supervisors is not None and most > loss.max_supervisors:
+        raise ValueError(
+            f"The {name} dataset has {most} votes a row, and `{loss.title}` was given numbers for "
+            f"{loss.max_supervisors}: give one for each supervisor, in the order of the votes."
+        )
     if most < loss.min_supervisors:
         given = loss.window is None
         why = "was given one number for each supervisor" if given else "learns of supervisors by comparing them"
