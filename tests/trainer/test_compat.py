@@ -128,6 +128,7 @@ def test_deepspeed_settings_are_out_of_sight_for_a_while():
 # inherits and those of a plain `Module` or configuration, each of which is asked here whether it is there.
 LIBRARIES_OWN = {"_shared_state", "_reset_state", "_attn_implementation", "_can_set_attn_implementation"}
 LIBRARIES_OWN |= {"_hf_deepspeed_config_weak_ref", "_supports_sdpa", "_fingerprint"}
+LIBRARIES_OWN |= {"_is_hf_initialized", "_keys_to_ignore_on_load_missing", "_hf_peft_config_loaded"}
 ELSEWHERE = {
     "_DropoutNd": lambda: torch.nn.modules.dropout._DropoutNd,
     "_asdict": lambda: namedtuple("N", "a")(1)._asdict,

@@ -201,7 +201,7 @@ def _transformers(options: argparse.Namespace, source: str, revision: str | None
 
     from ..distributed import whole_weights
     from ..inference.padding import MAX_TOKENS
-    from ..supervisors.loading import refuse_incomplete
+    from ..supervisors.completeness import refuse_incomplete
     from ..supervisors.supervisor import WeakSupervisor
 
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
@@ -209,7 +209,7 @@ def _transformers(options: argparse.Namespace, source: str, revision: str | None
         model = AutoModelForCausalLM.from_pretrained(
             source, revision=revision or "main", dtype=getattr(torch, options.dtype), use_safetensors=True
         )
-    refuse_incomplete(model, source, revision=revision or "main")
+    refuse_incomplete(model, source, {"revision": revision or "main"})
     budget = MAX_TOKENS if options.max_tokens_in_flight is None else options.max_tokens_in_flight
     return WeakSupervisor(model.to(device), tokenizer, name, budget)
 

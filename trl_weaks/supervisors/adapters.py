@@ -49,6 +49,8 @@ class Adapters:
                 raise ValueError(f"supervisor {supervisor!r}: the model has no adapter {name!r}, only {known}.")
         if any("XLORA" in str(getattr(c, "peft_type", "")) for c in getattr(model, "peft_config", {}).values()):
             raise ValueError(f"supervisor {supervisor!r}: X-LoRA adapters are not supported; use LoRA.")
+        if any(getattr(c, "alora_invocation_tokens", None) for c in getattr(model, "peft_config", {}).values()):
+            raise ValueError(f"supervisor {supervisor!r}: activated LoRA (aLoRA) is not supported; use LoRA.")
         self._made = [(weakref.ref(part), layer, *where) for layer in layers for *where, part in _parts(layer)]
 
     def names(self) -> tuple[str, ...]:

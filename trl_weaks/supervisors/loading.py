@@ -1,7 +1,6 @@
 """Models and tokenizers from the Hub or a folder, ready to supervise."""
 
 import json
-import re
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -9,7 +8,6 @@ import torch
 from accelerate import PartialState
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -17,14 +15,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file, find_adapter_config_file
+from transformers.utils import find_adapter_config_file
 
+from .._compat import is_adapted
 from ..distributed import whole_weights
 from .adapter_notes import read_notes
+from .completeness import refuse_incomplete
 
 CLASSIFIES = "ForSequenceClassification"
-ADAPTER_WEIGHTS, _BY_PEFT = "adapter_model.safetensors", "base_model.model."  # its file, and how names begin there
-_READ = "_is_hf_initialized"  # transformers' mark of a parameter that a checkpoint gave; a contract test holds it
 
 
 def hub_id(name: str | None) -> str | None:
@@ -73,8 +71,8 @@ def load(
         missing = "/" in path and path[:1] in "./~" and not Path(path).expanduser().exists()
         reason = "no such folder" if missing else str(error).strip().splitlines()[0]
         raise ValueError(f"{path!r} cannot be loaded as a supervisor: {reason}") from error
-    if "num_labels" not in kwargs or _is_adapted(model):  # else a new head is wanted
-        refuse_incomplete(model, path, **{name: shared[name] for name in ("revision", "token") if name in shared})
+    if "num_labels" not in kwargs or is_adapted(model):  # else a new head is wanted
+        refuse_incomplete(model, path, kwargs)
     for key, value in noted.items():
         setattr(model.config, key, value)
     if tokenizer.pad_token is None:
@@ -119,78 +117,6 @@ def _refuse_other_head(path: str, auto: Any, kwargs: dict[str, Any], shared: dic
         )
     if found and not asked:
         raise ValueError(f"{path!r} is a {architectures[0]} and writes no text; load it as a `WeakClassifier`.")
-
-
-def refuse_incomplete(model: PreTrainedModel, path: str, **hub: Any) -> None:
-    """See that a model fresh from `from_pretrained` has all its weights from its checkpoint.
-
-    Else it would be another at every loading. Of an adapter that is to say: layers that its base lacks and that were
-    not saved with it, such as DeBERTa's pooler under PEFT's `task_type="SEQ_CLS"`. Of quantised models nothing is
-    known.
-
-    Args:
-        path: what it was loaded from; of an adapter, what transformers left out of it is read first.
-        hub: `revision`, `token`.
-
-    Raises:
-        ValueError: names the weights.
-    """
-    lost = complete(model, path, **hub)
-    if not lost:
-        return
-    modules = sorted({name.rpartition(".")[0] for name in lost})
-    why, remedy = "it lacks them", "Use a checkpoint that has them, or fine-tune it first."
-    if _is_adapted(model):
-        why = "neither the adapter nor its base has them"
-        remedy = (
-            f"Train it again with `modules_to_save={modules}`; `WeakClassificationTrainer` sees to that by itself."
-        )
-    raise ValueError(f"{path!r} cannot be used: {', '.join(lost)} would start at random, as {why}. {remedy}")
-
-
-def complete(model: PreTrainedModel, path: str, **hub: Any) -> list[str]:
-    """Read what transformers left out of an adapter; gives the parameters that nothing gave, by name.
-
-    transformers (5.23) leaves out what PEFT saves by a shorter name than it has: DoRA's `lora_magnitude_vector`, where
-    the parameter is `lora_magnitude_vector.default.weight`.
-    """
-    lost = [] if getattr(model, "hf_quantizer", None) is not None else at_random(model)
-    if not lost or not _is_adapted(model):
-        return lost
-    file = cached_file(path, ADAPTER_WEIGHTS, _raise_exceptions_for_missing_entries=False, **hub)
-    saved = load_file(file) if file else {}
-    [adapter] = model.active_adapters()
-    left = []
-    for name in lost:
-        parameter = model.get_parameter(name)
-        value = saved.get(_BY_PEFT + name.removesuffix(".weight").removesuffix(f".{adapter}"))
-        if value is None or value.shape != parameter.shape:
-            left.append(name)
-        else:
-            parameter.data.copy_(value)
-    return left
-
-
-def _is_adapted(model: PreTrainedModel) -> bool:
-    return getattr(model, "_hf_peft_config_loaded", False)
-
-
-def at_random(model: PreTrainedModel) -> list[str]:
-    """The parameters of a model fresh from `from_pretrained` that no checkpoint gave, by name.
-
-    What an adapter's own copy stands in for, what lies elsewhere (`meta`), what PEFT does not save since its settings
-    say it (AdaLoRA's `ranknum`), and what transformers expects to be missing does not count; nor does anything where
-    no parameter has transformers' mark.
-    """
-    expected = [re.compile(one) for one in model._keys_to_ignore_on_load_missing or ()]
-    for place, layer in model.named_modules():
-        expected += [re.compile(re.escape(f"{place}.{one}.")) for one in getattr(layer, "other_param_names", ())]
-    own = {
-        name: getattr(value, _READ, False)
-        for name, value in model.named_parameters()
-        if not value.is_meta and ".original_module." not in name and not any(one.search(name) for one in expected)
-    }
-    return [name for name, read in own.items() if not read] if any(own.values()) else []
 
 
 def classifies(path: str | Path, **kwargs: Any) -> bool:

@@ -16,7 +16,7 @@ from trl_weaks.study.config import StudyConfig
 from trl_weaks.study.pipeline.models import TINY, Loaded, ModelFactory, named_if_it_fails, resolved
 from trl_weaks.study.stages import Stage
 from trl_weaks.supervisors.class_names import numbered, plain_name
-from trl_weaks.supervisors.loading import complete
+from trl_weaks.supervisors.completeness import complete
 
 
 class ClassifierFactory(ModelFactory):
@@ -72,7 +72,7 @@ class ClassifierFactory(ModelFactory):
             model = AutoModelForSequenceClassification.from_pretrained(
                 source, num_labels=self._num_classes, **self._kwargs
             )
-            complete(model, source, **self._hub)  # a head, and layers before it, may be new
+            complete(model, source, self._kwargs)  # a head, and layers before it, may be new
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id

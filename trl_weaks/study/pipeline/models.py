@@ -23,7 +23,7 @@ from trl_weaks.study.files import file_digest
 from trl_weaks.study.models.pypi import PYPI, known_model, pypi_model
 from trl_weaks.study.models.tiny import Architecture, build_model, train_tokenizer
 from trl_weaks.study.stages import Stage
-from trl_weaks.supervisors.loading import refuse_incomplete
+from trl_weaks.supervisors.completeness import refuse_incomplete
 from trl_weaks.trainer.common.frozen_layers import layers_of
 
 TINY = "tiny:"
@@ -59,7 +59,6 @@ class ModelFactory:
         self._digests: dict[str, dict[str, str]] = {}
         self._readers: dict[str, Reader] = {}
         self._kwargs = {"dtype": torch.float32} | (config.model_kwargs or {})
-        self._hub = {name: self._kwargs[name] for name in ("revision", "token") if name in self._kwargs}
         for name in (*config.weak_models, config.student_model):
             if name.startswith(TINY):
                 check_sizes(name, config.tiny_models or {})
@@ -138,7 +137,7 @@ class ModelFactory:
         with named_if_it_fails(name), whole_weights():
             tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModelForCausalLM.from_pretrained(source, **self._kwargs)
-            refuse_incomplete(model, source, **self._hub)
+            refuse_incomplete(model, source, self._kwargs)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return model, tokenizer
